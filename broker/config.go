@@ -1,0 +1,83 @@
+package broker
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// A Config is what operators decide. It may be replaced at any time with
+// [Broker.Configure]; a refresh under way keeps what it began with. A Config is not
+// changed after it was handed over.
+type Config struct {
+	// Connectors are the services that can be used, by id.
+	Connectors map[connector.ID]*Connector
+
+	// RefreshTimeout bounds one request to a token endpoint. Default: 20s.
+	RefreshTimeout time.Duration
+
+	// RefreshGiveUp is how long a background refresh is retried. Default: 15m.
+	RefreshGiveUp time.Duration
+
+	// CacheTTL is how long a record that was read is used without asking the store
+	// again. Default: 30s.
+	CacheTTL time.Duration
+
+	// AllowPrivateHosts lets token endpoints of every connector be on loopback or
+	// private addresses and speak plain HTTP. For tests.
+	AllowPrivateHosts bool
+
+	// Events takes the events. Default: nobody.
+	Events EventSink
+
+	// Logger takes what operators should know. Default: nobody.
+	Logger *slog.Logger
+}
+
+// A Connector is a service as this deployment uses it: its definition and the OAuth
+// client that the connections were authorised for.
+type Connector struct {
+	connector.Definition
+	Client Client
+}
+
+// A Client is an OAuth client (RFC 6749 section 2).
+type Client struct {
+	ID     string
+	Secret Secret
+}
+
+// The defaults of a [Config].
+const (
+	DefaultRefreshTimeout = 20 * time.Second
+	DefaultRefreshGiveUp  = 15 * time.Minute
+	DefaultCacheTTL       = 30 * time.Second
+)
+
+func (c *Config) refreshTimeout() time.Duration {
+	return orDefault(c.RefreshTimeout, DefaultRefreshTimeout)
+}
+func (c *Config) refreshGiveUp() time.Duration {
+	return orDefault(c.RefreshGiveUp, DefaultRefreshGiveUp)
+}
+func (c *Config) cacheTTL() time.Duration { return orDefault(c.CacheTTL, DefaultCacheTTL) }
+
+func orDefault(d, def time.Duration) time.Duration {
+	if d <= 0 {
+		return def
+	}
+	return d
+}
+
+func (c *Config) logger() *slog.Logger {
+	if c.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Logger
+}
+
+// allowsPrivate reports whether the connector's hosts may be private and plain HTTP.
+func (c *Config) allowsPrivate(conn *Connector) bool {
+	return c.AllowPrivateHosts || conn.AllowPrivate
+}

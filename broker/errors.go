@@ -1,0 +1,123 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Errors of the broker and its stores. Their texts name the connection and what to
+// do about it, never a credential.
+var (
+	// ErrNotFound is a [Store]'s answer for a key that it has no record of.
+	ErrNotFound = errors.New("no such record")
+
+	// ErrConflict is a [Store]'s refusal to save over a revision other than the one
+	// that the caller had read. Re-read and try again.
+	ErrConflict = errors.New("the record was changed by somebody else")
+
+	// ErrStoreUnavailable means that the store could not be asked, or did not answer.
+	// It may be another time; nothing is known about the record meanwhile.
+	ErrStoreUnavailable = errors.New("the store is unavailable")
+
+	// ErrConnectorNotFound means that the configuration has no connector block for
+	// the service.
+	ErrConnectorNotFound = errors.New("no such connector")
+
+	// ErrConnectionNotFound means that this consumer of this application has no
+	// connection to the service.
+	ErrConnectionNotFound = errors.New("no such connection")
+
+	// ErrConnectionDisabled means that the connection was switched off.
+	ErrConnectionDisabled = errors.New("the connection is disabled")
+
+	// ErrUnauthorized means that the caller's application id and API key do not go
+	// together. It does not tell which of them is wrong.
+	ErrUnauthorized = errors.New("unknown application or wrong API key")
+
+	// ErrHostNotAllowed means that a credential was about to leave for a host that
+	// its connector does not allow, or over plain HTTP.
+	ErrHostNotAllowed = errors.New("the connector does not allow this host")
+
+	// ErrShuttingDown means that this process is about to end and starts no redeem.
+	ErrShuttingDown = errors.New("shutting down")
+)
+
+// An InputKind says what is wrong with something that a caller sent.
+type InputKind int
+
+// The kinds of bad input.
+const (
+	BadSyntax     InputKind = iota + 1 // not JSON, or a member of the wrong type or unknown
+	MissingHeader                      // a required header is absent
+	BadHeader                          // a header has an impossible value
+	Contradiction                      // well-formed, but a field is missing or contradicts another
+)
+
+// An InputError says which field of a caller's input is wrong and how to mend it.
+// Nothing was stored.
+type InputError struct {
+	Kind  InputKind
+	Field string // "credentials.expires_in", or a header's name
+	Fault string // "must not be negative"; empty: "is required"
+	Fix   string // "send the lifetime in seconds"
+}
+
+// Error implements error.
+func (e *InputError) Error() string {
+	fault := e.Fault
+	if fault == "" {
+		fault = "is required"
+	}
+	msg := fault
+	if e.Field != "" {
+		msg = e.Field + " " + fault
+	}
+	if e.Fix != "" {
+		msg += ": " + e.Fix
+	}
+	return msg
+}
+
+// A TokenError means that there is no valid token to be had now.
+type TokenError struct {
+	Key   Key
+	Class Class  // what kind of failure stands in the way
+	Code  string // the OAuth error code (RFC 6749 section 5.2) or the broker's own word for it
+
+	// Parked: no further attempt is made until the connection is imported again.
+	Parked bool
+	// FirstRedeem: the failure came with the first redeem after an import.
+	FirstRedeem bool
+
+	// RetryAt is when the next attempt may be made, zero if none is planned.
+	RetryAt time.Time
+	// FailedAt is when the last attempt failed.
+	FailedAt time.Time
+	// CredentialsExpireAt is when the credentials will be cleared, zero if they won't.
+	CredentialsExpireAt time.Time
+
+	Err error // what stood in the way, e.g. ErrStoreUnavailable; may be nil
+}
+
+// Error implements error.
+func (e *TokenError) Error() string {
+	msg := fmt.Sprintf("no valid token for connection %s: %s", e.Key, e.Class)
+	if e.Code != "" {
+		msg += " (" + e.Code + ")"
+	}
+	if e.FirstRedeem && e.Code == codeInvalidGrant {
+		msg += "; this was the first refresh since the import: " +
+			"the grant may have been refreshed elsewhere since it was exported"
+	}
+	if e.Parked {
+		msg += "; authorise the connection again and import it"
+	}
+	if e.Err != nil {
+		msg += ": " + e.Err.Error()
+	}
+	return msg
+}
+
+// Unwrap returns what stood in the way.
+func (e *TokenError) Unwrap() error { return e.Err }

@@ -1,0 +1,69 @@
+package broker
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// maxNameLen bounds application and consumer ids, in bytes.
+const maxNameLen = 255
+
+// A Key names a connection: one customer (consumer) of an application at one
+// third-party service (connector).
+type Key struct {
+	Application string       // the caller; header x-apideck-app-id
+	Consumer    string       // the application's customer; header x-apideck-consumer-id
+	Connector   connector.ID // the service, "crm/hubspot"
+}
+
+// String returns the key in a form for logs. It is unambiguous, since the parts
+// are quoted where they contain anything unusual.
+func (k Key) String() string {
+	return quotePart(k.Application) + "/" + quotePart(k.Consumer) + "/" + k.Connector.String()
+}
+
+func quotePart(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_.@:+", r)
+	}) < 0 {
+		return s
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+// Validate reports whether the key can name a connection. The error is an
+// [*InputError] that names the header or path part at fault.
+func (k Key) Validate() error {
+	if err := validateName("x-apideck-app-id", k.Application); err != nil {
+		return err
+	}
+	if err := validateName("x-apideck-consumer-id", k.Consumer); err != nil {
+		return err
+	}
+	if err := k.Connector.Validate(); err != nil {
+		return fmt.Errorf("%w: %s", ErrConnectorNotFound, k.Connector)
+	}
+	return nil
+}
+
+func validateName(header, s string) error {
+	fault := ""
+	switch {
+	case s == "":
+		return &InputError{Kind: MissingHeader, Field: header, Fix: "send the header"}
+	case len(s) > maxNameLen:
+		fault = fmt.Sprintf("is longer than %d bytes", maxNameLen)
+	case !utf8.ValidString(s):
+		fault = "is not valid UTF-8"
+	case strings.ContainsFunc(s, unicode.IsControl):
+		fault = "contains a control character"
+	default:
+		return nil
+	}
+	return &InputError{Kind: BadHeader, Field: header, Fault: fault,
+		Fix: fmt.Sprintf("send 1 to %d bytes of UTF-8 without control characters", maxNameLen)}
+}
