@@ -1,5 +1,17 @@
 package broker
 
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
 // A Class says what a failed refresh means for the connection.
 type Class string
 
@@ -15,6 +27,137 @@ const (
 	ClassAmbiguous Class = "ambiguous"
 )
 
-// codeInvalidGrant is RFC 6749's error code for a refresh token that is not valid
-// any more (section 5.2).
-const codeInvalidGrant = "invalid_grant"
+// Codes of failures: RFC 6749 section 5.2's where the token endpoint gave one, and
+// these words of the broker's own where it did not.
+const (
+	codeInvalidGrant       = "invalid_grant"         // RFC 6749 section 5.2
+	codeNotSent            = "not_sent"              // the request did not reach the token endpoint whole
+	codeNoAnswer           = "no_answer"             // it did, and no response came
+	codeHTTPStatus         = "http_"                 // and the status, where the response had no code
+	codeUnusable           = "unusable_answer"       // a 2xx without a token in it
+	codeNoAccessToken      = "no_access_token"       // a 2xx with only a refresh token
+	codeUnknownError       = "unknown_error"         // a code that is not fit to be shown
+	codeNoRefreshToken     = "no_refresh_token"      // the token has expired, there is no way to another
+	codeAccessTokenRefused = "access_token_rejected" // downstream answered 401, there is no way to another
+	codeMissingSettings    = "missing_settings"      // a setting that a URL or a header needs is not there
+)
+
+// err returns the answer as an error for a span, nil if it brought a token.
+func (a answer) err() error {
+	if a.class == "" {
+		return nil
+	}
+	return &TokenError{Class: a.class, Code: a.code}
+}
+
+// classify says what became of the one token request that t has carried: token and
+// err are x/oauth2's reading of it, whose text can hold secrets and is never used.
+func classify(t *tokenTransport, token *oauth2.Token, err error, def *connector.Definition, secrets []string, now time.Time) answer {
+	ans := answer{status: t.status}
+	switch {
+	case t.status == 0 && !t.sent():
+		ans.class, ans.code = ClassTransient, codeNotSent
+	case t.status == 0:
+		ans.class, ans.code = ClassAmbiguous, codeNoAnswer
+	case t.status == http.StatusTooManyRequests, t.status == http.StatusServiceUnavailable:
+		ans.class, ans.code = ClassTransient, codeHTTPStatus+strconv.Itoa(t.status)
+		ans.retryAfter = parseRetryAfter(t.header.Get("Retry-After"), now)
+	case t.status == http.StatusRequestTimeout, t.status >= 500, t.status < 200:
+		ans.class, ans.code = ClassAmbiguous, codeHTTPStatus+strconv.Itoa(t.status)
+	case t.status >= 300:
+		ans.class, ans.code = classifyRefusal(t, def, secrets)
+	default:
+		return classifySuccess(ans, t, token, err, def, secrets, now)
+	}
+	return ans
+}
+
+// classifyRefusal reads a 3xx or 4xx.
+func classifyRefusal(t *tokenTransport, def *connector.Definition, secrets []string) (Class, string) {
+	code := t.fields()["error"]
+	switch {
+	case t.status < 400, code == "":
+		return ClassConfiguration, codeHTTPStatus + strconv.Itoa(t.status)
+	case isPermanent(code, def):
+		return ClassPermanent, showable(code, secrets)
+	default:
+		return ClassConfiguration, showable(code, secrets)
+	}
+}
+
+// classifySuccess reads a 2xx, which some token endpoints send with errors too.
+func classifySuccess(ans answer, t *tokenTransport, token *oauth2.Token, err error, def *connector.Definition, secrets []string, now time.Time) answer {
+	fields := t.fields()
+	if code := fields["error"]; code != "" {
+		ans.code = showable(code, secrets)
+		switch {
+		case isPermanent(code, def):
+			ans.class = ClassPermanent
+		case slices.Contains(configurationErrors, code):
+			ans.class = ClassConfiguration
+		default:
+			ans.class = ClassAmbiguous
+		}
+		return ans
+	}
+	if err == nil && t.complete {
+		ans.accessToken, ans.refreshToken, ans.tokenType = NewSecret(token.AccessToken), NewSecret(token.RefreshToken), token.Type()
+		if !token.Expiry.IsZero() {
+			// x/oauth2 has added the lifetime to the time of now; whole seconds undo that.
+			ans.lifetime = time.Until(token.Expiry).Round(time.Second)
+		}
+		return ans
+	}
+	// What x/oauth2 could not read may hold the only copy of the next refresh token.
+	if t.complete {
+		ans.accessToken, ans.refreshToken = NewSecret(fields["access_token"]), NewSecret(fields["refresh_token"])
+	}
+	switch {
+	case !ans.accessToken.IsZero():
+		ans.tokenType = fields["token_type"]
+	case !ans.refreshToken.IsZero():
+		ans.class, ans.code = ClassTransient, codeNoAccessToken
+	default:
+		ans.class, ans.code = ClassAmbiguous, codeUnusable
+	}
+	return ans
+}
+
+// configurationErrors are the codes of RFC 6749 section 5.2 that are about the client.
+var configurationErrors = []string{
+	"invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "invalid_request",
+}
+
+func isPermanent(code string, def *connector.Definition) bool {
+	return code == codeInvalidGrant || slices.Contains(def.PermanentErrors, code)
+}
+
+// showable returns an error code that a token endpoint sent if it looks like one
+// (RFC 6749 section 5.2) and has no secret in it.
+func showable(code string, secrets []string) string {
+	const most = 64
+	if len(code) > most || strings.Trim(code, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") != "" {
+		return codeUnknownError
+	}
+	for _, secret := range secrets {
+		if secret != "" && (strings.Contains(code, secret) || strings.Contains(secret, code)) {
+			return codeUnknownError
+		}
+	}
+	return code
+}
+
+// maxRetryAfter bounds what a token endpoint can ask for.
+const maxRetryAfter = time.Hour
+
+// parseRetryAfter reads a Retry-After header, seconds or a date (RFC 9110 section
+// 10.2.3). 0 means that there is none, or none that can be read.
+func parseRetryAfter(value string, now time.Time) time.Duration {
+	var wait time.Duration
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		wait = time.Duration(seconds) * time.Second
+	} else if date, err := http.ParseTime(value); err == nil {
+		wait = date.Sub(now)
+	}
+	return min(max(wait, 0), maxRetryAfter)
+}

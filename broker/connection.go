@@ -55,3 +55,77 @@ const (
 // Mask stands for a sensitive setting wherever settings are shown. Sent back, it
 // means "as it was".
 const Mask = "********"
+
+// view returns what may be shown of a record.
+func (r *Record) view(def *connector.Definition, now time.Time) Connection {
+	return Connection{
+		Key: r.Key, Connector: *def, Enabled: r.Enabled,
+		State: r.state(def, now), Health: r.health(def),
+		Settings: maskSettings(def, r.Settings), Metadata: cloneObject(r.Metadata),
+		CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
+		CredentialsExpireAt: r.Cycle.CredentialsExpireAt, LastRefreshFailedAt: r.Cycle.FailedAt,
+	}
+}
+
+func (r *Record) state(def *connector.Definition, now time.Time) State {
+	missing := len(def.MissingSettings(r.Settings)) > 0
+	if def.AuthType != connector.OAuth2 {
+		if missing {
+			return StateAdded
+		}
+		return StateCallable
+	}
+	switch c := r.Credentials; {
+	case c == nil && def.GrantType != connector.ClientCredentials:
+		return StateAdded
+	case missing:
+		return StateAuthorized
+	case r.IsParked() && (c.ExpiredAt(now) || r.wasRejected()):
+		return StateInvalid
+	default:
+		return StateCallable
+	}
+}
+
+// health returns the most pressing need, in the Vault API's order.
+func (r *Record) health(def *connector.Definition) Health {
+	oauth := def.AuthType == connector.OAuth2
+	switch {
+	case len(def.MissingSettings(r.Settings)) > 0:
+		return HealthMissingSettings
+	case oauth && r.Credentials == nil && def.GrantType != connector.ClientCredentials, r.IsParked():
+		return HealthNeedsAuth
+	case oauth && r.Cycle.Phase != PhaseHealthy:
+		return HealthPendingRefresh
+	default:
+		return HealthOK
+	}
+}
+
+// maskSettings returns a copy of settings without the values of sensitive ones.
+func maskSettings(def *connector.Definition, settings map[string]any) map[string]any {
+	masked := make(map[string]any, len(settings))
+	for name, value := range settings {
+		if def.IsSensitive(name) && value != nil && value != "" {
+			value = Mask
+		}
+		masked[name] = maskNested(def, value)
+	}
+	return masked
+}
+
+// maskNested masks what looks sensitive inside a setting that is an object or a list.
+func maskNested(def *connector.Definition, value any) any {
+	switch value := value.(type) {
+	case map[string]any:
+		return maskSettings(def, value)
+	case []any:
+		masked := make([]any, len(value))
+		for i, v := range value {
+			masked[i] = maskNested(def, v)
+		}
+		return masked
+	default:
+		return value
+	}
+}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -98,6 +99,8 @@ type TokenError struct {
 	CredentialsExpireAt time.Time
 
 	Err error // what stood in the way, e.g. ErrStoreUnavailable; may be nil
+
+	givenUp bool // the background job has ended; only demand leads to another attempt
 }
 
 // Error implements error.
@@ -121,3 +124,34 @@ func (e *TokenError) Error() string {
 
 // Unwrap returns what stood in the way.
 func (e *TokenError) Unwrap() error { return e.Err }
+
+// errorType returns a word of low cardinality for err, as OpenTelemetry's
+// error.type wants it.
+func errorType(err error) string {
+	var input *InputError
+	var token *TokenError
+	switch {
+	case errors.As(err, &input):
+		return "invalid_input"
+	case errors.Is(err, ErrStoreUnavailable):
+		return "store_unavailable"
+	case errors.As(err, &token):
+		return string(token.Class)
+	case errors.Is(err, ErrNotFound), errors.Is(err, ErrConnectionNotFound):
+		return "connection_not_found"
+	case errors.Is(err, ErrConnectorNotFound):
+		return "connector_not_found"
+	case errors.Is(err, ErrConflict):
+		return "conflict"
+	case errors.Is(err, ErrConnectionDisabled):
+		return "connection_disabled"
+	case errors.Is(err, ErrHostNotAllowed):
+		return "host_not_allowed"
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
+	default:
+		return "_OTHER"
+	}
+}

@@ -1,0 +1,109 @@
+package boltstore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// The encoding of a [broker.Key]: its four parts one after the other, each ended by
+// 00 01, with 00 in a part written as 00 FF. No part's encoding is the beginning of
+// another's, so the keys of one consumer are exactly those with one prefix.
+const (
+	escape     = 0x00
+	terminator = 0x01
+	escaped    = 0xff
+)
+
+var errMalformedKey = errors.New("malformed key in the database")
+
+func encodeKey(key broker.Key) []byte {
+	b := appendPart(nil, key.Application)
+	b = appendPart(b, key.Consumer)
+	b = appendPart(b, key.Connector.UnifiedAPI)
+	return appendPart(b, key.Connector.ServiceID)
+}
+
+// encodePrefix returns what all keys of a consumer, of an application if consumer is
+// empty, or of everybody have in common.
+func encodePrefix(application, consumer string) []byte {
+	if application == "" {
+		return nil
+	}
+	b := appendPart(nil, application)
+	if consumer != "" {
+		b = appendPart(b, consumer)
+	}
+	return b
+}
+
+func appendPart(b []byte, part string) []byte {
+	for i := range len(part) {
+		b = append(b, part[i])
+		if part[i] == escape {
+			b = append(b, escaped)
+		}
+	}
+	return append(b, escape, terminator)
+}
+
+func decodeKey(b []byte) (broker.Key, error) {
+	var parts [4]string
+	for i := range parts {
+		part, rest, err := cutPart(b)
+		if err != nil {
+			return broker.Key{}, err
+		}
+		parts[i], b = part, rest
+	}
+	if len(b) != 0 {
+		return broker.Key{}, errMalformedKey
+	}
+	return broker.Key{Application: parts[0], Consumer: parts[1],
+		Connector: connector.ID{UnifiedAPI: parts[2], ServiceID: parts[3]}}, nil
+}
+
+func cutPart(b []byte) (part string, rest []byte, err error) {
+	var out []byte
+	for {
+		i := bytes.IndexByte(b, escape)
+		if i < 0 || i+1 == len(b) {
+			return "", nil, errMalformedKey
+		}
+		out = append(out, b[:i]...)
+		next := b[i+1]
+		b = b[i+2:]
+		switch next {
+		case terminator:
+			return string(out), b, nil
+		case escaped:
+			out = append(out, escape)
+		default:
+			return "", nil, errMalformedKey
+		}
+	}
+}
+
+// associatedData binds a ciphertext to its connection and revision.
+func associatedData(storeKey []byte, rev broker.Revision) []byte {
+	ad := append([]byte("token-broker/embedded/record\x00"), encodeRevision(rev)...)
+	return append(ad, storeKey...)
+}
+
+func encodeRevision(rev broker.Revision) []byte {
+	return binary.BigEndian.AppendUint64(nil, uint64(rev))
+}
+
+// decodeRevision returns 0 for what is not there.
+func decodeRevision(b []byte) (broker.Revision, error) {
+	if b == nil {
+		return 0, nil
+	}
+	if len(b) != 8 {
+		return 0, errors.New("malformed revision in the database")
+	}
+	return broker.Revision(binary.BigEndian.Uint64(b)), nil
+}

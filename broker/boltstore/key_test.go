@@ -1,0 +1,175 @@
+package boltstore_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
+)
+
+func TestLostKeyIsSaidAndDestroysNothing(t *testing.T) {
+	t.Parallel()
+	dir := storeWithRecord(t)
+	keyPath := filepath.Join(dir, "key.json")
+	backup := readFile(t, keyPath)
+	database := readFile(t, filepath.Join(dir, "connections.db"))
+	if err := os.Remove(keyPath); err != nil {
+		t.Fatal(err)
+	}
+
+	wantOpenError(t, dir, boltstore.ErrKeyMissing, keyPath)
+	if _, err := os.Stat(keyPath); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("key file after the refusal: %v, want none", err)
+	}
+	if !bytes.Equal(readFile(t, filepath.Join(dir, "connections.db")), database) {
+		t.Error("the database was changed")
+	}
+
+	writeFile(t, keyPath, backup)
+	if _, _, err := openStore(t, dir).Load(t.Context(), key("ann")); err != nil {
+		t.Errorf("Load with the key restored: %v", err)
+	}
+}
+
+func TestWrongKeyIsKnownAtOpen(t *testing.T) {
+	t.Parallel()
+	for name, wrong := range map[string][]byte{
+		"of another store": readFile(t, filepath.Join(storeWithRecord(t), "key.json")),
+		"empty":            {},
+		"cut off":          []byte(`{"primaryKeyId":1,`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := storeWithRecord(t)
+			keyPath := filepath.Join(dir, "key.json")
+			right := readFile(t, keyPath)
+			writeFile(t, keyPath, wrong)
+			wantOpenError(t, dir, boltstore.ErrKeyMismatch, keyPath)
+			if !bytes.Equal(readFile(t, keyPath), wrong) {
+				t.Error("the key file was changed")
+			}
+			writeFile(t, keyPath, right)
+			if _, _, err := openStore(t, dir).Load(t.Context(), key("ann")); err != nil {
+				t.Errorf("Load with the right key: %v", err)
+			}
+		})
+	}
+}
+
+func TestDamagedKeyIsNotReplacedInANewStore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "key.json"), []byte("{}"))
+	wantOpenError(t, dir, boltstore.ErrKeyMismatch, "key.json")
+	if got := readFile(t, filepath.Join(dir, "key.json")); string(got) != "{}" {
+		t.Errorf("key file = %q, want it as it was", got)
+	}
+}
+
+// A crash can come between the making of the key and that of the database.
+func TestKeyWithoutDatabaseIsUsed(t *testing.T) {
+	t.Parallel()
+	dir := storeWithRecord(t)
+	right := readFile(t, filepath.Join(dir, "key.json"))
+	if err := os.Remove(filepath.Join(dir, "connections.db")); err != nil {
+		t.Fatal(err)
+	}
+	save(t, openStore(t, dir), record("bob", "secret"), 0)
+	if !bytes.Equal(readFile(t, filepath.Join(dir, "key.json")), right) {
+		t.Error("the key was replaced")
+	}
+}
+
+func TestLostKeyOfAnEmptyStoreIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	closeStore(t, openStore(t, dir))
+	if err := os.Remove(filepath.Join(dir, "key.json")); err != nil {
+		t.Fatal(err)
+	}
+	store := openStore(t, dir)
+	save(t, store, record("ann", "secret"), 0)
+	closeStore(t, store)
+	if _, _, err := openStore(t, dir).Load(t.Context(), key("ann")); err != nil {
+		t.Errorf("Load: %v", err)
+	}
+}
+
+func TestRotatedKeysetReadsWhatTheOldKeyWrote(t *testing.T) {
+	t.Parallel()
+	dir := storeWithRecord(t)
+	keyPath := filepath.Join(dir, "key.json")
+	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(readFile(t, keyPath))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	manager := keyset.NewManagerFromHandle(handle)
+	id, err := manager.Add(aead.AES256GCMKeyTemplate())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := manager.SetPrimary(id); err != nil {
+		t.Fatal(err)
+	}
+	if handle, err = manager.Handle(); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(&b)); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, keyPath, b.Bytes())
+
+	store := openStore(t, dir)
+	save(t, store, record("bob", "secret"), 0)
+	for _, consumer := range []string{"ann", "bob"} {
+		if _, _, err := store.Load(t.Context(), key(consumer)); err != nil {
+			t.Errorf("Load of %s: %v", consumer, err)
+		}
+	}
+}
+
+// storeWithRecord returns the directory of a closed store.
+func storeWithRecord(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	store := openStore(t, dir)
+	save(t, store, record("ann", "secret"), 0)
+	closeStore(t, store)
+	return dir
+}
+
+func wantOpenError(t *testing.T, dir string, want error, text string) {
+	t.Helper()
+	store, err := boltstore.Open(t.Context(), boltstore.Config{Dir: dir})
+	if err == nil {
+		closeStore(t, store)
+	}
+	if !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
+		t.Fatalf("Open = %v; want %v that says %q", err, want, text)
+	}
+}
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func writeFile(t *testing.T, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

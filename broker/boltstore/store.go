@@ -1,0 +1,223 @@
+package boltstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+
+	"github.com/tink-crypto/tink-go/v2/tink"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// The buckets. The sequence of recordBucket is the last revision given out. A
+// record's revision is apart from its ciphertext, so that an older ciphertext put
+// back alone does not decrypt.
+var (
+	recordBucket   = []byte("connections") // encoded key -> ciphertext
+	revisionBucket = []byte("revisions")   // encoded key -> revision
+	metaBucket     = []byte("meta")
+	checkKey       = []byte("check")
+)
+
+// listBatch is how many keys List reads in one transaction.
+const listBatch = 256
+
+// A Store is a [broker.Store] in a directory of this machine. Its revisions never
+// repeat, not even after Delete. Methods wait for the disk, not for ctx, once they
+// have begun.
+type Store struct {
+	dir     string
+	db      *bolt.DB
+	aead    tink.AEAD
+	release func()
+
+	closing  sync.Once
+	closeErr error // guarded by closing
+}
+
+// Load implements [broker.Store].
+func (s *Store) Load(ctx context.Context, key broker.Key) (*broker.Record, broker.Revision, error) {
+	if err := s.ready(ctx, "loading", key); err != nil {
+		return nil, 0, err
+	}
+	storeKey := encodeKey(key)
+	var ciphertext []byte
+	var rev broker.Revision
+	err := s.db.View(func(tx *bolt.Tx) (err error) {
+		ciphertext = bytes.Clone(tx.Bucket(recordBucket).Get(storeKey))
+		rev, err = decodeRevision(tx.Bucket(revisionBucket).Get(storeKey))
+		return err
+	})
+	if err != nil {
+		return nil, 0, s.unavailable("loading", key, err)
+	}
+	if ciphertext == nil && rev == 0 {
+		return nil, 0, fmt.Errorf("%s: %w", key, broker.ErrNotFound)
+	}
+	plaintext, err := s.aead.Decrypt(ciphertext, associatedData(storeKey, rev))
+	if err != nil {
+		return nil, 0, s.unavailable("loading", key, errors.New("the record does not decrypt: "+
+			"the database is damaged or was tampered with; restore it from a backup, or delete the connection and import it again"))
+	}
+	rec, err := broker.DecodeRecord(key, plaintext)
+	if err != nil {
+		return nil, 0, s.unavailable("loading", key, err)
+	}
+	return rec, rev, nil
+}
+
+// Save implements [broker.Store]. bbolt syncs the file before it returns.
+func (s *Store) Save(ctx context.Context, rec *broker.Record, rev broker.Revision) (broker.Revision, error) {
+	if err := s.ready(ctx, "saving", rec.Key); err != nil {
+		return 0, err
+	}
+	plaintext, err := broker.EncodeRecord(rec)
+	if err != nil {
+		return 0, s.unavailable("saving", rec.Key, err)
+	}
+	var saved broker.Revision
+	err = s.db.Update(func(tx *bolt.Tx) (err error) {
+		saved, err = s.put(tx, encodeKey(rec.Key), plaintext, rev)
+		return err
+	})
+	if errors.Is(err, broker.ErrConflict) {
+		return 0, fmt.Errorf("%s: %w", rec.Key, err)
+	}
+	if err != nil {
+		return 0, s.unavailable("saving", rec.Key, err)
+	}
+	return saved, nil
+}
+
+func (s *Store) put(tx *bolt.Tx, storeKey, plaintext []byte, rev broker.Revision) (broker.Revision, error) {
+	records, revisions := tx.Bucket(recordBucket), tx.Bucket(revisionBucket)
+	current, err := decodeRevision(revisions.Get(storeKey))
+	if err != nil {
+		return 0, err
+	}
+	if current != rev {
+		return 0, broker.ErrConflict
+	}
+	next, err := records.NextSequence()
+	if err != nil {
+		return 0, err
+	}
+	saved := broker.Revision(next)
+	ciphertext, err := s.aead.Encrypt(plaintext, associatedData(storeKey, saved))
+	if err != nil {
+		return 0, err
+	}
+	if err := revisions.Put(storeKey, encodeRevision(saved)); err != nil {
+		return 0, err
+	}
+	return saved, records.Put(storeKey, ciphertext)
+}
+
+// Delete implements [broker.Store].
+func (s *Store) Delete(ctx context.Context, key broker.Key) error {
+	if err := s.ready(ctx, "deleting", key); err != nil {
+		return err
+	}
+	storeKey := encodeKey(key)
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		if err := tx.Bucket(revisionBucket).Delete(storeKey); err != nil {
+			return err
+		}
+		return tx.Bucket(recordBucket).Delete(storeKey)
+	})
+	if err != nil {
+		return s.unavailable("deleting", key, err)
+	}
+	return nil
+}
+
+// List implements [broker.Store]. It reads in batches: with a read transaction open
+// across yield, a caller that saves from within the loop could wait for ever, since
+// bbolt cannot grow its memory map under a reader.
+func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq2[broker.Key, error] {
+	return func(yield func(broker.Key, error) bool) {
+		prefix := encodePrefix(application, consumer)
+		var after []byte
+		for {
+			var batch []broker.Key
+			err := ctx.Err()
+			if err == nil {
+				batch, after, err = s.listAfter(prefix, after)
+			}
+			if err != nil {
+				yield(broker.Key{}, fmt.Errorf("%w: listing connections in %s: %w", broker.ErrStoreUnavailable, s.dir, err))
+				return
+			}
+			for _, key := range batch {
+				if !yield(key, nil) {
+					return
+				}
+			}
+			if after == nil {
+				return
+			}
+		}
+	}
+}
+
+// listAfter returns the keys with prefix that come after a given one (nil: all) and
+// the key to go on after, nil if these were the last.
+func (s *Store) listAfter(prefix, after []byte) (keys []broker.Key, last []byte, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		cursor := tx.Bucket(recordBucket).Cursor()
+		from := prefix
+		if after != nil {
+			from = append(bytes.Clone(after), 0) // the least key that is greater
+		}
+		k, _ := cursor.Seek(from)
+		for ; k != nil && bytes.HasPrefix(k, prefix); k, _ = cursor.Next() {
+			key, err := decodeKey(k)
+			if err != nil {
+				return err
+			}
+			keys = append(keys, key)
+			if len(keys) == listBatch {
+				last = bytes.Clone(k)
+				return nil
+			}
+		}
+		return nil
+	})
+	return keys, last, err
+}
+
+// Shared implements [broker.SharedStore]: while this process has the file, no other
+// process does.
+func (s *Store) Shared() bool { return false }
+
+// String says where the store is, for logs.
+func (s *Store) String() string { return "embedded store in " + s.dir }
+
+// Close waits for operations under way and lets other processes have the store.
+// Further operations fail with [broker.ErrStoreUnavailable].
+func (s *Store) Close() error {
+	s.closing.Do(func() {
+		// In this order: afterwards the file may be that of the next process.
+		s.closeErr = errors.Join(removeHolder(s.dir), s.db.Close())
+		s.release()
+	})
+	return s.closeErr
+}
+
+func (s *Store) ready(ctx context.Context, doing string, key broker.Key) error {
+	if err := ctx.Err(); err != nil {
+		return s.unavailable(doing, key, err)
+	}
+	return nil
+}
+
+func (s *Store) unavailable(doing string, key broker.Key, err error) error {
+	return fmt.Errorf("%w: %s %s in %s: %w", broker.ErrStoreUnavailable, doing, key, s.dir, err)
+}
+
+var _ broker.SharedStore = (*Store)(nil)

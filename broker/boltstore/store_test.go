@@ -1,0 +1,208 @@
+package boltstore_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+func TestStoreKeepsTheContract(t *testing.T) {
+	t.Parallel()
+	brokertest.TestStore(t, func(t *testing.T) broker.Store { return openStore(t, t.TempDir()) })
+}
+
+func TestRecordsAndRevisionsSurviveReopening(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	store := openStore(t, dir)
+	kept := save(t, store, record("ann", "secret"), 0)
+	dead := save(t, store, record("bob", "secret"), 0)
+	if err := store.Delete(t.Context(), key("bob")); err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, store)
+
+	store = openStore(t, dir)
+	rec, rev, err := store.Load(t.Context(), key("ann"))
+	if err != nil || rev != kept || rec.Credentials.AccessToken.Reveal() != "secret" {
+		t.Errorf("Load = %v, %d, %v; want the record saved as %d", rec, rev, err, kept)
+	}
+	if again := save(t, store, record("bob", "secret"), 0); again <= dead {
+		t.Errorf("revision of a record that was deleted and made anew = %d, want more than %d", again, dead)
+	}
+}
+
+func TestFilesAreForTheirOwnerAlone(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "made", "for", "it")
+	store := openStore(t, dir)
+	save(t, store, record("ann", "secret"), 0)
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("mode of the directory: %v, %v; want 0700", info.Mode(), err)
+	}
+	for _, name := range []string{"connections.db", "key.json", "holder"} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v; want mode 0600", name, info, err)
+		}
+	}
+}
+
+func TestSecretsAreNotInTheFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	store := openStore(t, dir)
+	const canary = "canary-d9f1c3"
+	rec := record("ann", canary)
+	rec.Settings = map[string]any{"api_key": canary}
+	save(t, store, rec, 0)
+	closeStore(t, store)
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if bytes.Contains(b, []byte(canary)) {
+			t.Errorf("%s contains a secret in clear text", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRecordMovedToAnotherConnectionIsRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	store := openStore(t, dir)
+	save(t, store, record("ann", "hers"), 0)
+	save(t, store, record("bob", "his"), 0)
+	closeStore(t, store)
+	edit(t, dir, func(tx *bolt.Tx) error {
+		for _, name := range []string{"connections", "revisions"} {
+			bucket := tx.Bucket([]byte(name))
+			ann, value := bucket.Cursor().First()
+			bob, _ := bucket.Cursor().Last()
+			if bytes.Equal(ann, bob) {
+				t.Fatal("the test's records are not where it looks for them")
+			}
+			if err := bucket.Put(bob, bytes.Clone(value)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	wantDamaged(t, openStore(t, dir), "bob")
+}
+
+func TestRecordPutBackAsItWasIsRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	store := openStore(t, dir)
+	rev := save(t, store, record("ann", "old"), 0)
+	closeStore(t, store)
+	var name, old []byte
+	edit(t, dir, func(tx *bolt.Tx) error {
+		k, v := tx.Bucket([]byte("connections")).Cursor().First()
+		name, old = bytes.Clone(k), bytes.Clone(v)
+		return nil
+	})
+	store = openStore(t, dir)
+	save(t, store, record("ann", "new"), rev)
+	closeStore(t, store)
+	edit(t, dir, func(tx *bolt.Tx) error { return tx.Bucket([]byte("connections")).Put(name, old) })
+	wantDamaged(t, openStore(t, dir), "ann")
+}
+
+func TestClosedStoreIsUnavailable(t *testing.T) {
+	t.Parallel()
+	store := openStore(t, t.TempDir())
+	closeStore(t, store)
+	closeStore(t, store)
+	_, _, loadErr := store.Load(t.Context(), key("ann"))
+	_, saveErr := store.Save(t.Context(), record("ann", "secret"), 0)
+	for op, err := range map[string]error{"Load": loadErr, "Save": saveErr, "Delete": store.Delete(t.Context(), key("ann"))} {
+		if !errors.Is(err, broker.ErrStoreUnavailable) {
+			t.Errorf("%s after Close = %v, want ErrStoreUnavailable", op, err)
+		}
+	}
+	for _, err := range store.List(t.Context(), "", "") {
+		if !errors.Is(err, broker.ErrStoreUnavailable) {
+			t.Errorf("List after Close = %v, want ErrStoreUnavailable", err)
+		}
+	}
+}
+
+func TestStoreIsNotShared(t *testing.T) {
+	t.Parallel()
+	var store broker.SharedStore = openStore(t, t.TempDir())
+	if store.Shared() {
+		t.Error("Shared() = true, want false")
+	}
+}
+
+func openStore(t *testing.T, dir string) *boltstore.Store {
+	t.Helper()
+	store, err := boltstore.Open(context.Background(), boltstore.Config{Dir: dir})
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	return store
+}
+
+func closeStore(t *testing.T, store *boltstore.Store) {
+	t.Helper()
+	if err := store.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+}
+
+func save(t *testing.T, store broker.Store, rec *broker.Record, rev broker.Revision) broker.Revision {
+	t.Helper()
+	saved, err := store.Save(context.Background(), rec, rev)
+	if err != nil {
+		t.Fatalf("Save: %v", err)
+	}
+	return saved
+}
+
+// edit changes the database behind the store's back.
+func edit(t *testing.T, dir string, change func(*bolt.Tx) error) {
+	t.Helper()
+	db, err := bolt.Open(filepath.Join(dir, "connections.db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(db.Update(change), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantDamaged(t *testing.T, store broker.Store, consumer string) {
+	t.Helper()
+	rec, _, err := store.Load(t.Context(), key(consumer))
+	if !errors.Is(err, broker.ErrStoreUnavailable) || errors.Is(err, broker.ErrNotFound) {
+		t.Errorf("Load = %v, %v; want an error that it does not decrypt", rec, err)
+	}
+}
+
+func key(consumer string) broker.Key {
+	return broker.Key{Application: "app", Consumer: consumer,
+		Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"}}
+}
+
+func record(consumer, secret string) *broker.Record {
+	return &broker.Record{Key: key(consumer), Credentials: &broker.Credentials{AccessToken: broker.NewSecret(secret)}}
+}

@@ -1,0 +1,233 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// A Broker keeps the tokens of all connections in one store fresh. There must be
+// one Broker for a store in a process, however often its configuration changes:
+// what it knows of refreshes under way keeps a refresh token from being spent twice.
+type Broker struct {
+	clock Clock
+	open  func(context.Context) (Store, error)
+	cfg   atomic.Pointer[Config]
+
+	transport func(allowPrivate bool) http.RoundTripper
+	tracing   tracing
+
+	opened  atomic.Pointer[Store] // nil until the store was opened
+	opening singleflight.Group
+
+	refreshers sync.Map // Key :: *refresher
+	pauses     pauses
+	unsaved    atomic.Int64 // answers of token endpoints that the store has not taken yet
+
+	// life ends when Close begins: nothing new is started then, and nobody waits for
+	// what was only planned. What has been sent is finished nevertheless.
+	life context.Context
+	end  context.CancelFunc
+
+	mu     sync.Mutex     // guards the two below
+	closed bool           // no work is begun any more
+	work   sync.WaitGroup // goroutines of the broker
+}
+
+// Options are what a [Broker] is made from.
+type Options struct {
+	// Open opens the store. It is called at first use, again at the next use if it
+	// failed, and never by two callers at once. Its context has a deadline.
+	Open func(context.Context) (Store, error)
+
+	// Clock is asked for the time. Default: [SystemClock].
+	Clock Clock
+
+	// Transport returns what carries one token request: HTTP/1.1, on a connection of
+	// its own. Default: [NewGuardedTransport].
+	Transport func(allowPrivate bool) http.RoundTripper
+}
+
+// openTimeout bounds the opening of a store.
+const openTimeout = 15 * time.Second
+
+// New returns a broker that does nothing until it is asked to.
+func New(opts Options) *Broker {
+	if opts.Clock == nil {
+		opts.Clock = SystemClock{}
+	}
+	if opts.Transport == nil {
+		opts.Transport = func(allowPrivate bool) http.RoundTripper { return NewGuardedTransport(allowPrivate) }
+	}
+	b := &Broker{clock: opts.Clock, open: opts.Open, transport: opts.Transport}
+	b.life, b.end = context.WithCancel(context.Background())
+	b.cfg.Store(&Config{})
+	return b
+}
+
+// Configure replaces the configuration.
+func (b *Broker) Configure(cfg *Config) { b.cfg.Store(cfg) }
+
+// Config returns the newest configuration.
+func (b *Broker) Config() *Config { return b.cfg.Load() }
+
+// connector returns the connector of key's connection, or an error if key cannot
+// name a connection or the configuration has no such connector.
+func (c *Config) connector(key Key) (*Connector, error) {
+	if err := key.Validate(); err != nil {
+		return nil, err
+	}
+	conn, ok := c.Connectors[key.Connector]
+	if !ok {
+		return nil, fmt.Errorf("%w: %s; known are those that the configuration has a connector block for",
+			ErrConnectorNotFound, key.Connector)
+	}
+	return conn, nil
+}
+
+// Connection returns what may be known of a connection. Errors:
+// [ErrConnectorNotFound], [ErrConnectionNotFound], [ErrStoreUnavailable], [*InputError].
+func (b *Broker) Connection(ctx context.Context, key Key) (*Connection, error) {
+	conn, err := b.Config().connector(key)
+	if err != nil {
+		return nil, err
+	}
+	snap, err := b.refresher(key).read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	view := snap.rec.view(&conn.Definition, b.clock.Now())
+	return &view, nil
+}
+
+// InjectedHeaders returns the names of the headers that a connector's credentials
+// are put in, so that a caller's own can be kept from passing for them.
+func (b *Broker) InjectedHeaders(id connector.ID) []string {
+	conn, ok := b.Config().Connectors[id]
+	if !ok {
+		return nil
+	}
+	return conn.injectedHeaders()
+}
+
+// refresher returns what this process knows of a connection.
+func (b *Broker) refresher(key Key) *refresher {
+	if r, ok := b.refreshers.Load(key); ok {
+		return r.(*refresher)
+	}
+	r, _ := b.refreshers.LoadOrStore(key, &refresher{broker: b, key: key})
+	return r.(*refresher)
+}
+
+// store returns the store, opened if need be.
+func (b *Broker) store(ctx context.Context) (Store, error) {
+	if s := b.opened.Load(); s != nil {
+		return *s, nil
+	}
+	opening := b.opening.DoChan("", func() (any, error) {
+		if s := b.opened.Load(); s != nil {
+			return *s, nil
+		}
+		if b.life.Err() != nil {
+			return nil, ErrShuttingDown
+		}
+		// Not the caller's context: others wait for the same opening.
+		ctx, cancel := context.WithTimeout(b.life, openTimeout)
+		defer cancel()
+		s, err := b.open(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
+		}
+		b.opened.Store(&s)
+		return s, nil
+	})
+	select {
+	case res := <-opening:
+		s, _ := res.Val.(Store)
+		return s, res.Err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: it is still being opened: %w", ErrStoreUnavailable, ctx.Err())
+	}
+}
+
+// Ready returns nil if the broker can do its work, and otherwise says what is in
+// the way.
+func (b *Broker) Ready(ctx context.Context) error {
+	s, err := b.store(ctx)
+	if err != nil {
+		return err
+	}
+	if checker, ok := s.(interface{ Check(context.Context) error }); ok {
+		if err := checker.Check(ctx); err != nil {
+			return err
+		}
+	}
+	if n := b.unsaved.Load(); n > 0 {
+		return fmt.Errorf("%w: %d refreshed tokens could not be saved yet", ErrStoreUnavailable, n)
+	}
+	return nil
+}
+
+// begin runs work in a goroutine that Close waits for. It reports false, and does
+// nothing, if the broker is closing.
+func (b *Broker) begin(work func()) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return false
+	}
+	b.work.Go(work)
+	return true
+}
+
+// Close starts no new redeem, waits until those under way are finished and saved,
+// and closes the store. If ctx ends before, its error is returned; the log then
+// names the connections whose new token was not saved.
+func (b *Broker) Close(ctx context.Context) error {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.end()
+
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b.work.Wait()
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		b.logUnsaved(ctx)
+		return fmt.Errorf("refreshes are still under way: %w", ctx.Err())
+	}
+	if s := b.opened.Load(); s != nil {
+		if closer, ok := (*s).(io.Closer); ok {
+			return closer.Close()
+		}
+	}
+	return nil
+}
+
+func (b *Broker) logUnsaved(ctx context.Context) {
+	b.refreshers.Range(func(_, value any) bool {
+		if r := value.(*refresher); r.unsaved.Load() {
+			b.Config().logger().LogAttrs(ctx, slog.LevelError,
+				"the store did not take a refreshed token before the shutdown; the connection may have to be authorised again",
+				slog.String("connection", r.key.String()))
+		}
+		return true
+	})
+}
+
+// isUnavailable reports whether err is a store's "could not tell".
+func isUnavailable(err error) bool { return errors.Is(err, ErrStoreUnavailable) }

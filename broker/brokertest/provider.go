@@ -1,0 +1,155 @@
+package brokertest
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A Provider is a token endpoint in memory (RFC 6749 section 3.2) that carries token
+// requests itself: it is the [http.RoundTripper] of a broker under test. It rotates
+// refresh tokens, and revokes the grant when a spent one comes back (RFC 9700 section
+// 4.14.2), unless told otherwise.
+type Provider struct {
+	ClientID     string
+	ClientSecret string
+	Lifetime     time.Duration // of access tokens; 0: not said
+	KeepRefresh  bool          // refresh tokens stay as they are
+
+	// Respond, if set, is asked before each token request with its number, from 1 on.
+	// If it returns a response or an error, that is the answer and nothing is spent.
+	Respond func(n int, form url.Values) (*http.Response, error)
+
+	// Deliver, if set, is asked after a token was granted. Its error is what the client
+	// sees in place of the answer: the refresh token is spent, the new one lost.
+	Deliver func(n int) error
+
+	mu       sync.Mutex
+	requests []url.Values
+	grants   map[string]*grant // refresh token :: its grant
+	issued   int
+}
+
+type grant struct {
+	current string // the refresh token that works
+	revoked bool
+}
+
+// NewProvider returns a provider with the client "client" and "client-secret".
+func NewProvider() *Provider {
+	return &Provider{ClientID: "client", ClientSecret: "client-secret", Lifetime: time.Hour, grants: make(map[string]*grant)}
+}
+
+// Grant makes refreshToken one that works, as if a customer had logged in.
+func (p *Provider) Grant(refreshToken string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.grants[refreshToken] = &grant{current: refreshToken}
+}
+
+// Revoked reports whether the grant that refreshToken belongs to was revoked.
+func (p *Provider) Revoked(refreshToken string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	g := p.grants[refreshToken]
+	return g != nil && g.revoked
+}
+
+// Requests returns the forms of all token requests so far.
+func (p *Provider) Requests() []url.Values {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.requests)
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (p *Provider) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := req.Context().Err(); err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	p.requests = append(p.requests, form)
+	n := len(p.requests)
+	p.mu.Unlock()
+	if p.Respond != nil {
+		if resp, err := p.Respond(n, form); resp != nil || err != nil {
+			return resp, err
+		}
+	}
+	id, secret, ok := req.BasicAuth()
+	if !ok {
+		id, secret = form.Get("client_id"), form.Get("client_secret")
+	}
+	if id != p.ClientID || secret != p.ClientSecret {
+		return Response(http.StatusUnauthorized, map[string]any{"error": "invalid_client"}), nil
+	}
+	resp := p.grantToken(form)
+	if p.Deliver != nil && resp.StatusCode == http.StatusOK {
+		if err := p.Deliver(n); err != nil {
+			return nil, err
+		}
+	}
+	return resp, nil
+}
+
+func (p *Provider) grantToken(form url.Values) *http.Response {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	answer := map[string]any{"token_type": "bearer"}
+	if form.Get("grant_type") == "refresh_token" {
+		token := form.Get("refresh_token")
+		g := p.grants[token]
+		if g != nil && token != g.current {
+			g.revoked = true // a spent one has come back
+		}
+		if g == nil || g.revoked {
+			return Response(http.StatusBadRequest, map[string]any{"error": "invalid_grant"})
+		}
+		if !p.KeepRefresh {
+			g.current = fmt.Sprintf("refresh-%d-%s", p.issued+1, RefreshCanary)
+			p.grants[g.current] = g
+			answer["refresh_token"] = g.current
+		}
+	}
+	p.issued++
+	answer["access_token"] = fmt.Sprintf("access-%d-%s", p.issued, AccessCanary)
+	if p.Lifetime > 0 {
+		answer["expires_in"] = int(p.Lifetime.Seconds())
+	}
+	return Response(http.StatusOK, answer)
+}
+
+// Response returns an HTTP response with a body of JSON, or of text if body is a string.
+func Response(status int, body any) *http.Response {
+	text, isText := body.(string)
+	header := http.Header{"Content-Type": {"text/plain"}}
+	if !isText {
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			panic(err)
+		}
+		text = string(encoded)
+		header.Set("Content-Type", "application/json")
+	}
+	return &http.Response{
+		StatusCode: status, Status: fmt.Sprintf("%d %s", status, http.StatusText(status)), Header: header,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(len(text)),
+		Body: io.NopCloser(strings.NewReader(text)),
+	}
+}
+
+var _ http.RoundTripper = (*Provider)(nil)

@@ -1,0 +1,311 @@
+package brokertest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// storeDeadline bounds each operation on a store under test.
+const storeDeadline = 30 * time.Second
+
+// TestStore checks that a store keeps the contract of [broker.Store], and of
+// [broker.VersionedStore] if it is one. open returns an empty store that nobody else
+// writes to, and arranges for its end with t.Cleanup.
+func TestStore(t *testing.T, open func(t *testing.T) broker.Store) {
+	for name, test := range map[string]func(*testing.T, broker.Store){
+		"LoadOfNothingIsErrNotFound":         testLoadOfNothing,
+		"CreateIsRefusedIfThereIsARecord":    testCreateOnly,
+		"SaveOverNothingIsAConflict":         testSaveOverNothing,
+		"StaleSaveStoresNothing":             testStaleSave,
+		"ATombstoneIsARecord":                testTombstone,
+		"RevisionsNeverRepeat":               testRevisionsNeverRepeat,
+		"DeleteLeavesNothing":                testDelete,
+		"EverythingInARecordSurvives":        testRoundTrip,
+		"NumbersStayAsTheyWereWritten":       testNumbers,
+		"HostileNamesAreKeptApart":           testHostileNames,
+		"ListNamesWhatItIsAskedFor":          testList,
+		"ListMayBeLeftAndWrittenUnder":       testListWhileWriting,
+		"ConcurrentSavesLoseNothing":         testConcurrentSaves,
+		"OneOfManyCreatesWins":               testConcurrentCreates,
+		"ACancelledContextAnswersAtOnce":     testCancelled,
+		"DestroyEarlierKeepsTheLatest":       testDestroyEarlier,
+		"RecordsDoNotShareMemoryWithCallers": testNoSharing,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, open(t))
+		})
+	}
+}
+
+func testLoadOfNothing(t *testing.T, s broker.Store) {
+	rec, rev, err := s.Load(storeContext(t), storeKey("nobody"))
+	if !errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrStoreUnavailable) || rec != nil || rev != 0 {
+		t.Errorf("Load = %v, %d, %v; want nil, 0, ErrNotFound", rec, rev, err)
+	}
+}
+
+func testCreateOnly(t *testing.T, s broker.Store) {
+	rec := storeRecord(storeKey("ann"), 1)
+	mustSave(t, s, rec, 0)
+	rec.Generation = 2
+	wantConflict(t, s, rec, 0)
+	wantGeneration(t, s, rec.Key, 1)
+}
+
+func testSaveOverNothing(t *testing.T, s broker.Store) {
+	rec := storeRecord(storeKey("ann"), 1)
+	wantConflict(t, s, rec, 3)
+	if _, _, err := s.Load(storeContext(t), rec.Key); !errors.Is(err, broker.ErrNotFound) {
+		t.Errorf("Load after a conflict = %v, want ErrNotFound", err)
+	}
+}
+
+func testStaleSave(t *testing.T, s broker.Store) {
+	rec := storeRecord(storeKey("ann"), 1)
+	first := mustSave(t, s, rec, 0)
+	rec.Generation = 2
+	second := mustSave(t, s, rec, first)
+	rec.Generation = 3
+	wantConflict(t, s, rec, first)
+	wantConflict(t, s, rec, second+1)
+	if rev := wantGeneration(t, s, rec.Key, 2); rev != second {
+		t.Errorf("revision after refused saves = %d, want %d", rev, second)
+	}
+}
+
+func testTombstone(t *testing.T, s broker.Store) {
+	key := storeKey("ann")
+	rev := mustSave(t, s, storeRecord(key, 1), 0)
+	mustSave(t, s, &broker.Record{Key: key, Deleted: storeTime}, rev)
+	rec, _ := mustLoad(t, s, key)
+	if !rec.Deleted.Equal(storeTime) || rec.Credentials != nil {
+		t.Errorf("loaded Deleted %v, credentials %v; want %v, none", rec.Deleted, rec.Credentials, storeTime)
+	}
+	if got := listed(t, s, "", ""); !got[key] {
+		t.Errorf("List = %v, want the tombstone's key in it", got)
+	}
+	wantConflict(t, s, storeRecord(key, 2), 0)
+}
+
+func testRevisionsNeverRepeat(t *testing.T, s broker.Store) {
+	key := storeKey("ann")
+	seen := make(map[broker.Revision]bool)
+	var rev broker.Revision
+	for i := range 4 {
+		rec := storeRecord(key, uint64(i))
+		if i%2 == 1 {
+			rec = &broker.Record{Key: key, Deleted: storeTime}
+		}
+		rev = mustSave(t, s, rec, rev)
+		if rev == 0 || seen[rev] {
+			t.Fatalf("save %d: revision %d; want one that was never used, and not 0", i, rev)
+		}
+		seen[rev] = true
+		if _, loaded := mustLoad(t, s, key); loaded != rev {
+			t.Fatalf("loaded revision %d, saved %d", loaded, rev)
+		}
+	}
+}
+
+func testDelete(t *testing.T, s broker.Store) {
+	ctx := storeContext(t)
+	key, other := storeKey("ann"), storeKey("bob")
+	rev := mustSave(t, s, storeRecord(key, 1), 0)
+	mustSave(t, s, storeRecord(key, 2), rev)
+	mustSave(t, s, storeRecord(other, 7), 0)
+	for range 2 { // what is not there can be deleted too
+		if err := s.Delete(ctx, key); err != nil {
+			t.Fatalf("Delete: %v", err)
+		}
+	}
+	if _, _, err := s.Load(ctx, key); !errors.Is(err, broker.ErrNotFound) {
+		t.Errorf("Load = %v, want ErrNotFound", err)
+	}
+	if got := listed(t, s, "", ""); got[key] || !got[other] {
+		t.Errorf("List = %v, want only %v", got, other)
+	}
+	mustSave(t, s, storeRecord(key, 3), 0)
+	wantGeneration(t, s, key, 3)
+	wantGeneration(t, s, other, 7)
+}
+
+func testConcurrentSaves(t *testing.T, s broker.Store) {
+	const workers, each = 4, 10
+	key := storeKey("ann")
+	mustSave(t, s, storeRecord(key, 0), 0)
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for range each {
+				if err := increment(t, s, key); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	wantGeneration(t, s, key, workers*each)
+}
+
+// increment raises the generation by one, however often it has to try.
+func increment(t *testing.T, s broker.Store, key broker.Key) error {
+	ctx := storeContext(t)
+	for {
+		rec, rev, err := s.Load(ctx, key)
+		if err != nil {
+			return fmt.Errorf("Load: %w", err)
+		}
+		rec.Generation++
+		if _, err = s.Save(ctx, rec, rev); err == nil {
+			return nil
+		}
+		if !errors.Is(err, broker.ErrConflict) {
+			return fmt.Errorf("Save: %w", err)
+		}
+	}
+}
+
+func testConcurrentCreates(t *testing.T, s broker.Store) {
+	const workers = 8
+	key := storeKey("ann")
+	ctx := storeContext(t)
+	results := make(chan error, workers)
+	for i := range workers {
+		go func() {
+			_, err := s.Save(ctx, storeRecord(key, uint64(i)), 0)
+			results <- err
+		}()
+	}
+	won := 0
+	for range workers {
+		switch err := <-results; {
+		case err == nil:
+			won++
+		case !errors.Is(err, broker.ErrConflict):
+			t.Errorf("Save = %v, want nil or ErrConflict", err)
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d creates succeeded, want 1", won)
+	}
+}
+
+func testCancelled(t *testing.T, s broker.Store) {
+	key := storeKey("ann")
+	rev := mustSave(t, s, storeRecord(key, 1), 0)
+	ctx, cancel := context.WithCancel(storeContext(t))
+	cancel()
+	_, _, loadErr := s.Load(ctx, key)
+	_, saveErr := s.Save(ctx, storeRecord(key, 2), rev)
+	var listErr error
+	for _, listErr = range s.List(ctx, "", "") {
+	}
+	for op, err := range map[string]error{
+		"Load": loadErr, "Save": saveErr, "Delete": s.Delete(ctx, key), "List": listErr,
+	} {
+		if !errors.Is(err, broker.ErrStoreUnavailable) && !errors.Is(err, context.Canceled) {
+			t.Errorf("%s = %v, want ErrStoreUnavailable or context.Canceled", op, err)
+		}
+	}
+	wantGeneration(t, s, key, 1)
+}
+
+func testDestroyEarlier(t *testing.T, s broker.Store) {
+	versioned, ok := s.(broker.VersionedStore)
+	if !ok {
+		t.Skip("not a VersionedStore: there are no earlier revisions")
+	}
+	key := storeKey("ann")
+	var rev broker.Revision
+	for i := range 5 {
+		rev = mustSave(t, s, storeRecord(key, uint64(i)), rev)
+	}
+	for range 2 {
+		if err := versioned.DestroyEarlier(storeContext(t), key, rev); err != nil {
+			t.Fatalf("DestroyEarlier: %v", err)
+		}
+	}
+	wantGeneration(t, s, key, 4)
+	mustSave(t, s, storeRecord(key, 5), rev)
+	if err := versioned.DestroyEarlier(storeContext(t), storeKey("nobody"), 3); err != nil {
+		t.Errorf("DestroyEarlier of nothing: %v", err)
+	}
+}
+
+func testNoSharing(t *testing.T, s broker.Store) {
+	rec := storeRecord(storeKey("ann"), 1)
+	rec.Settings = map[string]any{"list": []any{json.Number("1")}}
+	mustSave(t, s, rec, 0)
+	rec.Settings["list"].([]any)[0] = "changed"
+	loaded, _ := mustLoad(t, s, rec.Key)
+	if got := loaded.Settings["list"].([]any)[0]; got != json.Number("1") {
+		t.Errorf("stored setting = %v, want 1", got)
+	}
+	loaded.Settings["list"].([]any)[0] = "changed"
+	again, _ := mustLoad(t, s, rec.Key)
+	if got := again.Settings["list"].([]any)[0]; got != json.Number("1") {
+		t.Errorf("stored setting = %v, want 1", got)
+	}
+}
+
+// storeTime has nanoseconds, which a store must keep.
+var storeTime = time.Date(2031, 2, 3, 4, 5, 6, 123456789, time.UTC)
+
+func storeContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), storeDeadline)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func storeKey(consumer string) broker.Key {
+	return broker.Key{Application: "app", Consumer: consumer, Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"}}
+}
+
+func storeRecord(key broker.Key, generation uint64) *broker.Record {
+	return &broker.Record{Key: key, Enabled: true, Generation: generation, CreatedAt: storeTime}
+}
+
+func mustSave(t *testing.T, s broker.Store, rec *broker.Record, rev broker.Revision) broker.Revision {
+	t.Helper()
+	saved, err := s.Save(storeContext(t), rec, rev)
+	if err != nil {
+		t.Fatalf("Save(%s, %d): %v", rec.Key, rev, err)
+	}
+	return saved
+}
+
+func mustLoad(t *testing.T, s broker.Store, key broker.Key) (*broker.Record, broker.Revision) {
+	t.Helper()
+	rec, rev, err := s.Load(storeContext(t), key)
+	if err != nil {
+		t.Fatalf("Load(%s): %v", key, err)
+	}
+	return rec, rev
+}
+
+func wantConflict(t *testing.T, s broker.Store, rec *broker.Record, rev broker.Revision) {
+	t.Helper()
+	got, err := s.Save(storeContext(t), rec, rev)
+	if !errors.Is(err, broker.ErrConflict) || errors.Is(err, broker.ErrStoreUnavailable) {
+		t.Errorf("Save(%s, %d) = %d, %v; want ErrConflict", rec.Key, rev, got, err)
+	}
+}
+
+func wantGeneration(t *testing.T, s broker.Store, key broker.Key, want uint64) broker.Revision {
+	t.Helper()
+	rec, rev := mustLoad(t, s, key)
+	if rec.Generation != want {
+		t.Errorf("stored generation of %s = %d, want %d", key, rec.Generation, want)
+	}
+	return rev
+}

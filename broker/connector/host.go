@@ -1,0 +1,164 @@
+package connector
+
+import (
+	"errors"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/idna"
+	"golang.org/x/net/publicsuffix"
+)
+
+// A hostPort is a host in the one form in which hosts are compared: lower case,
+// punycode, without the root's dot, an IP address as netip writes it, unmapped.
+type hostPort struct {
+	host string
+	ip   bool
+	port string // decimal; empty: the scheme's default
+}
+
+var (
+	errHostSyntax = errors.New("is not a host name or IP address")
+	errPort       = errors.New("has a port that is not between 1 and 65535")
+)
+
+// parseHostPort reads what stands in a URL's authority, without userinfo. Percent
+// signs (encoded hosts, IPv6 zones) are refused: nobody needs them, and parsers
+// disagree about them.
+func parseHostPort(s string) (hostPort, error) {
+	if strings.ContainsAny(s, "@/\\?#% \t\r\n\x00") {
+		return hostPort{}, errHostSyntax
+	}
+	host, port := s, ""
+	if inner, ok := strings.CutPrefix(s, "["); ok {
+		addr, rest, closed := strings.Cut(inner, "]")
+		if !closed || !strings.Contains(addr, ":") || rest != "" && rest[0] != ':' {
+			return hostPort{}, errHostSyntax
+		}
+		host, port = addr, strings.TrimPrefix(rest, ":")
+	} else if strings.Count(s, ":") == 1 { // more than one: an IPv6 address without brackets
+		host, port, _ = strings.Cut(s, ":")
+	}
+	if port != "" {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 {
+			return hostPort{}, errPort
+		}
+		port = strconv.FormatUint(n, 10)
+	}
+	name, ip, err := normalizeHost(host)
+	return hostPort{host: name, ip: ip, port: port}, err
+}
+
+func normalizeHost(s string) (host string, ip bool, err error) {
+	if strings.IndexFunc(s, func(r rune) bool { return r >= 0x80 }) >= 0 {
+		if s, err = idna.Lookup.ToASCII(s); err != nil {
+			return "", false, errHostSyntax
+		}
+	}
+	s = strings.ToLower(strings.TrimSuffix(s, "."))
+	if addr, err := netip.ParseAddr(s); err == nil {
+		return addr.Unmap().String(), true, nil
+	}
+	labels := strings.Split(s, ".")
+	for _, label := range labels {
+		if !validLabel(label) {
+			return "", false, errHostSyntax
+		}
+	}
+	// "127.1", "0x7f000001": some resolvers take them for IPv4 addresses, as the URL
+	// standard does with every host whose last label is a number.
+	last := labels[len(labels)-1]
+	if _, err := strconv.ParseUint(last, 0, 64); err == nil || strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x") {
+		return "", false, errHostSyntax
+	}
+	if len(s) > 253 {
+		return "", false, errHostSyntax
+	}
+	return s, false, nil
+}
+
+// validLabel reports whether s is a label of letters, digits and hyphens (RFC 1123
+// section 2.1), or of underscores, which some services have in their hosts.
+func validLabel(s string) bool {
+	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return true
+}
+
+// portFor returns the port that a request of the scheme goes to.
+func (h hostPort) portFor(scheme string) string {
+	switch {
+	case h.port != "":
+		return h.port
+	case scheme == "http":
+		return "80"
+	default:
+		return "443"
+	}
+}
+
+// bracketed returns the host as it stands in a URL.
+func (h hostPort) bracketed() string {
+	if h.ip && strings.Contains(h.host, ":") {
+		return "[" + h.host + "]"
+	}
+	return h.host
+}
+
+// A hostPattern is an entry of allow_host.
+type hostPattern struct {
+	hostPort
+	wildcard bool // any one label in front of host
+}
+
+func parseHostPattern(s string, allowPrivate bool) (hostPattern, error) {
+	if strings.Contains(s, "/") {
+		return hostPattern{}, errors.New("is not a host: leave out the scheme and the path")
+	}
+	rest, wildcard := strings.CutPrefix(s, "*.")
+	if strings.Contains(rest, "*") {
+		return hostPattern{}, errors.New("may have one wildcard, for the whole first label: *.example.com")
+	}
+	hp, err := parseHostPort(rest)
+	if err != nil {
+		return hostPattern{}, err
+	}
+	if hp.ip && (wildcard || !allowPrivate) {
+		return hostPattern{}, errors.New("is an IP address: use a name, or set allow_private")
+	}
+	if wildcard && !ownedSuffix(hp.host, allowPrivate) {
+		return hostPattern{}, errors.New("would match hosts of anybody: " + hp.host + " is a public suffix")
+	}
+	return hostPattern{hostPort: hp, wildcard: wildcard}, nil
+}
+
+// ownedSuffix reports whether the names below host belong to one owner: not those
+// below "com", nor below "github.io". Below a single label that is no public suffix,
+// "test", they do if hosts may be private.
+func ownedSuffix(host string, allowPrivate bool) bool {
+	suffix, icann := publicsuffix.PublicSuffix(host)
+	if suffix != host {
+		return true
+	}
+	return allowPrivate && !icann && !strings.Contains(host, ".")
+}
+
+func (p hostPattern) matches(h hostPort, scheme string) bool {
+	if p.portFor(scheme) != h.portFor(scheme) {
+		return false
+	}
+	if !p.wildcard {
+		return p.host == h.host
+	}
+	_, parent, ok := strings.Cut(h.host, ".")
+	return ok && !h.ip && parent == p.host
+}

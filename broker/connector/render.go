@@ -1,0 +1,141 @@
+package connector
+
+import (
+	"errors"
+	"net/url"
+	"strings"
+)
+
+// RenderTokenURL returns the token endpoint for a connection with these settings.
+// A setting that is missing or does not fit is a [*SettingError].
+func (d *Definition) RenderTokenURL(settings map[string]any) (string, error) {
+	return d.renderURL(d.TokenURL, settings)
+}
+
+// RenderBaseURL returns the address of the API for a connection with these settings,
+// empty if the definition has no base_url. A setting that is missing or does not fit
+// is a [*SettingError].
+//
+// In the host a setting is one DNS label, or part of one; in the path one segment,
+// or part of one. A setting declared as origin stands for scheme and host. Nothing
+// that a setting contains changes any other part of the URL.
+func (d *Definition) RenderBaseURL(settings map[string]any) (string, error) {
+	if d.BaseURL == "" {
+		return "", nil
+	}
+	return d.renderURL(d.BaseURL, settings)
+}
+
+func (d *Definition) renderURL(s string, settings map[string]any) (string, error) {
+	t, err := parseURLTemplate(s)
+	if err != nil {
+		return "", err
+	}
+	scheme, host, err := d.renderHost(t, settings)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	b.WriteString(scheme + "://" + host.bracketed())
+	if host.port != "" {
+		b.WriteString(":" + host.port)
+	}
+	for _, segment := range t.path {
+		rendered, err := d.renderSegment(segment, settings)
+		if err != nil {
+			return "", err
+		}
+		b.WriteString("/" + rendered)
+	}
+	b.WriteString(t.query)
+	return b.String(), nil
+}
+
+// renderHost returns where a request for the template goes.
+func (d *Definition) renderHost(t *urlTemplate, settings map[string]any) (scheme string, host hostPort, err error) {
+	if t.origin != "" {
+		return d.parseOrigin(t.origin, settings)
+	}
+	var b strings.Builder
+	for _, p := range t.host {
+		if p.setting == "" {
+			b.WriteString(p.literal)
+			continue
+		}
+		value, err := d.settingText(p.setting, settings)
+		if err != nil {
+			return "", hostPort{}, err
+		}
+		value = strings.ToLower(value)
+		if !validLabel(value) || strings.Contains(value, "_") {
+			return "", hostPort{}, d.settingError(p.setting,
+				"must be one label of a host name: 1 to 63 letters, digits and inner hyphens")
+		}
+		b.WriteString(value)
+	}
+	host, err = parseHostPort(b.String())
+	if err != nil {
+		// Each part is valid, so together they are too long.
+		return "", hostPort{}, d.settingError(t.host.settings()[0], "makes the host name too long")
+	}
+	host.port = t.port
+	return t.scheme, host, nil
+}
+
+func (d *Definition) renderSegment(segment text, settings map[string]any) (string, error) {
+	var b strings.Builder
+	setting := ""
+	for _, p := range segment {
+		if p.setting == "" {
+			b.WriteString(p.literal)
+			continue
+		}
+		setting = p.setting
+		value, err := d.settingText(p.setting, settings)
+		if err != nil {
+			return "", err
+		}
+		if strings.ContainsAny(value, "/\\") || hasControl(value) {
+			return "", d.settingError(p.setting, "must be one segment of a path, without slashes and control characters")
+		}
+		b.WriteString(url.PathEscape(value))
+	}
+	if setting != "" && isDotSegment(b.String()) {
+		return "", d.settingError(setting, "must not make a path segment . or ..")
+	}
+	return b.String(), nil
+}
+
+// parseOrigin reads a setting that is a whole origin (RFC 6454 section 4). Its host
+// must be one of allow_host, since it decides alone where credentials go.
+func (d *Definition) parseOrigin(name string, settings map[string]any) (scheme string, host hostPort, err error) {
+	value, err := d.settingText(name, settings)
+	if err != nil {
+		return "", hostPort{}, err
+	}
+	scheme, host, err = splitOrigin(value)
+	if err != nil {
+		return "", hostPort{}, d.settingError(name, "must be a URL with nothing after its host: https://example.com")
+	}
+	if scheme != "https" && (scheme != "http" || !d.AllowPrivate) {
+		return "", hostPort{}, d.settingError(name, "must begin with https://")
+	}
+	if host.ip && !d.AllowPrivate || !d.inAllowHosts(host, scheme, true) {
+		return "", hostPort{}, d.settingError(name, "is on a host that allow_host does not list")
+	}
+	return scheme, host, nil
+}
+
+func splitOrigin(s string) (scheme string, host hostPort, err error) {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		return "", hostPort{}, errors.New("no scheme")
+	}
+	// A lone slash is the path of an empty path.
+	host, err = parseHostPort(strings.TrimSuffix(rest, "/"))
+	return strings.ToLower(scheme), host, err
+}
+
+func hasControl(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) >= 0
+}

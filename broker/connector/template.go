@@ -1,0 +1,207 @@
+package connector
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// A text is literal text with settings in it, "bot{token}".
+type text []textPart
+
+type textPart struct {
+	literal string
+	setting string // instead of literal
+}
+
+func parseText(s string) (text, error) {
+	var t text
+	for s != "" {
+		literal, rest, open := strings.Cut(s, "{")
+		if strings.Contains(literal, "}") {
+			return nil, errors.New("has a } without {")
+		}
+		if literal != "" {
+			t = append(t, textPart{literal: literal})
+		}
+		if !open {
+			break
+		}
+		name, after, closed := strings.Cut(rest, "}")
+		if !closed || !validSettingName(name) {
+			return nil, errors.New("has a { that begins no {setting}")
+		}
+		t = append(t, textPart{setting: name})
+		s = after
+	}
+	return t, nil
+}
+
+func (t text) settings() []string {
+	var names []string
+	for _, p := range t {
+		if p.setting != "" {
+			names = append(names, p.setting)
+		}
+	}
+	return names
+}
+
+// with returns the text with value for each setting.
+func (t text) with(value string) string {
+	var b strings.Builder
+	for _, p := range t {
+		if p.setting != "" {
+			b.WriteString(value)
+		} else {
+			b.WriteString(p.literal)
+		}
+	}
+	return b.String()
+}
+
+// A urlTemplate is a token_url or base_url. What its settings can change is one
+// label of the host, one segment of the path, or, for the setting origin, the scheme
+// and host together; nothing else.
+type urlTemplate struct {
+	origin string // the setting that stands for scheme and host; else empty
+	scheme string
+	host   text
+	port   string
+	path   []text // the segments after the first "/", nil: no path
+	query  string // with "?"
+}
+
+// parseURLTemplate reads "https://{subdomain}.example.com/v1/{account}" or
+// "{instance_url}/v1".
+func parseURLTemplate(s string) (*urlTemplate, error) {
+	if strings.ContainsAny(s, " \\\x7f") || strings.IndexFunc(s, func(r rune) bool { return r < ' ' }) >= 0 {
+		return nil, errors.New("has a space, backslash or control character in it")
+	}
+	if strings.Contains(s, "#") {
+		return nil, errors.New("must not have a fragment")
+	}
+	t := &urlTemplate{}
+	rest, query, hasQuery := strings.Cut(s, "?")
+	if hasQuery {
+		if strings.ContainsAny(query, "{}") {
+			return nil, errors.New("must not have a {setting} in the query")
+		}
+		t.query = "?" + query
+	}
+	authority := ""
+	if scheme, after, ok := strings.Cut(rest, "://"); ok {
+		t.scheme = strings.ToLower(scheme)
+		authority, rest = cutAuthority(after)
+		if err := t.parseAuthority(authority); err != nil {
+			return nil, err
+		}
+	} else {
+		authority, rest = cutAuthority(rest)
+		name := strings.TrimSuffix(strings.TrimPrefix(authority, "{"), "}")
+		if authority != "{"+name+"}" || !validSettingName(name) {
+			return nil, errors.New("must begin with https:// or with an origin {setting}")
+		}
+		t.origin = name
+	}
+	return t, t.parsePath(rest)
+}
+
+func cutAuthority(s string) (authority, path string) {
+	if i := strings.IndexByte(s, '/'); i >= 0 {
+		return s[:i], s[i:]
+	}
+	return s, ""
+}
+
+func (t *urlTemplate) parseAuthority(s string) error {
+	if t.scheme != "https" && t.scheme != "http" {
+		return errors.New("must begin with https://")
+	}
+	if strings.Contains(s, "@") {
+		return errors.New("must not have a user name or password")
+	}
+	host, port, _ := strings.Cut(s, ":")
+	if strings.HasPrefix(s, "[") { // IPv6, which has colons of its own
+		host, port = s[:strings.IndexByte(s, ']')+1], ""
+	}
+	if strings.ContainsAny(port, "{}") {
+		return errors.New("must not have a {setting} as its port")
+	}
+	var err error
+	if t.host, err = parseText(host); err != nil {
+		return err
+	}
+	hp, err := parseHostPort(t.host.with("x") + s[len(host):]) // any label will do
+	if err != nil {
+		return fmt.Errorf("%q %w", s, err)
+	}
+	t.port = hp.port
+	if len(t.host.settings()) == 0 {
+		t.host = text{{literal: hp.bracketed()}}
+		return nil
+	}
+	// What decides a host's owner is its end.
+	if t.fixedSuffix() == "" {
+		return errors.New("must end its host with a literal domain: https://{setting}.example.com")
+	}
+	return nil
+}
+
+// fixedSuffix returns the whole labels that follow the last setting of the host.
+func (t *urlTemplate) fixedSuffix() string {
+	last := t.host[len(t.host)-1]
+	_, suffix, ok := strings.Cut(last.literal, ".")
+	if last.setting != "" || !ok {
+		return ""
+	}
+	return strings.ToLower(strings.TrimSuffix(suffix, "."))
+}
+
+func (t *urlTemplate) parsePath(s string) error {
+	if s == "" {
+		return nil
+	}
+	for segment := range strings.SplitSeq(s[1:], "/") {
+		parsed, err := parseText(segment)
+		if err != nil {
+			return err
+		}
+		for _, p := range parsed {
+			if _, err := url.PathUnescape(p.literal); err != nil {
+				return errors.New("has a % in its path that begins no percent-encoded byte")
+			}
+		}
+		if isDotSegment(segment) {
+			return errors.New("must not have . or .. in its path")
+		}
+		t.path = append(t.path, parsed)
+	}
+	return nil
+}
+
+// isDotSegment reports whether servers take the segment for "." or "..".
+func isDotSegment(s string) bool {
+	decoded, err := url.PathUnescape(s)
+	return err == nil && (decoded == "." || decoded == "..")
+}
+
+// hostSettings are the settings which decide the host.
+func (t *urlTemplate) hostSettings() []string {
+	if t.origin != "" {
+		return []string{t.origin}
+	}
+	return t.host.settings()
+}
+
+// settings are all settings of the template.
+func (t *urlTemplate) settings() []string {
+	names := t.hostSettings()
+	for _, segment := range t.path {
+		names = append(names, segment.settings()...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}

@@ -1,0 +1,223 @@
+package connector
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/publicsuffix"
+)
+
+// Validate reports every rule that the definition, with its defaults, breaks. The
+// errors name fields by their words in the configuration (token_url, allow_host,
+// inject) and say how to mend them.
+func (d *Definition) Validate() error {
+	full := d.WithDefaults()
+	v := &validation{d: &full}
+	if err := full.ID.Validate(); err != nil {
+		v.errs = append(v.errs, err)
+	}
+	v.website("website", full.Website)
+	v.website("source", full.Source)
+	v.settings()
+	v.auth()
+	v.hosts()
+	v.placements()
+	return errors.Join(v.errs...)
+}
+
+type validation struct {
+	d    *Definition
+	errs []error
+}
+
+// fail notes that the field breaks a rule.
+func (v *validation) fail(field, format string, args ...any) {
+	v.errs = append(v.errs, fmt.Errorf("connector %s: %s: %w", v.d.ID, field, fmt.Errorf(format, args...)))
+}
+
+func (v *validation) website(field, s string) {
+	if s == "" {
+		return
+	}
+	if u, err := url.Parse(s); err != nil || u.Scheme != "https" || u.Host == "" {
+		v.fail(field, "must be an https URL")
+	}
+}
+
+func (v *validation) settings() {
+	seen := make(map[string]bool)
+	for _, s := range v.d.Settings {
+		if !validSettingName(s.Name) {
+			v.fail("setting", "%q is no name: use a lower-case letter, then lower-case letters, digits and underscores", s.Name)
+		}
+		if seen[s.Name] {
+			v.fail("setting", "%s is declared twice: remove one", s.Name)
+		}
+		seen[s.Name] = true
+		if s.Origin && s.Sensitive {
+			v.fail("setting", "%s cannot be both origin and sensitive: a host is no secret", s.Name)
+		}
+	}
+	for _, s := range slices.Concat(defaultAPIKey, defaultUserPass) {
+		declared := v.d.setting(s.Name)
+		own := v.d.AuthType == APIKey && s.Name == settingAPIKey || v.d.AuthType == Basic && s.Name != settingAPIKey
+		if !own || declared == nil {
+			continue
+		}
+		if !declared.Required {
+			v.fail("setting", "%s must be required with auth_type %s", s.Name, v.d.AuthType)
+		}
+		if s.Sensitive && !declared.Sensitive {
+			v.fail("setting", "%s must be sensitive: add the word", s.Name)
+		}
+	}
+}
+
+func (v *validation) auth() {
+	switch v.d.AuthType {
+	case OAuth2:
+		v.oauth2()
+		return
+	case APIKey, Basic, Custom, None:
+	case "":
+		v.fail("auth_type", "is required: oauth2, apiKey, basic, custom or none")
+	default:
+		v.fail("auth_type", "%q is not one of oauth2, apiKey, basic, custom, none", v.d.AuthType)
+	}
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"token_url", v.d.TokenURL != ""},
+		{"grant_type", v.d.GrantType != ""},
+		{"auth_style", v.d.AuthStyle != ""},
+		{"rotation", v.d.Rotation != Rotation{}},
+	} {
+		if f.set {
+			v.fail(f.name, "is for auth_type oauth2 only: remove it")
+		}
+	}
+}
+
+func (v *validation) oauth2() {
+	switch v.d.GrantType {
+	case AuthorizationCode, ClientCredentials, Password:
+	default:
+		v.fail("grant_type", "%q is not one of authorization_code, client_credentials, password", v.d.GrantType)
+	}
+	switch v.d.AuthStyle {
+	case AuthHeader, AuthParams:
+	case "":
+		v.fail("auth_style", "is required: header or params, as the service's documentation says (trying would spend a refresh token)")
+	default:
+		v.fail("auth_style", "%q is not header or params", v.d.AuthStyle)
+	}
+	switch r := v.d.Rotation; {
+	case r.Kind == RotationWindow && r.Window <= 0:
+		v.fail("rotation", "window needs a duration above zero: window 30m")
+	case r.Kind == RotationWindow:
+	case r.Kind != RotationAlways && r.Kind != RotationNever:
+		v.fail("rotation", "%q is not one of always, never, window", r.Kind)
+	case r.Window != 0:
+		v.fail("rotation", "only window takes a duration")
+	}
+	if slices.Contains(v.d.PermanentErrors, "") {
+		v.fail("permanent_error", "must not be empty")
+	}
+	if v.d.TokenURL == "" {
+		v.fail("token_url", "is required with auth_type oauth2")
+		return
+	}
+	v.url("token_url", v.d.TokenURL)
+}
+
+// url checks a template.
+func (v *validation) url(field, s string) {
+	t, err := parseURLTemplate(s)
+	if err != nil {
+		v.fail(field, "%w", err)
+		return
+	}
+	if t.scheme == "http" && !v.d.AllowPrivate {
+		v.fail(field, "must begin with https://, or set allow_private")
+	}
+	for _, name := range t.settings() {
+		switch s := v.d.setting(name); {
+		case s == nil && name == t.origin:
+			v.fail(field, "begins with {%s}, which is not declared: add setting %s required origin", name, name)
+		case s == nil:
+			v.fail(field, "uses {%s}, which is not declared: add setting %s required", name, name)
+		case s.Origin && name != t.origin:
+			v.fail(field, "uses {%s} in its middle, but that is an origin: begin with it", name)
+		case !s.Origin && name == t.origin:
+			v.fail(field, "begins with {%s}: declare setting %s origin", name, name)
+		}
+	}
+	if t.origin != "" {
+		return
+	}
+	if len(t.host.settings()) > 0 {
+		v.templatedHost(field, t.fixedSuffix())
+		return
+	}
+	if hp, err := parseHostPort(t.host.with("")); err == nil && hp.ip && !v.d.AllowPrivate {
+		v.fail(field, "is on an IP address: use a name, or set allow_private")
+	}
+}
+
+// templatedHost refuses hosts in which a setting decides the owner. Other than with
+// a wildcard, hosts below a private suffix such as myshopify.com are fine: the
+// connection's settings name the one that is meant.
+func (v *validation) templatedHost(field, domain string) {
+	suffix, icann := publicsuffix.PublicSuffix(domain)
+	if suffix == domain && (icann || !strings.Contains(domain, ".") && !v.d.AllowPrivate) {
+		v.fail(field, "lets a setting choose among all hosts below %s: end the host with a domain of the service", domain)
+	}
+}
+
+func (v *validation) hosts() {
+	if v.d.BaseURL != "" {
+		v.url("base_url", v.d.BaseURL)
+		if strings.Contains(v.d.BaseURL, "?") {
+			v.fail("base_url", "must not have a query")
+		}
+	}
+	for _, s := range v.d.AllowHosts {
+		if _, err := parseHostPattern(s, v.d.AllowPrivate); err != nil {
+			v.fail("allow_host", "%q %w", s, err)
+		}
+	}
+	if v.d.BaseURL == "" && len(v.d.AllowHosts) == 0 {
+		v.fail("base_url", "is required unless allow_host says where the credential may go")
+	}
+	for _, s := range v.d.Settings {
+		if s.Origin && len(v.d.AllowHosts) == 0 {
+			v.fail("allow_host", "is required with the origin setting %s: list the hosts that it may be on", s.Name)
+		}
+	}
+}
+
+func (v *validation) placements() {
+	seen := make(map[string]bool)
+	for _, p := range v.d.Inject {
+		if err := p.validate(); err != nil {
+			v.fail("inject", "%w", err)
+			continue
+		}
+		if seen[p.place()] {
+			v.fail("inject", "writes to %s twice: remove one", p.place())
+		}
+		seen[p.place()] = true
+		if p.Setting == "" && v.d.AuthType != OAuth2 {
+			v.fail("inject", "%s needs a setting: auth_type %s has no access token", p.place(), v.d.AuthType)
+		}
+		for _, name := range []string{p.Setting, p.PasswordSetting} {
+			if name != "" && v.d.setting(name) == nil {
+				v.fail("inject", "uses the setting %s, which is not declared: add setting %s required", name, name)
+			}
+		}
+	}
+}

@@ -1,0 +1,263 @@
+package connector
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func acme() Definition {
+	return Definition{
+		ID: ID{UnifiedAPI: "crm", ServiceID: "acme"}, AuthType: OAuth2,
+		TokenURL: "https://auth.acme.test/oauth/token", AuthStyle: AuthHeader,
+		BaseURL: "https://api.acme.test/v1", AllowHosts: []string{"files.acme.test", "*.acme.test"},
+	}
+}
+
+func TestValidDefinitions(t *testing.T) {
+	t.Parallel()
+	tests := map[string]func(*Definition){
+		"as it is":            func(*Definition) {},
+		"window":              func(d *Definition) { d.Rotation = Rotation{RotationWindow, time.Minute} },
+		"client credentials":  func(d *Definition) { d.GrantType = ClientCredentials },
+		"plain http, private": func(d *Definition) { d.AllowPrivate, d.TokenURL = true, "http://127.0.0.1:9000/token" },
+		"IPv6, private":       func(d *Definition) { d.AllowPrivate, d.BaseURL = true, "http://[::1]:9000/v1" },
+		"private names":       func(d *Definition) { d.AllowPrivate, d.AllowHosts = true, []string{"*.test", "10.0.0.1:8080"} },
+		"internationalised":   func(d *Definition) { d.AllowHosts = []string{"bücher.example", "*.BÜCHER.example."} },
+		"own suffix":          func(d *Definition) { d.AllowHosts = []string{"*.my.salesforce.com", "*.salesforce.com"} },
+		"token_url query":     func(d *Definition) { d.TokenURL += "?tenant=1" },
+		"setting in host and path": func(d *Definition) {
+			d.BaseURL = "https://{shop}.myshopify.com/v/{account}/x"
+			d.Settings = []Setting{{Name: "shop", Required: true}, {Name: "account", Required: true}}
+		},
+		"origin": func(d *Definition) {
+			d.BaseURL = "{instance_url}/services"
+			d.Settings = []Setting{{Name: "instance_url", Origin: true}}
+		},
+		"api key": func(d *Definition) {
+			*d = Definition{ID: d.ID, AuthType: APIKey, BaseURL: d.BaseURL, Inject: []Placement{{Kind: InHeader, Name: "X-Api-Key"}}}
+		},
+		"basic":  func(d *Definition) { *d = Definition{ID: d.ID, AuthType: Basic, BaseURL: d.BaseURL} },
+		"none":   func(d *Definition) { *d = Definition{ID: d.ID, AuthType: None, AllowHosts: []string{"acme.test"}} },
+		"custom": func(d *Definition) { *d = Definition{ID: d.ID, AuthType: Custom, BaseURL: d.BaseURL} },
+	}
+	for name, change := range tests {
+		d := acme()
+		change(&d)
+		if err := d.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestValidateNamesTheFieldAndTheFix(t *testing.T) {
+	t.Parallel()
+	setting := func(s ...Setting) func(*Definition) { return func(d *Definition) { d.Settings = s } }
+	inject := func(p ...Placement) func(*Definition) { return func(d *Definition) { d.Inject = p } }
+	hosts := func(h string) func(*Definition) { return func(d *Definition) { d.AllowHosts = []string{h} } }
+	base := func(u string) func(*Definition) { return func(d *Definition) { d.BaseURL = u } }
+	tests := []struct {
+		name   string
+		change func(*Definition)
+		want   string
+	}{
+		{"no id", func(d *Definition) { d.ID = ID{} }, "<unified_api>/<service_id>"},
+		{"no auth type", func(d *Definition) { d.AuthType = "" }, "auth_type: is required"},
+		{"other auth type", func(d *Definition) { d.AuthType = "oauth1" }, `auth_type: "oauth1" is not one of`},
+		{"no token_url", func(d *Definition) { d.TokenURL = "" }, "token_url: is required"},
+		{"plain token_url", func(d *Definition) { d.TokenURL = "http://auth.acme.test/" }, "token_url: must begin with https://, or set allow_private"},
+		{"other scheme", func(d *Definition) { d.TokenURL = "ftp://auth.acme.test/" }, "token_url: must begin with https://"},
+		{"userinfo", func(d *Definition) { d.TokenURL = "https://a:b@auth.acme.test/" }, "token_url: must not have a user name"},
+		{"fragment", func(d *Definition) { d.TokenURL += "#x" }, "token_url: must not have a fragment"},
+		{"no auth style", func(d *Definition) { d.AuthStyle = "" }, "auth_style: is required: header or params"},
+		{"other auth style", func(d *Definition) { d.AuthStyle = "jwt" }, `auth_style: "jwt"`},
+		{"other grant", func(d *Definition) { d.GrantType = "implicit" }, "grant_type:"},
+		{"other rotation", func(d *Definition) { d.Rotation.Kind = "maybe" }, "rotation:"},
+		{"window of nothing", func(d *Definition) { d.Rotation.Kind = RotationWindow }, "rotation: window needs a duration"},
+		{"always with window", func(d *Definition) { d.Rotation = Rotation{RotationAlways, time.Hour} }, "rotation: only window"},
+		{"oauth fields without oauth2", func(d *Definition) { d.AuthType = None }, "token_url: is for auth_type oauth2 only"},
+		{"no host", func(d *Definition) { d.BaseURL, d.AllowHosts = "", nil }, "base_url: is required unless allow_host"},
+		{"IP address", base("https://192.0.2.1/"), "base_url: is on an IP address"},
+		{"base query", base("https://api.acme.test/?a=b"), "base_url: must not have a query"},
+		{"dot segments", base("https://api.acme.test/a/%2e./b"), "base_url: must not have . or .."},
+		{"bad escape", base("https://api.acme.test/a%zz"), "base_url: has a %"},
+		{"undeclared", base("https://api.acme.test/{realm}"), "base_url: uses {realm}, which is not declared: add setting realm required"},
+		{"not an origin", base("{realm}/v1"), "base_url: begins with"},
+		{"setting as user", base("https://{u}@api.acme.test/"), "base_url: must not have a user name"},
+		{"setting as port", base("https://api.acme.test:{port}/"), "base_url: must not have a {setting} as its port"},
+		{"setting in query", base("https://api.acme.test/?x={q}"), "base_url: must not have a {setting} in the query"},
+		{"setting in fragment", base("https://api.acme.test/#{q}"), "base_url: must not have a fragment"},
+		{"setting as whole host", base("https://{host}/"), "base_url: must end its host with a literal domain"},
+		{"setting below com", base("https://{x}.com/"), "base_url: lets a setting choose"},
+		{"setting as scheme", base("{x}://api.acme.test/"), "base_url: must begin with https://"},
+		{"open brace", base("https://api.acme.test/{x"), "base_url: has a {"},
+		{"bad name", base("https://api.acme.test/{X}"), "base_url: has a {"},
+		{"any host", hosts("*"), `allow_host: "*"`},
+		{"all of com", hosts("*.com"), "public suffix"},
+		{"all of co.uk", hosts("*.co.uk"), "public suffix"},
+		{"shared hosting", hosts("*.github.io"), "public suffix"},
+		{"single label", hosts("*.test"), "public suffix"},
+		{"two wildcards", hosts("*.*.acme.test"), "one wildcard"},
+		{"partial wildcard", hosts("a*.acme.test"), "one wildcard"},
+		{"wildcard inside", hosts("a.*.test"), "one wildcard"},
+		{"URL", hosts("https://acme.test"), "leave out the scheme"},
+		{"host with user", hosts("a@acme.test"), "is not a host"},
+		{"host with path", hosts("acme.test/x"), "leave out the scheme"},
+		{"host with IP", hosts("10.0.0.1"), "IP address"},
+		{"IP in disguise", hosts("127.1"), "is not a host"},
+		{"port 0", hosts("acme.test:0"), "port"},
+		{"port 65536", hosts("acme.test:65536"), "port"},
+		{"setting name", setting(Setting{Name: "Realm-ID"}), "setting: \"Realm-ID\" is no name"},
+		{"setting twice", setting(Setting{Name: "a"}, Setting{Name: "a"}), "setting: a is declared twice"},
+		{"sensitive origin", setting(Setting{Name: "a", Origin: true, Sensitive: true}), "cannot be both"},
+		{"two verbs", inject(Placement{Kind: InHeader, Name: "X", Format: "%s%s"}), "inject: the format of header X must have one %s"},
+		{"no verb", inject(Placement{Kind: InHeader, Name: "X", Format: "Bearer"}), "must have one %s"},
+		{"other verb", inject(Placement{Kind: InHeader, Name: "X", Format: "%s %d"}), "must have one %s"},
+		{"other verb alone", inject(Placement{Kind: InHeader, Name: "X", Format: "%v"}), "must have one %s"},
+		{"line break", inject(Placement{Kind: InHeader, Name: "X", Format: "%s\r\nY: z"}), "control characters"},
+		{"no token", inject(Placement{Kind: InHeader, Name: "X Y"}), "inject: header name"},
+		{"no name", inject(Placement{Kind: InHeader}), "inject: header name"},
+		{"Host", inject(Placement{Kind: InHeader, Name: "host"}), "belongs to the connection"},
+		{"framing", inject(Placement{Kind: InHeader, Name: "transfer-encoding"}), "belongs to the connection"},
+		{"hop-by-hop", inject(Placement{Kind: InHeader, Name: "TE"}), "belongs to the connection"},
+		{"twice", inject(Placement{Kind: InHeader, Name: "x-a"}, Placement{Kind: InHeader, Name: "X-A"}), "inject: writes to header X-A twice"},
+		{"basic and Authorization", func(d *Definition) {
+			d.Settings = []Setting{{Name: "u"}, {Name: "p"}}
+			d.Inject = []Placement{{Kind: InHeader, Name: "Authorization"}, {Kind: InBasic, Setting: "u", PasswordSetting: "p"}}
+		}, "inject: writes to header Authorization twice"},
+		{"undeclared setting", inject(Placement{Kind: InQuery, Name: "key", Setting: "key"}), "inject: uses the setting key, which is not declared"},
+		{"query without name", inject(Placement{Kind: InQuery}), "inject: query needs"},
+		{"basic without settings", inject(Placement{Kind: InBasic}), "inject: basic needs two settings"},
+		{"other kind", inject(Placement{Kind: "cookie"}), `inject: "cookie"`},
+		{"no access token", func(d *Definition) {
+			*d = Definition{ID: d.ID, AuthType: Custom, BaseURL: d.BaseURL, Inject: []Placement{{Kind: InHeader, Name: "X"}}}
+		}, "inject: header X needs a setting"},
+		{"api_key open", func(d *Definition) {
+			*d = Definition{ID: d.ID, AuthType: APIKey, BaseURL: d.BaseURL, Settings: []Setting{{Name: "api_key", Required: true}}}
+		}, "setting: api_key must be sensitive"},
+		{"password optional", func(d *Definition) {
+			*d = Definition{ID: d.ID, AuthType: Basic, BaseURL: d.BaseURL, Settings: []Setting{{Name: "password", Sensitive: true}}}
+		}, "setting: password must be required"},
+		{"source", func(d *Definition) { d.Source = "docs" }, "source: must be an https URL"},
+	}
+	for _, tt := range tests {
+		d := acme()
+		tt.change(&d)
+		err := d.Validate()
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+func TestDefaultsByAuthType(t *testing.T) {
+	t.Parallel()
+	base := "https://api.acme.test"
+	tests := []struct {
+		d            Definition
+		wantInject   []Placement
+		wantSettings []string
+	}{
+		{Definition{AuthType: OAuth2}, []Placement{{Kind: InHeader, Name: "Authorization", Format: "Bearer %s"}}, nil},
+		{Definition{AuthType: APIKey}, []Placement{{Kind: InHeader, Name: "Authorization", Format: "Bearer %s", Setting: "api_key"}}, []string{"api_key"}},
+		{Definition{AuthType: Basic}, []Placement{{Kind: InBasic, Setting: "username", PasswordSetting: "password"}}, []string{"username", "password"}},
+		{Definition{AuthType: None}, nil, nil},
+		{Definition{AuthType: Custom}, nil, nil},
+		{Definition{AuthType: APIKey, Inject: []Placement{{Kind: InQuery, Name: "key"}}}, []Placement{{Kind: InQuery, Name: "key", Setting: "api_key"}}, []string{"api_key"}},
+		{Definition{AuthType: APIKey, Settings: []Setting{{Name: "key", Required: true, Sensitive: true}}, Inject: []Placement{{Kind: InHeader, Name: "X-Key", Setting: "key"}}},
+			[]Placement{{Kind: InHeader, Name: "X-Key", Setting: "key"}}, []string{"key"}},
+	}
+	for _, tt := range tests {
+		tt.d.ID, tt.d.BaseURL = ID{"crm", "acme_crm"}, base
+		got := tt.d.WithDefaults()
+		if len(got.Inject) != len(tt.wantInject) || len(got.Inject) > 0 && got.Inject[0] != tt.wantInject[0] {
+			t.Errorf("%s: inject %v, want %v", tt.d.AuthType, got.Inject, tt.wantInject)
+		}
+		var names []string
+		for _, s := range got.Settings {
+			names = append(names, s.Name)
+			if !s.Required || s.Label == "" || s.Sensitive != (s.Name != "username") {
+				t.Errorf("%s: setting %+v", tt.d.AuthType, s)
+			}
+		}
+		if strings.Join(names, " ") != strings.Join(tt.wantSettings, " ") {
+			t.Errorf("%s: settings %v, want %v", tt.d.AuthType, names, tt.wantSettings)
+		}
+		if got.Name != "Acme crm" {
+			t.Errorf("name %q", got.Name)
+		}
+		if twice := got.WithDefaults(); len(twice.Settings) != len(got.Settings) || len(twice.Inject) != len(got.Inject) {
+			t.Errorf("%s: defaults of defaults differ", tt.d.AuthType)
+		}
+	}
+	d := acme()
+	if got := d.WithDefaults(); got.GrantType != AuthorizationCode || got.Rotation.Kind != RotationAlways {
+		t.Errorf("oauth2: grant %q, rotation %q", got.GrantType, got.Rotation.Kind)
+	}
+}
+
+func TestABlockReplacesWhatItSays(t *testing.T) {
+	t.Parallel()
+	xero, _ := Lookup(ID{"accounting", "xero"})
+	got := Override(xero, Definition{Name: "Books", Rotation: Rotation{Kind: RotationAlways}, AllowHosts: []string{"x.test"}, AllowPrivate: true})
+	if got.Name != "Books" || got.Rotation != (Rotation{Kind: RotationAlways}) || !got.AllowPrivate || got.AllowHosts[0] != "x.test" {
+		t.Errorf("what the block says is not there: %+v", got)
+	}
+	if got.TokenURL != xero.TokenURL || got.ID != xero.ID || len(got.Inject) != 2 || len(got.Settings) != 1 {
+		t.Errorf("what the block does not say is gone: %+v", got)
+	}
+	if same := Override(xero, Definition{ID: xero.ID}); same.TokenURL != xero.TokenURL || same.RefreshTokenOptional != xero.RefreshTokenOptional {
+		t.Errorf("an empty block changed the entry: %+v", same)
+	}
+	got = Override(xero, Definition{Inject: []Placement{{Kind: InQuery, Name: "t"}}})
+	if len(got.Inject) != 1 {
+		t.Errorf("lists are merged: %v", got.Inject)
+	}
+	got.Inject[0].Name = "changed"
+	if again, _ := Lookup(xero.ID); again.Inject[0].Name == "changed" {
+		t.Error("the catalogue was changed")
+	}
+}
+
+func FuzzPlacementFormat(f *testing.F) {
+	for _, s := range []string{"Bearer %s", "%s", "%%s", "%s%s", "%[1]s", "%s\r\nX: y", "Token token=\"%s\""} {
+		f.Add(s, "t0ken")
+	}
+	f.Fuzz(func(t *testing.T, format, value string) {
+		p := Placement{Kind: InHeader, Name: "X-Key", Format: format}
+		if p.validate() != nil {
+			return
+		}
+		got, err := p.Header(value)
+		if err != nil {
+			if value != "" && strings.Contains(err.Error(), value) && len(value) > 20 {
+				t.Errorf("the error repeats the value: %v", err)
+			}
+			return
+		}
+		if strings.ContainsAny(got, "\r\n\x00") {
+			t.Errorf("header %q", got)
+		}
+		if format != "" && len(got) != len(format)-len("%s")+len(value) {
+			t.Errorf("format %q of %q is %q", format, value, got)
+		}
+	})
+}
+
+func FuzzParseID(f *testing.F) {
+	for _, s := range []string{"crm/hubspot", "crm", "crm/", "/x", "a/b/c", "CRM/x", "crm/hub spot", "../x"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		id, err := ParseID(s)
+		if err != nil {
+			return
+		}
+		if id.String() != s {
+			t.Errorf("%q became %q", s, id)
+		}
+		if strings.ContainsAny(id.UnifiedAPI+id.ServiceID, "/.+% \x00") {
+			t.Errorf("%q is valid", s)
+		}
+	})
+}

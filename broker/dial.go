@@ -1,0 +1,139 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"syscall"
+	"time"
+)
+
+// ErrAddressNotAllowed means that a name resolved to an address which the broker
+// does not connect to, see [CheckAddress]. Nothing was sent.
+var ErrAddressNotAllowed = errors.New("the address is not allowed")
+
+// How long a connection may take to come about.
+const (
+	dialTimeout         = 10 * time.Second
+	tlsHandshakeTimeout = 10 * time.Second
+	maxResponseHeader   = 64 << 10
+)
+
+// specialUse are the ranges of addresses that no third-party service can be at:
+// IANA's IPv4 and IPv6 special-purpose address registries (RFC 6890), the multicast
+// registries, and the fixed addresses at which clouds hand credentials to machines.
+// The first match counts. IPv4-mapped addresses are unmapped before, so ::ffff:0:0/96
+// is not here.
+var specialUse = []struct {
+	prefix  netip.Prefix
+	private bool   // reachable with allowPrivate
+	what    string // for the error's text
+}{
+	// Metadata services. They lie in ranges below that are private or, worse, public.
+	{netip.MustParsePrefix("100.100.100.200/32"), false, "cloud metadata"}, // Alibaba Cloud, in 100.64.0.0/10
+	{netip.MustParsePrefix("168.63.129.16/32"), false, "cloud metadata"},   // Azure's wire server, a public address
+	{netip.MustParsePrefix("fd00:ec2::/32"), false, "cloud metadata"},      // AWS: ::254 metadata, ::23 pod identity
+	{netip.MustParsePrefix("fd20:ce::254/128"), false, "cloud metadata"},   // Google Cloud
+
+	{netip.MustParsePrefix("0.0.0.0/8"), false, "unspecified"},           // RFC 791 section 3.2; 0.0.0.0 connects to this host
+	{netip.MustParsePrefix("10.0.0.0/8"), true, "private"},               // RFC 1918
+	{netip.MustParsePrefix("100.64.0.0/10"), true, "carrier-grade NAT"},  // RFC 6598
+	{netip.MustParsePrefix("127.0.0.0/8"), true, "loopback"},             // RFC 1122 section 3.2.1.3
+	{netip.MustParsePrefix("169.254.0.0/16"), false, "link-local"},       // RFC 3927; 169.254.169.254 is everyone's metadata
+	{netip.MustParsePrefix("172.16.0.0/12"), true, "private"},            // RFC 1918
+	{netip.MustParsePrefix("192.0.0.0/24"), false, "IETF protocol"},      // RFC 6890; 192.0.0.192 is Oracle's metadata
+	{netip.MustParsePrefix("192.0.2.0/24"), false, "documentation"},      // RFC 5737
+	{netip.MustParsePrefix("192.31.196.0/24"), false, "AS112"},           // RFC 7535, a DNS sink
+	{netip.MustParsePrefix("192.52.193.0/24"), false, "AMT"},             // RFC 7450
+	{netip.MustParsePrefix("192.88.99.0/24"), false, "6to4 relay"},       // RFC 7526, deprecated
+	{netip.MustParsePrefix("192.168.0.0/16"), true, "private"},           // RFC 1918
+	{netip.MustParsePrefix("192.175.48.0/24"), false, "AS112"},           // RFC 7534, a DNS sink
+	{netip.MustParsePrefix("198.18.0.0/15"), false, "benchmarking"},      // RFC 2544
+	{netip.MustParsePrefix("198.51.100.0/24"), false, "documentation"},   // RFC 5737
+	{netip.MustParsePrefix("203.0.113.0/24"), false, "documentation"},    // RFC 5737
+	{netip.MustParsePrefix("224.0.0.0/4"), false, "multicast"},           // RFC 5771
+	{netip.MustParsePrefix("240.0.0.0/4"), false, "reserved, broadcast"}, // RFC 1112 section 4, RFC 919
+
+	{netip.MustParsePrefix("::/128"), false, "unspecified"},             // RFC 4291 section 2.5.2
+	{netip.MustParsePrefix("::1/128"), true, "loopback"},                // RFC 4291 section 2.5.3
+	{netip.MustParsePrefix("::/96"), false, "IPv4-compatible"},          // RFC 4291 section 2.5.5.1, has any IPv4 address inside
+	{netip.MustParsePrefix("64:ff9b::/96"), false, "NAT64"},             // RFC 6052, the same
+	{netip.MustParsePrefix("64:ff9b:1::/48"), false, "NAT64"},           // RFC 8215, the same
+	{netip.MustParsePrefix("2002::/16"), false, "6to4"},                 // RFC 3056, the same
+	{netip.MustParsePrefix("2001::/23"), false, "IETF protocol"},        // RFC 2928; Teredo 2001::/32 (RFC 4380), ORCHIDs, benchmarking
+	{netip.MustParsePrefix("2001:db8::/32"), false, "documentation"},    // RFC 3849
+	{netip.MustParsePrefix("3fff::/20"), false, "documentation"},        // RFC 9637
+	{netip.MustParsePrefix("2620:4f:8000::/48"), false, "AS112"},        // RFC 7534, a DNS sink
+	{netip.MustParsePrefix("fc00::/7"), true, "unique local"},           // RFC 4193
+	{netip.MustParsePrefix("fe80::/10"), false, "link-local"},           // RFC 4291 section 2.5.6
+	{netip.MustParsePrefix("ff00::/8"), false, "multicast"},             // RFC 4291 section 2.7
+	{netip.MustParsePrefix("2000::/3"), true, ""},                       // global unicast: what is left of it is allowed
+	{netip.MustParsePrefix("::/0"), false, "not global unicast (IPv6)"}, // RFC 4291 section 2.4: 100::/64, 5f00::/16, fec0::/10 and the rest
+}
+
+// CheckAddress reports whether the broker may connect to addr; its error matches
+// [ErrAddressNotAllowed]. Special-use addresses are refused. With allowPrivate those
+// of RFC 1918, RFC 4193 (unique local), RFC 6598 (carrier-grade NAT) and loopback are
+// not; the others are refused all the same.
+func CheckAddress(addr netip.Addr, allowPrivate bool) error {
+	if !addr.IsValid() {
+		return fmt.Errorf("%w: not an IP address", ErrAddressNotAllowed)
+	}
+	// A zone must not keep a prefix from matching.
+	addr = addr.Unmap().WithZone("")
+	for _, s := range specialUse {
+		if !s.prefix.Contains(addr) {
+			continue
+		}
+		switch {
+		case s.what == "", s.private && allowPrivate:
+			return nil
+		case s.private:
+			return fmt.Errorf("%w: %s is %s: set allow_private if it is meant", ErrAddressNotAllowed, addr, s.what)
+		default:
+			return fmt.Errorf("%w: %s is %s", ErrAddressNotAllowed, addr, s.what)
+		}
+	}
+	return nil
+}
+
+// GuardedDialer returns a dialer that checks each address it is about to connect to
+// with [CheckAddress]: after name resolution, so that a name which resolves
+// differently the second time (DNS rebinding) does not get past.
+func GuardedDialer(allowPrivate bool) *net.Dialer {
+	return &net.Dialer{
+		Timeout: dialTimeout,
+		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
+			ap, err := netip.ParseAddrPort(address)
+			if err != nil { // a Unix socket, for one
+				return fmt.Errorf("%w: not an IP address", ErrAddressNotAllowed)
+			}
+			return CheckAddress(ap.Addr(), allowPrivate)
+		},
+	}
+}
+
+// NewGuardedTransport returns a transport for requests that must not be sent twice,
+// or to where they are not meant to go: those to token endpoints and webhooks. It
+// dials with [GuardedDialer], ignores proxy variables of the environment (a proxy
+// would dial in its place), and speaks HTTP/1.1 over a connection of its own for
+// each request. net/http by itself sends a request again when a reused connection
+// was closed, or an HTTP/2 peer refused the stream.
+func NewGuardedTransport(allowPrivate bool) *http.Transport {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	return &http.Transport{
+		Proxy:                  nil,
+		DialContext:            GuardedDialer(allowPrivate).DialContext,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    tlsHandshakeTimeout,
+		Protocols:              &protocols,
+		DisableKeepAlives:      true,
+		DisableCompression:     true, // caps on bodies count what was sent
+		MaxResponseHeaderBytes: maxResponseHeader,
+	}
+}

@@ -1,0 +1,174 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+)
+
+// A flight is one refresh, for all callers that want one meanwhile.
+type flight struct {
+	done chan struct{} // closed when snap and err are set
+	snap *snapshot
+	err  error
+}
+
+func (f *flight) land(snap *snapshot, err error) {
+	f.snap, f.err = snap, err
+	close(f.done)
+}
+
+// start begins a refresh, unless one is under way, and returns it. The span in
+// cause is what the refresh is linked to; cause's end does not matter.
+func (r *refresher) start(cause context.Context) *flight {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.flight != nil {
+		return r.flight
+	}
+	f := &flight{done: make(chan struct{})}
+	cause = trace.ContextWithSpan(context.Background(), trace.SpanFromContext(cause))
+	if !r.broker.begin(func() { r.fly(f, cause) }) {
+		f.land(nil, ErrShuttingDown)
+		return f
+	}
+	r.flight = f
+	return f
+}
+
+// fly carries out a flight and plans the next attempt if this one failed.
+func (r *refresher) fly(f *flight, cause context.Context) {
+	ctx, span := r.broker.tracing.startRoot(context.Background(), cause, "token_broker.refresh",
+		trace.WithAttributes(connectorAttribute(r.key)))
+	attempt := &attempt{refresher: r, flight: f, cfg: r.broker.Config()}
+	snap, err := attempt.run(ctx)
+	endSpan(span, err)
+
+	r.mu.Lock()
+	r.flight = nil
+	r.mu.Unlock()
+	if !attempt.landed {
+		f.land(snap, err)
+	}
+	if err != nil {
+		r.planRetry(cause, err)
+	}
+}
+
+// storeRetry is how long a refresh waits for a store that does not answer.
+const storeRetry = 5 * time.Second
+
+// planRetry starts another refresh when err says that it makes sense, if none is
+// planned yet.
+func (r *refresher) planRetry(cause context.Context, err error) {
+	b := r.broker
+	wait := storeRetry
+	var failed *TokenError
+	switch {
+	case errors.As(err, &failed):
+		if failed.Parked || failed.givenUp || failed.RetryAt.IsZero() {
+			return
+		}
+		wait = failed.RetryAt.Sub(b.clock.Now())
+	case !isUnavailable(err):
+		return
+	}
+	r.mu.Lock()
+	planned := r.retrying
+	r.retrying = true
+	r.mu.Unlock()
+	if planned {
+		return
+	}
+	b.begin(func() {
+		err := b.clock.Sleep(b.life, wait)
+		r.mu.Lock()
+		r.retrying = false
+		r.mu.Unlock()
+		if err == nil {
+			r.start(cause)
+		}
+	})
+}
+
+// An attempt is the state of one run of a flight.
+type attempt struct {
+	refresher *refresher
+	flight    *flight
+	cfg       *Config    // as it was when the flight began
+	conn      *Connector // from cfg
+	landed    bool       // the flight's waiters were released before its end
+	probing   bool       // this attempt is the one that may try a paused connector
+}
+
+// run makes sure that the connection has a token that is not due for a refresh. The
+// record is read here, inside the flight: what others saved meanwhile is adopted.
+func (a *attempt) run(ctx context.Context) (*snapshot, error) {
+	var err error
+	if a.conn, err = a.cfg.connector(a.refresher.key); err != nil {
+		return nil, err
+	}
+	held, err := a.acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if held.lease == nil {
+		return held.snap, nil // nothing to do, or nothing left to do
+	}
+	answer := a.redeem(ctx, held)
+	a.cfg.logger().LogAttrs(ctx, slog.LevelDebug, "token endpoint answered",
+		slog.String("connection", a.refresher.key.String()), slog.String("class", string(answer.class)),
+		slog.String("code", answer.code), slog.Int("status", answer.status))
+	if answer.class == "" {
+		return a.saveToken(ctx, held, answer)
+	}
+	return a.saveFailure(ctx, held, answer)
+}
+
+// due decides from a record that was just read what is to be done: a refresh (true),
+// nothing (false), or nothing that could help (an error).
+func (a *attempt) due(ctx context.Context, rec *Record, snap *snapshot, now time.Time) (bool, error) {
+	switch {
+	case rec.IsTombstone():
+		return false, ErrConnectionNotFound
+	case !rec.Enabled:
+		return false, ErrConnectionDisabled
+	case snap.rec.Generation > rec.Generation:
+		// The store was set back: what it holds may be spent.
+		if snap.servable(now) {
+			return false, nil
+		}
+		return false, &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: "stale_store"}
+	case rec.IsParked():
+		return false, rec.tokenError(now)
+	}
+	expired := rec.Credentials == nil || rec.Credentials.AccessToken.IsZero() || rec.Credentials.ExpiredAt(now)
+	if !a.conn.canRefresh(rec.Credentials) {
+		if expired {
+			return false, a.refresher.reject(ctx, a.cfg, a.conn, rec.Generation, codeNoRefreshToken)
+		}
+		return false, nil
+	}
+	if !expired && !snap.wantsRefresh(now) {
+		return false, nil
+	}
+	if _, err := a.conn.RenderTokenURL(rec.Settings); err != nil {
+		return false, &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: codeMissingSettings, Err: err}
+	}
+	if now.Before(rec.Cycle.RetryAt) {
+		if !expired {
+			return false, nil
+		}
+		return false, rec.tokenError(now)
+	}
+	if until := a.refresher.broker.pauses.until(a.conn, now); !until.IsZero() {
+		if !expired {
+			return false, nil
+		}
+		return false, a.paused(until)
+	}
+	return true, nil
+}

@@ -1,0 +1,212 @@
+package broker_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// Connectors of the tests, all at the provider of the harness.
+var (
+	acme  = connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}     // OAuth, refresh tokens rotate
+	long  = connector.ID{UnifiedAPI: "crm", ServiceID: "long"}     // OAuth, refresh token optional
+	keyed = connector.ID{UnifiedAPI: "crm", ServiceID: "keyed"}    // API key
+	cc    = connector.ID{UnifiedAPI: "crm", ServiceID: "machines"} // OAuth, client_credentials
+)
+
+// A harness is a broker with a provider, a store and a log of its own.
+type harness struct {
+	*broker.Broker
+	t        *testing.T
+	store    *brokertest.MemStore
+	provider *brokertest.Provider
+	events   *eventLog
+	log      *syncBuffer
+	config   *broker.Config
+	key      broker.Key // of a connection to acme
+}
+
+// newHarness returns a harness; call it in a synctest bubble if time is to be virtual.
+func newHarness(t *testing.T) *harness {
+	t.Helper()
+	return newHarnessOn(t, &brokertest.MemStore{}, brokertest.NewProvider())
+}
+
+// newHarnessOn is newHarness for a broker that shares a store with others.
+func newHarnessOn(t *testing.T, store *brokertest.MemStore, provider *brokertest.Provider) *harness {
+	t.Helper()
+	h := &harness{
+		t: t, store: store, provider: provider, events: &eventLog{}, log: &syncBuffer{},
+		key: broker.Key{Application: "app", Consumer: "customer", Connector: acme},
+	}
+	provider.ClientSecret = brokertest.ClientSecretCanary
+	h.Broker = broker.New(broker.Options{
+		Open:      func(context.Context) (broker.Store, error) { return store, nil },
+		Transport: func(bool) http.RoundTripper { return provider },
+	})
+	h.config = &broker.Config{
+		Connectors:     make(map[connector.ID]*broker.Connector),
+		RefreshTimeout: 20 * time.Second,
+		Events:         h.events,
+		Logger:         slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	for _, def := range []connector.Definition{
+		{ID: acme},
+		{ID: long, RefreshTokenOptional: true},
+		{ID: cc, GrantType: connector.ClientCredentials},
+		{ID: keyed, AuthType: connector.APIKey},
+	} {
+		h.connect(def)
+	}
+	h.Configure(h.config)
+	t.Cleanup(h.stop)
+	return h
+}
+
+// connect adds a connector at the harness's provider.
+func (h *harness) connect(def connector.Definition) *broker.Connector {
+	h.t.Helper()
+	def.Name = "Acme"
+	def.BaseURL = "https://api.acme.test"
+	if def.AuthType == "" {
+		def.AuthType = connector.OAuth2
+	}
+	if def.AuthType == connector.OAuth2 {
+		def.TokenURL, def.AuthStyle = "https://auth.acme.test/token", connector.AuthHeader
+	}
+	def = def.WithDefaults()
+	if err := def.Validate(); err != nil {
+		h.t.Fatal(err)
+	}
+	conn := &broker.Connector{Definition: def, Client: broker.Client{ID: "client", Secret: broker.NewSecret(brokertest.ClientSecretCanary)}}
+	h.config.Connectors[def.ID] = conn
+	return conn
+}
+
+func (h *harness) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := h.Close(ctx); err != nil {
+		h.t.Errorf("closing the broker: %v", err)
+	}
+	brokertest.NoCanary(h.t, "the log", h.log.Bytes())
+}
+
+// at returns the key of the connection to another connector.
+func (h *harness) at(id connector.ID) broker.Key {
+	key := h.key
+	key.Connector = id
+	return key
+}
+
+// importBody imports a JSON body for key.
+func (h *harness) importBody(key broker.Key, body string) (*broker.Connection, broker.ImportOutcome, error) {
+	h.t.Helper()
+	imp, err := broker.ParseImport([]byte(body))
+	if err != nil {
+		return nil, "", err
+	}
+	return h.Import(h.t.Context(), key, imp)
+}
+
+// mustImport imports tokens into the connection to acme.
+func (h *harness) mustImport(access, refresh string, more ...string) broker.ImportOutcome {
+	h.t.Helper()
+	members := append([]string{`"access_token":` + strconv.Quote(access), `"refresh_token":` + strconv.Quote(refresh)}, more...)
+	_, outcome, err := h.importBody(h.key, `{"credentials":{`+strings.Join(members, ",")+`}}`)
+	if err != nil {
+		h.t.Fatalf("import: %v", err)
+	}
+	return outcome
+}
+
+// issued returns members of an import for a token of an hour, issued so long ago.
+func issued(ago time.Duration) string {
+	return `"issued_at":"` + time.Now().Add(-ago).UTC().Format(time.RFC3339) + `","expires_in":3600`
+}
+
+// record returns what is stored.
+func (h *harness) record(key broker.Key) *broker.Record {
+	h.t.Helper()
+	rec, _, err := h.store.Load(h.t.Context(), key)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return rec
+}
+
+// token returns the connection's access token.
+func (h *harness) token(key broker.Key) string {
+	h.t.Helper()
+	tok, err := h.Source(key).Token(h.t.Context())
+	if err != nil {
+		h.t.Fatalf("token of %s: %v", key, err)
+	}
+	return tok.AccessToken.Reveal()
+}
+
+// redeemed returns the refresh tokens that were sent to the provider.
+func (h *harness) redeemed() []string {
+	var sent []string
+	for _, form := range h.provider.Requests() {
+		sent = append(sent, form.Get("refresh_token"))
+	}
+	return sent
+}
+
+// virtually runs a test in virtual time.
+func virtually(t *testing.T, test func(t *testing.T, h *harness)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(t, newHarness(t)) })
+}
+
+// An eventLog keeps what was emitted.
+type eventLog struct {
+	mu     sync.Mutex
+	events []broker.Event
+}
+
+func (l *eventLog) Emit(_ context.Context, e broker.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.events = append(l.events, e)
+}
+
+func (l *eventLog) types() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var types []string
+	for _, e := range l.events {
+		types = append(types, strings.TrimPrefix(string(e.Type), "vault.connection.token_refresh."))
+	}
+	return strings.Join(types, " ")
+}
+
+// A syncBuffer is a buffer that several goroutines write to.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) Bytes() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return bytes.Clone(b.buf.Bytes())
+}

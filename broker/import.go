@@ -1,0 +1,290 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// How many hashes of past refresh tokens a record remembers.
+const (
+	maxImported = 64
+	maxReplaced = 16
+)
+
+// longLifetime is what an expires_in is worth a warning for: a year or more is
+// mostly milliseconds sent as seconds.
+const longLifetime = 365 * 24 * time.Hour
+
+// An ImportOutcome says what an import did to the credentials.
+type ImportOutcome string
+
+// The outcomes of an import.
+const (
+	ImportStored ImportOutcome = "stored" // the credentials sent are the connection's now
+	ImportKept   ImportOutcome = "kept"   // the connection has kept those that it had
+)
+
+// Import creates the connection of key or updates it, and queues a background
+// refresh if the token needs one; it does not wait for that.
+//
+// Running an import again never breaks a connection: credentials that are known to
+// be older than the stored ones leave those as they are.
+//
+// Errors: [*InputError], [ErrConnectorNotFound], [ErrStoreUnavailable]. After the
+// first two nothing was stored; after the last it may have been.
+func (b *Broker) Import(ctx context.Context, key Key, imp *Import) (_ *Connection, outcome ImportOutcome, err error) {
+	ctx, span := b.tracing.start(ctx, "token_broker.import", trace.WithAttributes(connectorAttribute(key)))
+	defer func() {
+		span.SetAttributes(attribute.String("token_broker.import.outcome", string(outcome)))
+		endSpan(span, err)
+	}()
+	cfg := b.Config()
+	conn, err := cfg.connector(key)
+	if err != nil {
+		return nil, "", err
+	}
+	if imp.ConsumerID != "" && imp.ConsumerID != key.Consumer {
+		return nil, "", &InputError{Kind: Contradiction, Field: "consumer_id",
+			Fault: "is not the consumer of the x-apideck-consumer-id header", Fix: "send the same id, or leave it out"}
+	}
+	now := b.clock.Now()
+	var replaced bool
+	rec, rev, err := b.update(ctx, key, func(old *Record) (*Record, error) {
+		rec := old
+		if rec == nil || rec.IsTombstone() {
+			rec = newRecord(key, rec, now)
+		}
+		before := rec.Generation
+		outcome, err = rec.importInto(conn, imp, now)
+		replaced = rec.Generation != before
+		return rec, err
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	b.warnOfLongLifetime(ctx, cfg, key, imp)
+	state := b.refresher(key)
+	state.install(rec, rev, b.clock.Now())
+	if replaced {
+		b.destroyEarlier(ctx, key, rev)
+	}
+	if rec.Cycle.Queued {
+		state.start(ctx)
+	}
+	view := rec.view(&conn.Definition, now)
+	return &view, outcome, nil
+}
+
+// newRecord returns the record of a connection that does not exist yet. It goes on
+// counting where a tombstone stopped.
+func newRecord(key Key, tombstone *Record, now time.Time) *Record {
+	rec := &Record{Key: key, Enabled: true, CreatedAt: now}
+	if tombstone != nil {
+		rec.Generation = tombstone.Generation
+	}
+	return rec
+}
+
+// importInto applies imp to the record, which is the caller's own copy.
+func (r *Record) importInto(conn *Connector, imp *Import, now time.Time) (ImportOutcome, error) {
+	r.Settings = mergePatch(r.Settings, conn.unmask(imp.Settings))
+	r.Metadata = mergePatch(r.Metadata, imp.Metadata)
+	r.UpdatedAt = now
+	if conn.AuthType != connector.OAuth2 {
+		return r.importSettings(conn, imp)
+	}
+	outcome, err := r.importCredentials(conn, imp.Credentials, now)
+	if err != nil {
+		return "", err
+	}
+	r.unpark()
+	if r.needsFirstRefresh(now) && conn.canRefresh(r.Credentials) {
+		r.Cycle.Queued = true
+	}
+	return outcome, nil
+}
+
+// importSettings is the import of a connection whose credentials are settings.
+func (r *Record) importSettings(conn *Connector, imp *Import) (ImportOutcome, error) {
+	if imp.Credentials != nil && !imp.Credentials.empty() {
+		return "", &InputError{Kind: Contradiction, Field: "credentials",
+			Fault: fmt.Sprintf("are OAuth tokens, but %s has auth_type %s", conn.ID, conn.AuthType),
+			Fix:   "send its credentials in settings"}
+	}
+	if missing := conn.MissingSettings(r.Settings); len(missing) > 0 {
+		return "", &InputError{Kind: Contradiction, Field: "settings." + missing[0],
+			Fix: fmt.Sprintf("%s needs the settings %s", conn.ID, strings.Join(missing, ", "))}
+	}
+	if len(imp.Settings) == 0 {
+		return ImportKept, nil
+	}
+	r.Generation++
+	return ImportStored, nil
+}
+
+func (c *ImportCredentials) empty() bool {
+	return c.AccessToken.IsZero() && c.RefreshToken.IsZero()
+}
+
+// importCredentials decides whether the tokens sent replace those stored.
+func (r *Record) importCredentials(conn *Connector, sent *ImportCredentials, now time.Time) (ImportOutcome, error) {
+	if sent == nil {
+		sent = &ImportCredentials{}
+	}
+	issuedAt := sent.IssuedAt
+	if issuedAt.After(now) {
+		issuedAt = now
+	}
+	stored := r.Credentials
+	switch {
+	case stored == nil:
+		// Nothing to protect: what is sent is stored.
+	case sent.empty():
+		return ImportKept, nil
+	case sent.sameGrant(stored):
+		if sent.AccessToken.IsZero() || !issuedAt.After(stored.IssuedAt) || r.Lease != nil {
+			return ImportKept, nil
+		}
+		stored.AccessToken, stored.Redeemed = sent.AccessToken, false
+		stored.IssuedAt, stored.Expiry = issuedAt, sent.expiry(issuedAt)
+		r.Generation++
+		return ImportStored, nil
+	case r.remembers(sent.RefreshToken):
+		return ImportKept, nil
+	case !issuedAt.IsZero() && issuedAt.Before(stored.IssuedAt) && !r.IsParked():
+		return ImportKept, nil
+	}
+	if err := conn.requireTokens(sent); err != nil {
+		return "", err
+	}
+	if stored != nil && stored.FromImport {
+		r.rememberImported(stored.RefreshToken)
+	}
+	r.Credentials = &Credentials{
+		AccessToken: sent.AccessToken, RefreshToken: sent.RefreshToken,
+		IssuedAt: issuedAt, Expiry: sent.expiry(issuedAt), FromImport: true,
+	}
+	r.Generation++
+	r.Cycle = Cycle{}
+	return ImportStored, nil
+}
+
+// sameGrant reports whether the tokens sent come with the refresh token that is
+// stored; one that is not sent is taken to be that. Where there is no refresh token
+// at all, the access token tells.
+func (c *ImportCredentials) sameGrant(stored *Credentials) bool {
+	if stored.RefreshToken.IsZero() {
+		return c.RefreshToken.IsZero() && c.AccessToken == stored.AccessToken
+	}
+	return c.RefreshToken.IsZero() || c.RefreshToken == stored.RefreshToken
+}
+
+// expiry returns when the access token expires, zero if that was not said:
+// expires_in alone means nothing as long as it is not known since when.
+func (c *ImportCredentials) expiry(issuedAt time.Time) time.Time {
+	if !c.ExpiresAt.IsZero() {
+		return c.ExpiresAt
+	}
+	if c.ExpiresIn == nil || issuedAt.IsZero() {
+		return time.Time{}
+	}
+	return issuedAt.Add(*c.ExpiresIn)
+}
+
+// requireTokens reports which token is missing from an import.
+func (c *Connector) requireTokens(sent *ImportCredentials) error {
+	if sent.AccessToken.IsZero() {
+		return &InputError{Kind: Contradiction, Field: "credentials.access_token",
+			Fix: fmt.Sprintf("%s uses OAuth: send the access token", c.ID)}
+	}
+	if sent.RefreshToken.IsZero() && !c.RefreshTokenOptional && c.GrantType != connector.ClientCredentials {
+		return &InputError{Kind: Contradiction, Field: "credentials.refresh_token",
+			Fix: fmt.Sprintf("send it, or configure %s with `refresh_token optional` if its tokens come without one", c.ID)}
+	}
+	return nil
+}
+
+// canRefresh reports whether there is a way to a new token.
+func (c *Connector) canRefresh(cred *Credentials) bool {
+	if c.GrantType == connector.ClientCredentials {
+		return true
+	}
+	return cred != nil && !cred.RefreshToken.IsZero()
+}
+
+// unmask returns settings without the sensitive ones that are only the mask that
+// callers are shown.
+func (c *Connector) unmask(settings map[string]any) map[string]any {
+	out := make(map[string]any, len(settings))
+	for name, value := range settings {
+		if value == Mask && c.IsSensitive(name) {
+			continue
+		}
+		out[name] = value
+	}
+	return out
+}
+
+// needsFirstRefresh reports whether an import is to be followed by a refresh: the
+// token is expired or it is not known when it does, or the last one failed for good.
+func (r *Record) needsFirstRefresh(now time.Time) bool {
+	c := r.Credentials
+	switch {
+	case c == nil:
+		return false
+	case c.ExpiredAt(now), r.Cycle.Phase == PhaseFailed:
+		return true
+	default:
+		return !c.Redeemed && (c.IssuedAt.IsZero() || c.Expiry.IsZero())
+	}
+}
+
+// unpark allows one attempt to redeem a refresh token that was refused before.
+func (r *Record) unpark() {
+	r.Cycle.Parked = ""
+	r.Cycle.RetryAt = time.Time{}
+	r.Cycle.CredentialsExpireAt = time.Time{}
+}
+
+// remembers reports whether token is known to be older than the stored one.
+func (r *Record) remembers(token Secret) bool {
+	if token.IsZero() {
+		return false
+	}
+	hash := token.Hash()
+	return slices.Contains(r.Imported, hash) || slices.Contains(r.Replaced, hash)
+}
+
+func (r *Record) rememberImported(token Secret) {
+	r.Imported = appendHash(r.Imported, token, maxImported)
+}
+
+func (r *Record) rememberReplaced(token Secret) {
+	r.Replaced = appendHash(r.Replaced, token, maxReplaced)
+}
+
+// appendHash adds token's hash as the latest and keeps at most most.
+func appendHash(hashes []TokenHash, token Secret, most int) []TokenHash {
+	if token.IsZero() {
+		return hashes
+	}
+	hash := token.Hash()
+	hashes = append(slices.DeleteFunc(slices.Clone(hashes), func(h TokenHash) bool { return h == hash }), hash)
+	return hashes[max(0, len(hashes)-most):]
+}
+
+func (b *Broker) warnOfLongLifetime(ctx context.Context, cfg *Config, key Key, imp *Import) {
+	if c := imp.Credentials; c != nil && c.ExpiresIn != nil && *c.ExpiresIn >= longLifetime {
+		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "imported token has a lifetime of a year or more; expires_in is in seconds",
+			slog.String("connection", key.String()), slog.Duration("lifetime", *c.ExpiresIn))
+	}
+}

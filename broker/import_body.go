@@ -1,0 +1,248 @@
+package broker
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// MaxImportBody bounds the body of an import, in bytes.
+const MaxImportBody = 1 << 20
+
+// maxLifetime bounds expires_in, so that no arithmetic with it overflows.
+const maxLifetime = 100 * 365 * 24 * time.Hour
+
+// An Import is what a caller sends to create a connection or to update it. What is
+// nil was not sent, and stays as it is stored.
+type Import struct {
+	ConsumerID  string // optional; must be the header's
+	Credentials *ImportCredentials
+	Settings    map[string]any // JSON merge patch (RFC 7396)
+	Metadata    map[string]any // JSON merge patch (RFC 7396)
+}
+
+// ImportCredentials are an OAuth token that was obtained elsewhere.
+type ImportCredentials struct {
+	AccessToken  Secret
+	RefreshToken Secret
+	IssuedAt     time.Time      // zero: not given
+	ExpiresIn    *time.Duration // nil: not given; counts from IssuedAt
+	ExpiresAt    time.Time      // zero: not given; wins over ExpiresIn
+}
+
+// ParseImport reads the body of an import: strict JSON with exactly the members of
+// the Vault API's ConnectionImportData, plus consumer_id and credentials.expires_at.
+// A member that is null counts as not sent. Errors are [*InputError]s and name the
+// member.
+func ParseImport(body []byte) (*Import, error) {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return nil, badBody("", "the body is empty", "send a JSON object with credentials or settings")
+	}
+	if !utf8.Valid(body) {
+		return nil, badBody("", "the body is not valid UTF-8", "")
+	}
+	imp := &Import{}
+	err := eachMember("", body, map[string]func(string, json.RawMessage) error{
+		"consumer_id": func(name string, raw json.RawMessage) (err error) {
+			imp.ConsumerID, err = stringMember(name, raw)
+			return err
+		},
+		"credentials": func(name string, raw json.RawMessage) (err error) {
+			imp.Credentials, err = parseImportCredentials(name, raw)
+			return err
+		},
+		"settings": func(name string, raw json.RawMessage) (err error) {
+			imp.Settings, err = objectMember(name, raw)
+			return err
+		},
+		"metadata": func(name string, raw json.RawMessage) (err error) {
+			imp.Metadata, err = objectMember(name, raw)
+			return err
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return imp, nil
+}
+
+func parseImportCredentials(name string, raw json.RawMessage) (*ImportCredentials, error) {
+	c := &ImportCredentials{}
+	err := eachMember(name, raw, map[string]func(string, json.RawMessage) error{
+		"access_token": func(name string, raw json.RawMessage) (err error) {
+			c.AccessToken, err = tokenMember(name, raw)
+			return err
+		},
+		"refresh_token": func(name string, raw json.RawMessage) (err error) {
+			c.RefreshToken, err = tokenMember(name, raw)
+			return err
+		},
+		"issued_at": func(name string, raw json.RawMessage) (err error) {
+			c.IssuedAt, err = timeMember(name, raw)
+			return err
+		},
+		"expires_at": func(name string, raw json.RawMessage) (err error) {
+			c.ExpiresAt, err = timeMember(name, raw)
+			return err
+		},
+		"expires_in": func(name string, raw json.RawMessage) (err error) {
+			c.ExpiresIn, err = secondsMember(name, raw)
+			return err
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// eachMember calls the function of every member of the JSON object in raw that is
+// not null. Unknown and repeated members are errors; names are case-sensitive.
+func eachMember(path string, raw []byte, members map[string]func(string, json.RawMessage) error) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	if tok, err := dec.Token(); err != nil {
+		return syntaxError(err)
+	} else if tok != json.Delim('{') {
+		return badBody(path, "must be a JSON object", "")
+	}
+	seen := make(map[string]bool)
+	for dec.More() {
+		tok, err := dec.Token()
+		if err != nil {
+			return syntaxError(err)
+		}
+		name, _ := tok.(string) // the decoder refuses other keys
+		full := name
+		if path != "" {
+			full = path + "." + name
+		}
+		set, known := members[name]
+		if !known {
+			return badBody(quoteName(full), "is not a known member", "known are "+strings.Join(slices.Sorted(maps.Keys(members)), ", "))
+		}
+		if seen[name] {
+			return badBody(full, "is sent twice", "send it once")
+		}
+		seen[name] = true
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return syntaxError(err)
+		}
+		if bytes.Equal(value, []byte("null")) {
+			continue
+		}
+		if err := set(full, value); err != nil {
+			return err
+		}
+	}
+	if _, err := dec.Token(); err != nil { // the closing brace
+		return syntaxError(err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return badBody("", "the body has data after the JSON object", "send one JSON object")
+	}
+	return nil
+}
+
+// quoteName bounds and quotes a member name that a stranger made up, so that a
+// secret sent as a name does not come back whole.
+func quoteName(name string) string {
+	const most = 40
+	if len(name) > most {
+		name = strings.ToValidUTF8(name[:most], "") + "..."
+	}
+	return fmt.Sprintf("%q", name)
+}
+
+func badBody(field, fault, fix string) *InputError {
+	return &InputError{Kind: BadSyntax, Field: field, Fault: fault, Fix: fix}
+}
+
+// syntaxError reports where the JSON is broken. The decoder's own text is not passed
+// on, as it can quote what was sent.
+func syntaxError(err error) *InputError {
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		return badBody("", fmt.Sprintf("the body is not valid JSON near byte %d", syntax.Offset), "")
+	}
+	return badBody("", "the body is not valid JSON: it ends too early", "")
+}
+
+func stringMember(name string, raw json.RawMessage) (string, error) {
+	var s string
+	if raw[0] != '"' || json.Unmarshal(raw, &s) != nil {
+		return "", badBody(name, "must be a string", "")
+	}
+	return s, nil
+}
+
+// tokenMember reads a token: visible ASCII characters and spaces (RFC 6749 appendix
+// A.12 and A.17). Anything else could not be sent in a header anyway.
+func tokenMember(name string, raw json.RawMessage) (Secret, error) {
+	s, err := stringMember(name, raw)
+	if err != nil {
+		return Secret{}, err
+	}
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] > 0x7e {
+			return Secret{}, &InputError{Kind: Contradiction, Field: name,
+				Fault: "contains a character that no token has (RFC 6749 appendix A)",
+				Fix:   "send the token as the token endpoint gave it, without line breaks"}
+		}
+	}
+	return NewSecret(s), nil
+}
+
+func timeMember(name string, raw json.RawMessage) (time.Time, error) {
+	s, err := stringMember(name, raw)
+	if err != nil {
+		return time.Time{}, err
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return time.Time{}, badBody(name, "must be a date-time (RFC 3339)", `send it like "2026-01-02T15:04:05Z"`)
+	}
+	return t, nil
+}
+
+// secondsMember reads a number of seconds, which JSON schema calls an integer if its
+// fraction is zero, however it is written.
+func secondsMember(name string, raw json.RawMessage) (*time.Duration, error) {
+	const fix = "send the lifetime in seconds, like 3600"
+	var n json.Number
+	if raw[0] == '"' || json.Unmarshal(raw, &n) != nil {
+		return nil, badBody(name, "must be an integer", fix)
+	}
+	f, err := n.Float64()
+	if err != nil || math.Abs(f) > 1e15 { // below that a float64 holds integers exactly
+		return nil, badBody(name, "is out of range", fix)
+	}
+	if f != math.Trunc(f) {
+		return nil, badBody(name, "must be an integer", fix)
+	}
+	if f < 0 {
+		return nil, &InputError{Kind: Contradiction, Field: name, Fault: "must not be negative", Fix: fix}
+	}
+	d := maxLifetime
+	if f < maxLifetime.Seconds() {
+		d = time.Duration(f) * time.Second
+	}
+	return &d, nil
+}
+
+func objectMember(name string, raw json.RawMessage) (map[string]any, error) {
+	var o map[string]any
+	if raw[0] != '{' || decodeNumbers(raw, &o) != nil {
+		return nil, badBody(name, "must be a JSON object", "")
+	}
+	return o, nil
+}

@@ -1,0 +1,310 @@
+package broker_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+)
+
+func TestImportRejectsBadInput(t *testing.T) {
+	t.Parallel()
+	const tokens = `"access_token":"a","refresh_token":"r"`
+	for name, test := range map[string]struct {
+		body  string
+		kind  broker.InputKind
+		field string
+	}{
+		"empty body":                {``, broker.BadSyntax, ""},
+		"not JSON":                  {`{"credentials":`, broker.BadSyntax, ""},
+		"two values":                {`{} {}`, broker.BadSyntax, ""},
+		"not an object":             {`[]`, broker.BadSyntax, ""},
+		"null":                      {`null`, broker.BadSyntax, ""},
+		"not UTF-8":                 {"{\"consumer_id\":\"\xff\"}", broker.BadSyntax, ""},
+		"unknown member":            {`{"credential":{}}`, broker.BadSyntax, `"credential"`},
+		"member in the wrong case":  {`{"Credentials":{}}`, broker.BadSyntax, `"Credentials"`},
+		"member sent twice":         {`{"settings":{},"settings":{}}`, broker.BadSyntax, "settings"},
+		"credentials not an object": {`{"credentials":"x"}`, broker.BadSyntax, "credentials"},
+		"unknown credential":        {`{"credentials":{"client_secret":"x"}}`, broker.BadSyntax, `"credentials.client_secret"`},
+		"access token a number":     {`{"credentials":{"access_token":1}}`, broker.BadSyntax, "credentials.access_token"},
+		"issued_at no date":         {`{"credentials":{` + tokens + `,"issued_at":"yesterday"}}`, broker.BadSyntax, "credentials.issued_at"},
+		"issued_at a number":        {`{"credentials":{` + tokens + `,"issued_at":1600000000}}`, broker.BadSyntax, "credentials.issued_at"},
+		"expires_at no date":        {`{"credentials":{` + tokens + `,"expires_at":"2026"}}`, broker.BadSyntax, "credentials.expires_at"},
+		"expires_in a string":       {`{"credentials":{` + tokens + `,"expires_in":"3600"}}`, broker.BadSyntax, "credentials.expires_in"},
+		"expires_in a fraction":     {`{"credentials":{` + tokens + `,"expires_in":1.5}}`, broker.BadSyntax, "credentials.expires_in"},
+		"expires_in huge":           {`{"credentials":{` + tokens + `,"expires_in":1e999}}`, broker.BadSyntax, "credentials.expires_in"},
+		"expires_in negative":       {`{"credentials":{` + tokens + `,"expires_in":-1}}`, broker.Contradiction, "credentials.expires_in"},
+		"settings a list":           {`{"settings":[]}`, broker.BadSyntax, "settings"},
+		"metadata a string":         {`{"metadata":"x"}`, broker.BadSyntax, "metadata"},
+		"another consumer":          {`{"consumer_id":"other","credentials":{` + tokens + `}}`, broker.Contradiction, "consumer_id"},
+		"no credentials":            {`{}`, broker.Contradiction, "credentials.access_token"},
+		"only settings, new":        {`{"settings":{"a":1}}`, broker.Contradiction, "credentials.access_token"},
+		"no access token":           {`{"credentials":{"refresh_token":"r"}}`, broker.Contradiction, "credentials.access_token"},
+		"no refresh token":          {`{"credentials":{"access_token":"a"}}`, broker.Contradiction, "credentials.refresh_token"},
+		"refresh token null":        {`{"credentials":{"access_token":"a","refresh_token":null}}`, broker.Contradiction, "credentials.refresh_token"},
+		"refresh token empty":       {`{"credentials":{"access_token":"a","refresh_token":""}}`, broker.Contradiction, "credentials.refresh_token"},
+		"line break in a token":     {`{"credentials":{"access_token":"a\n","refresh_token":"r"}}`, broker.Contradiction, "credentials.access_token"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			virtually(t, func(t *testing.T, h *harness) {
+				_, _, err := h.importBody(h.key, test.body)
+				var input *broker.InputError
+				if !errors.As(err, &input) {
+					t.Fatalf("got error %v, want an InputError", err)
+				}
+				if input.Kind != test.kind || input.Field != test.field {
+					t.Errorf("got kind %d, field %q (%v), want kind %d, field %q", input.Kind, input.Field, err, test.kind, test.field)
+				}
+				if _, _, err := h.store.Load(t.Context(), h.key); !errors.Is(err, broker.ErrNotFound) {
+					t.Errorf("something was stored: %v", err)
+				}
+			})
+		})
+	}
+}
+
+func TestImportRequiresWhatTheAuthTypeNeeds(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		for name, test := range map[string]struct {
+			key   broker.Key
+			body  string
+			field string // empty: good
+		}{
+			"API key":                        {h.at(keyed), `{"settings":{"api_key":"k"}}`, ""},
+			"API key missing":                {h.at(keyed), `{"settings":{"other":"k"}}`, "settings.api_key"},
+			"API key null":                   {h.at(keyed), `{"settings":{"api_key":null}}`, "settings.api_key"},
+			"tokens for an API key":          {h.at(keyed), `{"credentials":{"access_token":"a"},"settings":{"api_key":"k"}}`, "credentials"},
+			"optional refresh token":         {h.at(long), `{"credentials":{"access_token":"a"}}`, ""},
+			"client credentials, no refresh": {h.at(cc), `{"credentials":{"access_token":"a"}}`, ""},
+			"client credentials, no token":   {h.at(cc), `{}`, "credentials.access_token"},
+		} {
+			test.key.Consumer = name
+			_, _, err := h.importBody(test.key, test.body)
+			var input *broker.InputError
+			switch {
+			case test.field == "" && err != nil:
+				t.Errorf("%s: %v", name, err)
+			case test.field != "" && (!errors.As(err, &input) || input.Field != test.field || input.Kind != broker.Contradiction):
+				t.Errorf("%s: got %v, want an InputError for %s", name, err, test.field)
+			}
+		}
+		unknown := h.key
+		unknown.Connector.ServiceID = "nobody"
+		if _, _, err := h.importBody(unknown, `{}`); !errors.Is(err, broker.ErrConnectorNotFound) {
+			t.Errorf("got %v, want ErrConnectorNotFound", err)
+		}
+		for _, consumer := range []string{"", strings.Repeat("x", 256), "a\nb", "a\x00", "\xff"} {
+			bad := h.key
+			bad.Consumer = consumer
+			var input *broker.InputError
+			if _, _, err := h.importBody(bad, `{}`); !errors.As(err, &input) || input.Field != "x-apideck-consumer-id" {
+				t.Errorf("consumer %q: got %v, want an InputError for the header", consumer, err)
+			}
+		}
+	})
+}
+
+func TestImportQueuesARefreshWhenTheTokenMayBeExpired(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // where synctest's time begins
+	at := func(d time.Duration) string { return now.Add(d).Format(time.RFC3339) }
+	for name, test := range map[string]struct {
+		members string
+		want    bool
+	}{
+		"fresh":                      {`,"issued_at":"` + at(-time.Minute) + `","expires_in":3600`, false},
+		"expired":                    {`,"issued_at":"` + at(-2*time.Hour) + `","expires_in":3600`, true},
+		"expires at once":            {`,"issued_at":"` + at(0) + `","expires_in":0`, true},
+		"no issued_at":               {`,"expires_in":3600`, true},
+		"issued_at null":             {`,"issued_at":null,"expires_in":3600`, true},
+		"no expires_in":              {`,"issued_at":"` + at(-time.Minute) + `"`, true},
+		"neither":                    {``, true},
+		"expires_at":                 {`,"issued_at":"` + at(-time.Minute) + `","expires_at":"` + at(time.Hour) + `"`, false},
+		"expires_at wins":            {`,"issued_at":"` + at(-time.Minute) + `","expires_in":3600,"expires_at":"` + at(-time.Second) + `"`, true},
+		"expires_at, no issued_at":   {`,"expires_at":"` + at(time.Hour) + `"`, true},
+		"issued in the future":       {`,"issued_at":"` + at(24*time.Hour) + `","expires_in":3600`, false},
+		"integer with a zero point":  {`,"issued_at":"` + at(-time.Minute) + `","expires_in":3600.0`, false},
+		"lifetime in milliseconds":   {`,"issued_at":"2022-01-01T00:00:00Z","expires_in":3600000`, false}, // future: counts as now
+		"lifetime of many centuries": {`,"issued_at":"` + at(0) + `","expires_in":99999999999`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			virtually(t, func(t *testing.T, h *harness) {
+				h.provider.Grant("r-" + brokertest.RefreshCanary)
+				_, outcome, err := h.importBody(h.key, `{"credentials":{"access_token":"a","refresh_token":"r-`+brokertest.RefreshCanary+`"`+test.members+`}}`)
+				if err != nil || outcome != broker.ImportStored {
+					t.Fatalf("got %q, %v", outcome, err)
+				}
+				synctest.Wait()
+				if got := len(h.provider.Requests()) == 1; got != test.want {
+					t.Errorf("refreshed: %v, want %v", got, test.want)
+				}
+				if rec := h.record(h.key); rec.Cycle.Queued || rec.Lease != nil {
+					t.Errorf("queued %v, lease %v, want neither", rec.Cycle.Queued, rec.Lease)
+				}
+			})
+		})
+	}
+}
+
+func TestImportDoesNotWaitForTheRefresh(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		release := make(chan struct{})
+		h.provider.Grant("r1")
+		h.provider.Deliver = func(int) error { <-release; return nil }
+		begun := time.Now()
+		h.mustImport("a1", "r1")
+		if waited := time.Since(begun); waited != 0 {
+			t.Errorf("the import took %v", waited)
+		}
+		if rec := h.record(h.key); !rec.Cycle.Queued {
+			t.Error("the refresh is not noted as queued, a crash would lose it")
+		}
+		if got := h.token(h.key); got != "a1" {
+			t.Errorf("got token %q while the refresh is under way, want the imported one", got)
+		}
+		close(release)
+		synctest.Wait()
+		if got := h.token(h.key); !strings.HasPrefix(got, "access-1-") {
+			t.Errorf("got token %q, want the refreshed one", got)
+		}
+	})
+}
+
+func TestNewImportCostsOneWrite(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		writes := 0
+		h.store.FailAfter = func(op string, _ broker.Key) error {
+			if op == brokertest.OpSave {
+				writes++
+			}
+			return nil
+		}
+		h.mustImport("a1", "r1", issued(time.Minute))
+		synctest.Wait()
+		if writes != 1 {
+			t.Errorf("got %d writes, want 1", writes)
+		}
+	})
+}
+
+func TestImportMergesSettingsAndMetadata(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ name, stored, sent, want string }{
+		{"not sent stays", `{"a":1,"b":{"c":2}}`, `{}`, `{"a":1,"b":{"c":2}}`},
+		{"merged deeply", `{"a":1,"b":{"c":2,"d":3}}`, `{"b":{"c":9}}`, `{"a":1,"b":{"c":9,"d":3}}`},
+		{"null removes", `{"a":1,"b":2}`, `{"a":null}`, `{"b":2}`},
+		{"lists are replaced", `{"a":[1,2]}`, `{"a":[{"b":null}]}`, `{"a":[{"b":null}]}`},
+		{"object over value", `{"a":1}`, `{"a":{"b":null,"c":2}}`, `{"a":{"c":2}}`},
+		{"numbers stay as written", `{}`, `{"a":12345678901234567890,"b":1.0}`, `{"a":12345678901234567890,"b":1.0}`},
+		{"only a type says nothing", `{}`, `{"a":{"type":"x"}}`, `{}`},
+		{"only a type removes", `{"a":{"type":"x","id":"1"},"b":1}`, `{"a":{"type":"y"}}`, `{"b":1}`},
+		{"only a type removes a value", `{"a":5,"b":1}`, `{"a":{"type":"y"}}`, `{"b":1}`},
+		{"deep down", `{"a":{"b":{"type":"x","id":1},"c":1}}`, `{"a":{"b":{"type":"x"}}}`, `{"a":{"c":1}}`},
+		{"a type and more", `{}`, `{"a":{"type":"x","id":"1"}}`, `{"a":{"id":"1","type":"x"}}`},
+		{"nothing left but a type", `{}`, `{"a":{"type":"x","b":{"type":"y"}}}`, `{}`},
+		{"not inside lists", `{}`, `{"a":[{"type":"x"}]}`, `{"a":[{"type":"x"}]}`},
+		{"top level type stays", `{}`, `{"type":"x"}`, `{"type":"x"}`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			virtually(t, func(t *testing.T, h *harness) {
+				body := `{"credentials":{"access_token":"a","refresh_token":"r",` + issued(0) + `},"settings":%[1]s,"metadata":%[1]s}`
+				for _, part := range []string{test.stored, test.sent} {
+					if _, _, err := h.importBody(h.key, fmt.Sprintf(body, part)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				rec := h.record(h.key)
+				for what, got := range map[string]map[string]any{"settings": rec.Settings, "metadata": rec.Metadata} {
+					if encoded, _ := json.Marshal(got); string(encoded) != test.want && !(len(got) == 0 && test.want == `{}`) {
+						t.Errorf("%s: got %s, want %s", what, encoded, test.want)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestImportOfOnlySettingsKeepsCredentials(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(0))
+		_, outcome, err := h.importBody(h.key, `{"settings":{"realm":"1"}}`)
+		if err != nil || outcome != broker.ImportKept {
+			t.Fatalf("got %q, %v, want kept", outcome, err)
+		}
+		rec := h.record(h.key)
+		if rec.Credentials.RefreshToken.Reveal() != "r1" || rec.Settings["realm"] != "1" || rec.Generation != 1 {
+			t.Errorf("got refresh token and settings %v, generation %d", rec.Settings, rec.Generation)
+		}
+	})
+}
+
+func TestMaskedSettingSentBackStaysAsItWas(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.at(keyed)
+		shown, _, err := h.importBody(key, `{"settings":{"api_key":"`+brokertest.SettingCanary+`","region":"eu"}}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := map[string]any{"api_key": broker.Mask, "region": "eu"}; !reflect.DeepEqual(shown.Settings, want) {
+			t.Errorf("got settings %v, want %v", shown.Settings, want)
+		}
+		sent, _ := json.Marshal(map[string]any{"settings": shown.Settings})
+		if _, _, err := h.importBody(key, string(sent)); err != nil {
+			t.Fatal(err)
+		}
+		if got := h.record(key).Settings["api_key"]; got != brokertest.SettingCanary {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
+func TestLongLifetimeIsWarnedAbout(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", `"issued_at":"2000-01-01T00:00:00Z","expires_in":36000000`)
+		if log := string(h.log.Bytes()); !strings.Contains(log, "lifetime of a year or more") {
+			t.Errorf("no warning in the log:\n%s", log)
+		}
+	})
+}
+
+func FuzzParseImport(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, `{"credentials":{"access_token":"a","refresh_token":null,"issued_at":"2022-01-01T00:00:00Z","expires_in":3600}}`,
+		`{"settings":{"a":{"type":"x"}},"metadata":{"b":[1,2,{"c":null}]},"consumer_id":"x"}`, `{"credentials":{"expires_in":1e400}}`, `[`,
+		`{"credentials":{"expires_in":-0.0}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		imp, err := broker.ParseImport(body)
+		if err != nil {
+			var input *broker.InputError
+			if !errors.As(err, &input) {
+				t.Fatalf("error %v is not an InputError", err)
+			}
+			return
+		}
+		if !json.Valid(body) {
+			t.Fatal("accepted what is not JSON")
+		}
+		if c := imp.Credentials; c != nil && c.ExpiresIn != nil && *c.ExpiresIn < 0 {
+			t.Fatalf("accepted a negative lifetime: %v", *c.ExpiresIn)
+		}
+	})
+}

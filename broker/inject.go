@@ -1,0 +1,221 @@
+package broker
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// ErrorHeader is set on responses that the broker made itself; on responses of
+// downstream it is removed, so that they cannot pass for such.
+const ErrorHeader = "X-Token-Broker-Error"
+
+// An Authorization is a credential that was put into a request.
+type Authorization struct {
+	refresher  *refresher
+	conn       *Connector
+	generation uint64
+	values     []Secret // as they were sent
+}
+
+// Authorize puts the connection's credential into req, a request to downstream that
+// is the caller's own to change. Whatever stands where the credential goes is
+// replaced; no other header is touched.
+//
+// Before a token is fetched the request's host is checked. Errors: [ErrHostNotAllowed],
+// [ErrConnectorNotFound], [ErrConnectionNotFound], [ErrConnectionDisabled],
+// [*TokenError], [*InputError], [ErrStoreUnavailable], the request context's.
+func (b *Broker) Authorize(req *http.Request, key Key) (_ *Authorization, err error) {
+	ctx, span := b.tracing.start(req.Context(), "token_broker.inject", trace.WithAttributes(connectorAttribute(key)))
+	defer func() { endSpan(span, err) }()
+	conn, err := b.Config().connector(key)
+	if err != nil {
+		return nil, err
+	}
+	r := b.refresher(key)
+	snap, err := r.latest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.allows(b.Config(), req.URL, snap.rec.Settings); err != nil {
+		return nil, err
+	}
+	if snap, err = r.current(ctx, conn); err != nil {
+		return nil, err
+	}
+	auth := &Authorization{refresher: r, conn: conn, generation: snap.rec.Generation}
+	for _, p := range conn.Placements() {
+		if err := auth.place(req, p, snap); err != nil {
+			return nil, err
+		}
+	}
+	return auth, nil
+}
+
+// allows reports whether a credential may be sent to u.
+func (c *Connector) allows(cfg *Config, u *url.URL, settings map[string]any) error {
+	def := c.Definition
+	def.AllowPrivate = cfg.allowsPrivate(c)
+	if err := def.AllowsHost(u.Scheme, u.Host, settings); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrHostNotAllowed, c.ID, err)
+	}
+	return nil
+}
+
+// place puts one credential into req.
+func (a *Authorization) place(req *http.Request, p connector.Placement, snap *snapshot) error {
+	value, err := a.value(p, p.Setting, snap)
+	if err != nil {
+		return err
+	}
+	switch p.Kind {
+	case connector.InQuery:
+		setQuery(req.URL, p.Name, value)
+		a.sent(value)
+		a.sent(url.QueryEscape(value))
+	case connector.InBasic:
+		password, err := a.value(p, p.PasswordSetting, snap)
+		if err != nil {
+			return err
+		}
+		credentials := base64.StdEncoding.EncodeToString([]byte(value + ":" + password))
+		setHeader(req, "Authorization", "Basic "+credentials)
+		a.sent(credentials)
+		a.sent(password)
+	default:
+		header, err := p.Header(value)
+		if err != nil {
+			return &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: "invalid_credential", Err: err}
+		}
+		setHeader(req, p.Name, header)
+		if p.Setting == "" || a.conn.IsSensitive(p.Setting) {
+			a.sent(value)
+		}
+	}
+	return nil
+}
+
+func (a *Authorization) sent(value string) { a.values = append(a.values, NewSecret(value)) }
+
+// value returns what a placement puts: a setting, or the access token. It must not
+// be able to end a header line (RFC 9110 section 5.5).
+func (a *Authorization) value(p connector.Placement, setting string, snap *snapshot) (string, error) {
+	var value string
+	if setting != "" {
+		value = settingString(snap.rec.Settings[setting])
+	} else if p.Kind != connector.InBasic && snap.rec.Credentials != nil {
+		value = snap.rec.Credentials.AccessToken.Reveal()
+	}
+	if value == "" {
+		return "", &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: codeMissingSettings,
+			Err: fmt.Errorf("setting %q is empty", setting)}
+	}
+	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return "", &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: "invalid_credential",
+			Err: fmt.Errorf("the value for %s %s contains a control character; import the connection again", p.Kind, p.Name)}
+	}
+	return value, nil
+}
+
+// settingString returns a setting's value as it is put into requests.
+func settingString(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case nil, map[string]any, []any:
+		return ""
+	default: // numbers and booleans
+		return fmt.Sprint(v)
+	}
+}
+
+// setHeader sets a header and removes it in any other spelling of its name.
+func setHeader(req *http.Request, name, value string) {
+	for other := range req.Header {
+		if strings.EqualFold(other, name) {
+			delete(req.Header, other)
+		}
+	}
+	req.Header[textproto.CanonicalMIMEHeaderKey(name)] = []string{value}
+}
+
+// setQuery replaces a query parameter and leaves the others as they were written.
+func setQuery(u *url.URL, name, value string) {
+	var kept []string
+	for pair := range strings.SplitSeq(u.RawQuery, "&") {
+		key, _, _ := strings.Cut(pair, "=")
+		decoded, err := url.QueryUnescape(key)
+		if pair == "" || err != nil || decoded == name {
+			continue
+		}
+		kept = append(kept, pair)
+	}
+	u.RawQuery = strings.Join(append(kept, url.QueryEscape(name)+"="+url.QueryEscape(value)), "&")
+}
+
+// Observe is called with downstream's response: it takes note of a 401, and removes
+// from the headers what only the broker may say and what the caller may not see.
+func (a *Authorization) Observe(resp *http.Response) {
+	resp.Header.Del(ErrorHeader)
+	for _, secret := range a.values {
+		scrub(resp.Header, secret.Reveal())
+		scrub(resp.Trailer, secret.Reveal())
+	}
+	if resp.StatusCode == http.StatusUnauthorized {
+		a.rejected()
+	}
+}
+
+// rejected parks a connection whose token downstream refused and that has no way to
+// another one.
+func (a *Authorization) rejected() {
+	r := a.refresher
+	snap := r.snap.Load()
+	if snap == nil || snap.rec.Generation != a.generation || snap.rec.Credentials == nil ||
+		a.conn.AuthType != connector.OAuth2 || a.conn.canRefresh(snap.rec.Credentials) || snap.rec.IsParked() {
+		return
+	}
+	r.rejectInBackground(a.conn, a.generation)
+}
+
+// scrub replaces secret wherever it stands in header values.
+func scrub(header http.Header, secret string) {
+	const shortest = 4 // below that it is no secret, and replacing it would garble
+	if len(secret) < shortest {
+		return
+	}
+	for name, values := range header {
+		for i, value := range values {
+			if strings.Contains(value, secret) {
+				values[i] = strings.ReplaceAll(value, secret, redacted)
+			}
+		}
+		header[name] = values
+	}
+}
+
+// injectedHeaders returns the names of the headers that credentials are put in.
+func (c *Connector) injectedHeaders() []string {
+	var names []string
+	for _, p := range c.Placements() {
+		name := "Authorization"
+		switch p.Kind {
+		case connector.InQuery:
+			continue
+		case connector.InHeader:
+			name = textproto.CanonicalMIMEHeaderKey(p.Name)
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}

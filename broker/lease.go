@@ -1,0 +1,190 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// leaseSlack is the time that is left for everything but the token request.
+const leaseSlack = 5 * time.Second
+
+// leasePoll is how often a process looks whether another one is done.
+const leasePoll = 500 * time.Millisecond
+
+// leaseDuration is how long others wait for the holder of a lease: it may send within
+// half of that, and the request may take all of its timeout then.
+func leaseDuration(timeout time.Duration) time.Duration { return 2*timeout + leaseSlack }
+
+// A hold is a lease that this process has written, and what it was written over.
+// Without a lease there is nothing to redeem, and snap is what to use.
+type hold struct {
+	lease    *Lease
+	rec      *Record // as saved, the lease in it
+	rev      Revision
+	snap     *snapshot
+	takeover bool // the lease of another process was taken over, whose outcome nobody knows
+}
+
+// An observer times the lease of another process on this process's own clock, since
+// the wall clocks of two machines say nothing about each other.
+type observer struct {
+	id    string
+	since time.Time
+}
+
+// overdue reports whether lease was seen, without a failed read in between, for all
+// of its duration.
+func (o *observer) overdue(lease *Lease, now time.Time) bool {
+	if o.id != lease.ID {
+		o.id, o.since = lease.ID, now
+		return false
+	}
+	return now.Sub(o.since) >= lease.Duration
+}
+
+// interrupted forgets what was seen: the lease may have changed hands unseen.
+func (o *observer) interrupted() { o.id = "" }
+
+// acquire gets the right to redeem the stored refresh token, if that is due. Not to
+// get it never permits a redeem: acquire waits and reads again then.
+func (a *attempt) acquire(ctx context.Context) (*hold, error) {
+	b := a.refresher.broker
+	// What only waits ends with the broker; what is sent does not.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(b.life, cancel)()
+
+	var observed observer
+	for {
+		begun := b.clock.Now()
+		rec, rev, err := b.load(ctx, a.refresher.key)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			a.refresher.forget()
+			return nil, ErrConnectionNotFound
+		case err != nil && observed.id != "" && b.life.Err() == nil:
+			// Somebody else is refreshing: go on waiting for them.
+			observed.interrupted()
+			if err := b.clock.Sleep(ctx, leasePoll); err != nil {
+				return nil, ErrShuttingDown
+			}
+			continue
+		case err != nil:
+			return nil, err
+		}
+		snap := a.refresher.install(rec, rev, begun)
+		if due, err := a.due(ctx, rec, snap, b.clock.Now()); err != nil || !due {
+			return &hold{snap: snap}, err
+		}
+		takeover, wait := a.contend(rec, &observed)
+		if wait && snap.servable(b.clock.Now()) {
+			return &hold{snap: snap}, nil // it is being refreshed, and valid meanwhile
+		}
+		if wait {
+			if err := b.clock.Sleep(ctx, leasePoll); err != nil {
+				return nil, ErrShuttingDown
+			}
+			continue
+		}
+		if !a.probing {
+			if until := b.pauses.claim(a.conn, b.clock.Now()); !until.IsZero() {
+				return nil, a.paused(until)
+			}
+			a.probing = true
+		}
+		held, err := a.takeLease(ctx, rec, rev, takeover)
+		if !errors.Is(err, ErrConflict) {
+			return held, err
+		}
+	}
+}
+
+// contend decides whether the lease in rec, if any, has to be waited for, or is that
+// of a process which has had its time.
+func (a *attempt) contend(rec *Record, observed *observer) (takeover, wait bool) {
+	switch {
+	case rec.Lease == nil:
+		return false, false
+	case a.refresher.isUnsent(rec.Lease.ID):
+		return false, false // this process's own, and nothing was sent with it
+	case !a.refresher.broker.isShared():
+		return true, false // only an earlier process can have written it
+	default:
+		overdue := observed.overdue(rec.Lease, a.refresher.broker.clock.Now())
+		return overdue, !overdue
+	}
+}
+
+// takeLease writes a lease into the record.
+func (a *attempt) takeLease(ctx context.Context, rec *Record, rev Revision, takeover bool) (*hold, error) {
+	b := a.refresher.broker
+	if b.life.Err() != nil {
+		return nil, ErrShuttingDown
+	}
+	timeout := a.cfg.refreshTimeout()
+	next := rec.Clone()
+	next.Lease = &Lease{ID: uuid.NewString(), Duration: leaseDuration(timeout)}
+	if next.Credentials != nil {
+		next.Lease.RefreshToken = next.Credentials.RefreshToken.Hash()
+	}
+	if takeover {
+		next.Cycle.Ambiguous++
+	}
+	a.refresher.setUnsent(next.Lease.ID)
+	begun := b.clock.Now()
+	saved, err := b.save(ctx, next, rev)
+	if err != nil {
+		return nil, err
+	}
+	held := &hold{lease: next.Lease, rec: next, rev: saved, takeover: takeover}
+	held.snap = a.refresher.install(next, saved, begun)
+	if left := next.Lease.Duration - b.clock.Now().Sub(begun); left < timeout+leaseSlack {
+		a.giveBack(ctx, held)
+		return nil, fmt.Errorf("%w: saving took too long for a lease", ErrStoreUnavailable)
+	}
+	return held, nil
+}
+
+// giveBack removes a lease that nothing was sent with. If that fails the lease stays
+// known as unsent, so that this process can use it still.
+func (a *attempt) giveBack(ctx context.Context, held *hold) {
+	rec, rev, err := a.refresher.broker.update(ctx, a.refresher.key, func(rec *Record) (*Record, error) {
+		if rec == nil || !rec.holds(held.lease) {
+			return nil, errSuperseded
+		}
+		rec.Lease = nil
+		return rec, nil
+	})
+	if err == nil {
+		a.refresher.install(rec, rev, a.refresher.broker.clock.Now())
+	}
+}
+
+// holds reports whether lease is the one in the record.
+func (r *Record) holds(lease *Lease) bool { return r.Lease != nil && r.Lease.ID == lease.ID }
+
+// isShared reports whether other processes may write to the store.
+func (b *Broker) isShared() bool {
+	if s := b.opened.Load(); s != nil {
+		if shared, ok := (*s).(SharedStore); ok {
+			return shared.Shared()
+		}
+	}
+	return true
+}
+
+func (r *refresher) setUnsent(leaseID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unsent = leaseID
+}
+
+func (r *refresher) isUnsent(leaseID string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.unsent != "" && r.unsent == leaseID
+}

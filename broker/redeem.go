@@ -1,0 +1,209 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// maxTokenResponse bounds what is read of a token endpoint's answer, in bytes.
+const maxTokenResponse = 1 << 20
+
+// An answer is what a token endpoint's response means. The class is empty if it
+// brought an access token.
+type answer struct {
+	class      Class
+	code       string
+	status     int           // HTTP status, 0 without a response
+	retryAfter time.Duration // as the response asked for, 0 if it did not
+
+	accessToken  Secret
+	refreshToken Secret // empty if it brought none, or the one that was sent
+	tokenType    string
+	lifetime     time.Duration // 0: not said
+	sentAt       time.Time     // before the request, so that a lifetime from then on is safe
+}
+
+// redeem sends one token request, once: over HTTP/1.1 on a connection of its own,
+// without following redirects, without a second try in whatever form.
+func (a *attempt) redeem(ctx context.Context, held *hold) (ans answer) {
+	b := a.refresher.broker
+	timeout := a.cfg.refreshTimeout()
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	ctx, span := b.tracing.start(ctx, "token_broker.token_request", trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(connectorAttribute(a.refresher.key), attribute.String("http.request.method", http.MethodPost)))
+	defer func() {
+		if ans.status != 0 {
+			span.SetAttributes(attribute.Int("http.response.status_code", ans.status))
+		}
+		endSpan(span, ans.err())
+	}()
+
+	tokenURL, err := a.conn.RenderTokenURL(held.rec.Settings)
+	if err != nil {
+		return answer{class: ClassTransient, code: codeMissingSettings} // checked before the lease was taken
+	}
+	if u, err := url.Parse(tokenURL); err == nil {
+		span.SetAttributes(attribute.String("server.address", u.Hostname()))
+	}
+	once := &tokenTransport{base: b.transport(a.cfg.allowsPrivate(a.conn))}
+	client := &http.Client{
+		Transport:     once,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	sentAt := b.clock.Now()
+	a.refresher.setUnsent("")
+	token, err := a.requestToken(context.WithValue(ctx, oauth2.HTTPClient, client), tokenURL, held)
+	ans = classify(once, token, err, &a.conn.Definition, a.secrets(held), sentAt)
+	ans.sentAt = sentAt
+	if ans.class == ClassTransient {
+		a.refresher.setUnsent(held.lease.ID) // nothing was spent with the lease
+	}
+	return ans
+}
+
+// requestToken makes the token request of the connector's grant.
+func (a *attempt) requestToken(ctx context.Context, tokenURL string, held *hold) (*oauth2.Token, error) {
+	style := oauth2.AuthStyleInHeader
+	if a.conn.AuthStyle == connector.AuthParams {
+		style = oauth2.AuthStyleInParams
+	}
+	id, secret := a.conn.Client.ID, a.conn.Client.Secret.Reveal()
+	if a.conn.GrantType == connector.ClientCredentials {
+		cfg := clientcredentials.Config{ClientID: id, ClientSecret: secret, TokenURL: tokenURL, AuthStyle: style}
+		return cfg.Token(ctx)
+	}
+	cfg := oauth2.Config{ClientID: id, ClientSecret: secret, Endpoint: oauth2.Endpoint{TokenURL: tokenURL, AuthStyle: style}}
+	// The source is asked once: what it would cache is of no interest.
+	return cfg.TokenSource(ctx, &oauth2.Token{RefreshToken: held.rec.Credentials.RefreshToken.Reveal()}).Token()
+}
+
+// secrets are what an answer must not be able to smuggle into a log.
+func (a *attempt) secrets(held *hold) []string {
+	secrets := []string{a.conn.Client.Secret.Reveal()}
+	if c := held.rec.Credentials; c != nil {
+		secrets = append(secrets, c.RefreshToken.Reveal(), c.AccessToken.Reveal())
+	}
+	return secrets
+}
+
+// A tokenTransport sends one token request and keeps what came back. x/oauth2 drops
+// a refresh token that comes without an access token, or in a body that it cannot
+// read: it is lost then, unless it is kept here.
+type tokenTransport struct {
+	base http.RoundTripper
+
+	handed   atomic.Bool // the whole request was handed over for writing
+	unsent   atomic.Bool // and then could not be written whole
+	status   int
+	header   http.Header
+	body     []byte
+	complete bool // body is all of the response's
+}
+
+var errSentAlready = errors.New("the token request was sent already")
+
+// RoundTrip implements [http.RoundTripper].
+func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if t.sent() || t.status != 0 {
+		return nil, errSentAlready
+	}
+	req = req.Clone(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		WroteRequest: func(info httptrace.WroteRequestInfo) {
+			if info.Err != nil {
+				t.unsent.Store(true)
+			}
+		},
+	}))
+	if req.Body != nil {
+		req.Body = &handedBody{req.Body, &t.handed}
+	}
+	req.GetBody = nil // with it net/http could send the body again
+	req.Header.Set("Accept", "application/json")
+	resp, err := t.base.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // what matters is read
+	t.status, t.header = resp.StatusCode, resp.Header
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenResponse+1))
+	t.complete = err == nil && len(body) <= maxTokenResponse
+	t.body = body[:min(len(body), maxTokenResponse)]
+	resp.Body = io.NopCloser(bytes.NewReader(t.body))
+	if t.isJSON() {
+		// Some endpoints name another type, which x/oauth2 would believe.
+		resp.Header = resp.Header.Clone()
+		resp.Header.Set("Content-Type", "application/json")
+	}
+	return resp, nil
+}
+
+// sent reports whether the token endpoint may have the whole request. net/http tells
+// of a finished write only afterwards, and too late for an answer that has timed out
+// meanwhile: so a request counts as sent from the moment that its last byte was read
+// for writing, unless writing is known to have failed.
+func (t *tokenTransport) sent() bool { return t.handed.Load() && !t.unsent.Load() }
+
+// A handedBody notes when all of it was read.
+type handedBody struct {
+	io.ReadCloser
+	handed *atomic.Bool
+}
+
+// Read implements [io.Reader].
+func (b *handedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.handed.Store(true)
+	}
+	return n, err
+}
+
+func (t *tokenTransport) isJSON() bool {
+	return bytes.HasPrefix(bytes.TrimSpace(t.body), []byte("{"))
+}
+
+// fields reads the members of the answer that are strings, as leniently as can be.
+func (t *tokenTransport) fields() map[string]string {
+	fields := make(map[string]string)
+	if t.isJSON() {
+		var members map[string]json.RawMessage
+		if json.Unmarshal(t.body, &members) != nil {
+			return nil
+		}
+		for name, raw := range members {
+			var s string
+			if json.Unmarshal(raw, &s) == nil {
+				fields[name] = s
+			}
+		}
+		return fields
+	}
+	if kind, _, _ := mime.ParseMediaType(t.header.Get("Content-Type")); kind != "application/x-www-form-urlencoded" && kind != "text/plain" {
+		return nil
+	}
+	values, err := url.ParseQuery(string(t.body))
+	if err != nil {
+		return nil
+	}
+	for name := range values {
+		fields[name] = values.Get(name)
+	}
+	return fields
+}

@@ -1,0 +1,215 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A refresher is what this process knows of one connection and does for it.
+type refresher struct {
+	broker *Broker
+	key    Key
+
+	snap       atomic.Pointer[snapshot] // nil until the record was read
+	readFailed atomic.Int64             // when a read last failed, Unix nanoseconds
+	unsaved    atomic.Bool              // snap is newer than what the store has taken
+
+	mu       sync.Mutex // guards the fields below; never held across I/O
+	reading  *reading   // nil if nobody reads
+	flight   *flight    // nil if no refresh is under way
+	retrying bool       // a retry is planned
+	unsent   string     // id of the lease that this process wrote and did not use
+}
+
+// A snapshot is a record as it was read or saved at some time. It is not changed.
+type snapshot struct {
+	rec       *Record
+	rev       Revision
+	readAt    time.Time
+	refreshAt time.Time // from then on the token is refreshed ahead of its expiry; zero: never
+}
+
+// A reading is a load that several callers wait for.
+type reading struct {
+	done chan struct{}
+	snap *snapshot // set before done is closed, as is err
+	err  error
+}
+
+// How the broker treats a store that does not answer while a valid token is at hand.
+const (
+	patience     = time.Second     // wait this long for an answer before serving the token
+	readCooldown = 5 * time.Second // do not ask again for this long after a failure
+)
+
+// Margins by which a token is refreshed ahead of its expiry.
+const (
+	minMargin       = time.Minute
+	maxMargin       = 5 * time.Minute
+	unknownLifetime = time.Hour
+)
+
+// refreshMargin returns how long before its expiry a token of that lifetime is
+// refreshed, without jitter: a fifth of it, within reason, and at most a third.
+func refreshMargin(lifetime time.Duration) time.Duration {
+	return min(min(max(lifetime/5, minMargin), maxMargin), lifetime/3)
+}
+
+// refreshAt returns when to refresh a token ahead of its expiry. A token that never
+// said how long it lives counts as one of an hour.
+func refreshAt(c *Credentials) time.Time {
+	expiry, issuedAt := c.Expiry, c.IssuedAt
+	switch {
+	case expiry.IsZero() && issuedAt.IsZero():
+		return time.Time{}
+	case expiry.IsZero():
+		expiry = issuedAt.Add(unknownLifetime)
+	case issuedAt.IsZero():
+		issuedAt = expiry.Add(-unknownLifetime)
+	}
+	return expiry.Add(-refreshMargin(expiry.Sub(issuedAt)))
+}
+
+func newSnapshot(rec *Record, rev Revision, readAt time.Time) *snapshot {
+	s := &snapshot{rec: rec, rev: rev, readAt: readAt}
+	if c := rec.Credentials; c != nil {
+		s.refreshAt = refreshAt(c)
+		if margin := c.Expiry.Sub(s.refreshAt); !s.refreshAt.IsZero() && !c.Expiry.IsZero() && margin >= 10 {
+			s.refreshAt = s.refreshAt.Add(rand.N(margin / 10)) // so that replicas do not start at once
+		}
+	}
+	return s
+}
+
+// servable reports whether the snapshot has a token that is valid as far as known.
+func (s *snapshot) servable(now time.Time) bool {
+	c := s.rec.Credentials
+	return s.rec.Enabled && !s.rec.IsTombstone() && c != nil && !c.AccessToken.IsZero() && !c.ExpiredAt(now)
+}
+
+// wantsRefresh reports whether the token is due for a refresh, valid or not.
+func (s *snapshot) wantsRefresh(now time.Time) bool {
+	return s.rec.Cycle.Queued || !s.refreshAt.IsZero() && !now.Before(s.refreshAt)
+}
+
+// install makes the record the one that calls are served from, unless this process
+// knows a newer one. It returns the newest.
+func (r *refresher) install(rec *Record, rev Revision, readAt time.Time) *snapshot {
+	next := newSnapshot(rec, rev, readAt)
+	for {
+		cur := r.snap.Load()
+		if cur != nil && (cur.rec.Generation > rec.Generation ||
+			cur.rec.Generation == rec.Generation && (cur.rev > rev || cur.rev == rev && cur.readAt.After(readAt))) {
+			return cur
+		}
+		if cur != nil && cur.rec.Generation == rec.Generation {
+			next.refreshAt = cur.refreshAt // the jitter is drawn once for a token
+		}
+		if r.snap.CompareAndSwap(cur, next) {
+			return next
+		}
+	}
+}
+
+// forget drops the snapshot because the record is gone.
+func (r *refresher) forget() {
+	if !r.unsaved.Load() {
+		r.snap.Store(nil)
+	}
+}
+
+// read loads the record; concurrent callers share one load. A caller that goes away
+// leaves the others their answer. Errors: [ErrConnectionNotFound], [ErrStoreUnavailable].
+func (r *refresher) read(ctx context.Context) (*snapshot, error) {
+	r.mu.Lock()
+	rd := r.reading
+	if rd == nil {
+		rd = &reading{done: make(chan struct{})}
+		if r.broker.begin(func() { r.runReading(context.WithoutCancel(ctx), rd) }) {
+			r.reading = rd
+		} else {
+			rd.err = ErrShuttingDown
+			close(rd.done)
+		}
+	}
+	r.mu.Unlock()
+	select {
+	case <-rd.done:
+		return rd.snap, rd.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (r *refresher) runReading(ctx context.Context, rd *reading) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	rd.snap, rd.err = r.load(ctx)
+	r.mu.Lock()
+	r.reading = nil
+	r.mu.Unlock()
+	close(rd.done)
+}
+
+// load reads the record and installs it.
+func (r *refresher) load(ctx context.Context) (*snapshot, error) {
+	b := r.broker
+	begun := b.clock.Now()
+	rec, rev, err := b.load(ctx, r.key)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		r.forget()
+		return nil, ErrConnectionNotFound
+	case err != nil:
+		r.readFailed.Store(b.clock.Now().UnixNano())
+		return nil, err
+	case rec.IsTombstone():
+		r.install(rec, rev, begun)
+		return nil, ErrConnectionNotFound
+	}
+	snap := r.install(rec, rev, begun)
+	if snap.rec.Generation > rec.Generation && snap.readAt.Before(begun) && !r.unsaved.Load() {
+		// Not a race: what was known before the read began is newer than what is stored.
+		b.Config().logger().LogAttrs(ctx, slog.LevelError,
+			"the store has older credentials than this process has seen; they are not redeemed. Was a backup restored? Import the connection again",
+			slog.String("connection", r.key.String()),
+			slog.Uint64("stored_generation", rec.Generation), slog.Uint64("known_generation", snap.rec.Generation))
+	}
+	return snap, nil
+}
+
+// latest returns a snapshot that is no older than the cache's time to live. While
+// the store does not answer, one with a valid token will do, however old.
+func (r *refresher) latest(ctx context.Context) (*snapshot, error) {
+	b := r.broker
+	now := b.clock.Now()
+	snap := r.snap.Load()
+	if snap != nil && now.Sub(snap.readAt) < b.Config().cacheTTL() {
+		if snap.rec.IsTombstone() {
+			return nil, ErrConnectionNotFound
+		}
+		return snap, nil
+	}
+	if snap == nil || !snap.servable(now) {
+		return r.read(ctx)
+	}
+	if now.Sub(time.Unix(0, r.readFailed.Load())) < readCooldown {
+		return snap, nil
+	}
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	fresh, err := r.read(waiting)
+	if err == nil {
+		return fresh, nil
+	}
+	if isUnavailable(err) || waiting.Err() != nil && ctx.Err() == nil {
+		r.readFailed.Store(now.UnixNano())
+		return snap, nil
+	}
+	return nil, err
+}

@@ -1,0 +1,103 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// maxConflicts bounds how often one change is tried against other writers.
+const maxConflicts = 50
+
+// load reads the record of key from the store.
+func (b *Broker) load(ctx context.Context, key Key) (rec *Record, rev Revision, err error) {
+	ctx, span := b.startStoreSpan(ctx, "load", key)
+	defer func() {
+		if errors.Is(err, ErrNotFound) {
+			span.SetAttributes(attribute.Bool("token_broker.store.found", false))
+			span.End()
+			return
+		}
+		endSpan(span, err)
+	}()
+	s, err := b.store(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	return s.Load(ctx, key)
+}
+
+// save stores rec over revision rev.
+func (b *Broker) save(ctx context.Context, rec *Record, rev Revision) (_ Revision, err error) {
+	ctx, span := b.startStoreSpan(ctx, "save", rec.Key)
+	defer func() { endSpan(span, err) }()
+	s, err := b.store(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return s.Save(ctx, rec, rev)
+}
+
+func (b *Broker) startStoreSpan(ctx context.Context, operation string, key Key) (context.Context, trace.Span) {
+	return b.tracing.start(ctx, "token_broker.store."+operation,
+		trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(connectorAttribute(key), attribute.String("db.operation.name", operation)))
+}
+
+// update replaces the record of key by what change makes of it: load, change, save,
+// and again whenever somebody else was faster. change gets nil if there is no record,
+// and may be called several times. Its error ends the update with nothing saved.
+func (b *Broker) update(ctx context.Context, key Key, change func(*Record) (*Record, error)) (*Record, Revision, error) {
+	for conflicts := 0; ; conflicts++ {
+		rec, rev, err := b.load(ctx, key)
+		if errors.Is(err, ErrNotFound) {
+			rec, rev = nil, 0
+		} else if err != nil {
+			return nil, 0, err
+		}
+		next, err := change(rec)
+		if err != nil {
+			return nil, 0, err
+		}
+		saved, err := b.save(ctx, next, rev)
+		if err == nil {
+			return next, saved, nil
+		}
+		if !errors.Is(err, ErrConflict) {
+			return nil, 0, err
+		}
+		if conflicts == maxConflicts {
+			return nil, 0, fmt.Errorf("%w: %s was changed by others %d times in a row", ErrStoreUnavailable, key, conflicts)
+		}
+		if err := b.clock.Sleep(ctx, rand.N(time.Duration(conflicts+1)*5*time.Millisecond)); err != nil {
+			return nil, 0, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
+		}
+	}
+}
+
+// destroyEarlier removes what a store keeps of the credentials that the save of
+// revision rev replaced, in the background. If that fails, the next save of other
+// credentials removes them too.
+func (b *Broker) destroyEarlier(cause context.Context, key Key, rev Revision) {
+	b.begin(func() {
+		ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.store.destroy_earlier",
+			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(connectorAttribute(key)))
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		s, err := b.store(ctx)
+		if versioned, ok := s.(VersionedStore); err == nil && ok {
+			err = versioned.DestroyEarlier(ctx, key, rev)
+		}
+		if err != nil {
+			b.Config().logger().LogAttrs(ctx, slog.LevelWarn, "replaced credentials could not be destroyed in the store yet",
+				slog.String("connection", key.String()), slog.String("error", err.Error()))
+		}
+		endSpan(span, err)
+	})
+}

@@ -1,0 +1,67 @@
+package broker
+
+import (
+	"context"
+	"sync/atomic"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+)
+
+// scopeName is the instrumentation scope of the broker's spans.
+const scopeName = "github.com/tokenbroker/caddy-token-broker/broker"
+
+// tracing finds the provider that spans are made with: that of the span in the
+// context, since the host's provider is not the global one. Work that no request
+// waits for uses the provider of the latest traced request; before there was one,
+// nothing is recorded.
+type tracing struct {
+	latest atomic.Pointer[trace.TracerProvider]
+}
+
+// start begins a span as a child of the span in ctx.
+func (t *tracing) start(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
+	parent := trace.SpanFromContext(ctx)
+	if !parent.SpanContext().IsValid() {
+		return ctx, noop.Span{}
+	}
+	provider := parent.TracerProvider()
+	if latest := t.latest.Load(); latest == nil || *latest != provider {
+		t.latest.Store(&provider)
+	}
+	return provider.Tracer(scopeName).Start(ctx, name, opts...)
+}
+
+// startRoot begins the span of background work: a root, linked to the span in
+// cause, which may be long over.
+func (t *tracing) startRoot(ctx, cause context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
+	var provider trace.TracerProvider
+	link := trace.LinkFromContext(cause)
+	if link.SpanContext.IsValid() {
+		provider = trace.SpanFromContext(cause).TracerProvider()
+		opts = append(opts, trace.WithLinks(link))
+	} else if latest := t.latest.Load(); latest != nil {
+		provider = *latest
+	} else {
+		return ctx, noop.Span{}
+	}
+	return provider.Tracer(scopeName).Start(ctx, name, append(opts, trace.WithNewRoot())...)
+}
+
+// endSpan ends the span, marked as failed with err's class if err is not nil. The
+// text of err is left out: it may name customers.
+func endSpan(span trace.Span, err error) {
+	if err != nil {
+		kind := errorType(err)
+		span.SetAttributes(attribute.String("error.type", kind))
+		span.SetStatus(codes.Error, kind)
+	}
+	span.End()
+}
+
+// connectorAttribute names the service that a span is about, never the customer.
+func connectorAttribute(key Key) attribute.KeyValue {
+	return attribute.String("token_broker.connector", key.Connector.String())
+}
