@@ -116,7 +116,7 @@ func (s *MemStore) List(ctx context.Context, application, consumer string) iter.
 		var keys []broker.Key
 		err := s.run(ctx, OpList, broker.Key{}, func() error {
 			for key := range s.records {
-				if (application == "" || key.Application == application) && (consumer == "" || key.Consumer == consumer) {
+				if application == "" || key.Application == application && (consumer == "" || key.Consumer == consumer) {
 					keys = append(keys, key)
 				}
 			}

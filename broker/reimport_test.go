@@ -1,0 +1,251 @@
+package broker_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// TestReimportOfTheOldTokenNeverBreaksTheConnection imports twice, the second time
+// with the token that the first brought: before, during and after the broker has
+// redeemed it, at a provider that rotates and at one that doesn't.
+func TestReimportOfTheOldTokenNeverBreaksTheConnection(t *testing.T) {
+	t.Parallel()
+	for _, keep := range []bool{false, true} {
+		for _, when := range []string{"before", "during", "after"} {
+			t.Run(fmt.Sprintf("rotates=%v/%s", !keep, when), func(t *testing.T) {
+				t.Parallel()
+				virtually(t, func(t *testing.T, h *harness) {
+					h.provider.KeepRefresh = keep
+					h.provider.Grant("r1")
+					lifetime := issued(0)
+					if when != "before" {
+						lifetime = issued(2 * time.Hour)
+					}
+					reimported := make(chan struct{})
+					if when == "during" {
+						h.provider.Deliver = func(n int) error {
+							if n == 1 {
+								<-reimported
+							}
+							return nil
+						}
+					}
+					h.mustImport("a1", "r1", lifetime)
+					synctest.Wait()
+					if got := h.mustImport("a1", "r1", lifetime); got != broker.ImportKept {
+						t.Errorf("the second import: got %q, want kept", got)
+					}
+					close(reimported)
+					synctest.Wait()
+
+					for range 3 { // through several expiries
+						time.Sleep(50 * time.Minute)
+						h.token(h.key)
+						synctest.Wait()
+						time.Sleep(50 * time.Minute)
+						h.token(h.key)
+						synctest.Wait()
+						h.mustImport("a1", "r1", lifetime)
+						synctest.Wait()
+					}
+					if h.provider.Revoked("r1") {
+						t.Error("the grant was revoked: a spent refresh token was sent")
+					}
+					sent := h.redeemed()
+					if unique := slices.Compact(slices.Sorted(slices.Values(sent))); !keep && len(unique) != len(sent) {
+						t.Errorf("a refresh token was redeemed twice: %v", sent)
+					}
+					if got := h.events.types(); got != "" {
+						t.Errorf("got events %q, want none", got)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestReimportOfAnotherGrantReplaces(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(time.Hour/2))
+		if got := h.mustImport("a2", "r2", issued(time.Minute)); got != broker.ImportStored {
+			t.Errorf("got %q, want stored", got)
+		}
+		if got := h.token(h.key); got != "a2" {
+			t.Errorf("got token %q, want a2", got)
+		}
+		if got := h.mustImport("a1", "r1", issued(0)); got != broker.ImportKept {
+			t.Errorf("the first token again: got %q, want kept", got)
+		}
+		if rec := h.record(h.key); rec.Generation != 2 {
+			t.Errorf("got generation %d, want 2", rec.Generation)
+		}
+	})
+}
+
+func TestReimportOfAnEarlierTokenIsKeptOut(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a2", "r2", issued(time.Minute))
+		if got := h.mustImport("a1", "r1", issued(time.Hour/2)); got != broker.ImportKept {
+			t.Errorf("issued earlier: got %q, want kept", got)
+		}
+		if got := h.mustImport("a3", "r3"); got != broker.ImportStored {
+			t.Errorf("issued nobody knows when: got %q, want stored", got)
+		}
+	})
+}
+
+func TestReimportOfTheSameGrantBringsALaterAccessToken(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(time.Hour/2))
+		if got := h.mustImport("a2", "r1", issued(time.Minute)); got != broker.ImportStored {
+			t.Errorf("got %q, want stored", got)
+		}
+		if got := h.token(h.key); got != "a2" {
+			t.Errorf("got token %q, want a2", got)
+		}
+		if got := h.mustImport("a1", "r1", issued(time.Hour/2)); got != broker.ImportKept {
+			t.Errorf("the earlier one again: got %q, want kept", got)
+		}
+		rec := h.record(h.key)
+		if rec.Generation != 2 || rec.Credentials.AccessToken.Reveal() != "a2" {
+			t.Errorf("got generation %d, want 2", rec.Generation)
+		}
+	})
+}
+
+func TestReimportDuringARedeemDoesNotReplaceTheAccessToken(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		release := make(chan struct{})
+		h.provider.Grant("r1")
+		h.provider.Deliver = func(int) error { <-release; return nil }
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
+		if got := h.mustImport("a2", "r1", issued(0)); got != broker.ImportKept {
+			t.Errorf("got %q, want kept: a lease is out", got)
+		}
+		close(release)
+		synctest.Wait()
+		if got := h.token(h.key); !strings.HasPrefix(got, "access-1-") {
+			t.Errorf("got token %q, want the redeemed one", got)
+		}
+	})
+}
+
+func TestImportOfAnotherGrantDuringARedeemWins(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		release := make(chan struct{})
+		h.provider.Grant("r1")
+		h.provider.Deliver = func(int) error { <-release; return nil }
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
+		if got := h.mustImport("a2", "r2", issued(0)); got != broker.ImportStored {
+			t.Fatalf("got %q, want stored", got)
+		}
+		close(release)
+		synctest.Wait()
+		if got := h.token(h.key); got != "a2" {
+			t.Errorf("got token %q, want a2: the answer belongs to the other grant", got)
+		}
+		if !strings.Contains(string(h.log.Bytes()), "a refreshed token was dropped") {
+			t.Error("the dropped answer was not logged")
+		}
+	})
+}
+
+func TestReimportUnparksForOneAttempt(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(2*time.Hour)) // a grant that the provider does not know
+		synctest.Wait()
+		if rec := h.record(h.key); !rec.IsParked() {
+			t.Fatal("not parked")
+		}
+		if got := h.mustImport("a1", "r1", issued(2*time.Hour)); got != broker.ImportKept {
+			t.Errorf("got %q, want kept", got)
+		}
+		synctest.Wait()
+		if got := len(h.provider.Requests()); got != 2 {
+			t.Errorf("got %d token requests, want 2", got)
+		}
+		if rec := h.record(h.key); !rec.IsParked() {
+			t.Error("not parked again")
+		}
+		if got := h.events.types(); got != "failed" {
+			t.Errorf("got events %q, want one failed", got)
+		}
+		h.provider.Grant("r1") // the provider has mended it
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
+		if got := h.token(h.key); !strings.HasPrefix(got, "access-") {
+			t.Errorf("got token %q", got)
+		}
+		if got := h.events.types(); got != "failed recovered" {
+			t.Errorf("got events %q, want failed recovered", got)
+		}
+	})
+}
+
+func TestReimportIntoAParkedConnectionMayBeOlder(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
+		h.provider.Grant("r0")
+		if got := h.mustImport("a0", "r0", issued(3*time.Hour)); got != broker.ImportStored {
+			t.Errorf("got %q, want stored: what is there does not work", got)
+		}
+		synctest.Wait()
+		h.token(h.key)
+	})
+}
+
+func TestImportRemembersTheLatestHashes(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		for i := range 100 {
+			h.mustImport(fmt.Sprint("a", i), fmt.Sprint("r", i), issued(time.Duration(100-i)*time.Second))
+		}
+		rec := h.record(h.key)
+		if len(rec.Imported) != 64 || len(rec.Replaced) != 0 {
+			t.Fatalf("got %d imported, %d replaced hashes, want 64 and 0", len(rec.Imported), len(rec.Replaced))
+		}
+		if got := h.mustImport("x", "r36", issued(0)); got != broker.ImportKept {
+			t.Errorf("a remembered one: got %q, want kept", got)
+		}
+		if got := h.mustImport("x", "r34", issued(0)); got != broker.ImportStored {
+			t.Errorf("a forgotten one: got %q, want stored", got)
+		}
+	})
+}
+
+func TestRedeemRemembersReplacedHashes(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.provider.Grant("r1")
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
+		for range 20 {
+			time.Sleep(61 * time.Minute)
+			h.token(h.key)
+			synctest.Wait()
+		}
+		rec := h.record(h.key)
+		if len(rec.Replaced) != 16 || len(rec.Imported) != 1 {
+			t.Errorf("got %d replaced, %d imported hashes, want 16 and 1", len(rec.Replaced), len(rec.Imported))
+		}
+		if got := h.mustImport("a1", "r1", issued(0)); got != broker.ImportKept {
+			t.Errorf("the imported one after 21 redeems: got %q, want kept", got)
+		}
+	})
+}

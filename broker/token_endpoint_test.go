@@ -1,0 +1,233 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// TestTokenEndpointAnswers runs over real connections, as what happens on them is
+// half of it.
+func TestTokenEndpointAnswers(t *testing.T) {
+	t.Parallel()
+	const secret = "r1-" + brokertest.RefreshCanary
+	reply := func(status int, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, body)
+		}
+	}
+	typed := func(kind, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", kind)
+			_, _ = io.WriteString(w, body)
+		}
+	}
+	for name, test := range map[string]struct {
+		handler http.HandlerFunc
+		class   broker.Class // empty: a token
+		code    string
+		refresh string // the refresh token stored afterwards; default: as before
+	}{
+		"token":                       {reply(200, `{"access_token":"a2","refresh_token":"r2","expires_in":3600}`), "", "", "r2"},
+		"token without rotation":      {reply(200, `{"access_token":"a2","expires_in":3600}`), "", "", ""},
+		"lifetime as a string":        {reply(200, `{"access_token":"a2","expires_in":"3600"}`), "", "", ""},
+		"lifetime nobody can read":    {reply(200, `{"access_token":"a2","refresh_token":"r2","expires_in":"soon"}`), "", "", "r2"},
+		"refresh token a number":      {reply(200, `{"access_token":"a2","refresh_token":7}`), "", "", ""},
+		"201":                         {reply(201, `{"access_token":"a2"}`), "", "", ""},
+		"form encoded":                {typed("application/x-www-form-urlencoded", `access_token=a2&refresh_token=r2`), "", "", "r2"},
+		"JSON called text":            {typed("text/plain", `{"access_token":"a2","refresh_token":"r2"}`), "", "", "r2"},
+		"invalid_grant":               {reply(400, `{"error":"invalid_grant"}`), broker.ClassPermanent, "invalid_grant", ""},
+		"invalid_grant with 401":      {reply(401, `{"error":"invalid_grant"}`), broker.ClassPermanent, "invalid_grant", ""},
+		"the connector's own word":    {reply(400, `{"error":"token_is_dead"}`), broker.ClassPermanent, "token_is_dead", ""},
+		"200 with invalid_grant":      {reply(200, `{"error":"invalid_grant"}`), broker.ClassPermanent, "invalid_grant", ""},
+		"200 with invalid_client":     {reply(200, `{"error":"invalid_client"}`), broker.ClassConfiguration, "invalid_client", ""},
+		"200 with another error":      {reply(200, `{"error":"fatal_error"}`), broker.ClassAmbiguous, "fatal_error", ""},
+		"invalid_client":              {reply(401, `{"error":"invalid_client"}`), broker.ClassConfiguration, "invalid_client", ""},
+		"unauthorized_client":         {reply(400, `{"error":"unauthorized_client"}`), broker.ClassConfiguration, "unauthorized_client", ""},
+		"an unknown code":             {reply(400, `{"error":"no_coffee"}`), broker.ClassConfiguration, "no_coffee", ""},
+		"a code that is a sentence":   {reply(400, `{"error":"no coffee today"}`), broker.ClassConfiguration, "unknown_error", ""},
+		"a code that is the token":    {reply(400, `{"error":"`+secret+`"}`), broker.ClassConfiguration, "unknown_error", ""},
+		"400 without a body":          {reply(400, ``), broker.ClassConfiguration, "http_400", ""},
+		"401 without a body":          {reply(401, ``), broker.ClassConfiguration, "http_401", ""},
+		"403":                         {reply(403, `<html>`), broker.ClassConfiguration, "http_403", ""},
+		"408":                         {reply(408, ``), broker.ClassAmbiguous, "http_408", ""},
+		"429":                         {reply(429, ``), broker.ClassTransient, "http_429", ""},
+		"500":                         {reply(500, `{"error":"invalid_grant"}`), broker.ClassAmbiguous, "http_500", ""},
+		"502":                         {reply(502, secret), broker.ClassAmbiguous, "http_502", ""},
+		"503":                         {reply(503, ``), broker.ClassTransient, "http_503", ""},
+		"200 with garbage":            {reply(200, `<html>`+secret), broker.ClassAmbiguous, "unusable_answer", ""},
+		"200 with nothing":            {reply(200, ``), broker.ClassAmbiguous, "unusable_answer", ""},
+		"200 without a token":         {reply(200, `{"token_type":"bearer"}`), broker.ClassAmbiguous, "unusable_answer", ""},
+		"only a refresh token":        {reply(200, `{"refresh_token":"r2"}`), broker.ClassTransient, "no_access_token", "r2"},
+		"a body of 10 MB":             {reply(200, `{"access_token":"a2","x":"`+strings.Repeat("x", 10<<20)+`"}`), broker.ClassAmbiguous, "unusable_answer", ""},
+		"body cut short":              {cutShort, broker.ClassAmbiguous, "unusable_answer", ""},
+		"connection reset":            {reset, broker.ClassAmbiguous, "no_answer", ""},
+		"hangs":                       {hang, broker.ClassAmbiguous, "no_answer", ""},
+		"permanent redirect (307)":    {redirect(307), broker.ClassConfiguration, "http_307", ""},
+		"redirect that becomes a GET": {redirect(302), broker.ClassConfiguration, "http_302", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHarness(t)
+			h.useRealTransport()
+			var requests atomic.Int32
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				requests.Add(1)
+				if _, err := io.ReadAll(r.Body); err != nil || r.ProtoMajor != 1 {
+					t.Errorf("reading an HTTP/%d request: %v", r.ProtoMajor, err)
+				}
+				test.handler(w, r)
+			}))
+			t.Cleanup(server.Close)
+			h.pointAt(server.URL)
+
+			_, err := h.expired("a1", secret).Token(t.Context())
+			var failed *broker.TokenError
+			switch {
+			case test.class == "" && err != nil:
+				t.Errorf("got %v, want a token", err)
+			case test.class != "" && (!errors.As(err, &failed) || failed.Class != test.class || failed.Code != test.code):
+				t.Errorf("got %v, want class %s, code %s", err, test.class, test.code)
+			}
+			if err != nil {
+				brokertest.NoCanary(t, "the error", []byte(err.Error()))
+			}
+			if got := requests.Load(); got != 1 {
+				t.Errorf("got %d token requests, want 1", got)
+			}
+			want := test.refresh
+			if want == "" {
+				want = secret
+			}
+			if rec := h.record(h.key); rec.Credentials.RefreshToken.Reveal() != want || rec.Lease != nil {
+				t.Errorf("the refresh token %s is not stored, or the lease is out still", want[:2])
+			}
+		})
+	}
+}
+
+func hang(w http.ResponseWriter, r *http.Request) {
+	select {
+	case <-r.Context().Done():
+	case <-time.After(time.Minute):
+	}
+}
+
+func reset(w http.ResponseWriter, _ *http.Request) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	_ = conn.(*net.TCPConn).SetLinger(0)
+	_ = conn.Close()
+}
+
+func cutShort(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Length", "1000")
+	_, _ = io.WriteString(w, `{"access_token":"a2"`)
+}
+
+func redirect(status int) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", status) }
+}
+
+func TestTokenEndpointOutOfReachIsTransient(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.useRealTransport()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = listener.Close() // nobody listens there now
+	h.pointAt("http://" + listener.Addr().String())
+	var failed *broker.TokenError
+	if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) || failed.Class != broker.ClassTransient || failed.Code != "not_sent" {
+		t.Errorf("got %v, want a transient failure", err)
+	}
+}
+
+func TestTokenEndpointOnAPrivateAddressIsNotAsked(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.useRealTransport()
+	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the private address was reached") }))
+	t.Cleanup(server.Close)
+	conn := h.config.Connectors[acme]
+	conn.TokenURL, conn.AllowPrivate = server.URL, false
+	var failed *broker.TokenError
+	if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) {
+		t.Errorf("got %v, want a TokenError", err)
+	}
+}
+
+func TestClientAuthenticatesAsTheConnectorSays(t *testing.T) {
+	t.Parallel()
+	for style, want := range map[connector.AuthStyle]string{
+		connector.AuthHeader: `header "id%3A" "s+%26", params "" ""`, // RFC 6749 section 2.3.1: form-encoded first
+		connector.AuthParams: `header "" "", params "id:" "s &"`,
+	} {
+		t.Run(string(style), func(t *testing.T) {
+			t.Parallel()
+			h := newHarness(t)
+			h.useRealTransport()
+			got := ""
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				id, secret, _ := r.BasicAuth()
+				got = fmt.Sprintf("header %q %q, params %q %q", id, secret, r.FormValue("client_id"), r.FormValue("client_secret"))
+				_, _ = io.WriteString(w, `{"access_token":"a2"}`)
+			}))
+			t.Cleanup(server.Close)
+			h.pointAt(server.URL)
+			conn := h.config.Connectors[acme]
+			conn.AuthStyle, conn.Client = style, broker.Client{ID: "id:", Secret: broker.NewSecret("s &")}
+			if _, err := h.expired("a1", "r1").Token(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+// useRealTransport makes the harness's broker send token requests for real.
+func (h *harness) useRealTransport() {
+	h.Broker = broker.New(broker.Options{Open: func(context.Context) (broker.Store, error) { return h.store, nil }})
+	h.config.RefreshTimeout = 500 * time.Millisecond
+	h.Configure(h.config)
+}
+
+// pointAt makes acme's token endpoint be at url.
+func (h *harness) pointAt(url string) {
+	conn := h.config.Connectors[acme]
+	conn.TokenURL, conn.AllowPrivate = url+"/token", true
+	conn.PermanentErrors = []string{"token_is_dead"}
+}
+
+// expired stores a connection to acme whose token has expired, and returns its source.
+func (h *harness) expired(access, refresh string) broker.Source {
+	h.t.Helper()
+	rec := &broker.Record{Key: h.key, Enabled: true, Generation: 1, Credentials: &broker.Credentials{
+		AccessToken: broker.NewSecret(access), RefreshToken: broker.NewSecret(refresh), FromImport: true,
+		IssuedAt: time.Now().Add(-2 * time.Hour), Expiry: time.Now().Add(-time.Hour),
+	}}
+	if _, err := h.store.Save(h.t.Context(), rec, 0); err != nil {
+		h.t.Fatal(err)
+	}
+	return h.Source(h.key)
+}

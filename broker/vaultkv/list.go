@@ -1,0 +1,88 @@
+package vaultkv
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// maxDepth bounds how deep List goes, in segments: three parts of at most 765 bytes
+// each when encoded. What is deeper is not the broker's.
+const maxDepth = 27
+
+// List implements [broker.Store]. It costs one request for each application and
+// consumer that it comes through.
+func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq2[broker.Key, error] {
+	return func(yield func(broker.Key, error) bool) {
+		dir := ""
+		if application != "" {
+			dir = split(encode(application)) + "/"
+			if consumer != "" {
+				dir += split(encode(consumer)) + "/"
+			}
+		}
+		if err := s.ready(ctx); err != nil {
+			yield(broker.Key{}, fmt.Errorf("listing connections: %w", err))
+			return
+		}
+		s.walk(ctx, dir, yield)
+	}
+}
+
+// walk yields the keys below dir and reports whether to go on.
+func (s *Store) walk(ctx context.Context, dir string, yield func(broker.Key, error) bool) bool {
+	names, err := s.readDir(ctx, dir)
+	if err != nil {
+		yield(broker.Key{}, fmt.Errorf("listing connections: %w", err))
+		return false
+	}
+	for _, name := range names {
+		path := dir + name
+		if strings.HasSuffix(name, "/") && strings.Count(path, "/") < maxDepth {
+			if !s.walk(ctx, path, yield) {
+				return false
+			}
+			continue
+		}
+		key, err := parsePath(path)
+		if err != nil {
+			s.logger.WarnContext(ctx, "there is a secret below the broker's prefix in Vault that is not a connection; it is left alone",
+				"mount", s.mount, "path", s.prefix+"/"+path)
+			continue
+		}
+		if !yield(key, nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// readDir returns the names in dir; those of directories end in a slash.
+func (s *Store) readDir(ctx context.Context, dir string) ([]string, error) {
+	r := request{
+		method: http.MethodGet, engine: "metadata", path: dir,
+		query: url.Values{"list": {"true"}}, capabilities: "list",
+	}
+	body, err := s.do(ctx, r)
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Data struct {
+			Keys []string `json:"keys"`
+		} `json:"data"`
+	}
+	if json.Unmarshal(body, &answer) != nil {
+		return nil, s.unreadable(r)
+	}
+	return answer.Data.Keys, nil
+}

@@ -1,0 +1,114 @@
+package vaultkv
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// Save implements [broker.Store]. It costs one request, as long as nothing goes
+// wrong. A write whose answer got lost is repeated once; the random id in it tells
+// whether a conflict is one with the write itself.
+func (s *Store) Save(ctx context.Context, rec *broker.Record, rev broker.Revision) (broker.Revision, error) {
+	if err := s.begin(ctx, rec.Key); err != nil {
+		return 0, fmt.Errorf("saving %s: %w", rec.Key, err)
+	}
+	data, err := broker.EncodeRecord(rec)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", broker.ErrStoreUnavailable, err)
+	}
+	w := write{key: rec.Key, secret: secret{Record: string(data), WriteID: rand.Text()}, create: rev == 0, cas: uint64(rev)}
+	number, err := s.save(ctx, &w)
+	if err != nil {
+		return 0, fmt.Errorf("saving %s: %w", rec.Key, err)
+	}
+	return broker.Revision(number), nil
+}
+
+// A write is one Save under way.
+type write struct {
+	key      broker.Key
+	secret   secret
+	create   bool   // there must be no record
+	cas      uint64 // the version that must be the latest
+	repeated bool   // an earlier attempt may have been applied
+}
+
+func (s *Store) save(ctx context.Context, w *write) (uint64, error) {
+	for again := true; ; {
+		number, err := s.put(ctx, w)
+		switch {
+		case err == nil:
+			return number, nil
+		case isConflict(err):
+			saved, retry, err := s.resolve(ctx, w)
+			if !retry || !again {
+				return saved, err
+			}
+		case again && shouldRepeat(err) && ctx.Err() == nil:
+			w.repeated = true
+		default:
+			return 0, err
+		}
+		again = false
+	}
+}
+
+// put makes one attempt and returns the number of the new version.
+func (s *Store) put(ctx context.Context, w *write) (uint64, error) {
+	r := request{method: http.MethodPut, engine: "data", path: connectionPath(w.key), capabilities: "create, update", once: true}
+	var err error
+	if r.body, err = json.Marshal(map[string]any{"options": map[string]uint64{"cas": w.cas}, "data": w.secret}); err != nil {
+		return 0, fmt.Errorf("%w: the record cannot be encoded", broker.ErrStoreUnavailable)
+	}
+	body, err := s.do(ctx, r)
+	if err != nil {
+		return 0, err
+	}
+	var answer struct {
+		Data struct {
+			Version uint64 `json:"version"`
+		} `json:"data"`
+	}
+	if json.Unmarshal(body, &answer) != nil || answer.Data.Version == 0 {
+		// Version 1 of the engine answers so, and has stored the record without looking at
+		// cas: somebody changed the mount since it was checked.
+		s.engine.forget()
+		return 0, s.unreadable(r)
+	}
+	return answer.Data.Version, nil
+}
+
+// resolve finds out what a conflict means. If the write itself was applied then its
+// version is returned; if it can be tried again, with another cas, retry is true.
+func (s *Store) resolve(ctx context.Context, w *write) (saved uint64, retry bool, err error) {
+	latest, err := s.readVersion(ctx, w.key, 0)
+	if err != nil {
+		return 0, false, err
+	}
+	wanted := w.cas + 1
+	if latest.number == wanted && latest.writeID == w.secret.WriteID {
+		return wanted, false, nil
+	}
+	if w.repeated && latest.number > wanted {
+		// Somebody may have saved over the write already.
+		v, err := s.readVersion(ctx, w.key, wanted)
+		switch {
+		case err != nil:
+			return 0, false, err
+		case v.writeID == w.secret.WriteID:
+			return wanted, false, nil
+		case v.record == nil:
+			return 0, false, fmt.Errorf("%w: the answer of Vault got lost, and what was saved then is gone", broker.ErrStoreUnavailable)
+		}
+	}
+	if w.create && latest.record == nil && latest.number != w.cas {
+		w.cas = latest.number
+		return 0, true, broker.ErrConflict
+	}
+	return 0, false, broker.ErrConflict
+}

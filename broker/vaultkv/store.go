@@ -1,0 +1,212 @@
+// Package vaultkv keeps connections in HashiCorp Vault, in a KV version 2 secrets
+// engine: the [broker.Store] for several processes. Records are compare-and-set by
+// the engine's own versions.
+//
+// The token's policy, with the default mount and prefix:
+//
+//	path "secret/data/token-broker/connections/*"     { capabilities = ["create", "read", "update"] }
+//	path "secret/metadata/token-broker/connections/*" { capabilities = ["read", "list", "delete"] }
+//	path "secret/destroy/token-broker/connections/*"  { capabilities = ["update"] }
+//
+// If an operator deletes or destroys the latest version of a record by hand then
+// there is no record, and the next one is saved as the version after it, so that
+// versions do not repeat. They do after the metadata was deleted.
+package vaultkv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+const (
+	defaultMount   = "secret"
+	defaultPrefix  = "token-broker"
+	defaultTimeout = 10 * time.Second
+)
+
+// A Config says where the secrets engine is and how to log in. What it leaves out is
+// taken from the environment, as by every Vault client: VAULT_ADDR, VAULT_NAMESPACE,
+// VAULT_TOKEN, VAULT_CACERT, VAULT_CLIENT_CERT and so on.
+type Config struct {
+	Address   string // URL, "https://vault.internal:8200"
+	Namespace string // of Vault Enterprise
+	Mount     string // path of the secrets engine. Default: secret
+	Prefix    string // path below the mount that is the broker's own. Default: token-broker
+
+	// Token returns a token for Vault. It is asked at first, and again whenever Vault
+	// answers 403. Default: what VAULT_TOKEN says at that time.
+	Token func(ctx context.Context) (broker.Secret, error)
+
+	// Timeout bounds each request to Vault. Default: 10s.
+	Timeout time.Duration
+
+	// Logger takes what operators should know. Default: nobody.
+	Logger *slog.Logger
+}
+
+// A Store is a [broker.Store] in Vault.
+type Store struct {
+	client *api.Client
+	mount  string
+	prefix string // with "connections" at its end
+	tokens tokens
+	engine engine
+
+	timeout time.Duration
+	logger  *slog.Logger
+}
+
+// New returns the store that config describes. It makes no network call; see
+// [Store.Check].
+func New(config Config) (*Store, error) {
+	client, err := newClient(config)
+	if err != nil {
+		return nil, fmt.Errorf("configuring Vault: %w", err)
+	}
+	s := &Store{
+		client: client, mount: defaultMount, prefix: defaultPrefix,
+		tokens:  tokens{source: config.Token},
+		timeout: defaultTimeout, logger: slog.New(slog.DiscardHandler),
+	}
+	if config.Mount != "" {
+		s.mount = config.Mount
+	}
+	if config.Prefix != "" {
+		s.prefix = config.Prefix
+	}
+	if s.mount, err = cleanPath(s.mount); err != nil {
+		return nil, fmt.Errorf("configuring Vault: mount: %w", err)
+	}
+	if s.prefix, err = cleanPath(s.prefix); err != nil {
+		return nil, fmt.Errorf("configuring Vault: prefix: %w", err)
+	}
+	s.prefix += "/connections"
+	if config.Timeout > 0 {
+		s.timeout = config.Timeout
+	}
+	if config.Logger != nil {
+		s.logger = config.Logger
+	}
+	if s.tokens.source == nil {
+		s.tokens.source = environmentToken
+	}
+	return s, nil
+}
+
+func newClient(config Config) (*api.Client, error) {
+	c := api.DefaultConfig()
+	if c.Error != nil {
+		return nil, c.Error
+	}
+	if config.Address != "" {
+		c.Address, c.AgentAddress = config.Address, ""
+	}
+	if err := validateAddress(c.Address); err != nil {
+		return nil, err
+	}
+	// A write that vault/api repeats by itself comes back as a conflict with itself.
+	c.MaxRetries = 0
+	// A redirect would take the token to wherever it says.
+	c.DisableRedirects = true
+	// Each request has a deadline of its own; with one of vault/api's, WriteRaw cancels
+	// the answer before it can be read.
+	c.Timeout = 0
+	client, err := api.NewClient(c)
+	if err != nil {
+		return nil, err
+	}
+	client.ClearToken()
+	client.SetWrappingLookupFunc(func(string, string) string { return "" })
+	if config.Namespace != "" {
+		client.SetNamespace(config.Namespace)
+	}
+	return client, nil
+}
+
+func validateAddress(address string) error {
+	u, err := url.Parse(address)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "unix" || u.Host == "" && u.Path == "":
+		return errors.New("the address is not a URL like https://vault.internal:8200")
+	case u.User != nil:
+		return errors.New("the address has a user name or password in it: give the token as the token")
+	}
+	return nil
+}
+
+// Load implements [broker.Store].
+func (s *Store) Load(ctx context.Context, key broker.Key) (*broker.Record, broker.Revision, error) {
+	err := s.begin(ctx, key)
+	var v version
+	if err == nil {
+		v, err = s.readVersion(ctx, key, 0)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("loading %s: %w", key, err)
+	}
+	if v.record == nil {
+		return nil, 0, fmt.Errorf("%s: %w", key, broker.ErrNotFound)
+	}
+	rec, err := broker.DecodeRecord(key, v.record)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: %w", broker.ErrStoreUnavailable, err)
+	}
+	return rec, broker.Revision(v.number), nil
+}
+
+// Delete implements [broker.Store]. It removes the metadata and every version.
+func (s *Store) Delete(ctx context.Context, key broker.Key) error {
+	err := s.begin(ctx, key)
+	if err == nil {
+		_, err = s.do(ctx, request{
+			method: http.MethodDelete, engine: "metadata", path: connectionPath(key), capabilities: "delete",
+		})
+	}
+	if err != nil && !isNotFound(err) {
+		return fmt.Errorf("deleting %s: %w", key, err)
+	}
+	return nil
+}
+
+// DestroyEarlier implements [broker.VersionedStore]. Versions that were deleted, not
+// destroyed, are destroyed too: they could be undeleted.
+func (s *Store) DestroyEarlier(ctx context.Context, key broker.Key, rev broker.Revision) error {
+	err := s.begin(ctx, key)
+	var numbers []uint64
+	if err == nil {
+		numbers, err = s.versionsBefore(ctx, key, uint64(rev))
+	}
+	if err == nil && len(numbers) > 0 {
+		err = s.destroy(ctx, key, numbers)
+	}
+	if err != nil && !isNotFound(err) {
+		return fmt.Errorf("destroying earlier versions of %s: %w", key, err)
+	}
+	return nil
+}
+
+// begin comes before every operation on a record.
+func (s *Store) begin(ctx context.Context, key broker.Key) error {
+	if key.Application == "" || key.Consumer == "" || key.Connector.UnifiedAPI == "" || key.Connector.ServiceID == "" {
+		return fmt.Errorf("%w: a part of the key is empty, which is no path in Vault", broker.ErrStoreUnavailable)
+	}
+	return s.ready(ctx)
+}
+
+// String says where the store is, for logs.
+func (s *Store) String() string {
+	return fmt.Sprintf("Vault at %s, KV version 2 at %s/, below %s/",
+		s.client.Address(), s.mount, strings.TrimSuffix(s.prefix, "/connections"))
+}
+
+var _ broker.VersionedStore = (*Store)(nil)
