@@ -61,7 +61,7 @@ func (r *Record) succeed(ans answer) EventType {
 // rotate makes next the refresh token, if it is another one, and remembers the old.
 func (r *Record) rotate(next Secret) {
 	c := r.Credentials
-	if next.IsZero() || next == c.RefreshToken {
+	if next.IsZero() || next.Equal(c.RefreshToken) {
 		return
 	}
 	r.rememberReplaced(c.RefreshToken)

@@ -183,9 +183,9 @@ func (r *Record) importCredentials(conn *Connector, sent *ImportCredentials, now
 // at all, the access token tells.
 func (c *ImportCredentials) sameGrant(stored *Credentials) bool {
 	if stored.RefreshToken.IsZero() {
-		return c.RefreshToken.IsZero() && c.AccessToken == stored.AccessToken
+		return c.RefreshToken.IsZero() && c.AccessToken.Equal(stored.AccessToken)
 	}
-	return c.RefreshToken.IsZero() || c.RefreshToken == stored.RefreshToken
+	return c.RefreshToken.IsZero() || c.RefreshToken.Equal(stored.RefreshToken)
 }
 
 // expiry returns when the access token expires, zero if that was not said:

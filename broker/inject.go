@@ -151,14 +151,23 @@ func setHeader(req *http.Request, name, value string) {
 func setQuery(u *url.URL, name, value string) {
 	var kept []string
 	for pair := range strings.SplitSeq(u.RawQuery, "&") {
-		key, _, _ := strings.Cut(pair, "=")
-		decoded, err := url.QueryUnescape(key)
-		if pair == "" || err != nil || decoded == name {
-			continue
+		if pair != "" && !setsParameter(pair, name) {
+			kept = append(kept, pair)
 		}
-		kept = append(kept, pair)
 	}
 	u.RawQuery = strings.Join(append(kept, url.QueryEscape(name)+"="+url.QueryEscape(value)), "&")
+}
+
+// setsParameter reports whether a part of a query sets the parameter name, for
+// servers too that take a semicolon for an ampersand. What cannot be decoded might.
+func setsParameter(pair, name string) bool {
+	for part := range strings.SplitSeq(pair, ";") {
+		key, _, _ := strings.Cut(part, "=")
+		if decoded, err := url.QueryUnescape(key); err != nil || decoded == name {
+			return true
+		}
+	}
+	return false
 }
 
 // Observe is called with downstream's response: it takes note of a 401, and removes

@@ -27,11 +27,12 @@ type pause struct {
 type clientSettings struct {
 	tokenURL  string
 	authStyle connector.AuthStyle
-	client    Client
+	clientID  string
+	secret    TokenHash
 }
 
 func (c *Connector) clientSettings() clientSettings {
-	return clientSettings{c.TokenURL, c.AuthStyle, c.Client}
+	return clientSettings{c.TokenURL, c.AuthStyle, c.Client.ID, c.Client.Secret.Hash()}
 }
 
 // until returns when the connector may be tried again, zero if it may be now.

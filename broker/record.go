@@ -144,6 +144,9 @@ func (r *Record) Clone() *Record {
 // String implements [fmt.Stringer]; it shows the key alone.
 func (r *Record) String() string { return "record of " + r.Key.String() }
 
+// Format implements [fmt.Formatter].
+func (r *Record) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(r.String())) }
+
 // GoString implements [fmt.GoStringer].
 func (r *Record) GoString() string { return r.String() }
 

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/base64"
 	"fmt"
 	"log/slog"
@@ -14,21 +15,41 @@ const redacted = "REDACTED"
 // refresh token, a client secret, an API key. However it is printed, logged or
 // encoded it shows only "REDACTED"; [Secret.Reveal] is the one way to its value,
 // so that the places which read it can be found and reviewed.
-type Secret struct{ value string }
+type Secret struct {
+	// A pointer, because fmt gives a wrong verb deep inside a value the bare fields,
+	// past every method: then it is an address that it prints.
+	value *string
+}
 
 // NewSecret wraps value.
-func NewSecret(value string) Secret { return Secret{value: value} }
+func NewSecret(value string) Secret {
+	if value == "" {
+		return Secret{}
+	}
+	return Secret{value: &value}
+}
 
 // Reveal returns the secret itself. Call it only where the value goes to the
 // party that it is meant for.
-func (s Secret) Reveal() string { return s.value }
+func (s Secret) Reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
+
+// Equal reports whether two secrets are the same, in a time that does not depend on
+// where they differ.
+func (s Secret) Equal(other Secret) bool {
+	return subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(other.Reveal())) == 1
+}
 
 // IsZero reports whether the secret is empty.
-func (s Secret) IsZero() bool { return s.value == "" }
+func (s Secret) IsZero() bool { return s.value == nil }
 
 // Hash returns a digest by which a secret can be recognised again.
 func (s Secret) Hash() TokenHash {
-	sum := sha256.Sum256([]byte(s.value))
+	sum := sha256.Sum256([]byte(s.Reveal()))
 	return TokenHash(base64.RawStdEncoding.EncodeToString(sum[:]))
 }
 

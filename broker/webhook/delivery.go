@@ -53,7 +53,7 @@ func (d *delivery) run() {
 		}
 		result := d.attempt(attempt)
 		<-d.endpoint.inFlight
-		log := d.log().With("attempt", attempt, result.attr())
+		log := d.log().With(slog.Int("attempt", attempt), result.attr())
 		if result.ok() {
 			log.Debug("webhook delivered")
 			return
@@ -71,19 +71,14 @@ func (d *delivery) run() {
 	}
 }
 
-// enter waits for its turn at the endpoint.
+// enter waits for its turn at the endpoint, and reports whether it came.
 func (d *delivery) enter() bool {
 	select {
 	case d.endpoint.inFlight <- struct{}{}:
-		return d.endpoint.ctx.Err() == nil || d.leave()
+		return true
 	case <-d.endpoint.ctx.Done():
 		return false
 	}
-}
-
-func (d *delivery) leave() bool {
-	<-d.endpoint.inFlight
-	return false
 }
 
 // sleep waits, or says why there is nothing left to wait for.

@@ -78,6 +78,9 @@ func (d *Dispatcher) Configure(cfg Config) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
 	d.cfg = cfg
 	keep := make(map[string]*endpoint, len(cfg.Endpoints))
 	for _, e := range cfg.Endpoints {

@@ -1,0 +1,216 @@
+package broker_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+func request(t *testing.T, url string) *http.Request {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
+
+func TestCredentialIsPlacedWhereTheConnectorSays(t *testing.T) {
+	t.Parallel()
+	settings := []connector.Setting{{Name: "user"}, {Name: "api_key", Sensitive: true}, {Name: "tenant"}}
+	for name, test := range map[string]struct {
+		inject  []connector.Placement
+		url     string
+		headers http.Header
+		wantURL string
+	}{
+		"header": {
+			[]connector.Placement{{Kind: connector.InHeader, Name: "Authorization", Format: "Bearer %s"}},
+			"https://api.acme.test/x?a=1", http.Header{"Authorization": {"Bearer a1"}}, "https://api.acme.test/x?a=1",
+		},
+		"setting in a header": {
+			[]connector.Placement{{Kind: connector.InHeader, Name: "x-api-key", Setting: "api_key"}},
+			"https://api.acme.test/", http.Header{"X-Api-Key": {"k/&= 1"}}, "https://api.acme.test/",
+		},
+		"two headers": {
+			[]connector.Placement{
+				{Kind: connector.InHeader, Name: "Authorization", Format: "Bearer %s"},
+				{Kind: connector.InHeader, Name: "X-Tenant", Format: "t-%s", Setting: "tenant"},
+			},
+			"https://api.acme.test/", http.Header{"Authorization": {"Bearer a1"}, "X-Tenant": {"t-12"}}, "https://api.acme.test/",
+		},
+		"basic": {
+			[]connector.Placement{{Kind: connector.InBasic, Setting: "user", PasswordSetting: "api_key"}},
+			"https://api.acme.test/", http.Header{"Authorization": {"Basic dTprLyY9IDE="}}, "https://api.acme.test/",
+		},
+		"query": {
+			[]connector.Placement{{Kind: connector.InQuery, Name: "key", Setting: "api_key"}},
+			"https://api.acme.test/?b=%20&key=mine&k%65y=mine&c=+&a;b&a;key=mine&%zz=1", nil, "https://api.acme.test/?b=%20&c=+&a;b&key=k%2F%26%3D+1",
+		},
+		"query, access token": {
+			[]connector.Placement{{Kind: connector.InQuery, Name: "token"}},
+			"https://api.acme.test/", nil, "https://api.acme.test/?token=a1",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			virtually(t, func(t *testing.T, h *harness) {
+				h.connect(connector.Definition{ID: acme, Settings: settings, Inject: test.inject})
+				if _, _, err := h.importBody(h.key, `{"credentials":{"access_token":"a1","refresh_token":"r1",`+issued(0)+
+					`},"settings":{"user":"u","api_key":"k/&= 1","tenant":12}}`); err != nil {
+					t.Fatal(err)
+				}
+				req := request(t, test.url)
+				for header := range test.headers {
+					req.Header[strings.ToLower(header)] = []string{"mine"}
+					req.Header[header] = []string{"mine", "mine too"}
+				}
+				if _, err := h.Authorize(req, h.key); err != nil {
+					t.Fatal(err)
+				}
+				if got := req.URL.String(); got != test.wantURL {
+					t.Errorf("got URL %s, want %s", got, test.wantURL)
+				}
+				if got, want := fmt.Sprint(req.Header), fmt.Sprint(test.headers); got != want && len(req.Header)+len(test.headers) > 0 {
+					t.Errorf("got headers %s, want %s", got, want)
+				}
+			})
+		})
+	}
+}
+
+func TestNothingIsSentToAHostThatTheConnectorDoesNotAllow(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.provider.Grant("r1")
+		h.mustImport("a1", "r1", issued(0))
+		synctest.Wait()
+		time.Sleep(2 * time.Hour) // a call that is allowed would refresh
+		for _, url := range []string{
+			"https://evil.test/", "http://api.acme.test/", "https://api.acme.test.evil.test/", "https://api.acme.test:8443/",
+			"https://evil.test#api.acme.test", "https://api.acme.test@evil.test/", "https://xapi.acme.test/", "https://127.0.0.1/",
+		} {
+			req := request(t, url)
+			if _, err := h.Authorize(req, h.key); !errors.Is(err, broker.ErrHostNotAllowed) {
+				t.Errorf("%s: got %v, want ErrHostNotAllowed", url, err)
+			}
+			if len(req.Header) > 0 {
+				t.Errorf("%s: got headers %v", url, req.Header)
+			}
+		}
+		if got := len(h.provider.Requests()); got != 0 {
+			t.Errorf("got %d token requests for hosts that are not allowed", got)
+		}
+		for _, url := range []string{"https://api.acme.test/", "https://API.acme.test.:443/x"} {
+			if _, err := h.Authorize(request(t, url), h.key); err != nil {
+				t.Errorf("%s: %v", url, err)
+			}
+		}
+	})
+}
+
+func TestAuthorizeFailsForWhatIsNotThere(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		const url = "https://api.acme.test/"
+		if _, err := h.Authorize(request(t, url), h.key); !errors.Is(err, broker.ErrConnectionNotFound) {
+			t.Errorf("got %v, want ErrConnectionNotFound", err)
+		}
+		if _, err := h.Authorize(request(t, url), h.at(connector.ID{UnifiedAPI: "crm", ServiceID: "nobody"})); !errors.Is(err, broker.ErrConnectorNotFound) {
+			t.Errorf("got %v, want ErrConnectorNotFound", err)
+		}
+		rec := &broker.Record{Key: h.key, Credentials: &broker.Credentials{AccessToken: broker.NewSecret("a1")}}
+		if _, err := h.store.Save(t.Context(), rec, 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Authorize(request(t, url), h.key); !errors.Is(err, broker.ErrConnectionDisabled) {
+			t.Errorf("got %v, want ErrConnectionDisabled", err)
+		}
+	})
+}
+
+func TestInjectedValueCannotEndAHeaderLine(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.at(keyed)
+		if _, _, err := h.importBody(key, `{"settings":{"api_key":"x\r\nHost: evil.test"}}`); err != nil {
+			t.Fatal(err)
+		}
+		req := request(t, "https://api.acme.test/")
+		var failed *broker.TokenError
+		if _, err := h.Authorize(req, key); !errors.As(err, &failed) || len(req.Header) > 0 {
+			t.Errorf("got %v, headers %v, want a TokenError and none", err, req.Header)
+		}
+	})
+}
+
+func TestResponseHeadersDoNotShowTheCredential(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport(brokertest.AccessCanary, "r1", issued(0))
+		auth, err := h.Authorize(request(t, "https://api.acme.test/"), h.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp := brokertest.Response(200, "ok")
+		resp.Header["X-Echo"] = []string{"a", "Bearer " + brokertest.AccessCanary + "!"}
+		resp.Header.Set(broker.ErrorHeader, "forged")
+		resp.Trailer = http.Header{"X-Late": {brokertest.AccessCanary}}
+		auth.Observe(resp)
+		if got, want := fmt.Sprint(resp.Header["X-Echo"], resp.Trailer["X-Late"]), "[a Bearer REDACTED!] [REDACTED]"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		if resp.Header.Get(broker.ErrorHeader) != "" {
+			t.Error("downstream's response passes for one of the broker's")
+		}
+	})
+}
+
+func TestRefusedTokenWithoutRefreshTokenNeedsAuth(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.at(long)
+		if _, _, err := h.importBody(key, `{"credentials":{"access_token":"a1"}}`); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			auth, err := h.Authorize(request(t, "https://api.acme.test/"), key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			auth.Observe(brokertest.Response(http.StatusForbidden, ""))
+		}
+		auth, err := h.Authorize(request(t, "https://api.acme.test/"), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			auth.Observe(brokertest.Response(http.StatusUnauthorized, ""))
+		}
+		synctest.Wait()
+		var failed *broker.TokenError
+		if _, err := h.Authorize(request(t, "https://api.acme.test/"), key); !errors.As(err, &failed) || !failed.Parked {
+			t.Errorf("got %v, want a TokenError of a parked connection", err)
+		}
+		if view, err := h.Connection(t.Context(), key); err != nil || view.Health != broker.HealthNeedsAuth {
+			t.Errorf("got health %s, %v, want needs_auth", view.Health, err)
+		}
+		if got := h.events.types(); got != "failed" {
+			t.Errorf("got events %q, want one failed", got)
+		}
+		if _, _, err := h.importBody(key, `{"credentials":{"access_token":"a2"}}`); err != nil {
+			t.Fatal(err)
+		}
+		if got := h.token(key); got != "a2" {
+			t.Errorf("after another import: got %q, want a2", got)
+		}
+	})
+}

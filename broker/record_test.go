@@ -1,0 +1,123 @@
+package broker_test
+
+import (
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+)
+
+// fullRecord returns a record with a value in every field.
+func fullRecord() *broker.Record {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	return &broker.Record{
+		Key:       broker.Key{Application: "app", Consumer: "a/b \u00e4\u2028", Connector: acme},
+		CreatedAt: at, UpdatedAt: at.Add(1), Deleted: at.Add(2), Enabled: true,
+		Settings: map[string]any{"n": json.Number("12345678901234567890"), "o": map[string]any{"l": []any{"x", nil, true}}},
+		Metadata: map[string]any{"m": "<&>"},
+		Credentials: &broker.Credentials{
+			AccessToken: broker.NewSecret("a"), RefreshToken: broker.NewSecret("r"), TokenType: "mac",
+			IssuedAt: at.Add(3), Expiry: at.Add(4), FromImport: true, Redeemed: true,
+		},
+		Generation: 7, Imported: []broker.TokenHash{"h1"}, Replaced: []broker.TokenHash{"h2", "h3"},
+		Lease: &broker.Lease{ID: "id", Duration: 45 * time.Second, RefreshToken: "h"},
+		Cycle: broker.Cycle{
+			Queued: true, Phase: broker.PhasePending, Class: broker.ClassTransient, Code: "c", FailedAt: at.Add(5), Attempts: 3,
+			RetryAt: at.Add(6), GiveUpAt: at.Add(7), Ambiguous: 2, Parked: "p", CredentialsExpireAt: at.Add(8),
+		},
+	}
+}
+
+func TestRecordSurvivesEncoding(t *testing.T) {
+	t.Parallel()
+	want := fullRecord()
+	for i := range reflect.TypeOf(*want).NumField() {
+		if field := reflect.ValueOf(*want).Field(i); field.IsZero() {
+			t.Errorf("the test's record has no %s", reflect.TypeOf(*want).Field(i).Name)
+		}
+	}
+	encoded, err := broker.EncodeRecord(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := broker.DecodeRecord(want.Key, encoded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Error("the record was changed by encoding and decoding it")
+	}
+	if clone := want.Clone(); !reflect.DeepEqual(clone, want) {
+		t.Error("the clone differs")
+	}
+	if zero, err := broker.EncodeRecord(&broker.Record{Key: want.Key}); err != nil || strings.Contains(string(zero), "0001-") {
+		t.Errorf("zero times are encoded: %s, %v", zero, err)
+	}
+}
+
+func TestCloneSharesNothing(t *testing.T) {
+	t.Parallel()
+	rec := fullRecord()
+	clone := rec.Clone()
+	clone.Settings["o"].(map[string]any)["l"].([]any)[0] = "changed"
+	clone.Metadata["m"] = "changed"
+	clone.Credentials.TokenType, clone.Lease.ID, clone.Imported[0], clone.Replaced[0] = "changed", "changed", "changed", "changed"
+	if !reflect.DeepEqual(rec, fullRecord()) {
+		t.Error("a change of the clone changed the record")
+	}
+}
+
+func TestDecodeRefusesForeignRecords(t *testing.T) {
+	t.Parallel()
+	rec := fullRecord()
+	rec.Credentials.AccessToken = broker.NewSecret(brokertest.AccessCanary)
+	encoded, err := broker.EncodeRecord(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := rec.Key
+	other.Consumer = "somebody else"
+	for name, test := range map[string]struct {
+		key  broker.Key
+		data string
+	}{
+		"another connection's": {other, string(encoded)},
+		"of a newer program":   {rec.Key, strings.Replace(string(encoded), `"format":1`, `"format":2`, 1)},
+		"cut short":            {rec.Key, string(encoded[:len(encoded)/2])},
+		"wrong type":           {rec.Key, `{"format":"` + brokertest.AccessCanary + `"}`},
+		"trailing data":        {rec.Key, string(encoded) + "x"},
+		"empty":                {rec.Key, ""},
+	} {
+		if _, err := broker.DecodeRecord(test.key, []byte(test.data)); err == nil {
+			t.Errorf("%s: no error", name)
+		} else {
+			brokertest.NoCanary(t, name, []byte(err.Error()))
+		}
+	}
+}
+
+func FuzzDecodeRecord(f *testing.F) {
+	encoded, err := broker.EncodeRecord(fullRecord())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(encoded)
+	f.Add([]byte(`{"format":1}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		rec, err := broker.DecodeRecord(fullRecord().Key, data)
+		if err != nil {
+			return
+		}
+		again, err := broker.EncodeRecord(rec)
+		if err != nil {
+			t.Fatalf("what was decoded cannot be encoded: %v", err)
+		}
+		if second, err := broker.DecodeRecord(rec.Key, again); err != nil || !reflect.DeepEqual(second.Credentials, rec.Credentials) {
+			t.Fatalf("not the same after another round: %v", err)
+		}
+	})
+}

@@ -1,0 +1,81 @@
+package broker_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+)
+
+func TestSecretsShowNothingOfThemselves(t *testing.T) {
+	t.Parallel()
+	secret := broker.NewSecret(brokertest.AccessCanary)
+	rec := &broker.Record{
+		Settings:    map[string]any{"api_key": brokertest.SettingCanary},
+		Credentials: &broker.Credentials{AccessToken: secret, RefreshToken: broker.NewSecret(brokertest.RefreshCanary)},
+	}
+	client := broker.Client{ID: "id", Secret: broker.NewSecret(brokertest.ClientSecretCanary)}
+	for name, value := range map[string]any{
+		"secret": secret, "pointer": &secret, "slice": []broker.Secret{secret}, "map": map[string]broker.Secret{"k": secret},
+		"record": rec, "credentials": rec.Credentials, "credentials by value": *rec.Credentials, "client": client, "token": broker.Token{AccessToken: secret},
+	} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t"} {
+			brokertest.NoCanary(t, name+" as "+verb, fmt.Appendf(nil, verb, value))
+		}
+		brokertest.NoCanary(t, name+" with Print", fmt.Append(nil, value))
+		encoded, err := json.Marshal(value)
+		if err != nil {
+			t.Errorf("%s as JSON: %v", name, err)
+		}
+		brokertest.NoCanary(t, name+" as JSON", encoded)
+		if encoded, err := xml.Marshal(value); err == nil {
+			brokertest.NoCanary(t, name+" as XML", encoded)
+		}
+		var log bytes.Buffer
+		slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "value", value)
+		slog.New(slog.NewTextHandler(&log, nil)).Info("x", "value", value)
+		brokertest.NoCanary(t, name+" in a log", log.Bytes())
+	}
+	if fmt.Sprint(secret) != "REDACTED" || secret.Reveal() != brokertest.AccessCanary {
+		t.Errorf("got %v, want REDACTED", secret)
+	}
+}
+
+func TestSecretHashTellsTokensApart(t *testing.T) {
+	t.Parallel()
+	a, b := broker.NewSecret("a"), broker.NewSecret("b")
+	if a.Hash() == b.Hash() || a.Hash() != broker.NewSecret("a").Hash() {
+		t.Error("the hash does not tell tokens apart")
+	}
+}
+
+func TestKeyringTellsNothingApart(t *testing.T) {
+	t.Parallel()
+	ring := broker.NewKeyring()
+	ring.Add("app", broker.NewSecret("old"))
+	ring.Add("app", broker.NewSecret("new"))
+	ring.Add("other", broker.NewSecret("theirs"))
+	for _, test := range []struct {
+		app, key string
+		want     error
+	}{
+		{"app", "old", nil},
+		{"app", "new", nil},
+		{"app", "theirs", broker.ErrUnauthorized},
+		{"app", "", broker.ErrUnauthorized},
+		{"app", "ol", broker.ErrUnauthorized},
+		{"nobody", "old", broker.ErrUnauthorized},
+		{"", "", broker.ErrUnauthorized},
+	} {
+		if got := ring.Authenticate(test.app, broker.NewSecret(test.key)); !errors.Is(got, test.want) {
+			t.Errorf("%s with %q: got %v, want %v", test.app, test.key, got, test.want)
+		}
+	}
+	brokertest.NoCanary(t, "keyring", fmt.Appendf(nil, "%+v", ring))
+}

@@ -1,0 +1,456 @@
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+const hookURL = "https://ops.example.com/hooks/path-s3cret?key=query-s3cret"
+
+// A receiver stands for all endpoints and answers with what answer says.
+type receiver struct {
+	answer func(*http.Request) (int, http.Header)
+
+	mu       sync.Mutex
+	received []received
+}
+
+type received struct {
+	at      time.Time
+	url     string
+	header  http.Header
+	body    []byte
+	attempt int
+}
+
+func (r *receiver) RoundTrip(req *http.Request) (*http.Response, error) {
+	b, err := io.ReadAll(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	var parsed struct {
+		Payload struct {
+			ExecutionAttempt int `json:"execution_attempt"`
+		} `json:"payload"`
+	}
+	if err := json.Unmarshal(b, &parsed); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	r.received = append(r.received, received{time.Now(), req.URL.String(), req.Header, b, parsed.Payload.ExecutionAttempt})
+	r.mu.Unlock()
+	status, header := r.answer(req)
+	if err := req.Context().Err(); err != nil {
+		return nil, err
+	}
+	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader("response-s3cret")), Request: req}, nil
+}
+
+func (r *receiver) all() []received {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]received(nil), r.received...)
+}
+
+func always(status int) func(*http.Request) (int, http.Header) {
+	return func(*http.Request) (int, http.Header) { return status, http.Header{} }
+}
+
+// hang is an endpoint that never answers.
+func hang(req *http.Request) (int, http.Header) {
+	<-req.Context().Done()
+	return 0, nil
+}
+
+func start(t *testing.T, r *receiver, endpoints ...Endpoint) (*Dispatcher, *bytes.Buffer) {
+	t.Helper()
+	var log bytes.Buffer // slog's handlers write under a lock; read only when all is quiet
+	d := New()
+	d.newTransport = func(bool) http.RoundTripper { return r }
+	if endpoints == nil {
+		endpoints = []Endpoint{{URL: hookURL, Secret: broker.NewSecret("hook-s3cret")}}
+	}
+	handler := slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})
+	if err := d.Configure(Config{Endpoints: endpoints, Logger: slog.New(handler)}); err != nil {
+		t.Fatal(err)
+	}
+	return d, &log
+}
+
+// stop ends the dispatcher at once.
+func stop(d *Dispatcher) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return d.Close(ctx)
+}
+
+func TestAFailedDeliveryIsRetriedAtTheDocumentedGaps(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{answer: always(500)}
+		d, log := start(t, r)
+		d.Emit(t.Context(), testEvent("event-1"))
+		time.Sleep(48 * time.Hour)
+		synctest.Wait()
+
+		got := r.all()
+		if len(got) != 9 {
+			t.Fatalf("got %d attempts, want 9", len(got))
+		}
+		wants := []time.Duration{3 * time.Minute, 5 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour, 8 * time.Hour}
+		for i, want := range wants {
+			if gap := got[i+1].at.Sub(got[i].at); gap < want || gap > want+want/10 {
+				t.Errorf("gap %d: got %v, want %v and at most a tenth more", i+1, gap, want)
+			}
+		}
+		for i, a := range got {
+			if a.attempt != i+1 {
+				t.Errorf("attempt %d says execution_attempt %d", i+1, a.attempt)
+			}
+			if got, want := a.header.Get("X-Apideck-Signature"), signature(broker.NewSecret("hook-s3cret"), a.body); got != want {
+				t.Errorf("attempt %d: signature %s, want %s", i+1, got, want)
+			}
+			for name, want := range map[string]string{"X-Apideck-Event-Type": "vault.connection.token_refresh.failed",
+				"X-Apideck-Idempotency-Key": "event-1", "Content-Type": "application/json", "User-Agent": userAgent} {
+				if got := a.header.Get(name); got != want {
+					t.Errorf("attempt %d: %s: %q, want %q", i+1, name, got, want)
+				}
+			}
+		}
+		if !strings.Contains(log.String(), "giving up") || !strings.Contains(log.String(), "event-1") {
+			t.Errorf("the log does not say that it was given up: %s", log)
+		}
+		if err := stop(d); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestADeliveryEndsWithA2xx(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{200, 204, 299} {
+		synctest.Test(t, func(t *testing.T) {
+			r := &receiver{answer: always(status)}
+			d, _ := start(t, r)
+			d.Emit(t.Context(), testEvent("e"))
+			time.Sleep(time.Hour)
+			if got := len(r.all()); got != 1 {
+				t.Errorf("%d: got %d attempts, want 1", status, got)
+			}
+			if err := d.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestARedirectIsAFailureAndNotFollowed(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		synctest.Test(t, func(t *testing.T) {
+			r := &receiver{answer: func(*http.Request) (int, http.Header) {
+				return status, http.Header{"Location": {"https://elsewhere.example.com/"}}
+			}}
+			d, _ := start(t, r)
+			d.Emit(t.Context(), testEvent("e"))
+			time.Sleep(4 * time.Minute)
+			for _, a := range r.all() {
+				if a.url != hookURL {
+					t.Errorf("%d was followed to %s", status, a.url)
+				}
+			}
+			if got := len(r.all()); got != 2 {
+				t.Errorf("%d: got %d attempts, want 2", status, got)
+			}
+			_ = stop(d)
+		})
+	}
+}
+
+func TestAnAttemptIsGivenUpAfterAMinute(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{answer: hang}
+		d, log := start(t, r)
+		d.Emit(t.Context(), testEvent("e"))
+		time.Sleep(59 * time.Second)
+		synctest.Wait()
+		if log.Len() != 0 {
+			t.Errorf("given up too early: %s", log)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if !strings.Contains(log.String(), `"error":"timeout"`) {
+			t.Errorf("no timeout in the log: %s", log)
+		}
+		_ = stop(d)
+	})
+}
+
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{answer: func(*http.Request) (int, http.Header) { return 503, http.Header{"Retry-After": {"3600"}} }}
+		d, _ := start(t, r)
+		d.Emit(t.Context(), testEvent("e"))
+		time.Sleep(59 * time.Minute)
+		if got := len(r.all()); got != 1 {
+			t.Errorf("got %d attempts before Retry-After, want 1", got)
+		}
+		time.Sleep(2 * time.Minute)
+		if got := len(r.all()); got != 2 {
+			t.Errorf("got %d attempts after Retry-After, want 2", got)
+		}
+		_ = stop(d)
+	})
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for s, want := range map[string]time.Duration{"": 0, "120": 2 * time.Minute, "-1": 0, "soon": 0, "Thu, 01 Jan 2026 00:05:00 GMT": 5 * time.Minute,
+		"Wed, 31 Dec 2025 00:00:00 GMT": 0, "99999999999999999999": 0} {
+		if got := parseRetryAfter(http.Header{"Retry-After": {s}}, now); got != want {
+			t.Errorf("Retry-After %q: got %v, want %v", s, got, want)
+		}
+	}
+	if wait, again := nextAttempt(1, 0, 1000*time.Hour); wait != maxRetryAfter || !again {
+		t.Errorf("got %v, %t, want it capped at %v", wait, again, maxRetryAfter)
+	}
+	if _, again := nextAttempt(2, 13*time.Hour, 1000*time.Hour); again {
+		t.Error("an attempt is planned for after 24 hours")
+	}
+}
+
+func TestASlowEndpointDoesNotDelayOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{answer: func(req *http.Request) (int, http.Header) {
+			if req.URL.Host == "slow.example.com" {
+				return hang(req)
+			}
+			return 200, http.Header{}
+		}}
+		secret := broker.NewSecret("s")
+		d, _ := start(t, r, Endpoint{URL: "https://slow.example.com/", Secret: secret}, Endpoint{URL: "https://fast.example.com/", Secret: secret})
+		begun := time.Now()
+		for range 100 {
+			d.Emit(t.Context(), testEvent("e"))
+		}
+		synctest.Wait()
+		fast := 0
+		for _, a := range r.all() {
+			if strings.Contains(a.url, "fast") && a.at.Equal(begun) {
+				fast++
+			}
+		}
+		if fast != 100 {
+			t.Errorf("%d of 100 came at once", fast)
+		}
+		if slow := len(r.all()) - fast; slow != maxInFlight {
+			t.Errorf("%d attempts at once at the slow endpoint, want %d", slow, maxInFlight)
+		}
+		_ = stop(d)
+	})
+}
+
+func TestEmitNeverBlocksAndCountsWhatItDrops(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d, log := start(t, &receiver{answer: hang})
+		for range maxPending {
+			d.Emit(t.Context(), testEvent("kept"))
+		}
+		d.Emit(t.Context(), testEvent("event-too-many"))
+		if got := d.Dropped(); got != 1 {
+			t.Errorf("dropped %d, want 1", got)
+		}
+		if !strings.Contains(log.String(), "event-too-many") {
+			t.Errorf("the log does not name the event: %s", log)
+		}
+		_ = stop(d)
+		d.Emit(t.Context(), testEvent("event-too-late"))
+		if got := d.Dropped(); got != 2 || !strings.Contains(log.String(), "event-too-late") {
+			t.Errorf("after Close: dropped %d, want 2, and in the log", got)
+		}
+	})
+}
+
+func TestPendingDeliveriesFollowTheConfiguration(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{answer: always(500)}
+		d, log := start(t, r,
+			Endpoint{URL: "https://stays.example.com/", Secret: broker.NewSecret("old")},
+			Endpoint{URL: "https://goes.example.com/", Secret: broker.NewSecret("old")})
+		d.Emit(t.Context(), testEvent("event-1"))
+		synctest.Wait()
+		logger := d.cfg.Logger
+		err := d.Configure(Config{Endpoints: []Endpoint{{URL: "https://stays.example.com/", Secret: broker.NewSecret("new")}}, Logger: logger})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(4 * time.Minute)
+		synctest.Wait()
+		got := r.all()
+		if len(got) != 3 {
+			t.Fatalf("got %d attempts, want 3", len(got))
+		}
+		last := got[2]
+		if last.url != "https://stays.example.com/" || last.header.Get(headerSignature) != signature(broker.NewSecret("new"), last.body) {
+			t.Errorf("the third attempt went to %s, or has the old secret's signature", last.url)
+		}
+		if !strings.Contains(log.String(), "the endpoint was removed") {
+			t.Errorf("the log does not say what was dropped: %s", log)
+		}
+		// A configuration that is not valid changes nothing.
+		if err := d.Configure(Config{Endpoints: []Endpoint{{URL: "http://stays.example.com/"}}}); err == nil {
+			t.Error("a plain URL was accepted")
+		}
+		d.Emit(t.Context(), testEvent("event-2"))
+		synctest.Wait()
+		if got := len(r.all()); got != 4 {
+			t.Errorf("got %d attempts, want 4", got)
+		}
+		_ = stop(d)
+	})
+}
+
+func TestCloseGivesAttemptsUnderWayTheirTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d, _ := start(t, &receiver{answer: func(*http.Request) (int, http.Header) {
+			time.Sleep(5 * time.Second)
+			return 200, http.Header{}
+		}})
+		for range 2 * maxInFlight { // the second half waits for its turn
+			d.Emit(t.Context(), testEvent("e"))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		begun := time.Now()
+		if err := d.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begun); took != 10*time.Second {
+			t.Errorf("Close took %v, want 10s", took)
+		}
+	})
+}
+
+func TestCloseSaysWhatWasNotDelivered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d, log := start(t, &receiver{answer: func(req *http.Request) (int, http.Header) {
+			if req.Header.Get(headerIdempotencyKey) == "event-hangs" {
+				return hang(req)
+			}
+			return 500, http.Header{}
+		}})
+		d.Emit(t.Context(), testEvent("event-fails"))
+		synctest.Wait()
+		d.Emit(t.Context(), testEvent("event-hangs"))
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		begun := time.Now()
+		err := d.Close(ctx)
+		if err == nil || !strings.HasPrefix(err.Error(), "2 webhook deliveries") {
+			t.Errorf("got %v, want 2 deliveries", err)
+		}
+		if took := time.Since(begun); took != 3*time.Second {
+			t.Errorf("Close took %v, want 3s", took)
+		}
+		for _, id := range []string{"event-fails", "event-hangs"} {
+			if !strings.Contains(log.String(), id) {
+				t.Errorf("the log does not name %s: %s", id, log)
+			}
+		}
+	})
+}
+
+func TestLogsShowNeitherSecretsNorTheURLsPath(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{answer: always(400)}
+		d, log := start(t, r, Endpoint{URL: strings.Replace(hookURL, "//", "//user-s3cret:pass-s3cret@", 1), Secret: broker.NewSecret("hook-s3cret")})
+		d.Emit(t.Context(), testEvent("e"))
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		_ = stop(d)
+		if strings.Contains(log.String(), "s3cret") {
+			t.Errorf("a secret is in the log: %s", log)
+		}
+		if !strings.Contains(log.String(), `"endpoint":"https://ops.example.com"`) || !strings.Contains(log.String(), `"status":400`) {
+			t.Errorf("endpoint or status are not in the log: %s", log)
+		}
+	})
+}
+
+func TestEndpointsAreChecked(t *testing.T) {
+	t.Parallel()
+	secret := broker.NewSecret("s")
+	tests := []struct {
+		e    Endpoint
+		want string
+	}{
+		{Endpoint{URL: "https://a.test/s3cret", Secret: secret}, ""},
+		{Endpoint{URL: "http://a.test/s3cret", Secret: secret, AllowPrivate: true, Events: []string{"*", "vault.*", "vault.connection.created"}}, ""},
+		{Endpoint{URL: "http://a.test/s3cret", Secret: secret}, "webhook http://a.test: the URL must begin with https://"},
+		{Endpoint{URL: "ftp://a.test/s3cret", Secret: secret, AllowPrivate: true}, "must begin with https://"},
+		{Endpoint{URL: "https://u:s3cret@a.test/s3cret"}, "webhook https://a.test: secret is required"},
+		{Endpoint{URL: "https://a.test/s3cret%zz", Secret: secret}, "the URL is not readable"},
+		{Endpoint{URL: "/s3cret", Secret: secret}, "the URL is not readable"},
+		{Endpoint{URL: "", Secret: secret}, "the URL is not readable"},
+		{Endpoint{URL: "https://a.test/", Secret: secret, Events: []string{"vault.*.failed"}}, `events: "vault.*.failed"`},
+		{Endpoint{URL: "https://a.test/", Secret: secret, Events: []string{""}}, `events: ""`},
+	}
+	for _, tt := range tests {
+		err := tt.e.Validate()
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", tt.e.URL, err, tt.want)
+		}
+		if err != nil && strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("the error shows the path: %v", err)
+		}
+	}
+	twice := Config{Endpoints: []Endpoint{{URL: "https://a.test/", Secret: secret}, {URL: "https://a.test/", Secret: secret}}}
+	if err := twice.validate(); err == nil || !strings.Contains(err.Error(), "twice") {
+		t.Errorf("one URL twice: got %v", err)
+	}
+}
+
+func TestEventPatterns(t *testing.T) {
+	t.Parallel()
+	for pattern, want := range map[string]bool{"": true, "*": true, "vault.connection.token_refresh.*": true, "vault.connection.token_refresh.failed": true,
+		"vault.connection.token_refresh.fail": false, "vault.connection.token_refresh": false, "vault.connection.token_refresh.pending": false, "other.*": false} {
+		e := Endpoint{}
+		if pattern != "" {
+			e.Events = []string{"x", pattern}
+		}
+		if got := e.wants(broker.EventRefreshFailed); got != want {
+			t.Errorf("%q: got %t, want %t", pattern, got, want)
+		}
+	}
+}
+
+func TestErrorsAreClassed(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{broker.ErrAddressNotAllowed, "address_not_allowed"}, {context.DeadlineExceeded, "timeout"}, {context.Canceled, "canceled"}, {errors.New("x"), "protocol"},
+	} {
+		if got := classify(tt.err); got != tt.want {
+			t.Errorf("%v: got %s, want %s", tt.err, got, tt.want)
+		}
+	}
+}
