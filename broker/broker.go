@@ -32,7 +32,8 @@ type Broker struct {
 
 	refreshers sync.Map // Key :: *refresher
 	pauses     pauses
-	unsaved    atomic.Int64 // answers of token endpoints that the store has not taken yet
+	backlog    *backlog
+	journal    Journal // nil if there is none
 
 	// life ends when Close begins: nothing new is started then, and nobody waits for
 	// what was only planned. What has been sent is finished nevertheless.
@@ -49,6 +50,9 @@ type Options struct {
 	// Open opens the store. It is called at first use, again at the next use if it
 	// failed, and never by two callers at once. Its context has a deadline.
 	Open func(context.Context) (Store, error)
+
+	// Journal keeps what the store could not take. Without one, that is in memory only.
+	Journal Journal
 
 	// Clock is asked for the time. Default: [SystemClock].
 	Clock Clock
@@ -69,7 +73,7 @@ func New(opts Options) *Broker {
 	if opts.Transport == nil {
 		opts.Transport = func(allowPrivate bool) http.RoundTripper { return NewGuardedTransport(allowPrivate) }
 	}
-	b := &Broker{clock: opts.Clock, open: opts.Open, transport: opts.Transport}
+	b := &Broker{clock: opts.Clock, open: opts.Open, transport: opts.Transport, journal: opts.Journal, backlog: newBacklog()}
 	b.life, b.end = context.WithCancel(context.Background())
 	b.cfg.Store(&Config{})
 	return b
@@ -148,7 +152,14 @@ func (b *Broker) store(ctx context.Context) (Store, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
 		}
+		if err := b.adopt(ctx); err != nil {
+			if closer, ok := s.(io.Closer); ok {
+				_ = closer.Close()
+			}
+			return nil, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
+		}
 		b.opened.Store(&s)
+		b.begin(b.sweepRegularly)
 		return s, nil
 	})
 	select {
@@ -172,10 +183,10 @@ func (b *Broker) Ready(ctx context.Context) error {
 			return err
 		}
 	}
-	if n := b.unsaved.Load(); n > 0 {
+	if n := len(b.backlog.list()); n > 0 {
 		return fmt.Errorf("%w: %d refreshed tokens could not be saved yet", ErrStoreUnavailable, n)
 	}
-	return nil
+	return b.checkJournal(ctx)
 }
 
 // begin runs work in a goroutine that Close waits for. It reports false, and does
@@ -219,14 +230,13 @@ func (b *Broker) Close(ctx context.Context) error {
 }
 
 func (b *Broker) logUnsaved(ctx context.Context) {
-	b.refreshers.Range(func(_, value any) bool {
-		if r := value.(*refresher); r.unsaved.Load() {
-			b.Config().logger().LogAttrs(ctx, slog.LevelError,
-				"the store did not take a refreshed token before the shutdown; the connection may have to be authorised again",
-				slog.String("connection", r.key.String()))
+	for _, u := range b.backlog.list() {
+		level, msg := slog.LevelWarn, "the store did not take a refreshed token before the shutdown; the journal has it, and the next process on this machine saves it"
+		if !u.journaled {
+			level, msg = slog.LevelError, "neither the store nor the journal took a refreshed token before the shutdown; the connection may have to be authorised again"
 		}
-		return true
-	})
+		b.Config().logger().LogAttrs(ctx, level, msg, slog.String("connection", u.key.String()))
+	}
 }
 
 // isUnavailable reports whether err is a store's "could not tell".

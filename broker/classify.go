@@ -39,6 +39,7 @@ const (
 	codeUnknownError       = "unknown_error"         // a code that is not fit to be shown
 	codeNoRefreshToken     = "no_refresh_token"      // the token has expired, there is no way to another
 	codeAccessTokenRefused = "access_token_rejected" // downstream answered 401, there is no way to another
+	codeNoCredentials      = "no_credentials"        // there are none, or none any more
 	codeMissingSettings    = "missing_settings"      // a setting that a URL or a header needs is not there
 )
 
@@ -135,12 +136,12 @@ func isPermanent(code string, def *connector.Definition) bool {
 // showable returns an error code that a token endpoint sent if it looks like one
 // (RFC 6749 section 5.2) and has no secret in it.
 func showable(code string, secrets []string) string {
-	const most = 64
+	const most, shortest = 64, 6 // what is shorter is no secret
 	if len(code) > most || strings.Trim(code, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") != "" {
 		return codeUnknownError
 	}
 	for _, secret := range secrets {
-		if secret != "" && (strings.Contains(code, secret) || strings.Contains(secret, code)) {
+		if len(secret) >= shortest && (strings.Contains(code, secret) || strings.Contains(secret, code)) {
 			return codeUnknownError
 		}
 	}

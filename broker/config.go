@@ -20,6 +20,10 @@ type Config struct {
 	// RefreshGiveUp is how long a background refresh is retried. Default: 15m.
 	RefreshGiveUp time.Duration
 
+	// Retention is how long the credentials of a connection are kept that cannot be
+	// refreshed any more. Default: 48h; negative: for ever.
+	Retention time.Duration
+
 	// CacheTTL is how long a record that was read is used without asking the store
 	// again. Default: 30s.
 	CacheTTL time.Duration
@@ -52,6 +56,7 @@ type Client struct {
 const (
 	DefaultRefreshTimeout = 20 * time.Second
 	DefaultRefreshGiveUp  = 15 * time.Minute
+	DefaultRetention      = 48 * time.Hour
 	DefaultCacheTTL       = 30 * time.Second
 )
 
@@ -62,6 +67,13 @@ func (c *Config) refreshGiveUp() time.Duration {
 	return orDefault(c.RefreshGiveUp, DefaultRefreshGiveUp)
 }
 func (c *Config) cacheTTL() time.Duration { return orDefault(c.CacheTTL, DefaultCacheTTL) }
+
+func (c *Config) retention() time.Duration {
+	if c.Retention < 0 {
+		return 0
+	}
+	return orDefault(c.Retention, DefaultRetention)
+}
 
 func orDefault(d, def time.Duration) time.Duration {
 	if d <= 0 {

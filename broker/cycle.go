@@ -31,9 +31,10 @@ func backoff(attempts int) time.Duration {
 
 // A cyclePolicy is what a connector and the configuration say about failures.
 type cyclePolicy struct {
-	rotation connector.Rotation
-	giveUp   time.Duration
-	quiet    bool // the event was emitted for another connection
+	rotation  connector.Rotation
+	giveUp    time.Duration
+	retention time.Duration // of a parked connection's credentials; 0: for ever
+	quiet     bool          // the event was emitted for another connection
 }
 
 // succeed merges a token endpoint's answer into the record and ends the cycle. It
@@ -87,6 +88,9 @@ func (r *Record) fail(ans answer, policy cyclePolicy, now time.Time) EventType {
 		if r.Credentials != nil {
 			c.Parked = r.Credentials.identity()
 		}
+		if policy.retention > 0 {
+			c.CredentialsExpireAt = now.Add(policy.retention)
+		}
 	case ClassConfiguration:
 		c.RetryAt = time.Time{} // the connector's pause says when
 		if policy.quiet {
@@ -102,7 +106,7 @@ func (r *Record) fail(ans answer, policy cyclePolicy, now time.Time) EventType {
 			c.Phase = PhasePending
 		}
 		if !now.Before(c.GiveUpAt) {
-			c.Phase, c.RetryAt = PhaseFailed, now.Add(cooldown)
+			c.Phase, c.RetryAt, c.Queued = PhaseFailed, now.Add(cooldown), false
 		}
 	}
 	switch {
@@ -175,7 +179,7 @@ func (r *refresher) reject(ctx context.Context, cfg *Config, conn *Connector, ge
 		if rec == nil || rec.IsTombstone() || rec.Generation != generation || rec.Credentials == nil || rec.IsParked() {
 			return nil, errSuperseded
 		}
-		event = rec.fail(answer{class: ClassPermanent, code: code}, cyclePolicy{}, now)
+		event = rec.fail(answer{class: ClassPermanent, code: code}, cyclePolicy{retention: cfg.retention()}, now)
 		return rec, nil
 	})
 	failure := &TokenError{Key: r.key, Class: ClassPermanent, Code: code, Parked: true, FailedAt: now}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
 // A flight is one refresh, for all callers that want one meanwhile.
@@ -49,6 +51,7 @@ func (r *refresher) fly(f *flight, cause context.Context) {
 
 	r.mu.Lock()
 	r.flight = nil
+	r.forcing.generation = 0
 	r.mu.Unlock()
 	if !attempt.landed {
 		f.land(snap, err)
@@ -122,7 +125,7 @@ func (a *attempt) run(ctx context.Context) (*snapshot, error) {
 	a.cfg.logger().LogAttrs(ctx, slog.LevelDebug, "token endpoint answered",
 		slog.String("connection", a.refresher.key.String()), slog.String("class", string(answer.class)),
 		slog.String("code", answer.code), slog.Int("status", answer.status))
-	if answer.class == "" {
+	if answer.class == "" || !answer.refreshToken.IsZero() {
 		return a.saveToken(ctx, held, answer)
 	}
 	return a.saveFailure(ctx, held, answer)
@@ -136,14 +139,17 @@ func (a *attempt) due(ctx context.Context, rec *Record, snap *snapshot, now time
 		return false, ErrConnectionNotFound
 	case !rec.Enabled:
 		return false, ErrConnectionDisabled
-	case snap.rec.Generation > rec.Generation:
-		// The store was set back: what it holds may be spent.
+	case a.refresher.isSetBack(rec):
+		// What the store holds may be spent.
 		if snap.servable(now) {
 			return false, nil
 		}
 		return false, &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: "stale_store"}
 	case rec.IsParked():
 		return false, rec.tokenError(now)
+	}
+	if rec.Credentials == nil && a.conn.GrantType != connector.ClientCredentials {
+		return false, &TokenError{Key: a.refresher.key, Class: ClassPermanent, Code: codeNoCredentials, Parked: true, FailedAt: rec.Cycle.FailedAt}
 	}
 	expired := rec.Credentials == nil || rec.Credentials.AccessToken.IsZero() || rec.Credentials.ExpiredAt(now)
 	if !a.conn.canRefresh(rec.Credentials) {
@@ -152,7 +158,7 @@ func (a *attempt) due(ctx context.Context, rec *Record, snap *snapshot, now time
 		}
 		return false, nil
 	}
-	if !expired && !snap.wantsRefresh(now) {
+	if !expired && !snap.wantsRefresh(now) && !a.refresher.isForced(rec.Generation) {
 		return false, nil
 	}
 	if _, err := a.conn.RenderTokenURL(rec.Settings); err != nil {

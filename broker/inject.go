@@ -180,6 +180,8 @@ func (a *Authorization) Observe(resp *http.Response) {
 	}
 	if resp.StatusCode == http.StatusUnauthorized {
 		a.rejected()
+	} else {
+		a.refresher.accepted(a.generation)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/google/uuid"
@@ -77,11 +78,14 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 			return nil, err
 		}
 		snap := a.refresher.install(rec, rev, begun)
+		if a.refresher.isSetBack(rec) && !snap.readAt.Before(begun) {
+			continue // no: somebody in this process has saved since
+		}
 		if due, err := a.due(ctx, rec, snap, b.clock.Now()); err != nil || !due {
 			return &hold{snap: snap}, err
 		}
 		takeover, wait := a.contend(rec, &observed)
-		if wait && snap.servable(b.clock.Now()) {
+		if wait && snap.servable(b.clock.Now()) && !a.refresher.isForced(rec.Generation) {
 			return &hold{snap: snap}, nil // it is being refreshed, and valid meanwhile
 		}
 		if wait {
@@ -89,6 +93,11 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 				return nil, ErrShuttingDown
 			}
 			continue
+		}
+		if err := b.checkJournal(ctx); err != nil {
+			a.log(ctx, slog.LevelError, "no refresh is begun", err)
+			return nil, &TokenError{Key: a.refresher.key, Class: ClassTransient, Code: "journal_unavailable",
+				RetryAt: b.clock.Now().Add(storeRetry), Err: err}
 		}
 		if !a.probing {
 			if until := b.pauses.claim(a.conn, b.clock.Now()); !until.IsZero() {

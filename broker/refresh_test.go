@@ -307,7 +307,7 @@ func TestDeadConnectionCostsTheTokenEndpointOneCall(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", issued(2*time.Hour))
-		for range 100 {
+		for range 47 {
 			var failed *broker.TokenError
 			_, err := h.Source(h.key).Token(t.Context())
 			if !errors.As(err, &failed) || !failed.Parked || failed.Code != "invalid_grant" || !failed.FirstRedeem {
@@ -321,8 +321,23 @@ func TestDeadConnectionCostsTheTokenEndpointOneCall(t *testing.T) {
 		if got := h.events.types(); got != "failed" {
 			t.Errorf("got events %q, want failed", got)
 		}
+		if rec := h.record(h.key); rec.Credentials == nil {
+			t.Error("the credentials were cleared before the retention was over")
+		}
 		view, err := h.Connection(t.Context(), h.key)
 		if err != nil || view.State != broker.StateInvalid || view.Health != broker.HealthNeedsAuth {
+			t.Errorf("got state %s, health %s, %v", view.State, view.Health, err)
+		}
+
+		time.Sleep(2 * time.Hour) // the retention is over: the sweep clears the credentials
+		if rec := h.record(h.key); rec.Credentials != nil {
+			t.Error("the credentials were not cleared")
+		}
+		var failed *broker.TokenError
+		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked || failed.Code != "no_credentials" {
+			t.Errorf("got %v, want a TokenError for want of credentials", err)
+		}
+		if view, err := h.Connection(t.Context(), h.key); err != nil || view.State != broker.StateAdded || view.Health != broker.HealthNeedsAuth {
 			t.Errorf("got state %s, health %s, %v", view.State, view.Health, err)
 		}
 	})
@@ -359,6 +374,7 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 			t.Errorf("got events %q, want one failed for the connector", got)
 		}
 
+		synctest.Wait() // a flight under way would keep the client that it began with
 		mended := *h.config
 		mended.Connectors = map[connector.ID]*broker.Connector{acme: {Definition: h.config.Connectors[acme].Definition, Client: good}}
 		h.Configure(&mended)

@@ -11,31 +11,26 @@ import (
 // another lease, than the answer at hand belongs to.
 var errSuperseded = errors.New("the record has moved on")
 
-// saveToken merges an answer into the record, exactly if that still holds the
-// refresh token which the answer was bought with. The new refresh token may be the
-// only one that works now: if the store does not take it, the token is used all the
-// same, and saving is repeated until the store does.
+// saveToken merges an answer into the record. The new refresh token may be the only
+// one that works now: what the store does not take goes to the journal, the token is
+// used all the same, and saving is repeated until the store takes it.
 func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snapshot, error) {
 	r := a.refresher
 	r.broker.pauses.resume(a.conn)
-	merge := func(rec *Record) (EventType, error) {
-		if rec == nil || rec.IsTombstone() {
-			return "", ErrConnectionNotFound
-		}
-		if rec.refreshTokenHash() != held.lease.RefreshToken {
-			return "", errSuperseded
-		}
-		return rec.succeed(ans), nil
-	}
-	snap, event, err := a.settle(ctx, merge)
+	u := &unsaved{id: held.lease.ID, key: r.key, bought: held.lease.RefreshToken, answer: ans}
+	policy := a.policy()
+	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
 	if isUnavailable(err) {
-		snap, event, err = a.saveLater(ctx, held, ans, merge, err)
-	}
-	switch {
-	case err == nil:
+		snap, err = a.saveLater(ctx, held, u, err)
+	} else if err == nil {
 		r.broker.destroyEarlier(ctx, r.key, snap.rev)
 		a.emit(ctx, event, snap)
+	}
+	switch {
+	case err == nil && a.usable(snap):
 		return snap, nil
+	case err == nil:
+		return nil, snap.rec.tokenError(r.broker.clock.Now())
 	case errors.Is(err, errSuperseded):
 		a.log(ctx, slog.LevelWarn, "a refreshed token was dropped: other credentials were imported meanwhile", nil)
 		return r.adopt(ctx)
@@ -51,35 +46,40 @@ const (
 	maxSaveRetry = 5 * time.Second
 )
 
-// saveLater serves a new token from memory until the store has taken it. It returns
-// only then, or when there is nothing to save any more: Close waits for it.
-func (a *attempt) saveLater(ctx context.Context, held *hold, ans answer, merge func(*Record) (EventType, error), err error) (*snapshot, EventType, error) {
+// saveLater keeps an answer and serves it from memory until the store has taken it.
+// It returns only then, or when there is nothing to save any more: Close waits for it.
+func (a *attempt) saveLater(ctx context.Context, held *hold, u *unsaved, err error) (*snapshot, error) {
 	r := a.refresher
+	b := r.broker
 	a.log(ctx, slog.LevelError, "the store did not take a refreshed token; it is served from memory, and saving is retried", err)
-	r.broker.unsaved.Add(1)
 	r.unsaved.Store(true)
-	defer func() {
-		r.unsaved.Store(false)
-		r.broker.unsaved.Add(-1)
-	}()
+	defer r.unsaved.Store(false)
+	b.keep(ctx, a.cfg, u)
 	rec := held.rec.Clone()
-	if _, err := merge(rec); err == nil {
+	if _, err := u.merge(rec, a.policy(), b.clock.Now()); err == nil {
 		a.landed = true
-		a.flight.land(r.install(rec, held.rev, r.broker.clock.Now()), nil)
+		if snap := r.install(rec, held.rev, b.clock.Now()); a.usable(snap) {
+			a.flight.land(snap, nil)
+		} else {
+			a.flight.land(nil, rec.tokenError(b.clock.Now()))
+		}
 	}
 	for wait := minSaveRetry; ; wait = min(2*wait, maxSaveRetry) {
-		if err := r.broker.clock.Sleep(ctx, wait); err != nil {
-			return nil, "", err
+		if err := b.clock.Sleep(ctx, wait); err != nil {
+			return nil, err
 		}
-		snap, event, err := a.settle(ctx, merge)
-		if isUnavailable(err) {
-			continue
+		_ = b.flush(ctx) // its error is that of this answer or of one before it
+		select {
+		case <-u.done:
+			return u.snap, u.err
+		default:
 		}
-		if err == nil {
-			a.log(ctx, slog.LevelInfo, "the store has taken the refreshed token", nil)
-		}
-		return snap, event, err
 	}
+}
+
+// policy is what the attempt's configuration says about failures.
+func (a *attempt) policy() cyclePolicy {
+	return cyclePolicy{rotation: a.conn.Rotation, giveUp: a.cfg.refreshGiveUp(), retention: a.cfg.retention()}
 }
 
 // saveFailure records a failed redeem and releases the lease. Where that cannot be
@@ -102,17 +102,14 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 				"Check its client_id, client_secret, auth_style and token_url", &TokenError{Key: r.key, Class: ans.class, Code: ans.code})
 		}
 	}
-	policy := cyclePolicy{rotation: a.conn.Rotation, giveUp: a.cfg.refreshGiveUp(), quiet: !announce}
+	policy := a.policy()
+	policy.quiet = !announce
 	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) {
 		if rec == nil || rec.IsTombstone() {
 			return "", ErrConnectionNotFound
 		}
 		if !rec.holds(held.lease) {
 			return "", errSuperseded
-		}
-		if !ans.refreshToken.IsZero() {
-			rec.rotate(ans.refreshToken)
-			rec.Generation++
 		}
 		return rec.fail(ans, policy, now), nil
 	})
@@ -129,35 +126,9 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 		return snap, nil
 	case errors.Is(err, errSuperseded):
 		return r.adopt(ctx)
-	case isUnavailable(err) && !ans.refreshToken.IsZero():
-		// A new refresh token came alone; losing it would cost the connection.
-		return a.keepRefreshToken(ctx, held, ans)
 	default:
 		return nil, &TokenError{Key: r.key, Class: ans.class, Code: ans.code, RetryAt: now.Add(storeRetry), FailedAt: now, Err: err}
 	}
-}
-
-// keepRefreshToken saves a refresh token that came without an access token, however
-// long the store takes.
-func (a *attempt) keepRefreshToken(ctx context.Context, held *hold, ans answer) (*snapshot, error) {
-	now := a.refresher.broker.clock.Now()
-	policy := cyclePolicy{rotation: a.conn.Rotation, giveUp: a.cfg.refreshGiveUp()}
-	snap, event, err := a.saveLater(ctx, held, ans, func(rec *Record) (EventType, error) {
-		if rec == nil || rec.IsTombstone() {
-			return "", ErrConnectionNotFound
-		}
-		if rec.refreshTokenHash() != held.lease.RefreshToken {
-			return "", errSuperseded
-		}
-		rec.rotate(ans.refreshToken)
-		rec.Generation++
-		return rec.fail(ans, policy, now), nil
-	}, ErrStoreUnavailable)
-	if err != nil {
-		return a.refresher.adopt(ctx)
-	}
-	a.emit(ctx, event, snap)
-	return nil, snap.rec.tokenError(now)
 }
 
 // awaitNewer gives the process whose lease was taken over the time to save what it
@@ -182,12 +153,15 @@ func (a *attempt) awaitNewer(ctx context.Context, held *hold) *snapshot {
 	return nil
 }
 
+func (a *attempt) settle(ctx context.Context, change func(*Record) (EventType, error)) (*snapshot, EventType, error) {
+	return a.refresher.broker.settle(ctx, a.refresher.key, a.refresher.broker.save, change)
+}
+
 // settle changes the record and makes the result what calls are served from. The
 // lease ends with it.
-func (a *attempt) settle(ctx context.Context, change func(*Record) (EventType, error)) (*snapshot, EventType, error) {
-	b := a.refresher.broker
+func (b *Broker) settle(ctx context.Context, key Key, save saver, change func(*Record) (EventType, error)) (*snapshot, EventType, error) {
 	var event EventType
-	rec, rev, err := b.update(ctx, a.refresher.key, func(rec *Record) (_ *Record, err error) {
+	rec, rev, err := b.updateWith(ctx, key, save, func(rec *Record) (_ *Record, err error) {
 		if event, err = change(rec); err != nil {
 			return nil, err
 		}
@@ -198,7 +172,7 @@ func (a *attempt) settle(ctx context.Context, change func(*Record) (EventType, e
 	if err != nil {
 		return nil, "", err
 	}
-	return a.refresher.install(rec, rev, b.clock.Now()), event, nil
+	return b.refresher(key).install(rec, rev, b.clock.Now()), event, nil
 }
 
 // usable reports whether a snapshot has a token for those who wait for the flight.

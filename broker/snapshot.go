@@ -18,12 +18,35 @@ type refresher struct {
 	snap       atomic.Pointer[snapshot] // nil until the record was read
 	readFailed atomic.Int64             // when a read last failed, Unix nanoseconds
 	unsaved    atomic.Bool              // snap is newer than what the store has taken
+	usedAt     atomic.Int64             // when a call used the connection, Unix nanoseconds, about
+	forced     atomic.Bool              // a 401 has led to a refresh, and nothing yet says that it helped
 
 	mu       sync.Mutex // guards the fields below; never held across I/O
 	reading  *reading   // nil if nobody reads
 	flight   *flight    // nil if no refresh is under way
 	retrying bool       // a retry is planned
 	unsent   string     // id of the lease that this process wrote and did not use
+	forcing  forcing
+	highest  watermark
+}
+
+// A watermark is the highest generation of a record that was seen, and since when
+// the record has been there: one that is younger is another.
+type watermark struct {
+	generation uint64
+	createdAt  time.Time
+}
+
+// isSetBack reports whether rec is older than what this process has seen of it, as
+// when a backup of the store was restored; and otherwise notes it as seen.
+func (r *refresher) isSetBack(rec *Record) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rec.Generation < r.highest.generation && !rec.CreatedAt.After(r.highest.createdAt) {
+		return true
+	}
+	r.highest = watermark{rec.Generation, rec.CreatedAt}
+	return false
 }
 
 // A snapshot is a record as it was read or saved at some time. It is not changed.
@@ -101,9 +124,11 @@ func (s *snapshot) wantsRefresh(now time.Time) bool {
 // knows a newer one. It returns the newest.
 func (r *refresher) install(rec *Record, rev Revision, readAt time.Time) *snapshot {
 	next := newSnapshot(rec, rev, readAt)
+	r.isSetBack(rec)
+	r.touch(readAt)
 	for {
 		cur := r.snap.Load()
-		if cur != nil && (cur.rec.Generation > rec.Generation ||
+		if cur != nil && !rec.CreatedAt.After(cur.rec.CreatedAt) && (cur.rec.Generation > rec.Generation ||
 			cur.rec.Generation == rec.Generation && (cur.rev > rev || cur.rev == rev && cur.readAt.After(readAt))) {
 			return cur
 		}
@@ -172,13 +197,14 @@ func (r *refresher) load(ctx context.Context) (*snapshot, error) {
 		r.install(rec, rev, begun)
 		return nil, ErrConnectionNotFound
 	}
+	setBack := r.isSetBack(rec)
 	snap := r.install(rec, rev, begun)
-	if snap.rec.Generation > rec.Generation && snap.readAt.Before(begun) && !r.unsaved.Load() {
+	if setBack && snap.readAt.Before(begun) && !r.unsaved.Load() {
 		// Not a race: what was known before the read began is newer than what is stored.
 		b.Config().logger().LogAttrs(ctx, slog.LevelError,
 			"the store has older credentials than this process has seen; they are not redeemed. Was a backup restored? Import the connection again",
 			slog.String("connection", r.key.String()),
-			slog.Uint64("stored_generation", rec.Generation), slog.Uint64("known_generation", snap.rec.Generation))
+			slog.Uint64("stored_generation", rec.Generation))
 	}
 	return snap, nil
 }
@@ -188,6 +214,7 @@ func (r *refresher) load(ctx context.Context) (*snapshot, error) {
 func (r *refresher) latest(ctx context.Context) (*snapshot, error) {
 	b := r.broker
 	now := b.clock.Now()
+	r.touch(now)
 	snap := r.snap.Load()
 	if snap != nil && now.Sub(snap.readAt) < b.Config().cacheTTL() {
 		if snap.rec.IsTombstone() {

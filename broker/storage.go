@@ -33,8 +33,18 @@ func (b *Broker) load(ctx context.Context, key Key) (rec *Record, rev Revision, 
 	return s.Load(ctx, key)
 }
 
-// save stores rec over revision rev.
-func (b *Broker) save(ctx context.Context, rec *Record, rev Revision) (_ Revision, err error) {
+// save stores rec over revision rev, after whatever could not be saved before.
+func (b *Broker) save(ctx context.Context, rec *Record, rev Revision) (Revision, error) {
+	if b.backlog.pending() {
+		if err := b.flush(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return b.saveNow(ctx, rec, rev)
+}
+
+// saveNow is save for the backlog itself.
+func (b *Broker) saveNow(ctx context.Context, rec *Record, rev Revision) (_ Revision, err error) {
 	ctx, span := b.startStoreSpan(ctx, "save", rec.Key)
 	defer func() { endSpan(span, err) }()
 	s, err := b.store(ctx)
@@ -54,6 +64,13 @@ func (b *Broker) startStoreSpan(ctx context.Context, operation string, key Key) 
 // and again whenever somebody else was faster. change gets nil if there is no record,
 // and may be called several times. Its error ends the update with nothing saved.
 func (b *Broker) update(ctx context.Context, key Key, change func(*Record) (*Record, error)) (*Record, Revision, error) {
+	return b.updateWith(ctx, key, b.save, change)
+}
+
+// A saver is a way to save a record.
+type saver func(context.Context, *Record, Revision) (Revision, error)
+
+func (b *Broker) updateWith(ctx context.Context, key Key, save saver, change func(*Record) (*Record, error)) (*Record, Revision, error) {
 	for conflicts := 0; ; conflicts++ {
 		rec, rev, err := b.load(ctx, key)
 		if errors.Is(err, ErrNotFound) {
@@ -65,7 +82,7 @@ func (b *Broker) update(ctx context.Context, key Key, change func(*Record) (*Rec
 		if err != nil {
 			return nil, 0, err
 		}
-		saved, err := b.save(ctx, next, rev)
+		saved, err := save(ctx, next, rev)
 		if err == nil {
 			return next, saved, nil
 		}

@@ -223,7 +223,7 @@ func testCancelled(t *testing.T, s broker.Store) {
 func testDestroyEarlier(t *testing.T, s broker.Store) {
 	versioned, ok := s.(broker.VersionedStore)
 	if !ok {
-		t.Skip("not a VersionedStore: there are no earlier revisions")
+		return // there are no earlier revisions
 	}
 	key := storeKey("ann")
 	var rev broker.Revision

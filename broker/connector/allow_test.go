@@ -9,40 +9,84 @@ import (
 
 func TestHostsThatACredentialMayGoTo(t *testing.T) {
 	t.Parallel()
-	plain := Definition{ID: ID{"crm", "acme"}, BaseURL: "https://api.acme.test/v1",
-		AllowHosts: []string{"files.acme.test", "*.wild.test", "alt.acme.test:8443", "bücher.example", "Upper.ACME.test."}}
-	private := Definition{ID: plain.ID, BaseURL: "http://127.0.0.1:9000", AllowPrivate: true,
-		AllowHosts: []string{"[::1]:9000", "10.0.0.1", "local.test"}}
+	plain := Definition{
+		ID: ID{"crm", "acme"}, BaseURL: "https://api.acme.test/v1",
+		AllowHosts: []string{"files.acme.test", "*.wild.test", "alt.acme.test:8443", "bücher.example", "Upper.ACME.test."},
+	}
+	private := Definition{
+		ID: plain.ID, BaseURL: "http://127.0.0.1:9000", AllowPrivate: true,
+		AllowHosts: []string{"[::1]:9000", "10.0.0.1", "local.test"},
+	}
 	tests := []struct {
 		d            *Definition
 		scheme, host string
 		want         bool
 	}{
-		{&plain, "https", "api.acme.test", true}, {&plain, "https", "api.acme.test:443", true},
-		{&plain, "HTTPS", "API.Acme.TEST", true}, {&plain, "https", "api.acme.test.", true}, {&plain, "https", "api.acme.test.:443", true},
-		{&plain, "https", "api.acme.test:", true}, {&plain, "https", "api.acme.test:0443", true},
-		{&plain, "https", "files.acme.test", true}, {&plain, "https", "upper.acme.test", true},
-		{&plain, "https", "a.wild.test", true}, {&plain, "https", "xn--bcher-kva.example", true}, {&plain, "https", "BÜCHER.example", true},
-		{&plain, "https", "bu\u0308cher.example", true}, {&plain, "https", "alt.acme.test:8443", true},
+		{&plain, "https", "api.acme.test", true},
+		{&plain, "https", "api.acme.test:443", true},
+		{&plain, "HTTPS", "API.Acme.TEST", true},
+		{&plain, "https", "api.acme.test.", true},
+		{&plain, "https", "api.acme.test.:443", true},
+		{&plain, "https", "api.acme.test:", true},
+		{&plain, "https", "api.acme.test:0443", true},
+		{&plain, "https", "files.acme.test", true},
+		{&plain, "https", "upper.acme.test", true},
+		{&plain, "https", "a.wild.test", true},
+		{&plain, "https", "xn--bcher-kva.example", true},
+		{&plain, "https", "BÜCHER.example", true},
+		{&plain, "https", "bu\u0308cher.example", true},
+		{&plain, "https", "alt.acme.test:8443", true},
 		{&plain, "https", "api。acme。test", true}, // IDNA's other dots
 
-		{&plain, "http", "api.acme.test", false}, {&plain, "", "api.acme.test", false}, {&plain, "ftp", "api.acme.test", false},
-		{&plain, "https", "api.acme.test:8443", false}, {&plain, "https", "api.acme.test:80", false}, {&plain, "https", "alt.acme.test", false},
-		{&plain, "https", "acme.test", false}, {&plain, "https", "x.api.acme.test", false}, {&plain, "https", "evil-api.acme.test", false},
-		{&plain, "https", "wild.test", false}, {&plain, "https", "a.b.wild.test", false}, {&plain, "https", ".wild.test", false}, {&plain, "https", "*.wild.test", false},
-		{&plain, "https", "user@api.acme.test", false}, {&plain, "https", "api.acme.test@evil.test", false}, {&plain, "https", "evil.test\\@api.acme.test", false},
-		{&plain, "https", "api%2eacme.test", false}, {&plain, "https", "%61pi.acme.test", false}, {&plain, "https", "api.acme.test/", false},
-		{&plain, "https", "api.acme.test?", false}, {&plain, "https", "api.acme.test#", false}, {&plain, "https", "api.acme.test..", false},
-		{&plain, "https", "", false}, {&plain, "https", ":443", false}, {&plain, "https", "api.acme.test:443:443", false},
-		{&plain, "https", "api.acme.test:99999", false}, {&plain, "https", "api.acme.test:+443", false}, {&plain, "https", "api.acme.test\x00", false},
-		{&plain, "https", "127.0.0.1", false}, {&plain, "https", "[::1]", false}, {&plain, "https", "xn--bcher-kva.example.evil.test", false},
+		{&plain, "http", "api.acme.test", false},
+		{&plain, "", "api.acme.test", false},
+		{&plain, "ftp", "api.acme.test", false},
+		{&plain, "https", "api.acme.test:8443", false},
+		{&plain, "https", "api.acme.test:80", false},
+		{&plain, "https", "alt.acme.test", false},
+		{&plain, "https", "acme.test", false},
+		{&plain, "https", "x.api.acme.test", false},
+		{&plain, "https", "evil-api.acme.test", false},
+		{&plain, "https", "wild.test", false},
+		{&plain, "https", "a.b.wild.test", false},
+		{&plain, "https", ".wild.test", false},
+		{&plain, "https", "*.wild.test", false},
+		{&plain, "https", "user@api.acme.test", false},
+		{&plain, "https", "api.acme.test@evil.test", false},
+		{&plain, "https", "evil.test\\@api.acme.test", false},
+		{&plain, "https", "api%2eacme.test", false},
+		{&plain, "https", "%61pi.acme.test", false},
+		{&plain, "https", "api.acme.test/", false},
+		{&plain, "https", "api.acme.test?", false},
+		{&plain, "https", "api.acme.test#", false},
+		{&plain, "https", "api.acme.test..", false},
+		{&plain, "https", "", false},
+		{&plain, "https", ":443", false},
+		{&plain, "https", "api.acme.test:443:443", false},
+		{&plain, "https", "api.acme.test:99999", false},
+		{&plain, "https", "api.acme.test:+443", false},
+		{&plain, "https", "api.acme.test\x00", false},
+		{&plain, "https", "127.0.0.1", false},
+		{&plain, "https", "[::1]", false},
+		{&plain, "https", "xn--bcher-kva.example.evil.test", false},
 
-		{&private, "http", "127.0.0.1:9000", true}, {&private, "http", "[::ffff:127.0.0.1]:9000", true}, {&private, "http", "[::1]:9000", true},
-		{&private, "http", "[0:0:0:0:0:0:0:1]:9000", true}, {&private, "https", "local.test", true}, {&private, "http", "local.test", true},
-		{&private, "http", "10.0.0.1", true}, {&private, "https", "10.0.0.1", true},
-		{&private, "http", "127.0.0.1", false}, {&private, "http", "127.1:9000", false}, {&private, "http", "2130706433:9000", false},
-		{&private, "http", "0x7f000001:9000", false}, {&private, "http", "[::1%25lo]:9000", false}, {&private, "http", "[127.0.0.1]:9000", false},
-		{&private, "http", "[::1:9000", false}, {&private, "http", "[::1]9000", false}, {&private, "ftp", "local.test", false},
+		{&private, "http", "127.0.0.1:9000", true},
+		{&private, "http", "[::ffff:127.0.0.1]:9000", true},
+		{&private, "http", "[::1]:9000", true},
+		{&private, "http", "[0:0:0:0:0:0:0:1]:9000", true},
+		{&private, "https", "local.test", true},
+		{&private, "http", "local.test", true},
+		{&private, "http", "10.0.0.1", true},
+		{&private, "https", "10.0.0.1", true},
+		{&private, "http", "127.0.0.1", false},
+		{&private, "http", "127.1:9000", false},
+		{&private, "http", "2130706433:9000", false},
+		{&private, "http", "0x7f000001:9000", false},
+		{&private, "http", "[::1%25lo]:9000", false},
+		{&private, "http", "[127.0.0.1]:9000", false},
+		{&private, "http", "[::1:9000", false},
+		{&private, "http", "[::1]9000", false},
+		{&private, "ftp", "local.test", false},
 	}
 	for _, tt := range tests {
 		err := tt.d.AllowsHost(tt.scheme, tt.host, nil)
@@ -61,10 +105,14 @@ func TestHostsThatACredentialMayGoTo(t *testing.T) {
 
 func TestATemplatedHostAllowsOnlyTheConnectionsOwn(t *testing.T) {
 	t.Parallel()
-	zen := Definition{ID: ID{"crm", "zen"}, BaseURL: "https://{subdomain}.zen.test", AllowHosts: []string{"*.zen.test", "cdn.zen.test"},
-		Settings: []Setting{{Name: "subdomain", Required: true}}}
-	force := Definition{ID: ID{"crm", "force"}, BaseURL: "{instance_url}", AllowHosts: []string{"*.my.force.test", "login.force.test"},
-		Settings: []Setting{{Name: "instance_url", Required: true, Origin: true}}}
+	zen := Definition{
+		ID: ID{"crm", "zen"}, BaseURL: "https://{subdomain}.zen.test", AllowHosts: []string{"*.zen.test", "cdn.zen.test"},
+		Settings: []Setting{{Name: "subdomain", Required: true}},
+	}
+	force := Definition{
+		ID: ID{"crm", "force"}, BaseURL: "{instance_url}", AllowHosts: []string{"*.my.force.test", "login.force.test"},
+		Settings: []Setting{{Name: "instance_url", Required: true, Origin: true}},
+	}
 	tests := []struct {
 		d        *Definition
 		settings map[string]any
@@ -100,8 +148,10 @@ func TestATemplatedHostAllowsOnlyTheConnectionsOwn(t *testing.T) {
 // FuzzAllowsHost holds that whatever is allowed is, to net/url, one of the hosts
 // that are meant.
 func FuzzAllowsHost(f *testing.F) {
-	for _, s := range []string{"api.acme.test", "a.wild.test:443", "API.ACME.TEST.", "a@api.acme.test", "api.acme.test:443@evil.test",
-		"[::1]", "api.acme.test%00.evil.test", "ａｐｉ.acme.test", "api.acme.test\\.evil.test", "bücher.wild.test"} {
+	for _, s := range []string{
+		"api.acme.test", "a.wild.test:443", "API.ACME.TEST.", "a@api.acme.test", "api.acme.test:443@evil.test",
+		"[::1]", "api.acme.test%00.evil.test", "ａｐｉ.acme.test", "api.acme.test\\.evil.test", "bücher.wild.test",
+	} {
 		f.Add(s)
 	}
 	d := Definition{ID: ID{"crm", "acme"}, BaseURL: "https://api.acme.test", AllowHosts: []string{"*.wild.test"}}

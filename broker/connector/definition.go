@@ -1,3 +1,5 @@
+// Package connector says how third-party services are authenticated to and where
+// their credentials may go: definitions, the rules that they obey, and a catalogue.
 package connector
 
 import "time"
@@ -22,6 +24,9 @@ type Definition struct {
 	AuthStyle AuthStyle
 	// Rotation says what happens to a refresh token that was spent. Default: always.
 	Rotation Rotation
+	// KeepAlive is how long a refresh token may go unused before the service lets it
+	// lapse; it is redeemed before, though nobody needs a token. 0: it does not lapse.
+	KeepAlive time.Duration
 	// RefreshTokenOptional: the service hands out long-lived tokens without one.
 	RefreshTokenOptional bool
 	// PermanentErrors are the token endpoint's own words for invalid_grant.
@@ -119,8 +124,8 @@ type Placement struct {
 	Name string
 	// Format has one %s for the value ("Bearer %s"). Only for InHeader; default "%s".
 	Format string
-	// Setting is the setting to take the value from; empty: the access token. For
-	// InBasic it is the user name.
+	// Setting is the setting to take the value from; empty: the access token (of an
+	// APIKey connector: the setting api_key). For InBasic it is the user name.
 	Setting string
 	// PasswordSetting is the setting that has the password. Only for InBasic.
 	PasswordSetting string

@@ -49,16 +49,46 @@ func TestSettingsThatDoNotFitATemplate(t *testing.T) {
 		base  string
 		value any
 	}{
-		{"https://{x}.acme.test", nil}, {"https://{x}.acme.test", ""}, {"https://{x}.acme.test", "a.b"}, {"https://{x}.acme.test", "a/" + secret},
-		{"https://{x}.acme.test", "evil.test/"}, {"https://{x}.acme.test", "evil.test#"}, {"https://{x}.acme.test", "evil.test?"}, {"https://{x}.acme.test", "a@b"},
-		{"https://{x}.acme.test", "a:b"}, {"https://{x}.acme.test", "-a"}, {"https://{x}.acme.test", "a-"}, {"https://{x}.acme.test", "a_b"}, {"https://{x}.acme.test", long},
-		{"https://{x}.acme.test", "ä"}, {"https://{x}.acme.test", "a\r\n"}, {"https://{x}.acme.test", true}, {"https://{x}.acme.test", 1.5}, {"https://{x}.acme.test", map[string]any{}},
-		{"https://eu-{x}.acme.test", long[:63]}, {"https://{x}.acme.test", "%61"},
-		{"https://api.acme.test/{x}", "."}, {"https://api.acme.test/{x}", ".."}, {"https://api.acme.test/.{x}", "."}, {"https://api.acme.test/{x}", ""},
-		{"https://api.acme.test/{x}", "a/b"}, {"https://api.acme.test/{x}", "a\\b"}, {"https://api.acme.test/{x}", "a\nb"},
-		{"{x}", "https://evil.test"}, {"{x}", "https://a.b.my.acme.test"}, {"{x}", "http://a.my.acme.test"}, {"{x}", "https://a.my.acme.test/path"},
-		{"{x}", "https://u:p@a.my.acme.test"}, {"{x}", "https://a.my.acme.test?q"}, {"{x}", "https://a.my.acme.test#f"}, {"{x}", "https://a.my.acme.test\\@evil.test"},
-		{"{x}", "a.my.acme.test"}, {"{x}", "//a.my.acme.test"}, {"{x}", "https://127.0.0.1"}, {"{x}", "https://a.my.acme.test:8443"}, {"{x}", "javascript://a.my.acme.test"},
+		{"https://{x}.acme.test", nil},
+		{"https://{x}.acme.test", ""},
+		{"https://{x}.acme.test", "a.b"},
+		{"https://{x}.acme.test", "a/" + secret},
+		{"https://{x}.acme.test", "evil.test/"},
+		{"https://{x}.acme.test", "evil.test#"},
+		{"https://{x}.acme.test", "evil.test?"},
+		{"https://{x}.acme.test", "a@b"},
+		{"https://{x}.acme.test", "a:b"},
+		{"https://{x}.acme.test", "-a"},
+		{"https://{x}.acme.test", "a-"},
+		{"https://{x}.acme.test", "a_b"},
+		{"https://{x}.acme.test", long},
+		{"https://{x}.acme.test", "ä"},
+		{"https://{x}.acme.test", "a\r\n"},
+		{"https://{x}.acme.test", true},
+		{"https://{x}.acme.test", 1.5},
+		{"https://{x}.acme.test", map[string]any{}},
+		{"https://eu-{x}.acme.test", long[:63]},
+		{"https://{x}.acme.test", "%61"},
+		{"https://api.acme.test/{x}", "."},
+		{"https://api.acme.test/{x}", ".."},
+		{"https://api.acme.test/.{x}", "."},
+		{"https://api.acme.test/{x}", ""},
+		{"https://api.acme.test/{x}", "a/b"},
+		{"https://api.acme.test/{x}", "a\\b"},
+		{"https://api.acme.test/{x}", "a\nb"},
+		{"{x}", "https://evil.test"},
+		{"{x}", "https://a.b.my.acme.test"},
+		{"{x}", "http://a.my.acme.test"},
+		{"{x}", "https://a.my.acme.test/path"},
+		{"{x}", "https://u:p@a.my.acme.test"},
+		{"{x}", "https://a.my.acme.test?q"},
+		{"{x}", "https://a.my.acme.test#f"},
+		{"{x}", "https://a.my.acme.test\\@evil.test"},
+		{"{x}", "a.my.acme.test"},
+		{"{x}", "//a.my.acme.test"},
+		{"{x}", "https://127.0.0.1"},
+		{"{x}", "https://a.my.acme.test:8443"},
+		{"{x}", "javascript://a.my.acme.test"},
 	}
 	for _, tt := range tests {
 		d := Definition{ID: ID{"crm", "acme"}, BaseURL: tt.base, AllowHosts: []string{"*.my.acme.test"}}
@@ -124,8 +154,10 @@ func FuzzParseURLTemplate(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		d := Definition{ID: ID{"crm", "acme"}, AuthType: None, BaseURL: s, AllowHosts: []string{"o.test"}, AllowPrivate: true,
-			Settings: []Setting{{Name: "x"}, {Name: "o", Origin: true}}}
+		d := Definition{
+			ID: ID{"crm", "acme"}, AuthType: None, BaseURL: s, AllowHosts: []string{"o.test"}, AllowPrivate: true,
+			Settings: []Setting{{Name: "x"}, {Name: "o", Origin: true}},
+		}
 		if s == "" || d.Validate() != nil {
 			return
 		}

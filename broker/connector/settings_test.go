@@ -7,8 +7,10 @@ import (
 
 func TestMissingSettings(t *testing.T) {
 	t.Parallel()
-	d := Definition{BaseURL: "https://{sub}.acme.test/{id}", TokenURL: "https://a.test/{tenant}",
-		Settings: []Setting{{Name: "key", Required: true}, {Name: "note"}, {Name: "sub"}, {Name: "id"}, {Name: "tenant"}}}
+	d := Definition{
+		BaseURL: "https://{sub}.acme.test/{id}", TokenURL: "https://a.test/{tenant}",
+		Settings: []Setting{{Name: "key", Required: true}, {Name: "note"}, {Name: "sub"}, {Name: "id"}, {Name: "tenant"}},
+	}
 	tests := []struct {
 		settings map[string]any
 		want     []string

@@ -91,14 +91,15 @@ func parseURLTemplate(s string) (*urlTemplate, error) {
 		}
 		t.query = "?" + query
 	}
-	authority := ""
 	if scheme, after, ok := strings.Cut(rest, "://"); ok {
 		t.scheme = strings.ToLower(scheme)
+		var authority string
 		authority, rest = cutAuthority(after)
 		if err := t.parseAuthority(authority); err != nil {
 			return nil, err
 		}
 	} else {
+		var authority string
 		authority, rest = cutAuthority(rest)
 		name := strings.TrimSuffix(strings.TrimPrefix(authority, "{"), "}")
 		if authority != "{"+name+"}" || !validSettingName(name) {

@@ -164,8 +164,11 @@ func TestDefaultsByAuthType(t *testing.T) {
 		{Definition{AuthType: None}, nil, nil},
 		{Definition{AuthType: Custom}, nil, nil},
 		{Definition{AuthType: APIKey, Inject: []Placement{{Kind: InQuery, Name: "key"}}}, []Placement{{Kind: InQuery, Name: "key", Setting: "api_key"}}, []string{"api_key"}},
-		{Definition{AuthType: APIKey, Settings: []Setting{{Name: "key", Required: true, Sensitive: true}}, Inject: []Placement{{Kind: InHeader, Name: "X-Key", Setting: "key"}}},
-			[]Placement{{Kind: InHeader, Name: "X-Key", Setting: "key"}}, []string{"key"}},
+		{
+			Definition{AuthType: APIKey, Settings: []Setting{{Name: "key", Required: true, Sensitive: true}}, Inject: []Placement{{Kind: InHeader, Name: "X-Key", Setting: "key"}}},
+			[]Placement{{Kind: InHeader, Name: "X-Key", Setting: "key"}},
+			[]string{"key"},
+		},
 	}
 	for _, tt := range tests {
 		tt.d.ID, tt.d.BaseURL = ID{"crm", "acme_crm"}, base

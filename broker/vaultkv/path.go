@@ -13,8 +13,8 @@ import (
 // Letters, digits, "-" and "_" stand for themselves, every other byte is "~" and two
 // hexadecimal digits. What is longer than maxSegment after that goes on in the next
 // segment; each segment but the last then ends in a "~" that stands alone. Vault's
-// file storage makes a file name of each segment, encrypted and so about 1.4 times
-// as long plus 40 bytes.
+// file storage makes a file name of each segment, encrypted: 96 bytes become 229, and
+// file systems take 255.
 const (
 	maxSegment = 96
 	upperHex   = "0123456789ABCDEF"
@@ -117,6 +117,9 @@ func parsePath(path string) (broker.Key, error) {
 		if *p, err = decode(*p); err != nil {
 			return broker.Key{}, err
 		}
+	}
+	if parts[0] == "" || parts[1] == "" || unifiedAPI == "" || serviceID == "" {
+		return broker.Key{}, errForeignPath
 	}
 	key := broker.Key{Application: parts[0], Consumer: parts[1],
 		Connector: connector.ID{UnifiedAPI: unifiedAPI, ServiceID: serviceID}}

@@ -25,8 +25,10 @@ func TestCanonicalForm(t *testing.T) {
 		{`{"__proto__":{"x":1},"a":{"__proto__":1}}`, `{"a":{}}`},
 		{`"\u2028\u2029\u007f\u0000\u001f\b\f\n\r\t\"\\\/<>&é"`, `"` + "\u2028\u2029\u007f" + `\u0000\u001f\b\f\n\r\t\"\\/<>&é"`},
 		{`"\ud800"`, `"` + "\ufffd" + `"`},
-		{`[0,-0,1.0,1e2,123456789012345678901234567890,9007199254740993,0.1,1e-7,0.000001,1e21,1e20,-1.5e-9,5e-324,1.7976931348623157e308,1e999,-1e999,1e-999]`,
-			`[0,0,1,100,1.2345678901234568e+29,9007199254740992,0.1,1e-7,0.000001,1e+21,100000000000000000000,-1.5e-9,5e-324,1.7976931348623157e+308,null,null,0]`},
+		{
+			`[0,-0,1.0,1e2,123456789012345678901234567890,9007199254740993,0.1,1e-7,0.000001,1e21,1e20,-1.5e-9,5e-324,1.7976931348623157e308,1e999,-1e999,1e-999]`,
+			`[0,0,1,100,1.2345678901234568e+29,9007199254740992,0.1,1e-7,0.000001,1e+21,100000000000000000000,-1.5e-9,5e-324,1.7976931348623157e+308,null,null,0]`,
+		},
 		{`[true,false,null,{},[]]`, `[true,false,null,{},[]]`},
 	}
 	for _, tt := range tests {
@@ -85,7 +87,7 @@ func FuzzCanonical(f *testing.F) {
 	})
 }
 
-// receivers.js is what receivers do, in three ways: hash the body as it came; parse
+// receiversJS is what receivers do, in three ways: hash the body as it came; parse
 // it, sort the keys of objects and hash that, leaving arrays as they are; the same,
 // going into arrays.
 const receiversJS = `
@@ -153,8 +155,10 @@ func TestEveryDocumentedReceiverVerifiesTheSignature(t *testing.T) {
 }
 
 func randomString(rng *rand.Rand) string {
-	pieces := []string{"a", "b", "Z", "10", "9", "0", "01", "4294967294", "4294967295", "__proto__", "constructor", "toString", "é", "\u2028",
-		"\uffee", "😀", "\x00", "\x1f", "\b\f\n\r\t", `"\`, "</script>&", "\x7f", "\xff", "-1", " ", ""}
+	pieces := []string{
+		"a", "b", "Z", "10", "9", "0", "01", "4294967294", "4294967295", "__proto__", "constructor", "toString", "é", "\u2028",
+		"\uffee", "😀", "\x00", "\x1f", "\b\f\n\r\t", `"\`, "</script>&", "\x7f", "\xff", "-1", " ", "",
+	}
 	s := pieces[rng.IntN(len(pieces))]
 	if rng.IntN(3) == 0 {
 		s += pieces[rng.IntN(len(pieces))]
@@ -203,8 +207,10 @@ func testEvent(id string) broker.Event {
 		ID: id, Type: broker.EventRefreshFailed, OccurredAt: at,
 		Connection: broker.Connection{
 			Key: broker.Key{Application: "app", Consumer: "cust_1", Connector: hubspot},
-			Connector: connector.Definition{ID: hubspot, Name: "HubSpot", Website: "https://www.hubspot.com", AuthType: connector.OAuth2,
-				Settings: []connector.Setting{{Name: "pin", Sensitive: true}}},
+			Connector: connector.Definition{
+				ID: hubspot, Name: "HubSpot", Website: "https://www.hubspot.com", AuthType: connector.OAuth2,
+				Settings: []connector.Setting{{Name: "pin", Sensitive: true}},
+			},
 			State: broker.StateAdded, Health: broker.HealthNeedsAuth, Enabled: true,
 			Settings:  map[string]any{"instance_url": "https://eu28.acme.test", "pin": broker.Mask},
 			Metadata:  map[string]any{"plan": "enterprise"},

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -132,5 +133,19 @@ func TestOverTheNetwork(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", tt.e.URL, got, tt.want)
 		}
 		_ = stop(d)
+	}
+}
+
+func TestErrorsAreClassed(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{broker.ErrAddressNotAllowed, "address_not_allowed"}, {context.DeadlineExceeded, "timeout"}, {context.Canceled, "canceled"}, {errors.New("x"), "protocol"},
+	} {
+		if got := classify(tt.err); got != tt.want {
+			t.Errorf("%v: got %s, want %s", tt.err, got, tt.want)
+		}
 	}
 }

@@ -36,7 +36,7 @@ type Dispatcher struct {
 	closing chan struct{} // closed by Close: no more waiting between attempts
 	running sync.WaitGroup
 
-	mu        sync.Mutex
+	mu        sync.Mutex // guards what follows
 	closed    bool
 	cfg       Config
 	endpoints map[string]*endpoint // by URL
@@ -58,6 +58,11 @@ type target struct {
 	Endpoint
 	name   string // for logs
 	client *http.Client
+}
+
+func newEndpoint() *endpoint {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &endpoint{ctx: ctx, cancel: cancel, inFlight: make(chan struct{}, maxInFlight)}
 }
 
 // New returns a dispatcher without endpoints.
@@ -86,8 +91,7 @@ func (d *Dispatcher) Configure(cfg Config) error {
 	for _, e := range cfg.Endpoints {
 		ep := d.endpoints[e.URL]
 		if ep == nil {
-			ep = &endpoint{inFlight: make(chan struct{}, maxInFlight)}
-			ep.ctx, ep.cancel = context.WithCancel(context.Background())
+			ep = newEndpoint()
 		}
 		ep.current.Store(&target{Endpoint: e, name: displayName(e.URL), client: d.client(e.AllowPrivate)})
 		keep[e.URL] = ep

@@ -1,0 +1,93 @@
+package broker
+
+import (
+	"context"
+	"time"
+)
+
+// How soon a refresh that only a 401 gives a reason for may be forced again.
+const (
+	minForceCooldown = 10 * time.Second
+	maxForceCooldown = time.Hour
+)
+
+// Renew is called when downstream has answered 401. It reports whether there is a
+// newer credential than the one that was sent, so that the request is worth sending
+// again: another process or request has refreshed meanwhile, or the refresh that Renew
+// starts and waits for brings one. A connection whose refreshes do not help is
+// refreshed less and less often.
+func (a *Authorization) Renew(ctx context.Context) bool {
+	r := a.refresher
+	b := r.broker
+	if snap := r.snap.Load(); snap != nil && snap.rec.Generation > a.generation {
+		return true
+	}
+	snap, err := r.read(ctx)
+	if err != nil {
+		return false
+	}
+	if snap.rec.Generation > a.generation {
+		return true
+	}
+	if !a.conn.canRefresh(snap.rec.Credentials) || snap.rec.IsParked() || !r.force(a.generation, b.clock.Now()) {
+		return false
+	}
+	snap, err = r.await(ctx)
+	return err == nil && snap.rec.Generation > a.generation
+}
+
+// RenewInBackground is Renew for a request that cannot be sent again.
+func (a *Authorization) RenewInBackground() {
+	a.refresher.broker.begin(func() {
+		ctx, cancel := context.WithTimeout(a.refresher.broker.life, leaseDuration(a.refresher.broker.Config().refreshTimeout()))
+		defer cancel()
+		a.Renew(ctx)
+	})
+}
+
+// forcing is what a connection's 401s have led to.
+type forcing struct {
+	generation uint64 // rejected, and to be replaced by the flight to come; 0: none
+	last       uint64 // the one that was rejected before that
+	next       time.Time
+	cooldown   time.Duration
+}
+
+// force allows a refresh of a token that is valid by the clock, because downstream
+// has rejected it. It reports false while the cooldown lasts.
+func (r *refresher) force(generation uint64, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := &r.forcing
+	if f.generation == generation {
+		return true // asked for already: join it
+	}
+	if now.Before(f.next) {
+		return false
+	}
+	f.cooldown = min(max(2*f.cooldown, minForceCooldown), maxForceCooldown)
+	f.next = now.Add(f.cooldown)
+	f.generation, f.last = generation, generation
+	r.forced.Store(true)
+	return true
+}
+
+// isForced reports whether the flight is to replace that generation, however valid.
+func (r *refresher) isForced(generation uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.forcing.generation != 0 && r.forcing.generation == generation
+}
+
+// accepted notes that downstream took a credential: forced refreshes help.
+func (r *refresher) accepted(generation uint64) {
+	if !r.forced.Load() {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if generation > r.forcing.last {
+		r.forcing.cooldown = 0
+		r.forced.Store(false)
+	}
+}

@@ -1,0 +1,243 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// The sweep does what nobody asks for. Nothing waits for it.
+const (
+	sweepInterval  = 10 * time.Minute      // of each process, give or take a fifth
+	sweepPace      = 20 * time.Millisecond // between two records
+	sweepLease     = 5 * time.Minute       // renewed while a sweep goes on
+	tombstoneAge   = 24 * time.Hour        // then a tombstone is removed for good
+	idleAfter      = time.Hour             // then what was read of a connection is dropped from memory
+	touchEvery     = time.Minute           // how exactly the use of a connection is noted
+	purgeTolerance = time.Hour             // clocks of replicas differ by less
+)
+
+// sweepKey is where the lease of the sweep is. Its application has a control
+// character in it, so that no caller can name it.
+var sweepKey = Key{Application: "\x01broker", Consumer: "sweep", Connector: connector.ID{UnifiedAPI: "broker", ServiceID: "sweep"}}
+
+// sweepRegularly sweeps until the broker closes.
+func (b *Broker) sweepRegularly() {
+	var observed observer
+	for {
+		wait := sweepInterval - sweepInterval/5 + rand.N(2*sweepInterval/5)
+		if b.clock.Sleep(b.life, wait) != nil {
+			return
+		}
+		b.evictIdle()
+		if err := b.sweep(b.life, &observed); err != nil && b.life.Err() == nil {
+			b.Config().logger().LogAttrs(b.life, slog.LevelWarn, "the sweep has stopped; it starts again later",
+				slog.String("error", err.Error()))
+		}
+	}
+}
+
+// sweep looks at every record once, if no other replica is at it.
+func (b *Broker) sweep(ctx context.Context, observed *observer) (err error) {
+	ctx, span := b.tracing.startRoot(ctx, context.Background(), "token_broker.sweep")
+	defer func() { endSpan(span, err) }()
+	if err := b.adopt(ctx); err != nil { // of processes on this machine that are gone
+		return err
+	}
+	if b.backlog.pending() {
+		if err := b.flush(ctx); err != nil {
+			return err
+		}
+	}
+	lease, err := b.leaseSweep(ctx, observed, nil)
+	if err != nil || lease == nil {
+		return err
+	}
+	s, err := b.store(ctx)
+	if err != nil {
+		return err
+	}
+	renewed := b.clock.Now()
+	for key, err := range s.List(ctx, "", "") {
+		if err != nil {
+			return err
+		}
+		if b.clock.Now().Sub(renewed) > sweepLease/2 {
+			if lease, err = b.leaseSweep(ctx, observed, lease); err != nil || lease == nil {
+				return err
+			}
+			renewed = b.clock.Now()
+		}
+		if key == sweepKey {
+			continue
+		}
+		if err := b.sweepRecord(ctx, key); isUnavailable(err) {
+			return err
+		} else if err != nil {
+			b.Config().logger().LogAttrs(ctx, slog.LevelWarn, "the sweep skips a connection",
+				slog.String("connection", key.String()), slog.String("error", err.Error()))
+		}
+		if err := b.clock.Sleep(ctx, sweepPace); err != nil {
+			return err
+		}
+	}
+	_, _, err = b.update(ctx, sweepKey, func(rec *Record) (*Record, error) {
+		if rec == nil || !rec.holds(lease) {
+			return nil, errSuperseded
+		}
+		rec.Lease = nil
+		return rec, nil
+	})
+	if errors.Is(err, errSuperseded) {
+		return nil
+	}
+	return err
+}
+
+// leaseSweep takes the lease of the sweep, or renews held. It returns nil if another
+// replica has it.
+func (b *Broker) leaseSweep(ctx context.Context, observed *observer, held *Lease) (*Lease, error) {
+	lease := &Lease{ID: uuid.NewString(), Duration: sweepLease}
+	_, _, err := b.update(ctx, sweepKey, func(rec *Record) (*Record, error) {
+		if rec == nil {
+			rec = &Record{Key: sweepKey, CreatedAt: b.clock.Now()}
+		}
+		if rec.Lease != nil && (held == nil || !rec.holds(held)) && b.isShared() && !observed.overdue(rec.Lease, b.clock.Now()) {
+			return nil, errSuperseded
+		}
+		rec.Lease = lease
+		return rec, nil
+	})
+	if errors.Is(err, errSuperseded) {
+		return nil, nil
+	}
+	return lease, err
+}
+
+// sweepRecord does what is to be done about one connection.
+func (b *Broker) sweepRecord(ctx context.Context, key Key) error {
+	rec, _, err := b.load(ctx, key)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	now := b.clock.Now()
+	switch {
+	case rec.IsTombstone():
+		if now.Sub(rec.Deleted) > tombstoneAge+purgeTolerance {
+			return b.purge(ctx, key)
+		}
+		return nil
+	case rec.retentionIsOver(now):
+		return b.clearCredentials(ctx, rec)
+	}
+	if conn := b.Config().Connectors[key.Connector]; conn != nil && rec.isNeglected(conn, now) {
+		return b.revive(ctx, rec, conn)
+	}
+	return nil
+}
+
+// retentionIsOver reports whether the credentials are to be cleared.
+func (r *Record) retentionIsOver(now time.Time) bool {
+	expire := r.Cycle.CredentialsExpireAt
+	return r.IsParked() && !expire.IsZero() && !now.Before(expire)
+}
+
+// clearCredentials removes the credentials of a connection that is parked still with
+// the same ones.
+func (b *Broker) clearCredentials(ctx context.Context, seen *Record) error {
+	rec, rev, err := b.update(ctx, seen.Key, func(rec *Record) (*Record, error) {
+		if rec == nil || !rec.retentionIsOver(b.clock.Now()) || rec.Cycle.Parked != seen.Cycle.Parked {
+			return nil, errSuperseded
+		}
+		rec.Credentials, rec.Lease = nil, nil
+		rec.Generation++
+		rec.UpdatedAt = b.clock.Now()
+		return rec, nil
+	})
+	if errors.Is(err, errSuperseded) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	b.refresher(seen.Key).install(rec, rev, b.clock.Now())
+	b.destroyEarlier(ctx, seen.Key, rev)
+	b.Config().logger().LogAttrs(ctx, slog.LevelWarn, "credentials cleared: the connection could not be refreshed for the retention time",
+		slog.String("connection", seen.Key.String()))
+	return nil
+}
+
+// isNeglected reports whether a refresh should be under way, or is due so that the
+// refresh token does not lapse, and nobody asks for it.
+func (r *Record) isNeglected(conn *Connector, now time.Time) bool {
+	c := r.Credentials
+	if conn.AuthType != connector.OAuth2 || c == nil || !r.Enabled || r.IsParked() || !conn.canRefresh(c) {
+		return false
+	}
+	lost := (r.Cycle.Queued || r.Cycle.Phase == PhasePending) && !now.Before(r.Cycle.RetryAt)
+	return lost || r.isIdle(conn, now)
+}
+
+// isIdle reports whether the refresh token has not been used for so long that it
+// should be, to stay alive.
+func (r *Record) isIdle(conn *Connector, now time.Time) bool {
+	since := r.Credentials.IssuedAt
+	if since.IsZero() {
+		since = r.CreatedAt
+	}
+	return conn.KeepAlive > 0 && now.Sub(since) > conn.KeepAlive
+}
+
+// revive starts the refresh of a neglected connection. One that is idle is marked
+// first, as its token alone may give no reason for a refresh.
+func (b *Broker) revive(ctx context.Context, seen *Record, conn *Connector) error {
+	if !seen.Cycle.Queued {
+		rec, rev, err := b.update(ctx, seen.Key, func(rec *Record) (*Record, error) {
+			if rec == nil || rec.IsTombstone() || !rec.isNeglected(conn, b.clock.Now()) {
+				return nil, errSuperseded
+			}
+			rec.Cycle.Queued = true
+			return rec, nil
+		})
+		if errors.Is(err, errSuperseded) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		b.refresher(seen.Key).install(rec, rev, b.clock.Now())
+	}
+	b.refresher(seen.Key).start(ctx)
+	return nil
+}
+
+// evictIdle drops from memory what was read of connections that nobody uses. What it
+// takes to recognise a store that was set back stays.
+func (b *Broker) evictIdle() {
+	now := b.clock.Now()
+	b.refreshers.Range(func(_, value any) bool {
+		r := value.(*refresher)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.flight == nil && r.reading == nil && !r.unsaved.Load() && now.Sub(time.Unix(0, r.usedAt.Load())) > idleAfter {
+			r.snap.Store(nil)
+		}
+		return true
+	})
+}
+
+// touch notes that the connection is used.
+func (r *refresher) touch(now time.Time) {
+	if used := r.usedAt.Load(); now.UnixNano()-used > int64(touchEvery) {
+		r.usedAt.Store(now.UnixNano())
+	}
+}
