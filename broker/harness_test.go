@@ -31,6 +31,7 @@ type harness struct {
 	t        *testing.T
 	store    *brokertest.MemStore
 	provider *brokertest.Provider
+	journal  *brokertest.MemJournal
 	events   *eventLog
 	log      *syncBuffer
 	config   *broker.Config
@@ -47,14 +48,11 @@ func newHarness(t *testing.T) *harness {
 func newHarnessOn(t *testing.T, store *brokertest.MemStore, provider *brokertest.Provider) *harness {
 	t.Helper()
 	h := &harness{
-		t: t, store: store, provider: provider, events: &eventLog{}, log: &syncBuffer{},
+		t: t, store: store, provider: provider, events: &eventLog{}, log: &syncBuffer{}, journal: &brokertest.MemJournal{},
 		key: broker.Key{Application: "app", Consumer: "customer", Connector: acme},
 	}
 	provider.ClientSecret = brokertest.ClientSecretCanary
-	h.Broker = broker.New(broker.Options{
-		Open:      func(context.Context) (broker.Store, error) { return store, nil },
-		Transport: func(bool) http.RoundTripper { return provider },
-	})
+	h.start()
 	h.config = &broker.Config{
 		Connectors:     make(map[connector.ID]*broker.Connector),
 		RefreshTimeout: 20 * time.Second,
@@ -72,6 +70,18 @@ func newHarnessOn(t *testing.T, store *brokertest.MemStore, provider *brokertest
 	h.Configure(h.config)
 	t.Cleanup(h.stop)
 	return h
+}
+
+// start begins a process of its own, as it were, on the harness's store and journal.
+func (h *harness) start() {
+	h.Broker = broker.New(broker.Options{
+		Open:      func(context.Context) (broker.Store, error) { return h.store, nil },
+		Transport: func(bool) http.RoundTripper { return h.provider },
+		Journal:   h.journal,
+	})
+	if h.config != nil {
+		h.Configure(h.config)
+	}
 }
 
 // connect adds a connector at the harness's provider.

@@ -62,8 +62,10 @@ func decodeKey(b []byte) (broker.Key, error) {
 	if len(b) != 0 {
 		return broker.Key{}, errMalformedKey
 	}
-	return broker.Key{Application: parts[0], Consumer: parts[1],
-		Connector: connector.ID{UnifiedAPI: parts[2], ServiceID: parts[3]}}, nil
+	return broker.Key{
+		Application: parts[0], Consumer: parts[1],
+		Connector: connector.ID{UnifiedAPI: parts[2], ServiceID: parts[3]},
+	}, nil
 }
 
 func cutPart(b []byte) (part string, rest []byte, err error) {

@@ -13,8 +13,10 @@ func FuzzKeysAreEncodedReversibly(f *testing.F) {
 	f.Add("a\x00", "\x00\x01", "\x00\xff", "", "\x00")
 	f.Add("a", "", "\xff", "\x01", "a\x00\x01b")
 	f.Fuzz(func(t *testing.T, application, consumer, unifiedAPI, serviceID, other string) {
-		key := broker.Key{Application: application, Consumer: consumer,
-			Connector: connector.ID{UnifiedAPI: unifiedAPI, ServiceID: serviceID}}
+		key := broker.Key{
+			Application: application, Consumer: consumer,
+			Connector: connector.ID{UnifiedAPI: unifiedAPI, ServiceID: serviceID},
+		}
 		b := encodeKey(key)
 		got, err := decodeKey(b)
 		if err != nil || got != key {

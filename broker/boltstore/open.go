@@ -19,19 +19,19 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"syscall"
 	"time"
 
 	"github.com/tink-crypto/tink-go/v2/tink"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/keyfile"
 )
 
 // The files of a store.
 const (
 	databaseName = "connections.db"
-	keyName      = "key.json"
+	keyName      = keyfile.Name
 	holderName   = "holder"
 )
 
@@ -93,7 +93,7 @@ func prepareDir(dir string) (string, error) {
 			return "", err
 		}
 		// As well as can be: the parent may be one that this user cannot open.
-		_ = syncDir(filepath.Dir(abs))
+		_ = keyfile.SyncDir(filepath.Dir(abs))
 	}
 	return filepath.EvalSymlinks(abs)
 }
@@ -139,7 +139,7 @@ func (s *Store) begin() error {
 		return err
 	}
 	// bbolt syncs the file, not the directory entry by which it is found.
-	if err := syncDir(s.dir); err != nil {
+	if err := keyfile.SyncDir(s.dir); err != nil {
 		return fmt.Errorf("opening the embedded store: %w", err)
 	}
 	return nil
@@ -208,20 +208,4 @@ func (s *Store) writeMeta(key tink.AEAD) error {
 		}
 		return tx.Bucket(metaBucket).Put(checkKey, check)
 	})
-}
-
-// syncDir makes the entries of a directory durable.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil // directories cannot be synced there
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
-		err = nil // some network file systems have no such thing
-	}
-	return errors.Join(err, d.Close())
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -62,7 +63,7 @@ func TestSecondOpenInTheProcessIsRefusedAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	store := openStore(t, dir)
-	wantOpenError(t, dir+"/.", boltstore.ErrLocked, fmt.Sprint(os.Getpid()))
+	wantOpenError(t, dir+"/.", boltstore.ErrLocked, strconv.Itoa(os.Getpid()))
 	closeStore(t, store)
 	closeStore(t, openStore(t, dir))
 }

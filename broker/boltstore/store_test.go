@@ -199,8 +199,10 @@ func wantDamaged(t *testing.T, store broker.Store, consumer string) {
 }
 
 func key(consumer string) broker.Key {
-	return broker.Key{Application: "app", Consumer: consumer,
-		Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"}}
+	return broker.Key{
+		Application: "app", Consumer: consumer,
+		Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"},
+	}
 }
 
 func record(consumer, secret string) *broker.Record {

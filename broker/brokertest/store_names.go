@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"reflect"
 	"strings"
@@ -78,8 +79,10 @@ func testList(t *testing.T, s broker.Store) {
 	for _, app := range []string{"app", "app2", "ap"} {
 		for _, consumer := range []string{"ann", "ann2", "an"} {
 			for _, service := range []string{"hubspot", "hub"} {
-				all[broker.Key{Application: app, Consumer: consumer,
-					Connector: connector.ID{UnifiedAPI: "crm", ServiceID: service}}] = true
+				all[broker.Key{
+					Application: app, Consumer: consumer,
+					Connector: connector.ID{UnifiedAPI: "crm", ServiceID: service},
+				}] = true
 			}
 		}
 	}
@@ -112,9 +115,11 @@ func testListWhileWriting(t *testing.T, s broker.Store) {
 	if seen != records {
 		t.Errorf("List yielded %d keys while they were written to, want %d", seen, records)
 	}
-	for range s.List(storeContext(t), "", "") {
-		break
+	next, stop := iter.Pull2(s.List(storeContext(t), "", ""))
+	if _, err, ok := next(); err != nil || !ok {
+		t.Errorf("List yields %v, %t; want a key", err, ok)
 	}
+	stop()
 	wantGeneration(t, s, storeKey("consumer-0"), 2)
 }
 

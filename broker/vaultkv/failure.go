@@ -65,8 +65,10 @@ func shouldRepeat(err error) bool {
 
 // unreadable is the error of an answer that is not Vault's.
 func (s *Store) unreadable(r request) error {
-	return &failure{method: r.method, path: s.policyPath(r), status: http.StatusOK,
-		why: "the answer is not that of a KV version 2 engine: check what is behind the address"}
+	return &failure{
+		method: r.method, path: s.policyPath(r), status: http.StatusOK,
+		why: "the answer is not that of a KV version 2 engine: check what is behind the address",
+	}
 }
 
 // noAnswer describes why a request was not answered.

@@ -45,8 +45,8 @@ func TestNothingIsWrittenToAVersion1Engine(t *testing.T) {
 	}
 
 	// Once it is version 2 the store works, without being made anew.
-	if err := client.Sys().TuneMountWithContext(t.Context(), mount, api.MountConfigInput{
-		Options: map[string]string{"version": "2"},
+	if err := client.Sys().TuneMountAllowNilWithContext(t.Context(), mount, api.TuneMountConfigInput{
+		Options: &map[string]string{"version": "2"},
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -216,8 +216,11 @@ func TestEnvironmentFillsInWhatIsLeftOut(t *testing.T) {
 func TestNewRefusesWhatCannotBeAnAddress(t *testing.T) {
 	t.Parallel()
 	for _, config := range []vaultkv.Config{
-		{Address: "vault.internal:8200"}, {Address: "https://user:canary@vault.internal"}, {Address: "://canary"},
-		{Address: "https://vault.internal", Mount: ".."}, {Address: "https://vault.internal", Prefix: "a b"},
+		{Address: "vault.internal:8200"},
+		{Address: "https://user:canary@vault.internal"},
+		{Address: "://canary"},
+		{Address: "https://vault.internal", Mount: ".."},
+		{Address: "https://vault.internal", Prefix: "a b"},
 	} {
 		if _, err := vaultkv.New(config); err == nil || strings.Contains(err.Error(), "canary") {
 			t.Errorf("New(%+v) = %v, want an error without secrets", config.Mount, err)

@@ -1,6 +1,7 @@
 package vaultkv
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -86,11 +87,11 @@ func decode(encoded string) (string, error) {
 		if i+2 >= len(encoded) {
 			return "", errForeignPath
 		}
-		high, low := strings.IndexByte(upperHex, encoded[i+1]), strings.IndexByte(upperHex, encoded[i+2])
-		if high < 0 || low < 0 {
+		octet, err := hex.DecodeString(encoded[i+1 : i+3])
+		if err != nil {
 			return "", errForeignPath
 		}
-		b.WriteByte(byte(high<<4 | low))
+		b.Write(octet)
 		i += 2
 	}
 	return b.String(), nil
@@ -121,8 +122,10 @@ func parsePath(path string) (broker.Key, error) {
 	if parts[0] == "" || parts[1] == "" || unifiedAPI == "" || serviceID == "" {
 		return broker.Key{}, errForeignPath
 	}
-	key := broker.Key{Application: parts[0], Consumer: parts[1],
-		Connector: connector.ID{UnifiedAPI: unifiedAPI, ServiceID: serviceID}}
+	key := broker.Key{
+		Application: parts[0], Consumer: parts[1],
+		Connector: connector.ID{UnifiedAPI: unifiedAPI, ServiceID: serviceID},
+	}
 	if connectionPath(key) != path {
 		return broker.Key{}, errForeignPath
 	}

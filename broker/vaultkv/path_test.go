@@ -21,8 +21,10 @@ func TestPathsOfConnections(t *testing.T) {
 		{"app", long[:93] + "/y", "app/" + long[:93] + "~/~2Fy/crm.hubspot"},
 		{"app", long[:92] + "/yz", "app/" + long[:92] + "~2F~/yz/crm.hubspot"},
 	} {
-		key := broker.Key{Application: test.application, Consumer: test.consumer,
-			Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"}}
+		key := broker.Key{
+			Application: test.application, Consumer: test.consumer,
+			Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"},
+		}
 		if got := connectionPath(key); got != test.want {
 			t.Errorf("connectionPath(%s) =\n%s, want\n%s", key, got, test.want)
 		}
@@ -38,8 +40,10 @@ func FuzzPathsAreReversible(f *testing.F) {
 		if application == "" || consumer == "" || unifiedAPI == "" || serviceID == "" {
 			t.Skip("refused before it comes to a path")
 		}
-		key := broker.Key{Application: application, Consumer: consumer,
-			Connector: connector.ID{UnifiedAPI: unifiedAPI, ServiceID: serviceID}}
+		key := broker.Key{
+			Application: application, Consumer: consumer,
+			Connector: connector.ID{UnifiedAPI: unifiedAPI, ServiceID: serviceID},
+		}
 		path := connectionPath(key)
 		got, err := parsePath(path)
 		if err != nil || got != key {

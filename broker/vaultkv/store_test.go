@@ -222,13 +222,17 @@ func wantGeneration(t *testing.T, store broker.Store, consumer string, want uint
 }
 
 func key(consumer string) broker.Key {
-	return broker.Key{Application: "app", Consumer: consumer,
-		Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"}}
+	return broker.Key{
+		Application: "app", Consumer: consumer,
+		Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"},
+	}
 }
 
 func record(consumer string, generation uint64) *broker.Record {
-	return &broker.Record{Key: key(consumer), Generation: generation,
-		Credentials: &broker.Credentials{RefreshToken: broker.NewSecret("canary-secret")}}
+	return &broker.Record{
+		Key: key(consumer), Generation: generation,
+		Credentials: &broker.Credentials{RefreshToken: broker.NewSecret("canary-secret")},
+	}
 }
 
 // serve starts an HTTP server that ends with the test.

@@ -33,7 +33,8 @@ func (s *Store) readVersion(ctx context.Context, key broker.Key, number uint64) 
 		r.query = url.Values{"version": {strconv.FormatUint(number, 10)}}
 	}
 	body, err := s.do(ctx, r)
-	if err != nil && !isNotFound(err) {
+	readable := err == nil
+	if !readable && !isNotFound(err) {
 		return version{}, err
 	}
 	if len(body) == 0 {
@@ -52,7 +53,7 @@ func (s *Store) readVersion(ctx context.Context, key broker.Key, number uint64) 
 		return version{}, s.unreadable(r)
 	}
 	v := version{number: answer.Data.Metadata.Version}
-	if err != nil { // a 404 with a body: the version was deleted or destroyed
+	if !readable { // a 404 with a body: the version was deleted or destroyed
 		return v, nil
 	}
 	if answer.Data.Data == nil || answer.Data.Data.Record == "" || v.number == 0 {

@@ -1,0 +1,152 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+)
+
+// failing makes the harness's store fail while the returned switch is on.
+func (h *harness) failing() *atomic.Bool {
+	var down atomic.Bool
+	h.store.Fail = func(string, broker.Key) error {
+		if down.Load() {
+			return fmt.Errorf("%w: sealed", broker.ErrStoreUnavailable)
+		}
+		return nil
+	}
+	return &down
+}
+
+func TestAnswerThatTheStoreDoesNotTakeSurvivesACrash(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		down := h.failing()
+		h.provider.Grant("r1")
+		h.provider.Deliver = func(int) error { down.Store(true); return nil }
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
+		if got := h.journal.Len(); got != 1 {
+			t.Fatalf("got %d entries in the journal, want 1", got)
+		}
+		crashed := h.Broker
+		h.start() // the crashed one goes on failing, which changes nothing
+		if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, broker.ErrStoreUnavailable) {
+			t.Errorf("got %v, want ErrStoreUnavailable", err)
+		}
+		abandon(t, crashed)
+		down.Store(false)
+		if got := h.token(h.key); !strings.HasPrefix(got, "access-1-") && got != "a1" {
+			t.Errorf("got %q", got)
+		}
+		h.mustImport("a9", "r9", issued(0)) // a write: the journal goes first
+		if rec := h.record(h.key); len(rec.Replaced) != 1 {
+			t.Error("the journal's answer was not saved before the import")
+		}
+		if got := h.journal.Len(); got != 0 {
+			t.Errorf("got %d entries in the journal afterwards, want none", got)
+		}
+	})
+}
+
+// abandon ends a broker that stands for a crashed process.
+func abandon(t *testing.T, b *broker.Broker) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(func() {
+		defer cancel()
+		if err := b.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestJournalWinsOverEveryReplica(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
+		one := newHarnessOn(t, store, provider)
+		two, three := newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)
+		down := one.failing()
+		provider.Grant("r1")
+		provider.Deliver = func(int) error { down.Store(true); return nil }
+		one.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
+		results := make(chan error, 2)
+		for _, h := range []*harness{two, three} {
+			go func() {
+				for {
+					if _, err := h.Source(h.key).Token(t.Context()); err == nil || !errors.Is(err, broker.ErrStoreUnavailable) {
+						results <- err
+						return
+					}
+					time.Sleep(time.Second)
+				}
+			}()
+		}
+		time.Sleep(10 * time.Minute)
+		down.Store(false)
+		for range 2 {
+			if err := <-results; err != nil {
+				t.Error(err)
+			}
+		}
+		if got := len(provider.Requests()); got != 1 {
+			t.Errorf("got %d token requests, want 1", got)
+		}
+		if provider.Revoked("r1") {
+			t.Error("the grant was revoked")
+		}
+	})
+}
+
+func TestNoRedeemStartsWithoutAWritableJournal(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.provider.Grant("r1")
+		h.mustImport("a1", "r1", issued(0))
+		h.journal.Fail(errors.New("no space left on device"))
+		time.Sleep(2 * time.Hour)
+		var failed *broker.TokenError
+		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || failed.Code != "journal_unavailable" || failed.RetryAt.IsZero() {
+			t.Errorf("got %v, want a TokenError that names the journal", err)
+		}
+		if err := h.Ready(t.Context()); err == nil {
+			t.Error("ready, though no refresh can begin")
+		}
+		if got := len(h.provider.Requests()); got != 0 {
+			t.Errorf("got %d token requests, want none", got)
+		}
+		h.journal.Fail(nil)
+		h.token(h.key)
+	})
+}
+
+func TestRefreshTokenThatCameAloneIsNotLost(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		down := h.failing()
+		h.mustImport("a1", "r1", issued(0))
+		h.provider.Respond = respondOnce(brokertest.Response(200, map[string]any{"refresh_token": "r2"}), down)
+		h.provider.Grant("r2")
+		time.Sleep(2 * time.Hour)
+		var failed *broker.TokenError
+		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || failed.Class != broker.ClassTransient {
+			t.Errorf("got %v, want a transient TokenError", err)
+		}
+		down.Store(false)
+		time.Sleep(time.Minute)
+		h.token(h.key)
+		if got := fmt.Sprint(h.redeemed()); got != "[r1 r2]" {
+			t.Errorf("redeemed %s, want [r1 r2]", got)
+		}
+	})
+}
