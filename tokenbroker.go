@@ -6,4 +6,4 @@
 // The product is explained by the package broker; the modules are in caddymodule.
 package tokenbroker
 
-import _ "github.com/tokenbroker/caddy-token-broker/caddymodule"
+import _ "github.com/tokenbroker/caddy-token-broker/caddymodule" // registers the modules

@@ -56,21 +56,25 @@ func (r *refresher) fly(f *flight, cause context.Context) {
 	if !attempt.landed {
 		f.land(snap, err)
 	}
-	if err != nil {
-		r.planRetry(cause, err)
-	}
+	r.planRetry(cause, snap, err)
 }
 
 // storeRetry is how long a refresh waits for a store that does not answer.
 const storeRetry = 5 * time.Second
 
-// planRetry starts another refresh when err says that it makes sense, if none is
-// planned yet.
-func (r *refresher) planRetry(cause context.Context, err error) {
+// planRetry starts another refresh when the outcome of the last one says that it
+// makes sense, if none is planned yet.
+func (r *refresher) planRetry(cause context.Context, snap *snapshot, err error) {
 	b := r.broker
 	wait := storeRetry
 	var failed *TokenError
 	switch {
+	case err == nil:
+		// It may have failed even so: a token that is valid still is served.
+		if snap.rec.Cycle.Phase != PhasePending || snap.rec.Cycle.RetryAt.IsZero() {
+			return
+		}
+		wait = snap.rec.Cycle.RetryAt.Sub(b.clock.Now())
 	case errors.As(err, &failed):
 		if failed.Parked || failed.givenUp || failed.RetryAt.IsZero() {
 			return
@@ -139,12 +143,6 @@ func (a *attempt) due(ctx context.Context, rec *Record, snap *snapshot, now time
 		return false, ErrConnectionNotFound
 	case !rec.Enabled:
 		return false, ErrConnectionDisabled
-	case a.refresher.isSetBack(rec):
-		// What the store holds may be spent.
-		if snap.servable(now) {
-			return false, nil
-		}
-		return false, &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: "stale_store"}
 	case rec.IsParked():
 		return false, rec.tokenError(now)
 	}

@@ -77,10 +77,11 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 		case err != nil:
 			return nil, err
 		}
-		snap := a.refresher.install(rec, rev, begun)
-		if a.refresher.isSetBack(rec) && !snap.readAt.Before(begun) {
-			continue // no: somebody in this process has saved since
+		if a.refresher.isSetBack(rec) {
+			snap, err := a.refresher.reportSetBack(ctx, rec, begun)
+			return &hold{snap: snap}, err
 		}
+		snap := a.refresher.install(rec, rev, begun)
 		if due, err := a.due(ctx, rec, snap, b.clock.Now()); err != nil || !due {
 			return &hold{snap: snap}, err
 		}

@@ -348,7 +348,7 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		good := h.config.Connectors[acme].Client
 		h.config.Connectors[acme].Client = broker.Client{ID: "client", Secret: broker.NewSecret("wrong")}
-		keys := make([]broker.Key, 100)
+		keys := make([]broker.Key, 20)
 		for i := range keys {
 			keys[i] = h.key
 			keys[i].Consumer = fmt.Sprint("customer ", i)

@@ -124,7 +124,7 @@ func (s *snapshot) wantsRefresh(now time.Time) bool {
 // knows a newer one. It returns the newest.
 func (r *refresher) install(rec *Record, rev Revision, readAt time.Time) *snapshot {
 	next := newSnapshot(rec, rev, readAt)
-	r.isSetBack(rec)
+	r.isSetBack(rec) // which notes it as seen
 	r.touch(readAt)
 	for {
 		cur := r.snap.Load()
@@ -197,16 +197,32 @@ func (r *refresher) load(ctx context.Context) (*snapshot, error) {
 		r.install(rec, rev, begun)
 		return nil, ErrConnectionNotFound
 	}
-	setBack := r.isSetBack(rec)
-	snap := r.install(rec, rev, begun)
-	if setBack && snap.readAt.Before(begun) && !r.unsaved.Load() {
-		// Not a race: what was known before the read began is newer than what is stored.
-		b.Config().logger().LogAttrs(ctx, slog.LevelError,
-			"the store has older credentials than this process has seen; they are not redeemed. Was a backup restored? Import the connection again",
-			slog.String("connection", r.key.String()),
-			slog.Uint64("stored_generation", rec.Generation))
+	if r.isSetBack(rec) {
+		return r.reportSetBack(ctx, rec, begun)
 	}
-	return snap, nil
+	return r.install(rec, rev, begun), nil
+}
+
+// codeStaleStore is the code of a store that has older credentials than were seen.
+const codeStaleStore = "stale_store"
+
+// reportSetBack is called with a record, read at some time, that is older than one
+// which this process has seen. What the record holds may be spent and is not used.
+// Where the newer one is in memory still, that is served.
+func (r *refresher) reportSetBack(ctx context.Context, rec *Record, readAt time.Time) (*snapshot, error) {
+	b := r.broker
+	cur := r.snap.Load()
+	known := cur != nil && cur.rec.Generation > rec.Generation
+	if known && (r.unsaved.Load() || !cur.readAt.Before(readAt)) {
+		return cur, nil // it is only that somebody in this process was faster
+	}
+	b.Config().logger().LogAttrs(ctx, slog.LevelError,
+		"the store has older credentials than this process has seen; they are not used. Was a backup restored? Import the connection again",
+		slog.String("connection", r.key.String()), slog.Uint64("stored_generation", rec.Generation))
+	if known && cur.servable(b.clock.Now()) {
+		return cur, nil
+	}
+	return nil, &TokenError{Key: r.key, Class: ClassConfiguration, Code: codeStaleStore}
 }
 
 // latest returns a snapshot that is no older than the cache's time to live. While

@@ -1,0 +1,219 @@
+package caddymodule
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	_ "github.com/caddyserver/caddy/v2/modules/logging" // to read in tests what was logged
+)
+
+// The tests that run Caddy do so in this process, where there can be one at a time;
+// they are not parallel.
+
+const testKey = "test-key-0123456789"
+
+// globals returns the global options of a configuration whose admin endpoint is off,
+// with the given lines in token_broker and a log to read.
+func globals(t *testing.T, broker string) (options, log string) {
+	t.Helper()
+	log = filepath.Join(t.TempDir(), "log")
+	return fmt.Sprintf(`{
+		admin off
+		persist_config off
+		auto_https off
+		log {
+			output file %q
+			level DEBUG
+		}
+		token_broker {
+			%s
+		}
+	}
+	`, log, broker), log
+}
+
+// brokerLines is a token_broker of one application and one connector, whose hosts are
+// on this machine.
+func brokerLines(t *testing.T, dir string, more ...string) string {
+	t.Helper()
+	t.Setenv("TEST_API_KEY", testKey)
+	return fmt.Sprintf("storage embedded %q\napp my-app {\napi_key {env.TEST_API_KEY}\n}\n", dir) + strings.Join(more, "\n")
+}
+
+// connectorLines is a connector that lends out imported tokens.
+func connectorLines(name, baseURL string, more ...string) string {
+	return fmt.Sprintf("connector %s {\nauth_type oauth2\ntoken_url https://auth.acme.test/token\nauth_style header\nclient_id acme\nbase_url %s\n%s\n}\n",
+		name, baseURL, strings.Join(more, "\n"))
+}
+
+// adapt turns a Caddyfile into JSON.
+func adapt(caddyfile string) ([]byte, error) {
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
+	return adapted, err
+}
+
+// withoutPorts makes every server of the configuration listen wherever there is room.
+func withoutPorts(t *testing.T, config []byte) []byte {
+	t.Helper()
+	var v map[string]any
+	if err := json.Unmarshal(config, &v); err != nil {
+		t.Fatal(err)
+	}
+	apps, _ := v["apps"].(map[string]any)
+	if app, ok := apps["http"].(map[string]any); ok {
+		for _, server := range app["servers"].(map[string]any) {
+			server.(map[string]any)["listen"] = []string{"127.0.0.1:0"}
+		}
+	}
+	out, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// load makes the Caddyfile the running configuration.
+func load(t *testing.T, caddyfile string) error {
+	t.Helper()
+	config, err := adapt(caddyfile)
+	if err != nil {
+		t.Fatalf("adapting: %v\n%s", err, caddyfile)
+	}
+	return caddy.Load(withoutPorts(t, config), true)
+}
+
+// runAsItIs runs the Caddyfile, on the ports that it says, until the test ends.
+func runAsItIs(t *testing.T, caddyfile string) {
+	t.Helper()
+	config, err := adapt(caddyfile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = caddy.Stop() })
+	if err := caddy.Load(config, true); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// run runs the Caddyfile until the test ends and returns its server.
+func run(t *testing.T, caddyfile string) http.Handler {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			t.Errorf("stopping: %v", err)
+		}
+	})
+	if err := load(t, caddyfile); err != nil {
+		t.Fatalf("loading: %v", err)
+	}
+	return server(t)
+}
+
+// server returns the only server of the running configuration, nil if it has none.
+func server(t *testing.T) http.Handler {
+	t.Helper()
+	app, err := caddy.ActiveContext().AppIfConfigured("http")
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, srv := range app.(*caddyhttp.App).Servers {
+		return srv
+	}
+	t.Fatal("there is no server")
+	return nil
+}
+
+// do sends a request to handler. header has names and values in turn.
+func do(t *testing.T, handler http.Handler, method, target, body string, header ...string) *http.Response {
+	t.Helper()
+	req := httptest.NewRequest(method, target, strings.NewReader(body))
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Add(header[i], header[i+1])
+	}
+	rec := httptest.NewRecorder()
+	handler.ServeHTTP(rec, req)
+	return rec.Result()
+}
+
+// caller has the headers of an authenticated caller.
+func caller(more ...string) []string {
+	return append([]string{"Authorization", "Bearer " + testKey, "X-Apideck-App-Id", "my-app", "X-Apideck-Consumer-Id", "jane"}, more...)
+}
+
+// importToken imports a connection of the consumer jane whose access token is valid.
+func importToken(t *testing.T, handler http.Handler, connector, accessToken string) {
+	t.Helper()
+	resp := do(t, handler, "POST", "http://broker/vault/connections/"+connector+"/import", tokenBody(accessToken), caller()...)
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("importing: status %d: %s", resp.StatusCode, readAll(t, resp))
+	}
+}
+
+func tokenBody(accessToken string) string {
+	return fmt.Sprintf(`{"credentials": {"access_token": %q, "refresh_token": "refresh-of-%s", "issued_at": %q, "expires_in": 36000}}`,
+		accessToken, accessToken, time.Now().Add(-time.Minute).Format(time.RFC3339))
+}
+
+func readAll(t *testing.T, resp *http.Response) string {
+	t.Helper()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func decode(t *testing.T, resp *http.Response) map[string]any {
+	t.Helper()
+	var v map[string]any
+	dec := json.NewDecoder(bytes.NewBufferString(readAll(t, resp)))
+	if err := dec.Decode(&v); err != nil {
+		t.Fatalf("the body is no JSON: %v", err)
+	}
+	return v
+}
+
+// logged returns what the log has so far.
+func logged(t *testing.T, file string) string {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// wantError checks that resp is an error of the broker.
+func wantError(t *testing.T, resp *http.Response, status int, typeName string) map[string]any {
+	t.Helper()
+	body := decode(t, resp)
+	if resp.StatusCode != status || body["type_name"] != typeName {
+		t.Errorf("got status %d with %v, want %d with %s", resp.StatusCode, body, status, typeName)
+	}
+	if got := resp.Header.Get("X-Token-Broker-Error"); got != typeName {
+		t.Errorf("got X-Token-Broker-Error %q, want %q", got, typeName)
+	}
+	if got, want := body["ref"], "https://developers.apideck.com/errors#"+strings.ToLower(typeName); got != want {
+		t.Errorf("got ref %v, want %v", got, want)
+	}
+	if got := body["status_code"]; got != float64(status) {
+		t.Errorf("got status_code %v, want %d", got, status)
+	}
+	return body
+}

@@ -1,0 +1,211 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption(appName, parseGlobalOption)
+}
+
+// parseGlobalOption reads the global option token_broker, which may be given in parts:
+// existing is what the parts before this one have said.
+func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	app := &App{}
+	if earlier, ok := existing.(httpcaddyfile.App); ok {
+		if err := json.Unmarshal(earlier.Value, app); err != nil {
+			return nil, d.WrapErr(err)
+		}
+	}
+	if err := app.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: appName, Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// UnmarshalCaddyfile adds what a token_broker block says to the configuration. Syntax:
+//
+//	token_broker {
+//		storage <module> ...
+//		app <id> {
+//			api_key <placeholder>
+//		}
+//		connector <unified_api>/<service_id> {
+//			...
+//		}
+//		webhook <url> {
+//			secret <placeholder>
+//			events <pattern...>
+//			allow_private
+//		}
+//		refresh {
+//			timeout <duration>
+//			give_up <duration>
+//		}
+//		cache_ttl <duration>
+//		allow_private_hosts
+//	}
+//
+// Blocks of the same name merge. What may be said once is an error the second time.
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // "token_broker"
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		var err error
+		switch word := d.Val(); word {
+		case "storage":
+			err = a.unmarshalStorage(d)
+		case "app":
+			err = a.unmarshalApplication(d)
+		case "connector":
+			err = a.unmarshalConnector(d)
+		case "webhook":
+			err = a.unmarshalWebhook(d)
+		case "refresh":
+			err = a.Refresh.unmarshal(d)
+		case "cache_ttl":
+			err = setDuration(d, &a.CacheTTL)
+		case "allow_private_hosts":
+			err = setFlag(d, &a.AllowPrivateHosts)
+		case "journal":
+			err = notYet(d, "journal")
+		default:
+			err = d.Errf("unrecognized subdirective of token_broker: %s", word)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *App) unmarshalStorage(d *caddyfile.Dispenser) error {
+	if a.StorageRaw != nil {
+		return d.Err("storage is already set")
+	}
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	name := d.Val()
+	storage, err := caddyfile.UnmarshalModule(d, "token_broker.storage."+name)
+	if err != nil {
+		return err
+	}
+	a.StorageRaw = caddyconfig.JSONModuleObject(storage, "module", name, nil)
+	return nil
+}
+
+func (a *App) unmarshalApplication(d *caddyfile.Dispenser) error {
+	var name string
+	if err := setOnce(d, &name); err != nil {
+		return err
+	}
+	if a.Applications[name] == nil {
+		if a.Applications == nil {
+			a.Applications = make(map[string]*Application)
+		}
+		a.Applications[name] = &Application{}
+	}
+	app := a.Applications[name]
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() != "api_key" {
+			return d.Errf("unrecognized subdirective of app: %s", d.Val())
+		}
+		var key string
+		if err := setOnce(d, &key); err != nil {
+			return err
+		}
+		if slices.Contains(app.APIKeys, key) {
+			return d.Errf("app %s already has this api_key", name)
+		}
+		app.APIKeys = append(app.APIKeys, key)
+	}
+	return nil
+}
+
+func (r *RefreshConfig) unmarshal(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		var err error
+		switch word := d.Val(); word {
+		case "timeout":
+			err = setDuration(d, &r.Timeout)
+		case "give_up":
+			err = setDuration(d, &r.GiveUp)
+		case "retention":
+			err = notYet(d, "refresh: retention")
+		default:
+			err = d.Errf("unrecognized subdirective of refresh: %s", word)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// notYet refuses an option that would be ignored.
+func notYet(d *caddyfile.Dispenser, option string) error {
+	return d.Errf("%s is not supported by this version of the token broker; remove it", option)
+}
+
+// setOnce sets dst to the only argument of the line.
+func setOnce(d *caddyfile.Dispenser, dst *string) error {
+	word := d.Val()
+	if *dst != "" {
+		return d.Errf("%s is already set", word)
+	}
+	args := d.RemainingArgs()
+	if len(args) != 1 || args[0] == "" {
+		return d.Errf("%s takes one argument", word) // ArgErr would show it, and it can be a secret
+	}
+	*dst = args[0]
+	return nil
+}
+
+// setDuration sets dst to the only argument of the line, which is longer than nothing.
+func setDuration(d *caddyfile.Dispenser, dst *caddy.Duration) error {
+	word := d.Val()
+	if *dst != 0 {
+		return d.Errf("%s is already set", word)
+	}
+	var value string
+	if err := setOnce(d, &value); err != nil {
+		return err
+	}
+	duration, err := caddy.ParseDuration(value)
+	if err != nil {
+		return d.Errf("%s: %s is not a duration, such as 30s or 1d", word, value)
+	}
+	if duration < time.Nanosecond {
+		return d.Errf("%s must be longer than 0", word)
+	}
+	*dst = caddy.Duration(duration)
+	return nil
+}
+
+// setFlag sets dst; the line has no argument.
+func setFlag(d *caddyfile.Dispenser, dst *bool) error {
+	if *dst {
+		return d.Errf("%s is already set", d.Val())
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	*dst = true
+	return nil
+}
+
+// Interface guards
+var _ caddyfile.Unmarshaler = (*App)(nil)

@@ -1,0 +1,183 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// ConnectorConfig is a service as this deployment uses it. What is left out is as the
+// built-in catalogue has it, if it knows the service.
+type ConnectorConfig struct {
+	// The service's name for people.
+	Name string `json:"name,omitempty"`
+
+	// The kind of credential: `oauth2`, `apiKey`, `basic`, `custom` or `none`.
+	AuthType string `json:"auth_type,omitempty"`
+
+	// How OAuth tokens are had: `authorization_code` (the default) or `client_credentials`.
+	GrantType string `json:"grant_type,omitempty"`
+
+	// The token endpoint, an https URL. Settings can stand in it: `https://{subdomain}.example.com/token`.
+	TokenURL string `json:"token_url,omitempty"`
+
+	// How the client authenticates at the token endpoint: `header` (client_secret_basic)
+	// or `params` (client_secret_post).
+	AuthStyle string `json:"auth_style,omitempty"`
+
+	// The id of the OAuth client that the connections were authorised for. Placeholders are resolved.
+	ClientID string `json:"client_id,omitempty"`
+
+	// The client's secret, as a placeholder.
+	ClientSecret string `json:"client_secret,omitempty"`
+
+	// What becomes of a refresh token that was used. Default: `always`.
+	Rotation *RotationConfig `json:"rotation,omitempty"`
+
+	// The service hands out tokens without a refresh token.
+	RefreshTokenOptional bool `json:"refresh_token_optional,omitempty"`
+
+	// Where the API is, an https URL. Settings can stand in it.
+	BaseURL string `json:"base_url,omitempty"`
+
+	// The hosts that credentials may be sent to, besides that of base_url:
+	// `api.example.com`, `*.example.com`, `api.example.com:8443`.
+	AllowHosts []string `json:"allow_hosts,omitempty"`
+
+	// The values that each connection has of its own.
+	Settings []SettingConfig `json:"settings,omitempty"`
+
+	// Where the credential goes in a request. Default: as the auth type usually has it,
+	// such as `Authorization: Bearer` for oauth2.
+	Inject []InjectConfig `json:"inject,omitempty"`
+
+	// The hosts may be loopback or private addresses, and speak plain HTTP.
+	AllowPrivate bool `json:"allow_private,omitempty"`
+}
+
+// RotationConfig says what becomes of a refresh token that was used.
+type RotationConfig struct {
+	// `always`: it works once. `never`: it stays as it is. `window`: it works again for
+	// a while.
+	Kind string `json:"kind"`
+
+	// With `window`: for how long.
+	Window caddy.Duration `json:"window,omitempty"`
+}
+
+// SettingConfig is a value that each connection has of its own.
+type SettingConfig struct {
+	// Lower-case letters, digits and underscores.
+	Name string `json:"name"`
+
+	// Without it a connection cannot be used.
+	Required bool `json:"required,omitempty"`
+
+	// It is a secret, and shown to nobody.
+	Sensitive bool `json:"sensitive,omitempty"`
+
+	// It is an https URL without path, on a host of allow_hosts.
+	Origin bool `json:"origin,omitempty"`
+}
+
+// InjectConfig puts one credential into requests.
+type InjectConfig struct {
+	// The part of the request: `header`, `query` or `basic`.
+	In string `json:"in"`
+
+	// The name of the header or of the query parameter.
+	Name string `json:"name,omitempty"`
+
+	// With `header`: the value, with `%s` for the credential. Default: `%s`.
+	Format string `json:"format,omitempty"`
+
+	// The setting that is the credential, with `basic` the user name. Default: the access token.
+	Setting string `json:"setting,omitempty"`
+
+	// With `basic`: the setting that is the password.
+	PasswordSetting string `json:"password_setting,omitempty"`
+}
+
+// provisionConnectors lays each connector block over the catalogue's entry, if there
+// is one, and checks the outcome.
+func (a *App) provisionConnectors() (map[connector.ID]*broker.Connector, error) {
+	connectors := make(map[connector.ID]*broker.Connector, len(a.Connectors))
+	for _, name := range slices.Sorted(maps.Keys(a.Connectors)) {
+		id, err := connector.ParseID(name)
+		if err != nil {
+			return nil, fmt.Errorf("connector %w", err)
+		}
+		block := a.Connectors[name]
+		if block == nil {
+			block = &ConnectorConfig{}
+		}
+		def, known := connector.Lookup(id)
+		if !known {
+			def = connector.Definition{ID: id}
+		}
+		def = connector.Override(def, block.definition(id))
+		def.AllowPrivate = def.AllowPrivate || a.AllowPrivateHosts
+		if err := def.Validate(); err != nil {
+			return nil, err
+		}
+		if def.GrantType == connector.Password {
+			return nil, fmt.Errorf("connector %s: grant_type: %s is not supported by this version of the token broker", id, connector.Password)
+		}
+		client, err := block.client(id, a.logger)
+		if err != nil {
+			return nil, err
+		}
+		if def.AuthType == connector.OAuth2 && client.ID == "" {
+			a.logger.LogAttrs(context.Background(), slog.LevelWarn, "connector has no client_id: its tokens cannot be refreshed",
+				slog.String("connector", id.String()))
+		}
+		connectors[id] = &broker.Connector{Definition: def.WithDefaults(), Client: client}
+	}
+	return connectors, nil
+}
+
+// definition returns what the block says.
+func (c *ConnectorConfig) definition(id connector.ID) connector.Definition {
+	def := connector.Definition{
+		ID: id, Name: c.Name,
+		AuthType: connector.AuthType(c.AuthType), GrantType: connector.GrantType(c.GrantType),
+		TokenURL: c.TokenURL, AuthStyle: connector.AuthStyle(c.AuthStyle),
+		RefreshTokenOptional: c.RefreshTokenOptional,
+		BaseURL:              c.BaseURL, AllowHosts: c.AllowHosts, AllowPrivate: c.AllowPrivate,
+	}
+	if c.Rotation != nil {
+		def.Rotation = connector.Rotation{Kind: connector.RotationKind(c.Rotation.Kind), Window: time.Duration(c.Rotation.Window)}
+	}
+	for _, s := range c.Settings {
+		def.Settings = append(def.Settings,
+			connector.Setting{Name: s.Name, Required: s.Required, Sensitive: s.Sensitive, Origin: s.Origin})
+	}
+	for _, p := range c.Inject {
+		def.Inject = append(def.Inject, connector.Placement{
+			Kind: connector.PlacementKind(p.In),
+			Name: p.Name, Format: p.Format, Setting: p.Setting, PasswordSetting: p.PasswordSetting,
+		})
+	}
+	return def
+}
+
+// client resolves the OAuth client.
+func (c *ConnectorConfig) client(id connector.ID, logger *slog.Logger) (client broker.Client, err error) {
+	if c.ClientID != "" {
+		if client.ID, err = resolve(fmt.Sprintf("connector %s: client_id", id), c.ClientID); err != nil {
+			return client, err
+		}
+	}
+	if c.ClientSecret != "" {
+		client.Secret, err = resolveSecret(logger, fmt.Sprintf("connector %s: client_secret", id), c.ClientSecret)
+	}
+	return client, err
+}

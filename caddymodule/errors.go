@@ -1,0 +1,207 @@
+package caddymodule
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// errorReference is where the types of errors are explained.
+const errorReference = "https://developers.apideck.com/errors#"
+
+// storeRetryAfter is what callers are told to wait while the store is unavailable.
+const storeRetryAfter = 5 * time.Second
+
+// An apiError is an error as callers of the broker see it.
+type apiError struct {
+	status     int
+	typeName   string
+	message    string
+	detail     any           // a string, or an object
+	retryAfter time.Duration // 0: callers are not told when to try again
+	internal   error         // logged, never shown; nil if there is nothing to log
+}
+
+// apiErrorOf maps err to what callers see of it. It is the only place that does.
+func apiErrorOf(err error, now time.Time) *apiError {
+	var (
+		api   *apiError
+		input *broker.InputError
+		token *broker.TokenError
+	)
+	switch {
+	case errors.As(err, &api):
+		return api
+	case errors.As(err, &input):
+		return inputAPIError(input)
+	case errors.As(err, &token):
+		return tokenAPIError(token, now)
+	case errors.Is(err, broker.ErrUnauthorized):
+		return unauthorized("Unknown application or wrong API key")
+	case errors.Is(err, broker.ErrConnectorNotFound):
+		return newAPIError(http.StatusNotFound, "ConnectorNotFoundError", err)
+	case errors.Is(err, broker.ErrConnectionNotFound):
+		return newAPIError(http.StatusNotFound, "ConnectionNotFoundError", err)
+	case errors.Is(err, broker.ErrConnectionDisabled):
+		return newAPIError(http.StatusForbidden, "ConnectorDisabledError", err)
+	case errors.Is(err, broker.ErrHostNotAllowed), errors.Is(err, broker.ErrAddressNotAllowed):
+		return newAPIError(http.StatusForbidden, "ForbiddenError", err)
+	case errors.Is(err, broker.ErrStoreUnavailable), errors.Is(err, broker.ErrShuttingDown),
+		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return unavailable(err, storeRetryAfter)
+	default:
+		return &apiError{
+			status: http.StatusInternalServerError, typeName: "InternalServerError",
+			message: "Something went wrong; the log of the token broker says what", internal: err,
+		}
+	}
+}
+
+// Error implements error.
+func (e *apiError) Error() string { return e.typeName + ": " + e.message }
+
+func newAPIError(status int, typeName string, err error) *apiError {
+	return &apiError{status: status, typeName: typeName, message: err.Error(), detail: err.Error()}
+}
+
+func unauthorized(detail string) *apiError {
+	return &apiError{
+		status: http.StatusUnauthorized, typeName: "UnauthorizedError",
+		message: "Unauthorized Request", detail: detail,
+	}
+}
+
+func unavailable(err error, retryAfter time.Duration) *apiError {
+	// The cause can name the machinery behind the broker, which is not the caller's business.
+	return &apiError{
+		status: http.StatusServiceUnavailable, typeName: "ServiceUnavailableError",
+		message:    "The token broker cannot reach what it needs to answer; try again later",
+		retryAfter: max(retryAfter, time.Second), internal: err,
+	}
+}
+
+func inputAPIError(err *broker.InputError) *apiError {
+	// What is wrong, without how to mend it, which is in the message.
+	fault := &broker.InputError{Kind: err.Kind, Field: err.Field, Fault: err.Fault}
+	e := &apiError{message: err.Error(), detail: fault.Error()}
+	switch err.Kind {
+	case broker.MissingHeader:
+		e.status, e.typeName = http.StatusBadRequest, "RequestHeadersValidationError"
+		e.detail = "Missing Header: " + err.Field
+	case broker.BadHeader:
+		e.status, e.typeName = http.StatusBadRequest, "RequestHeadersValidationError"
+	case broker.Contradiction:
+		e.status, e.typeName = http.StatusUnprocessableEntity, "InvalidStateError"
+	default:
+		e.status, e.typeName = http.StatusBadRequest, "RequestValidationError"
+	}
+	return e
+}
+
+// tokenAPIError tells a connection that has to be authorised again (401) from one
+// whose token will be there later (503).
+func tokenAPIError(err *broker.TokenError, now time.Time) *apiError {
+	wait := err.RetryAt.Sub(now)
+	if err.RetryAt.IsZero() {
+		wait = 0
+	}
+	final := err.Class == broker.ClassPermanent || err.Class == broker.ClassConfiguration
+	if !err.Parked && (!err.RetryAt.IsZero() || err.Err != nil && !final) {
+		e := unavailable(err, wait)
+		e.message = fmt.Sprintf("There is no valid token for %s now, and its refresh failed (%s); try again later",
+			err.Key.Connector, err.Class)
+		e.internal = nil // the broker has logged it
+		return e
+	}
+	debug := map[string]any{"message": err.Error()}
+	if err.Code != "" {
+		debug["code"] = err.Code
+	}
+	if !err.CredentialsExpireAt.IsZero() {
+		debug["credentials_expire_at_ms"] = err.CredentialsExpireAt.UnixMilli()
+	}
+	if !err.RetryAt.IsZero() {
+		debug["retry_after_ms"] = err.RetryAt.UnixMilli()
+		debug["cooldown_remaining_ms"] = max(wait, 0).Milliseconds()
+	}
+	return &apiError{
+		status: http.StatusUnauthorized, typeName: "UnauthorizedError", message: "Unauthorized Request",
+		detail: map[string]any{"type": "refresh_token_connector_error", "message": err.Error(), "debug": debug},
+	}
+}
+
+// header returns the header of the response that tells of the error.
+func (e *apiError) header() http.Header {
+	h := http.Header{
+		"Content-Type":     {"application/json"},
+		"Cache-Control":    {"no-store"},
+		broker.ErrorHeader: {e.typeName},
+	}
+	if e.status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", "Bearer") // RFC 9110 section 15.5.2
+	}
+	if e.retryAfter > 0 {
+		seconds := (e.retryAfter + time.Second - 1) / time.Second
+		h.Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
+	}
+	return h
+}
+
+func (e *apiError) body() []byte {
+	b, err := json.Marshal(struct {
+		StatusCode int    `json:"status_code"`
+		Error      string `json:"error"`
+		TypeName   string `json:"type_name"`
+		Message    string `json:"message"`
+		Detail     any    `json:"detail,omitempty"`
+		Ref        string `json:"ref"`
+	}{e.status, http.StatusText(e.status), e.typeName, e.message, e.detail, errorReference + strings.ToLower(e.typeName)})
+	if err != nil { // strings and numbers always encode
+		panic(err)
+	}
+	return append(b, '\n')
+}
+
+// log writes what callers are not shown.
+func (e *apiError) log(ctx context.Context, logger *slog.Logger) {
+	if e.internal == nil || errors.Is(e.internal, context.Canceled) {
+		return
+	}
+	level := slog.LevelError
+	if e.status == http.StatusServiceUnavailable {
+		level = slog.LevelWarn
+	}
+	logger.LogAttrs(ctx, level, "request failed", slog.Int("status", e.status), slog.String("error", e.internal.Error()))
+}
+
+// write sends the error to the caller.
+func (e *apiError) write(w http.ResponseWriter) {
+	maps.Copy(w.Header(), e.header())
+	w.WriteHeader(e.status)
+	_, _ = w.Write(e.body())
+}
+
+// response returns the error as what a transport got for req.
+func (e *apiError) response(req *http.Request) *http.Response {
+	body := e.body()
+	return &http.Response{
+		Status:     fmt.Sprintf("%d %s", e.status, http.StatusText(e.status)),
+		StatusCode: e.status,
+		Proto:      "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header:        e.header(),
+		Body:          io.NopCloser(bytes.NewReader(body)),
+		ContentLength: int64(len(body)),
+		Request:       req,
+	}
+}

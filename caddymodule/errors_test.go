@@ -1,0 +1,68 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+func TestErrorsBecomeResponses(t *testing.T) {
+	t.Parallel()
+	now := time.UnixMilli(1_700_000_000_000)
+	key := broker.Key{Application: "a", Consumer: "c", Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}}
+	tests := []struct {
+		name       string
+		err        error
+		status     int
+		typeName   string
+		retryAfter string
+		body       string
+	}{
+		{
+			"parked", &broker.TokenError{Key: key, Class: broker.ClassPermanent, Code: "invalid_grant", Parked: true, CredentialsExpireAt: now.Add(time.Hour)},
+			401, "UnauthorizedError", "", `"code":"invalid_grant","credentials_expire_at_ms":1700003600000`,
+		},
+		{"nothing planned", &broker.TokenError{Key: key, Class: broker.ClassPermanent}, 401, "UnauthorizedError", "", `"type":"refresh_token_connector_error"`},
+		{
+			"parked with a retry", &broker.TokenError{Key: key, Parked: true, RetryAt: now.Add(30 * time.Second)},
+			401, "UnauthorizedError", "", `"cooldown_remaining_ms":30000,"message":"no valid token`,
+		},
+		{"retried", &broker.TokenError{Key: key, Class: broker.ClassTransient, RetryAt: now.Add(1500 * time.Millisecond)}, 503, "ServiceUnavailableError", "2", "crm/acme"},
+		{"retried at once", &broker.TokenError{Key: key, Class: broker.ClassTransient, RetryAt: now.Add(-time.Hour)}, 503, "ServiceUnavailableError", "1", "crm/acme"},
+		{"no answer from the store", &broker.TokenError{Key: key, Class: broker.ClassTransient, Err: broker.ErrStoreUnavailable}, 503, "ServiceUnavailableError", "1", "crm/acme"},
+		{"a setting is missing", &broker.TokenError{Key: key, Class: broker.ClassConfiguration, Err: errors.New("x")}, 401, "UnauthorizedError", "", "refresh_token_connector_error"},
+		{"store", fmt.Errorf("x: %w", broker.ErrStoreUnavailable), 503, "ServiceUnavailableError", "5", ""},
+		{"shutdown", broker.ErrShuttingDown, 503, "ServiceUnavailableError", "5", ""},
+		{"disabled", broker.ErrConnectionDisabled, 403, "ConnectorDisabledError", "", ""},
+		{"host", broker.ErrHostNotAllowed, 403, "ForbiddenError", "", ""},
+		{"address", broker.ErrAddressNotAllowed, 403, "ForbiddenError", "", ""},
+		{"anything", errors.New("canary"), 500, "InternalServerError", "", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			e := apiErrorOf(tt.err, now)
+			rec := httptest.NewRecorder()
+			e.write(rec)
+			text := rec.Body.String()
+			wantError(t, rec.Result(), tt.status, tt.typeName)
+			if got := rec.Header().Get("Retry-After"); got != tt.retryAfter {
+				t.Errorf("got Retry-After %q, want %q", got, tt.retryAfter)
+			}
+			if !strings.Contains(text, tt.body) || strings.Contains(text, "canary") {
+				t.Errorf("got %s, want it with %s", text, tt.body)
+			}
+			resp := e.response(httptest.NewRequest(http.MethodGet, "/", nil))
+			if got := readAll(t, resp); got != text || resp.StatusCode != tt.status || resp.ContentLength != int64(len(text)) {
+				t.Errorf("as a response: got status %d with %s", resp.StatusCode, got)
+			}
+		})
+	}
+}

@@ -1,0 +1,67 @@
+package caddymodule
+
+import (
+	"log/slog"
+	"net/netip"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+// warnOfOpenListeners warns of transports that let whoever reaches them act for an
+// application, where that is not only this machine. It is called when everything is
+// provisioned; a transport by itself does not know what it is behind.
+func (a *App) warnOfOpenListeners() {
+	mod, err := a.ctx.AppIfConfigured("http")
+	if err != nil {
+		return
+	}
+	app, ok := mod.(*caddyhttp.App)
+	if !ok {
+		return
+	}
+	for _, server := range app.Servers {
+		for _, address := range server.Listen {
+			if isLocal(address) {
+				continue
+			}
+			for _, t := range openTransports(server.Routes) {
+				a.logger.LogAttrs(a.ctx, slog.LevelWarn,
+					"anybody who reaches this listener can use the application's connections; add `bind 127.0.0.1` to the site, or remove `app` so that callers authenticate",
+					slog.String("listener", address), slog.String("app", t.App), slog.String("connector", t.Connector))
+			}
+		}
+	}
+}
+
+// openTransports returns the transports in routes that callers need no key for.
+func openTransports(routes caddyhttp.RouteList) []*Transport {
+	var found []*Transport
+	for _, route := range routes {
+		for _, handler := range route.Handlers {
+			switch handler := handler.(type) {
+			case *caddyhttp.Subroute:
+				found = append(found, openTransports(handler.Routes)...)
+			case *reverseproxy.Handler:
+				if t, ok := handler.Transport.(*Transport); ok && t.App != "" {
+					found = append(found, t)
+				}
+			}
+		}
+	}
+	return found
+}
+
+// isLocal reports whether only this machine can reach a listener.
+func isLocal(listen string) bool {
+	address, err := caddy.ParseNetworkAddress(listen)
+	if err != nil {
+		return false
+	}
+	if address.IsUnixNetwork() || address.IsFdNetwork() || address.Host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(address.Host)
+	return err == nil && ip.IsLoopback()
+}

@@ -1,0 +1,58 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// placeholderPattern finds the placeholders in the value of a field.
+var placeholderPattern = regexp.MustCompile(`\{[a-zA-Z_]+\.[^{}]+\}`)
+
+// resolveSecret returns the secret that a field's value stands for. Fields hold
+// placeholders, so that neither the adapted configuration nor the admin API shows the
+// secret; a secret that stands there itself works, but is warned about.
+func resolveSecret(logger *slog.Logger, field, value string) (broker.Secret, error) {
+	resolved, err := resolve(field, value)
+	if err != nil {
+		return broker.Secret{}, err
+	}
+	if !placeholderPattern.MatchString(value) {
+		logger.LogAttrs(context.Background(), slog.LevelWarn,
+			"the configuration contains a secret, and so does what the admin API shows of it; write a placeholder such as {file./run/secrets/name} or {env.NAME} ({$NAME} is not one)",
+			slog.String("field", field))
+	}
+	return broker.NewSecret(resolved), nil
+}
+
+// resolve replaces the placeholders in the value of a field. Its error names them and
+// the field, and nothing else of the value, which may be a secret in part.
+func resolve(field, value string) (string, error) {
+	placeholders := placeholderPattern.FindAllString(value, -1)
+	if placeholders == nil {
+		return value, checkResolved(field, value)
+	}
+	resolved, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
+	if err != nil {
+		return "", fmt.Errorf("%s: %s has no value: set the variable, or write the file, that it names",
+			field, strings.Join(placeholders, ", "))
+	}
+	return resolved, checkResolved(field+": "+strings.Join(placeholders, ", "), resolved)
+}
+
+func checkResolved(field, resolved string) error {
+	switch {
+	case resolved == "":
+		return fmt.Errorf("%s is empty", field)
+	case strings.ContainsAny(resolved, "\r\n\x00"):
+		return fmt.Errorf("%s contains a line break", field)
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,286 @@
+package caddymodule
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+func init() {
+	caddy.RegisterModule(Transport{})
+}
+
+// defaultConsumer is where the consumer stands unless the configuration says otherwise.
+const defaultConsumer = "{http.request.header.x-apideck-consumer-id}"
+
+// Transport is a reverse_proxy transport that puts a valid credential into each
+// request. It has the options of the http transport, without those that would lead a
+// credential past the checks on where it goes: proxies, other resolvers, HTTP/3,
+// certificates that are not verified.
+//
+// What is wrong on the broker's side is a response with the header
+// X-Token-Broker-Error, so that reverse_proxy neither retries it nor holds it against
+// the upstream's health. Errors of downstream are as with the http transport.
+type Transport struct {
+	*reverseproxy.HTTPTransport
+
+	// The connector, `crm/hubspot`. Placeholders are evaluated for each request.
+	Connector string `json:"connector,omitempty"`
+
+	// The application that callers act for. Whoever reaches the listener may then use
+	// its connections, so it should be on loopback. Without it callers authenticate:
+	// x-apideck-app-id and Authorization: Bearer <api key>. Placeholders are evaluated
+	// for each request.
+	App string `json:"app,omitempty"`
+
+	// The application's customer. Placeholders are evaluated for each request. Default:
+	// `{http.request.header.x-apideck-consumer-id}`.
+	Consumer string `json:"consumer,omitempty"`
+
+	app     *App
+	logger  *slog.Logger
+	private *http.Transport // may dial private addresses; the embedded one may not
+}
+
+// CaddyModule returns the Caddy module information.
+func (Transport) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.reverse_proxy.transport.token_broker",
+		New: func() caddy.Module { return &Transport{HTTPTransport: new(reverseproxy.HTTPTransport)} },
+	}
+}
+
+// Provision makes the transports.
+func (t *Transport) Provision(ctx caddy.Context) (err error) {
+	t.logger = ctx.Slogger()
+	if t.app, err = loadApp(ctx); err != nil {
+		return err
+	}
+	t.Consumer = cmp.Or(t.Consumer, defaultConsumer)
+	if err := t.checkNames(); err != nil {
+		return err
+	}
+	if err := t.checkOptions(); err != nil {
+		return err
+	}
+	return t.provisionTransports(ctx)
+}
+
+// checkNames finds what is misspelt, where there is no placeholder in it.
+func (t *Transport) checkNames() error {
+	if t.Connector == "" {
+		return errors.New("transport token_broker: connector is missing: transport token_broker <unified_api>/<service_id>")
+	}
+	if !strings.Contains(t.Connector, "{") {
+		id, err := connector.ParseID(t.Connector)
+		if err != nil {
+			return fmt.Errorf("transport token_broker: connector %w", err)
+		}
+		if t.app.config.Connectors[id] == nil {
+			return fmt.Errorf("transport token_broker: connector %s is not configured: add it to the global option token_broker", id)
+		}
+	}
+	if t.App != "" && !strings.Contains(t.App, "{") && !t.app.keyring.Has(t.App) {
+		return fmt.Errorf("transport token_broker: app %s is not configured: add it to the global option token_broker", t.App)
+	}
+	return nil
+}
+
+// RequestHeaderOps removes what callers send to the broker and what is none of
+// downstream's business. Caddy applies it before the operator's header_up, which
+// therefore stays; in RoundTrip it would be too late to tell them apart.
+func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
+	remove := []string{
+		"Authorization", "Proxy-Authorization", "Cookie", "X-Apideck-*", broker.ErrorHeader,
+		// They name this listener and who calls it.
+		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded",
+	}
+	for _, field := range []string{t.Connector, t.App, t.Consumer} {
+		remove = append(remove, headersRead(field)...)
+	}
+	return &headers.HeaderOps{
+		Set:    http.Header{"Host": {"{http.reverse_proxy.upstream.hostport}"}},
+		Delete: slices.Compact(remove),
+	}
+}
+
+// headersRead returns the request headers that the placeholders in s read.
+func headersRead(s string) []string {
+	const prefix = "{http.request.header."
+	var names []string
+	for _, placeholder := range placeholderPattern.FindAllString(s, -1) {
+		if name, ok := strings.CutPrefix(strings.ToLower(placeholder), prefix); ok {
+			names = append(names, strings.TrimSuffix(name, "}"))
+		}
+	}
+	return names
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	out := t.outgoing(req)
+	if isHealthCheck(req) {
+		return t.checkHealth(out)
+	}
+	key, err := t.authenticate(req)
+	if err != nil {
+		return t.refuse(req, err)
+	}
+	if err := checkUpstream(req); err != nil {
+		return t.refuse(req, err)
+	}
+	via := t.transportFor(key.Connector)
+	auth, err := t.app.shared.broker.Authorize(out, key)
+	if err != nil {
+		return t.refuse(req, err)
+	}
+	resp, err := t.send(via, out, key.Connector)
+	if errors.Is(err, broker.ErrAddressNotAllowed) {
+		return t.refuse(req, err)
+	}
+	if err != nil {
+		return nil, err // unwrapped: reverse_proxy retries dial errors
+	}
+	auth.Observe(resp)
+	resp.Request = req // out has the credential
+	return resp, nil
+}
+
+// outgoing returns a copy of req to put the credential into: Caddy logs the original,
+// and uses it for the next attempt.
+func (t *Transport) outgoing(req *http.Request) *http.Request {
+	out := req.Clone(req.Context())
+	t.SetScheme(out)
+	toUpstream := out.Host == out.URL.Host // otherwise the operator's header_up set it
+	switch out.URL.Scheme {
+	case "https":
+		out.URL.Host = strings.TrimSuffix(out.URL.Host, ":443")
+	case "http":
+		out.URL.Host = strings.TrimSuffix(out.URL.Host, ":80")
+	}
+	if toUpstream {
+		out.Host = out.URL.Host
+	}
+	out.Trailer = nil // the caller's, and unchecked
+	out.Header.Del("Baggage")
+	return out
+}
+
+// authenticate finds out whose connection the request is for.
+func (t *Transport) authenticate(req *http.Request) (key broker.Key, err error) {
+	repl, ok := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return key, errors.New("the request has no replacer: the transport works in reverse_proxy only")
+	}
+	// Before anything else, so that who cannot do that learns nothing.
+	if key.Application, err = t.application(repl); err != nil {
+		return key, err
+	}
+	key.Consumer = repl.ReplaceAll(t.Consumer, "")
+	name := repl.ReplaceAll(t.Connector, "")
+	if key.Connector, err = connector.ParseID(name); err != nil {
+		return key, fmt.Errorf("%w: %w", broker.ErrConnectorNotFound, err)
+	}
+	return key, key.Validate()
+}
+
+func (t *Transport) application(repl *caddy.Replacer) (string, error) {
+	if t.App == "" {
+		// From the request as it came: RequestHeaderOps has removed these from the copy.
+		header := make(http.Header)
+		for _, name := range []string{"Authorization", appHeader} {
+			if value, _ := repl.GetString("http.request.header." + name); value != "" {
+				header.Set(name, value)
+			}
+		}
+		return t.app.authenticate(header)
+	}
+	application := repl.ReplaceAll(t.App, "")
+	if !t.app.keyring.Has(application) {
+		return "", broker.ErrUnauthorized
+	}
+	return application, nil
+}
+
+// checkUpstream refuses upstreams that have no host name: which of them a connector
+// allows, nobody could say.
+func checkUpstream(req *http.Request) error {
+	info, ok := reverseproxy.GetDialInfo(req.Context())
+	if ok && !strings.HasPrefix(info.Network, "tcp") {
+		return fmt.Errorf("%w: the upstream %s is not a TCP address", broker.ErrHostNotAllowed, info)
+	}
+	return nil
+}
+
+// transportFor returns the transport for a connector's hosts. There are two, so that
+// a connection that one of them keeps open is not used by the other.
+func (t *Transport) transportFor(id connector.ID) *http.Transport {
+	config := t.app.shared.broker.Config()
+	if conn := config.Connectors[id]; conn != nil && (conn.AllowPrivate || config.AllowPrivateHosts) {
+		return t.private
+	}
+	return t.Transport
+}
+
+// isHealthCheck reports whether req is an active health check of reverse_proxy: then no
+// server has received it and given it variables. (It does have a server in its context,
+// the one that the proxy was provisioned for.)
+func isHealthCheck(req *http.Request) bool {
+	return req.Context().Value(caddyhttp.VarsCtxKey) == nil
+}
+
+// checkHealth sends a health check as it is. It has no consumer, so it gets no
+// credential, but it goes nowhere where one could not go.
+func (t *Transport) checkHealth(out *http.Request) (*http.Response, error) {
+	if err := checkUpstream(out); err != nil {
+		return nil, err
+	}
+	id, _ := connector.ParseID(t.Connector) // with a placeholder in it: of no connector
+	return t.transportFor(id).RoundTrip(out)
+}
+
+// refuse answers req with an error of the broker.
+func (t *Transport) refuse(req *http.Request, err error) (*http.Response, error) {
+	if req.Body != nil {
+		_ = req.Body.Close()
+	}
+	if errors.Is(req.Context().Err(), context.Canceled) {
+		return nil, context.Canceled // the caller is gone, which reverse_proxy holds against nobody
+	}
+	e := apiErrorOf(err, time.Now())
+	e.log(req.Context(), t.logger)
+	return e.response(req), nil
+}
+
+// Cleanup closes connections that are idle. Requests of this configuration can still
+// be under way.
+func (t *Transport) Cleanup() error {
+	if t.private != nil {
+		t.private.CloseIdleConnections()
+	}
+	return t.HTTPTransport.Cleanup()
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner                                = (*Transport)(nil)
+	_ caddy.CleanerUpper                               = (*Transport)(nil)
+	_ http.RoundTripper                                = (*Transport)(nil)
+	_ reverseproxy.TLSTransport                        = (*Transport)(nil)
+	_ reverseproxy.RequestHeaderOpsTransport           = (*Transport)(nil)
+	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*Transport)(nil)
+)

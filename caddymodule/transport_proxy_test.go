@@ -1,0 +1,108 @@
+package caddymodule
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+func TestDialErrorsAreRetried(t *testing.T) {
+	d := newDownstream(t, func(w http.ResponseWriter, r *http.Request) {
+		body := make([]byte, 4)
+		_, _ = r.Body.Read(body)
+		_, _ = w.Write(body)
+	})
+	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.Close()
+	options, _ := globals(t, brokerLines(t, t.TempDir(),
+		connectorLines("crm/acme", d.URL, "allow_private", "allow_host "+dead.Addr().String())))
+	handler := run(t, options+site("https://"+dead.Addr().String()+" "+d.URL, "crm/acme",
+		"app my-app\ntls_trust_pool file {\npem_file "+d.ca+"\n}", "lb_policy first\nlb_try_duration 10s\nlb_try_interval 10ms\nfail_duration 1h\nheader_up +X-Attempt 1"))
+	importToken(t, handler, "crm/acme", "access-1")
+	resp := do(t, handler, "POST", "http://caller.test/", "ping", "X-Apideck-Consumer-Id", "jane", "Cookie", "caller=1")
+	if got := readAll(t, resp); resp.StatusCode != http.StatusOK || got != "ping" {
+		t.Fatalf("got status %d: %s", resp.StatusCode, got)
+	}
+	got := d.request(t)
+	if len(got.Header.Values("Authorization")) != 1 || len(got.Header.Values("X-Attempt")) != 1 || got.Header.Get("Cookie") != "" {
+		t.Errorf("the second attempt has other headers: %v", got.Header)
+	}
+}
+
+func TestHealthChecksHaveNoCredential(t *testing.T) {
+	d := newDownstream(t, ok)
+	caddyfile, _ := d.proxy(t, "app my-app", "health_uri /health\nhealth_interval 1h")
+	run(t, caddyfile)
+	got := d.request(t)
+	if got.URL.Path != "/health" || got.Header.Get("Authorization") != "" {
+		t.Errorf("got %s with %v", got.URL, got.Header)
+	}
+}
+
+func TestHealthChecksDialWhereCredentialsMay(t *testing.T) {
+	d := newDownstream(t, ok)
+	localhost := strings.Replace(d.URL, "127.0.0.1", "localhost", 1)
+	options, _ := globals(t, brokerLines(t, t.TempDir(), connectorLines("crm/acme", localhost)))
+	run(t, options+site(localhost, "crm/acme", "app my-app", ""))
+	app, err := activeApp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &Transport{Connector: "crm/acme", app: app}
+	transport.HTTPTransport = testTransport(t)
+	req, err := http.NewRequest(http.MethodGet, localhost+"/health", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := transport.RoundTrip(req); err == nil {
+		resp.Body.Close()
+		t.Error("a health check reached a private address")
+	}
+	d.wantNone(t)
+}
+
+func TestAnswersAreStreamed(t *testing.T) {
+	release := make(chan struct{})
+	d := newDownstream(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprint(w, "data: first\n\n")
+		w.(http.Flusher).Flush()
+		<-release
+		fmt.Fprint(w, "data: second\n\n")
+	})
+	caddyfile, _ := d.proxy(t, "app my-app", "")
+	handler := run(t, caddyfile)
+	importToken(t, handler, "crm/acme", "access-1")
+	front := httptest.NewServer(handler)
+	t.Cleanup(front.Close)
+	req, err := http.NewRequest(http.MethodGet, front.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-Apideck-Consumer-Id", "jane")
+	resp, err := front.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewReader(resp.Body)
+	if got, err := lines.ReadString('\n'); err != nil || got != "data: first\n" {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	// A reload does not cut it off.
+	options, _ := globals(t, brokerLines(t, t.TempDir()))
+	if err := load(t, options+apiSite); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	if got, err := lines.ReadString(0); !strings.Contains(got, "data: second") {
+		t.Errorf("got %q, %v", got, err)
+	}
+}

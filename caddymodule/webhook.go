@@ -1,0 +1,100 @@
+package caddymodule
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/webhook"
+)
+
+// WebhookConfig is somebody who is told of events.
+type WebhookConfig struct {
+	// Where events are sent, an https URL. Placeholders are resolved.
+	URL string `json:"url"`
+
+	// What deliveries are signed with, as a placeholder.
+	Secret string `json:"secret,omitempty"`
+
+	// Which events: their names, or beginnings of them followed by `*`. Default: all.
+	Events []string `json:"events,omitempty"`
+
+	// The host may be a loopback or private address, and speak plain HTTP.
+	AllowPrivate bool `json:"allow_private,omitempty"`
+}
+
+func (a *App) provisionWebhooks() error {
+	for i, w := range a.Webhooks {
+		field := fmt.Sprintf("webhook %d", i+1)
+		url, err := resolve(field+": url", w.URL)
+		if err != nil {
+			return err
+		}
+		endpoint := webhook.Endpoint{URL: url, Events: w.Events, AllowPrivate: w.AllowPrivate || a.AllowPrivateHosts}
+		if w.Secret != "" {
+			if endpoint.Secret, err = resolveSecret(a.logger, field+": secret", w.Secret); err != nil {
+				return err
+			}
+		}
+		if err := endpoint.Validate(); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(a.endpoints, func(other webhook.Endpoint) bool { return other.URL == url }) {
+			return fmt.Errorf("%s: its URL is that of another; name all events in one block", field)
+		}
+		a.endpoints = append(a.endpoints, endpoint)
+	}
+	return nil
+}
+
+// unmarshalWebhook reads a webhook. Syntax:
+//
+//	webhook <url> {
+//		secret <placeholder>
+//		events <pattern...>
+//		allow_private
+//	}
+func (a *App) unmarshalWebhook(d *caddyfile.Dispenser) error {
+	var url string
+	if err := setOnce(d, &url); err != nil {
+		return err
+	}
+	i := slices.IndexFunc(a.Webhooks, func(w *WebhookConfig) bool { return w.URL == url })
+	if i < 0 {
+		i = len(a.Webhooks)
+		a.Webhooks = append(a.Webhooks, &WebhookConfig{URL: url})
+	}
+	w := a.Webhooks[i]
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		var err error
+		switch word := d.Val(); word {
+		case "secret":
+			err = setOnce(d, &w.Secret)
+		case "events":
+			err = w.unmarshalEvents(d)
+		case "allow_private":
+			err = setFlag(d, &w.AllowPrivate)
+		default:
+			err = d.Errf("unrecognized subdirective of webhook: %s", word)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *WebhookConfig) unmarshalEvents(d *caddyfile.Dispenser) error {
+	patterns := d.RemainingArgs()
+	if len(patterns) == 0 {
+		return d.ArgErr()
+	}
+	for _, pattern := range patterns {
+		if slices.Contains(w.Events, pattern) {
+			return d.Errf("events %s is already set", pattern)
+		}
+		w.Events = append(w.Events, pattern)
+	}
+	return nil
+}
