@@ -1,0 +1,246 @@
+package journal
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/tink-crypto/tink-go/v2/tink"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/keyfile"
+)
+
+// A disk is what can fail under a file.
+type disk interface {
+	WriteAt(f *os.File, b []byte, offset int64) (int, error)
+	Truncate(f *os.File, size int64) error
+	Sync(f *os.File) error
+}
+
+type osDisk struct{}
+
+func (osDisk) WriteAt(f *os.File, b []byte, offset int64) (int, error) { return f.WriteAt(b, offset) }
+func (osDisk) Truncate(f *os.File, size int64) error                   { return f.Truncate(size) }
+func (osDisk) Sync(f *os.File) error                                   { return f.Sync() }
+
+// A file is a journal file that this process has locked.
+type file struct {
+	path   string
+	handle *os.File
+	disk   disk
+	key    tink.AEAD
+
+	size   int64  // where the next frame goes
+	seq    uint64 // of the last frame
+	live   map[string][]byte
+	broken bool // what is on the disk is not known any more: nothing is written to it
+}
+
+// createAttempts bounds how often another process takes a new file for one that was
+// left behind, between its making and its locking.
+const createAttempts = 10
+
+// createFile makes an empty file, durably.
+func createFile(dir string, key tink.AEAD, d disk) (*file, error) {
+	for range createAttempts {
+		path := filepath.Join(dir, filePrefix+strings.ToLower(rand.Text())+fileSuffix)
+		handle, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		f := &file{path: path, handle: handle, disk: d, key: key, live: make(map[string][]byte)}
+		locked, err := f.lock()
+		if err != nil {
+			return nil, errors.Join(err, f.discard())
+		}
+		if !locked {
+			continue
+		}
+		if err := keyfile.SyncDir(dir); err != nil {
+			return nil, errors.Join(err, f.discard())
+		}
+		return f, nil
+	}
+	return nil, errors.New("other processes took every new file away")
+}
+
+// openFile opens and locks a file that is there. It returns nil if another process has
+// it, or has just deleted it.
+func openFile(path string, d disk) (*file, error) {
+	handle, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening the journal: %w", err)
+	}
+	f := &file{path: path, handle: handle, disk: d, live: make(map[string][]byte)}
+	locked, err := f.lock()
+	if err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	if !locked {
+		return nil, nil
+	}
+	return f, nil
+}
+
+// lock locks the file. It reports false, and has closed the file, if another process
+// has it, or had it and deleted it before this one got the lock.
+func (f *file) lock() (bool, error) {
+	locked, err := tryLock(f.handle)
+	if err != nil {
+		return false, fmt.Errorf("locking %s, which has to be on a local disk: %w", f.path, err)
+	}
+	if !locked || !f.isInPlace() {
+		return false, f.close()
+	}
+	return true, nil
+}
+
+// isInPlace reports whether the path still names this file.
+func (f *file) isInPlace() bool {
+	mine, err := f.handle.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(f.path)
+	return err == nil && os.SameFile(mine, there)
+}
+
+// restore makes the file what its content says. After [ErrDamaged] it is what was
+// readable of it.
+func (f *file) restore(content []byte, key tink.AEAD) error {
+	read, err := readFrames(content, key, filepath.Base(f.path))
+	f.key, f.live, f.seq, f.size = key, read.live, read.seq, int64(read.size)
+	if errors.Is(err, ErrDamaged) {
+		return fmt.Errorf("%w: %s at byte %d: what follows cannot be read; move the file away, and import the connections again that then need it",
+			err, f.path, read.size)
+	}
+	return err
+}
+
+// put keeps data under id, durably.
+func (f *file) put(id string, data []byte) error {
+	return f.putAll(func(yield func(string, []byte) bool) { yield(id, data) })
+}
+
+// putAll is put for several entries.
+func (f *file) putAll(entries iter.Seq2[string, []byte]) error {
+	added := make(map[string][]byte)
+	for id, data := range entries {
+		if err := f.append(record{kind: kindPut, id: id, data: data}); err != nil {
+			return err
+		}
+		added[id] = append([]byte(nil), data...)
+	}
+	if err := f.sync(); err != nil {
+		return err
+	}
+	maps.Copy(f.live, added)
+	return nil
+}
+
+// remove forgets an entry.
+func (f *file) remove(id string) error {
+	if _, ok := f.live[id]; !ok {
+		return nil
+	}
+	if len(f.live) > 1 && !f.broken {
+		if err := f.append(record{kind: kindRemove, id: id}); err != nil {
+			return err
+		}
+	}
+	delete(f.live, id)
+	if len(f.live) > 0 || f.broken {
+		return nil
+	}
+	return f.cut(0)
+}
+
+// probeSize is more than most entries need.
+const probeSize = 16 << 10
+
+// probe finds out whether an entry could be kept, and leaves none.
+func (f *file) probe() error {
+	size, seq := f.size, f.seq
+	if err := f.append(record{kind: kindProbe, data: make([]byte, probeSize)}); err != nil {
+		return err
+	}
+	if err := f.sync(); err != nil {
+		return err
+	}
+	f.seq = seq
+	return f.cut(size)
+}
+
+// append writes a frame, or leaves the file as it was, or broken.
+func (f *file) append(r record) error {
+	frame, err := encodeFrame(r, f.key, filepath.Base(f.path), f.seq+1)
+	if err != nil {
+		return err
+	}
+	if _, err := f.disk.WriteAt(f.handle, frame, f.size); err != nil {
+		return errors.Join(fmt.Errorf("writing the journal: %w", err), f.cut(f.size))
+	}
+	f.size += int64(len(frame))
+	f.seq++
+	return nil
+}
+
+// sync makes durable what was appended. After a failure the page cache may hold, and
+// show, what the disk never got.
+func (f *file) sync() error {
+	if err := f.disk.Sync(f.handle); err != nil {
+		f.broken = true
+		return fmt.Errorf("syncing the journal: %w", err)
+	}
+	return nil
+}
+
+// cut ends the file at size. Unless the file is empty then, that is synced: the next
+// frame begins in the last block, and after a crash it could be found with what was
+// cut off behind it.
+func (f *file) cut(size int64) error {
+	if err := f.disk.Truncate(f.handle, size); err != nil {
+		f.broken = true
+		return fmt.Errorf("truncating the journal: %w", err)
+	}
+	f.size = size
+	if size == 0 {
+		return nil
+	}
+	return f.sync()
+}
+
+// wasteful reports whether most of a large file is entries that were removed.
+func (f *file) wasteful() bool {
+	const large = 1 << 20
+	if f.size < large {
+		return false
+	}
+	var used int64
+	for id, data := range f.live {
+		used += int64(len(id) + len(data) + maxOverhead)
+	}
+	return f.size > 4*used
+}
+
+func (f *file) close() error { return f.handle.Close() }
+
+// discard deletes the file, while it is locked where that can be done.
+func (f *file) discard() error {
+	if !f.isInPlace() {
+		return f.close()
+	}
+	if runtime.GOOS == "windows" {
+		return errors.Join(f.close(), os.Remove(f.path))
+	}
+	return errors.Join(os.Remove(f.path), f.close())
+}
