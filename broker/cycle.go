@@ -211,9 +211,15 @@ func (b *Broker) emit(ctx context.Context, cfg *Config, conn *Connector, event E
 	if event != EventRefreshRecovered {
 		level = slog.LevelWarn
 	}
-	cfg.logger().LogAttrs(ctx, level, string(event), slog.String("connection", rec.Key.String()),
-		slog.String("class", string(rec.Cycle.Class)), slog.String("code", rec.Cycle.Code),
-		slog.Int("attempts", rec.Cycle.Attempts), slog.Time("retry_at", rec.Cycle.RetryAt))
+	attrs := []slog.Attr{slog.String("connection", rec.Key.String())}
+	if event != EventRefreshRecovered {
+		attrs = append(attrs, slog.String("class", string(rec.Cycle.Class)), slog.String("code", rec.Cycle.Code),
+			slog.Int("attempts", rec.Cycle.Attempts))
+	}
+	if !rec.Cycle.RetryAt.IsZero() {
+		attrs = append(attrs, slog.Time("retry_at", rec.Cycle.RetryAt))
+	}
+	cfg.logger().LogAttrs(ctx, level, string(event), attrs...)
 	if cfg.Events == nil {
 		return
 	}

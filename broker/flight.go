@@ -83,6 +83,9 @@ func (r *refresher) planRetry(cause context.Context, snap *snapshot, err error) 
 	case !isUnavailable(err):
 		return
 	}
+	if wait <= 0 {
+		wait = storeRetry // something else was in the way, a paused connector or another replica's lease
+	}
 	r.mu.Lock()
 	planned := r.retrying
 	r.retrying = true

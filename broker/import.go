@@ -175,6 +175,7 @@ func (r *Record) importCredentials(conn *Connector, sent *ImportCredentials, now
 	}
 	r.Generation++
 	r.Cycle = Cycle{}
+	r.Lease = nil // it was for the other refresh token, of which nothing is to be recorded any more
 	return ImportStored, nil
 }
 

@@ -117,7 +117,8 @@ func (s *snapshot) servable(now time.Time) bool {
 
 // wantsRefresh reports whether the token is due for a refresh, valid or not.
 func (s *snapshot) wantsRefresh(now time.Time) bool {
-	return s.rec.Cycle.Queued || !s.refreshAt.IsZero() && !now.Before(s.refreshAt)
+	c := &s.rec.Cycle
+	return c.Queued || c.Phase == PhasePending || !s.refreshAt.IsZero() && !now.Before(s.refreshAt)
 }
 
 // install makes the record the one that calls are served from, unless this process

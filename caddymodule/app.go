@@ -46,6 +46,12 @@ type App struct {
 	// How tokens are refreshed.
 	Refresh RefreshConfig `json:"refresh,omitzero"`
 
+	// The directory, on a disk of this machine, for what the storage could not take: new
+	// tokens of a refresh that ended while it was out of reach. Processes can share it.
+	// A change takes effect when the process starts anew. Default: token-broker/journal
+	// in Caddy's data directory.
+	Journal string `json:"journal,omitempty"`
+
 	// How long a connection that was read is used before the storage is asked again.
 	// Default: `30s`.
 	CacheTTL caddy.Duration `json:"cache_ttl,omitempty"`
@@ -81,6 +87,10 @@ type RefreshConfig struct {
 
 	// How long a refresh that fails is tried again in the background. Default: `15m`.
 	GiveUp caddy.Duration `json:"give_up,omitempty"`
+
+	// How long the credentials of a connection are kept that cannot be refreshed any
+	// more; -1 is for ever. Default: `48h`.
+	Retention caddy.Duration `json:"retention,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -178,6 +188,7 @@ func (a *App) provisionConfig() error {
 		Connectors:        connectors,
 		RefreshTimeout:    time.Duration(a.Refresh.Timeout),
 		RefreshGiveUp:     time.Duration(a.Refresh.GiveUp),
+		Retention:         time.Duration(a.Refresh.Retention),
 		CacheTTL:          time.Duration(a.CacheTTL),
 		AllowPrivateHosts: a.AllowPrivateHosts,
 		Logger:            a.logger,

@@ -48,7 +48,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		refresh {
 //			timeout <duration>
 //			give_up <duration>
+//			retention <duration> | off
 //		}
+//		journal <dir>
 //		cache_ttl <duration>
 //		allow_private_hosts
 //	}
@@ -77,7 +79,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "allow_private_hosts":
 			err = setFlag(d, &a.AllowPrivateHosts)
 		case "journal":
-			err = notYet(d, "journal")
+			err = setOnce(d, &a.Journal)
 		default:
 			err = d.Errf("unrecognized subdirective of token_broker: %s", word)
 		}
@@ -144,7 +146,7 @@ func (r *RefreshConfig) unmarshal(d *caddyfile.Dispenser) error {
 		case "give_up":
 			err = setDuration(d, &r.GiveUp)
 		case "retention":
-			err = notYet(d, "refresh: retention")
+			err = setRetention(d, &r.Retention)
 		default:
 			err = d.Errf("unrecognized subdirective of refresh: %s", word)
 		}
@@ -153,6 +155,22 @@ func (r *RefreshConfig) unmarshal(d *caddyfile.Dispenser) error {
 		}
 	}
 	return nil
+}
+
+// retentionOff is a retention that never ends.
+const retentionOff = caddy.Duration(-1)
+
+// setRetention sets dst to the duration of the line, or to for ever.
+func setRetention(d *caddyfile.Dispenser, dst *caddy.Duration) error {
+	if *dst == 0 && d.CountRemainingArgs() == 1 {
+		d.NextArg()
+		if d.Val() == "off" {
+			*dst = retentionOff
+			return nil
+		}
+		d.Prev()
+	}
+	return setDuration(d, dst)
 }
 
 // notYet refuses an option that would be ignored.

@@ -20,6 +20,7 @@ import (
 //		client_id     <id>
 //		client_secret <placeholder>
 //		rotation      always | never | window <duration>
+//		keep_alive    <duration>
 //		refresh_token optional
 //		base_url      <url>
 //		allow_host    <host...>
@@ -75,6 +76,8 @@ func (c *ConnectorConfig) unmarshalLine(d *caddyfile.Dispenser) error {
 		return setOnce(d, &c.ClientSecret)
 	case "rotation":
 		return c.unmarshalRotation(d)
+	case "keep_alive":
+		return setDuration(d, &c.KeepAlive)
 	case "refresh_token":
 		return c.unmarshalRefreshToken(d)
 	case "base_url":

@@ -54,8 +54,9 @@ func TestCaddyfileErrorsNameTheLine(t *testing.T) {
 	}{
 		{"unknown word", inBroker("vault"), "unrecognized subdirective of token_broker: vault", ":3"},
 		{"argument", "{\ntoken_broker x\n}", "wrong argument count", ":2"},
-		{"journal", inBroker("journal /tmp"), "journal is not supported", ":3"},
-		{"retention", inBroker("refresh {\nretention 48h\n}"), "refresh: retention is not supported", ":4"},
+		{"journal twice", inBroker("journal /a\njournal /b"), "journal is already set", ":4"},
+		{"retention", inBroker("refresh {\nretention never\n}"), "retention: never is not a duration", ":4"},
+		{"retention twice", inBroker("refresh {\nretention off\nretention 1h\n}"), "retention is already set", ":5"},
 		{"unknown word of refresh", inBroker("refresh {\nevery 1m\n}"), "unrecognized subdirective of refresh: every", ":4"},
 		{"no duration", inBroker("cache_ttl soon"), "cache_ttl: soon is not a duration", ":3"},
 		{"no time", inBroker("cache_ttl 0s"), "cache_ttl must be longer than 0", ":3"},

@@ -42,6 +42,10 @@ type ConnectorConfig struct {
 	// What becomes of a refresh token that was used. Default: `always`.
 	Rotation *RotationConfig `json:"rotation,omitempty"`
 
+	// How long a refresh token may go unused before the service lets it lapse. It is
+	// used before, though nobody needs a token. Default: it does not lapse.
+	KeepAlive caddy.Duration `json:"keep_alive,omitempty"`
+
 	// The service hands out tokens without a refresh token.
 	RefreshTokenOptional bool `json:"refresh_token_optional,omitempty"`
 
@@ -150,6 +154,7 @@ func (c *ConnectorConfig) definition(id connector.ID) connector.Definition {
 		ID: id, Name: c.Name,
 		AuthType: connector.AuthType(c.AuthType), GrantType: connector.GrantType(c.GrantType),
 		TokenURL: c.TokenURL, AuthStyle: connector.AuthStyle(c.AuthStyle),
+		KeepAlive:            time.Duration(c.KeepAlive),
 		RefreshTokenOptional: c.RefreshTokenOptional,
 		BaseURL:              c.BaseURL, AllowHosts: c.AllowHosts, AllowPrivate: c.AllowPrivate,
 	}

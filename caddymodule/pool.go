@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/journal"
 	"github.com/tokenbroker/caddy-token-broker/broker/webhook"
 )
 
@@ -30,6 +32,7 @@ const (
 // or, during a reload, two at a time. It keeps nothing of any of them but the newest.
 type shared struct {
 	broker   *broker.Broker
+	journal  *journal.Journal
 	webhooks *webhook.Dispatcher
 	newest   atomic.Pointer[App] // that everything goes by; never nil
 
@@ -39,7 +42,9 @@ type shared struct {
 
 func newShared(first *App) *shared {
 	s := &shared{webhooks: webhook.New()}
-	s.broker = broker.New(broker.Options{Open: s.open})
+	s.newest.Store(first)
+	s.journal = journal.Open(journal.Config{Dir: first.journalDir(), Logger: slog.New(newestHandler{shared: s})})
+	s.broker = broker.New(broker.Options{Open: s.open, Journal: s.journal})
 	s.activate(first)
 	return s
 }
@@ -50,6 +55,14 @@ func (s *shared) open(ctx context.Context) (broker.Store, error) {
 		Latest: func() Storage { return s.newest.Load().storage },
 		Logger: slog.New(newestHandler{shared: s}),
 	})
+}
+
+// journalDir is where the journal of a's broker is.
+func (a *App) journalDir() string {
+	if a.Journal != "" {
+		return a.Journal
+	}
+	return filepath.Join(caddy.AppDataDir(), "token-broker", "journal")
 }
 
 // activate makes a the newest configuration.
@@ -96,7 +109,7 @@ func (s *shared) Destruct() error {
 	// After the broker: what it finished just now may be an event.
 	ctx, cancel = context.WithTimeout(context.Background(), webhooksTimeout)
 	defer cancel()
-	return errors.Join(err, s.webhooks.Close(ctx))
+	return errors.Join(err, s.journal.Close(), s.webhooks.Close(ctx))
 }
 
 // acquire takes hold of what is shared by the configurations with a's storage. If

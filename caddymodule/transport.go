@@ -143,19 +143,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := checkUpstream(req); err != nil {
 		return t.refuse(req, err)
 	}
-	via := t.transportFor(key.Connector)
-	auth, err := t.app.shared.broker.Authorize(out, key)
-	if err != nil {
-		return t.refuse(req, err)
-	}
-	resp, err := t.send(via, out, key.Connector)
-	if errors.Is(err, broker.ErrAddressNotAllowed) {
-		return t.refuse(req, err)
+	resp, err := t.exchange(req, out, key)
+	if refused, ok := errors.AsType[refusal](err); ok {
+		return t.refuse(req, refused.error)
 	}
 	if err != nil {
-		return nil, err // unwrapped: reverse_proxy retries dial errors
+		return nil, err
 	}
-	auth.Observe(resp)
 	resp.Request = req // out has the credential
 	return resp, nil
 }

@@ -113,6 +113,7 @@ func Override(base, over Definition) Definition {
 	set(&c.TokenURL, o.TokenURL)
 	set(&c.AuthStyle, o.AuthStyle)
 	set(&c.Rotation, o.Rotation)
+	set(&c.KeepAlive, o.KeepAlive)
 	set(&c.RefreshTokenOptional, o.RefreshTokenOptional)
 	set(&c.BaseURL, o.BaseURL)
 	set(&c.AllowPrivate, o.AllowPrivate)

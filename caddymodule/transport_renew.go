@@ -1,0 +1,111 @@
+package caddymodule
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// maxReplayBody bounds the request bodies that are kept for being sent again, in bytes.
+const maxReplayBody = 64 << 10
+
+// exchange sends out with the connection's credential. A request that downstream
+// answers 401 is sent once more if there is a newer credential to be had, and if its
+// body can be: there is none, or it was small and has been read to its end.
+func (t *Transport) exchange(req, out *http.Request, key broker.Key) (*http.Response, error) {
+	body := recordBody(out)
+	auth, resp, err := t.attempt(out, key)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized {
+		return resp, err
+	}
+	sent, ok := body.whole()
+	if !ok {
+		auth.RenewInBackground()
+		return resp, nil
+	}
+	if !auth.Renew(req.Context()) {
+		return resp, nil
+	}
+	again := t.outgoing(req)
+	if sent != nil {
+		again.Body = io.NopCloser(bytes.NewReader(sent))
+	}
+	_, second, err := t.attempt(again, key)
+	if err != nil {
+		return resp, nil // what downstream has said stands
+	}
+	_ = resp.Body.Close()
+	return second, nil
+}
+
+// attempt sends out once.
+func (t *Transport) attempt(out *http.Request, key broker.Key) (*broker.Authorization, *http.Response, error) {
+	auth, err := t.app.shared.broker.Authorize(out, key)
+	if err != nil {
+		return nil, nil, refusal{err}
+	}
+	resp, err := t.send(t.transportFor(key.Connector), out, key.Connector)
+	if errors.Is(err, broker.ErrAddressNotAllowed) {
+		return nil, nil, refusal{err}
+	}
+	if err != nil {
+		return nil, nil, err // unwrapped: reverse_proxy retries dial errors
+	}
+	auth.Observe(resp)
+	return auth, resp, nil
+}
+
+// A refusal is an error of the broker, and no fault of downstream.
+type refusal struct{ error }
+
+// Unwrap returns the broker's error.
+func (r refusal) Unwrap() error { return r.error }
+
+// A recordedBody keeps what is read of a request's body as it is sent. It does not
+// read ahead: a body that was not sent at all is there for reverse_proxy's next try.
+type recordedBody struct {
+	io.ReadCloser
+
+	mu   sync.Mutex // guards what is below; net/http reads on after a response has come
+	sent []byte
+	done bool // all of the body is in sent
+	over bool // there was too much of it
+}
+
+// recordBody makes the body of out a recorded one. It returns nil if there is none.
+func recordBody(out *http.Request) *recordedBody {
+	if out.Body == nil || out.Body == http.NoBody {
+		return nil
+	}
+	b := &recordedBody{ReadCloser: out.Body, over: out.ContentLength > maxReplayBody}
+	out.Body = b
+	return b
+}
+
+// Read implements [io.Reader].
+func (b *recordedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over = b.over || len(b.sent)+n > maxReplayBody; b.over {
+		b.sent = nil
+		return n, err
+	}
+	b.sent = append(b.sent, p[:n]...)
+	b.done = b.done || errors.Is(err, io.EOF)
+	return n, err
+}
+
+// whole returns the body if all of it was kept, nil for a request without one.
+func (b *recordedBody) whole() ([]byte, bool) {
+	if b == nil {
+		return nil, true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sent, b.done && !b.over
+}
