@@ -86,7 +86,7 @@ func (b *backlog) list() []*unsaved {
 func (u *unsaved) merge(rec *Record, policy cyclePolicy, now time.Time) (EventType, error) {
 	switch {
 	case rec == nil || rec.IsTombstone():
-		return "", ErrConnectionNotFound
+		return "", connectionNotFound(u.key)
 	case rec.refreshTokenHash() != u.bought:
 		return "", errSuperseded
 	case u.answer.accessToken.IsZero():

@@ -68,7 +68,7 @@ func classify(t *tokenTransport, token *oauth2.Token, err error, def *connector.
 	case t.status >= 300:
 		ans.class, ans.code = classifyRefusal(t, def, secrets)
 	default:
-		return classifySuccess(ans, t, token, err, def, secrets, now)
+		return classifySuccess(ans, t, token, err, def, secrets)
 	}
 	return ans
 }
@@ -87,7 +87,7 @@ func classifyRefusal(t *tokenTransport, def *connector.Definition, secrets []str
 }
 
 // classifySuccess reads a 2xx, which some token endpoints send with errors too.
-func classifySuccess(ans answer, t *tokenTransport, token *oauth2.Token, err error, def *connector.Definition, secrets []string, now time.Time) answer {
+func classifySuccess(ans answer, t *tokenTransport, token *oauth2.Token, err error, def *connector.Definition, secrets []string) answer {
 	fields := t.fields()
 	if code := fields["error"]; code != "" {
 		ans.code = showable(code, secrets)

@@ -63,6 +63,7 @@ const (
 func (c *Config) refreshTimeout() time.Duration {
 	return orDefault(c.RefreshTimeout, DefaultRefreshTimeout)
 }
+
 func (c *Config) refreshGiveUp() time.Duration {
 	return orDefault(c.RefreshGiveUp, DefaultRefreshGiveUp)
 }

@@ -20,7 +20,7 @@ func (b *Broker) Delete(ctx context.Context, key Key) (err error) {
 	now := b.clock.Now()
 	rec, rev, err := b.update(ctx, key, func(rec *Record) (*Record, error) {
 		if rec == nil || rec.IsTombstone() {
-			return nil, ErrConnectionNotFound
+			return nil, connectionNotFound(key)
 		}
 		return &Record{Key: key, CreatedAt: rec.CreatedAt, UpdatedAt: now, Deleted: now, Generation: rec.Generation + 1}, nil
 	})

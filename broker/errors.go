@@ -125,6 +125,11 @@ func (e *TokenError) Error() string {
 // Unwrap returns what stood in the way.
 func (e *TokenError) Unwrap() error { return e.Err }
 
+// connectionNotFound is [ErrConnectionNotFound] for a caller, who knows the customer.
+func connectionNotFound(key Key) error {
+	return fmt.Errorf("%w to %s: import it first", ErrConnectionNotFound, key.Connector)
+}
+
 // errorType returns a word of low cardinality for err, as OpenTelemetry's
 // error.type wants it.
 func errorType(err error) string {

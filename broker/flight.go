@@ -33,7 +33,7 @@ func (r *refresher) start(cause context.Context) *flight {
 	}
 	f := &flight{done: make(chan struct{})}
 	cause = trace.ContextWithSpan(context.Background(), trace.SpanFromContext(cause))
-	if !r.broker.begin(func() { r.fly(f, cause) }) {
+	if !r.broker.begin(func() { r.fly(cause, f) }) {
 		f.land(nil, ErrShuttingDown)
 		return f
 	}
@@ -42,7 +42,7 @@ func (r *refresher) start(cause context.Context) *flight {
 }
 
 // fly carries out a flight and plans the next attempt if this one failed.
-func (r *refresher) fly(f *flight, cause context.Context) {
+func (r *refresher) fly(cause context.Context, f *flight) {
 	ctx, span := r.broker.tracing.startRoot(context.Background(), cause, "token_broker.refresh",
 		trace.WithAttributes(connectorAttribute(r.key)))
 	attempt := &attempt{refresher: r, flight: f, cfg: r.broker.Config()}
@@ -143,7 +143,7 @@ func (a *attempt) run(ctx context.Context) (*snapshot, error) {
 func (a *attempt) due(ctx context.Context, rec *Record, snap *snapshot, now time.Time) (bool, error) {
 	switch {
 	case rec.IsTombstone():
-		return false, ErrConnectionNotFound
+		return false, connectionNotFound(a.refresher.key)
 	case !rec.Enabled:
 		return false, ErrConnectionDisabled
 	case rec.IsParked():

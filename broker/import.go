@@ -53,8 +53,10 @@ func (b *Broker) Import(ctx context.Context, key Key, imp *Import) (_ *Connectio
 		return nil, "", err
 	}
 	if imp.ConsumerID != "" && imp.ConsumerID != key.Consumer {
-		return nil, "", &InputError{Kind: Contradiction, Field: "consumer_id",
-			Fault: "is not the consumer of the x-apideck-consumer-id header", Fix: "send the same id, or leave it out"}
+		return nil, "", &InputError{
+			Kind: Contradiction, Field: "consumer_id",
+			Fault: "is not the consumer of the x-apideck-consumer-id header", Fix: "send the same id, or leave it out",
+		}
 	}
 	now := b.clock.Now()
 	var replaced bool
@@ -106,7 +108,7 @@ func (r *Record) importInto(conn *Connector, imp *Import, now time.Time) (Import
 	if err != nil {
 		return "", err
 	}
-	r.unpark()
+	r.unpark(conn.Rotation, now)
 	if r.needsFirstRefresh(now) && conn.canRefresh(r.Credentials) {
 		r.Cycle.Queued = true
 	}
@@ -116,13 +118,17 @@ func (r *Record) importInto(conn *Connector, imp *Import, now time.Time) (Import
 // importSettings is the import of a connection whose credentials are settings.
 func (r *Record) importSettings(conn *Connector, imp *Import) (ImportOutcome, error) {
 	if imp.Credentials != nil && !imp.Credentials.empty() {
-		return "", &InputError{Kind: Contradiction, Field: "credentials",
+		return "", &InputError{
+			Kind: Contradiction, Field: "credentials",
 			Fault: fmt.Sprintf("are OAuth tokens, but %s has auth_type %s", conn.ID, conn.AuthType),
-			Fix:   "send its credentials in settings"}
+			Fix:   "send its credentials in settings",
+		}
 	}
 	if missing := conn.MissingSettings(r.Settings); len(missing) > 0 {
-		return "", &InputError{Kind: Contradiction, Field: "settings." + missing[0],
-			Fix: fmt.Sprintf("%s needs the settings %s", conn.ID, strings.Join(missing, ", "))}
+		return "", &InputError{
+			Kind: Contradiction, Field: "settings." + missing[0],
+			Fix: fmt.Sprintf("%s needs the settings %s", conn.ID, strings.Join(missing, ", ")),
+		}
 	}
 	if len(imp.Settings) == 0 {
 		return ImportKept, nil
@@ -204,12 +210,16 @@ func (c *ImportCredentials) expiry(issuedAt time.Time) time.Time {
 // requireTokens reports which token is missing from an import.
 func (c *Connector) requireTokens(sent *ImportCredentials) error {
 	if sent.AccessToken.IsZero() {
-		return &InputError{Kind: Contradiction, Field: "credentials.access_token",
-			Fix: fmt.Sprintf("%s uses OAuth: send the access token", c.ID)}
+		return &InputError{
+			Kind: Contradiction, Field: "credentials.access_token",
+			Fix: fmt.Sprintf("%s uses OAuth: send the access token", c.ID),
+		}
 	}
 	if sent.RefreshToken.IsZero() && !c.RefreshTokenOptional && c.GrantType != connector.ClientCredentials {
-		return &InputError{Kind: Contradiction, Field: "credentials.refresh_token",
-			Fix: fmt.Sprintf("send it, or configure %s with `refresh_token optional` if its tokens come without one", c.ID)}
+		return &InputError{
+			Kind: Contradiction, Field: "credentials.refresh_token",
+			Fix: fmt.Sprintf("send it, or configure %s with `refresh_token optional` if its tokens come without one", c.ID),
+		}
 	}
 	return nil
 }
@@ -249,11 +259,15 @@ func (r *Record) needsFirstRefresh(now time.Time) bool {
 	}
 }
 
-// unpark allows one attempt to redeem a refresh token that was refused before.
-func (r *Record) unpark() {
+// unpark allows one attempt to redeem a refresh token that was refused before. One
+// that may be spent, and then costs the grant, waits until the access token expires.
+func (r *Record) unpark(rotation connector.Rotation, now time.Time) {
 	r.Cycle.Parked = ""
 	r.Cycle.RetryAt = time.Time{}
 	r.Cycle.CredentialsExpireAt = time.Time{}
+	if c := r.Credentials; r.Cycle.Class == ClassAmbiguous && rotation.Kind == connector.RotationAlways && c != nil && c.Expiry.After(now) {
+		r.Cycle.RetryAt = c.Expiry
+	}
 }
 
 // remembers reports whether token is known to be older than the stored one.

@@ -170,8 +170,7 @@ func badBody(field, fault, fix string) *InputError {
 // syntaxError reports where the JSON is broken. The decoder's own text is not passed
 // on, as it can quote what was sent.
 func syntaxError(err error) *InputError {
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return badBody("", fmt.Sprintf("the body is not valid JSON near byte %d", syntax.Offset), "")
 	}
 	return badBody("", "the body is not valid JSON: it ends too early", "")
@@ -194,9 +193,11 @@ func tokenMember(name string, raw json.RawMessage) (Secret, error) {
 	}
 	for i := range len(s) {
 		if s[i] < 0x20 || s[i] > 0x7e {
-			return Secret{}, &InputError{Kind: Contradiction, Field: name,
+			return Secret{}, &InputError{
+				Kind: Contradiction, Field: name,
 				Fault: "contains a character that no token has (RFC 6749 appendix A)",
-				Fix:   "send the token as the token endpoint gave it, without line breaks"}
+				Fix:   "send the token as the token endpoint gave it, without line breaks",
+			}
 		}
 	}
 	return NewSecret(s), nil

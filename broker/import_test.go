@@ -294,8 +294,7 @@ func FuzzParseImport(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		imp, err := broker.ParseImport(body)
 		if err != nil {
-			var input *broker.InputError
-			if !errors.As(err, &input) {
+			if _, ok := errors.AsType[*broker.InputError](err); !ok {
 				t.Fatalf("error %v is not an InputError", err)
 			}
 			return

@@ -115,12 +115,16 @@ func (a *Authorization) value(p connector.Placement, setting string, snap *snaps
 		value = snap.rec.Credentials.AccessToken.Reveal()
 	}
 	if value == "" {
-		return "", &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: codeMissingSettings,
-			Err: fmt.Errorf("setting %q is empty", setting)}
+		return "", &TokenError{
+			Key: a.refresher.key, Class: ClassConfiguration, Code: codeMissingSettings,
+			Err: fmt.Errorf("setting %q is empty", setting),
+		}
 	}
 	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return "", &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: "invalid_credential",
-			Err: fmt.Errorf("the value for %s %s contains a control character; import the connection again", p.Kind, p.Name)}
+		return "", &TokenError{
+			Key: a.refresher.key, Class: ClassConfiguration, Code: "invalid_credential",
+			Err: fmt.Errorf("the value for %s %s contains a control character; import the connection again", p.Kind, p.Name),
+		}
 	}
 	return value, nil
 }

@@ -34,22 +34,30 @@ func TestCredentialIsPlacedWhereTheConnectorSays(t *testing.T) {
 	}{
 		"header": {
 			[]connector.Placement{{Kind: connector.InHeader, Name: "Authorization", Format: "Bearer %s"}},
-			"https://api.acme.test/x?a=1", http.Header{"Authorization": {"Bearer a1"}}, "https://api.acme.test/x?a=1",
+			"https://api.acme.test/x?a=1",
+			http.Header{"Authorization": {"Bearer a1"}},
+			"https://api.acme.test/x?a=1",
 		},
 		"setting in a header": {
 			[]connector.Placement{{Kind: connector.InHeader, Name: "x-api-key", Setting: "api_key"}},
-			"https://api.acme.test/", http.Header{"X-Api-Key": {"k/&= 1"}}, "https://api.acme.test/",
+			"https://api.acme.test/",
+			http.Header{"X-Api-Key": {"k/&= 1"}},
+			"https://api.acme.test/",
 		},
 		"two headers": {
 			[]connector.Placement{
 				{Kind: connector.InHeader, Name: "Authorization", Format: "Bearer %s"},
 				{Kind: connector.InHeader, Name: "X-Tenant", Format: "t-%s", Setting: "tenant"},
 			},
-			"https://api.acme.test/", http.Header{"Authorization": {"Bearer a1"}, "X-Tenant": {"t-12"}}, "https://api.acme.test/",
+			"https://api.acme.test/",
+			http.Header{"Authorization": {"Bearer a1"}, "X-Tenant": {"t-12"}},
+			"https://api.acme.test/",
 		},
 		"basic": {
 			[]connector.Placement{{Kind: connector.InBasic, Setting: "user", PasswordSetting: "api_key"}},
-			"https://api.acme.test/", http.Header{"Authorization": {"Basic dTprLyY9IDE="}}, "https://api.acme.test/",
+			"https://api.acme.test/",
+			http.Header{"Authorization": {"Basic dTprLyY9IDE="}},
+			"https://api.acme.test/",
 		},
 		"query": {
 			[]connector.Placement{{Kind: connector.InQuery, Name: "key", Setting: "api_key"}},

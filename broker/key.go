@@ -51,7 +51,7 @@ func (k Key) Validate() error {
 }
 
 func validateName(header, s string) error {
-	fault := ""
+	var fault string
 	switch {
 	case s == "":
 		return &InputError{Kind: MissingHeader, Field: header, Fix: "send the header"}
@@ -64,6 +64,8 @@ func validateName(header, s string) error {
 	default:
 		return nil
 	}
-	return &InputError{Kind: BadHeader, Field: header, Fault: fault,
-		Fix: fmt.Sprintf("send 1 to %d bytes of UTF-8 without control characters", maxNameLen)}
+	return &InputError{
+		Kind: BadHeader, Field: header, Fault: fault,
+		Fix: fmt.Sprintf("send 1 to %d bytes of UTF-8 without control characters", maxNameLen),
+	}
 }

@@ -66,7 +66,7 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 		switch {
 		case errors.Is(err, ErrNotFound):
 			a.refresher.forget()
-			return nil, ErrConnectionNotFound
+			return nil, connectionNotFound(a.refresher.key)
 		case err != nil && observed.id != "" && b.life.Err() == nil:
 			// Somebody else is refreshing: go on waiting for them.
 			observed.interrupted()
@@ -97,8 +97,10 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 		}
 		if err := b.checkJournal(ctx); err != nil {
 			a.log(ctx, slog.LevelError, "no refresh is begun", err)
-			return nil, &TokenError{Key: a.refresher.key, Class: ClassTransient, Code: "journal_unavailable",
-				RetryAt: b.clock.Now().Add(storeRetry), Err: err}
+			return nil, &TokenError{
+				Key: a.refresher.key, Class: ClassTransient, Code: "journal_unavailable",
+				RetryAt: b.clock.Now().Add(storeRetry), Err: err,
+			}
 		}
 		if !a.probing {
 			if until := b.pauses.claim(a.conn, b.clock.Now()); !until.IsZero() {

@@ -246,8 +246,10 @@ func DecodeRecord(key Key, b []byte) (*Record, error) {
 	if w.Format != recordFormat {
 		return nil, fmt.Errorf("the stored record of %s has format %d, this program reads format %d", key, w.Format, recordFormat)
 	}
-	got := Key{Application: w.Application, Consumer: w.Consumer,
-		Connector: connector.ID{UnifiedAPI: w.UnifiedAPI, ServiceID: w.ServiceID}}
+	got := Key{
+		Application: w.Application, Consumer: w.Consumer,
+		Connector: connector.ID{UnifiedAPI: w.UnifiedAPI, ServiceID: w.ServiceID},
+	}
 	if got != key {
 		return nil, fmt.Errorf("the record stored for %s is that of %s", key, got)
 	}

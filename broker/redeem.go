@@ -140,7 +140,7 @@ func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // what matters is read
+	defer resp.Body.Close()
 	t.status, t.header = resp.StatusCode, resp.Header
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenResponse+1))
 	t.complete = err == nil && len(body) <= maxTokenResponse

@@ -106,7 +106,7 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 	policy.quiet = !announce
 	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) {
 		if rec == nil || rec.IsTombstone() {
-			return "", ErrConnectionNotFound
+			return "", connectionNotFound(r.key)
 		}
 		if !rec.holds(held.lease) {
 			return "", errSuperseded

@@ -190,13 +190,13 @@ func (r *refresher) load(ctx context.Context) (*snapshot, error) {
 	switch {
 	case errors.Is(err, ErrNotFound):
 		r.forget()
-		return nil, ErrConnectionNotFound
+		return nil, connectionNotFound(r.key)
 	case err != nil:
 		r.readFailed.Store(b.clock.Now().UnixNano())
 		return nil, err
 	case rec.IsTombstone():
 		r.install(rec, rev, begun)
-		return nil, ErrConnectionNotFound
+		return nil, connectionNotFound(r.key)
 	}
 	if r.isSetBack(rec) {
 		return r.reportSetBack(ctx, rec, begun)
@@ -235,7 +235,7 @@ func (r *refresher) latest(ctx context.Context) (*snapshot, error) {
 	snap := r.snap.Load()
 	if snap != nil && now.Sub(snap.readAt) < b.Config().cacheTTL() {
 		if snap.rec.IsTombstone() {
-			return nil, ErrConnectionNotFound
+			return nil, connectionNotFound(r.key)
 		}
 		return snap, nil
 	}

@@ -44,7 +44,7 @@ func TestEachStepIsASpan(t *testing.T) {
 		for _, span := range spans.GetSpans() {
 			seen[span.Name] = span
 			for _, attr := range span.Attributes {
-				brokertest.NoCanary(t, "span "+span.Name, []byte(attr.Value.Emit()))
+				brokertest.NoCanary(t, "span "+span.Name, []byte(attr.Value.String()))
 			}
 		}
 		for _, name := range []string{

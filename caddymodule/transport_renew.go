@@ -36,7 +36,7 @@ func (t *Transport) exchange(req, out *http.Request, key broker.Key) (*http.Resp
 	}
 	_, second, err := t.attempt(again, key)
 	if err != nil {
-		return resp, nil // what downstream has said stands
+		return resp, nil //nolint:nilerr // what downstream has said stands
 	}
 	_ = resp.Body.Close()
 	return second, nil

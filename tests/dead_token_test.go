@@ -1,0 +1,187 @@
+package tests
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
+)
+
+const failedEvent = "vault.connection.token_refresh.failed"
+
+// The customer has taken back the grant: the operator is told once, and callers are told
+// that nothing but a new authorisation helps.
+func TestDeadRefreshTokenIsReportedOnce(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		p := d.start(t)
+		login := d.provider.Login(t, consumer, 2*oauthserver.DefaultLifetime)
+		d.provider.Revoke(t, consumer)
+		p.importTokens(t, acme, consumer, login)
+
+		wantFailedEvent(t, d, d.webhooks.await(t, failedEvent))
+		for range 3 {
+			wantNeedsAuth(t, p.call(t, "/acme/contacts", consumer))
+		}
+		if conn := p.get(t, acme, consumer).connection(t); conn.Health != "needs_auth" || conn.State != "invalid" {
+			t.Errorf("the connection is %s, %s; want invalid, needs_auth", conn.State, conn.Health)
+		}
+		p.stop(t) // which delivers what is to be delivered
+		if got := d.webhooks.all(); len(got) != 1 {
+			t.Errorf("%d webhooks came, want one", len(got))
+		}
+		if got := d.provider.TokenRequests(consumer); len(got) != 1 {
+			t.Errorf("the dead refresh token was sent %d times, want once", len(got))
+		}
+	})
+}
+
+// An import of a new grant ends it, and that is told too.
+func TestNewGrantRevivesAConnection(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		p := d.start(t)
+		p.importTokens(t, acme, consumer, d.provider.Login(t, consumer, 2*oauthserver.DefaultLifetime))
+		d.wantUnbroken(t, p, consumer, 1)
+
+		dead := d.provider.Login(t, "dead", 2*oauthserver.DefaultLifetime)
+		d.provider.Revoke(t, "dead")
+		p.importTokens(t, acme, "dead", dead)
+		d.webhooks.await(t, failedEvent)
+		if got := p.importTokens(t, acme, "dead", d.provider.Login(t, "alive", 0)); got != "stored" {
+			t.Errorf("the new grant was %s, want stored", got)
+		}
+		if got := p.call(t, "/acme/contacts", "dead"); got.status != http.StatusOK {
+			t.Errorf("a call after the new grant = %v, want 200", got)
+		}
+		if conn := p.get(t, acme, "dead").connection(t); conn.State != "callable" || conn.Health != "ok" {
+			t.Errorf("the connection is %s, %s; want callable, ok", conn.State, conn.Health)
+		}
+		d.wantUnbroken(t, p, consumer, 1) // the other customer has noticed nothing
+	})
+}
+
+// A token endpoint that is down is no reason to authorise again.
+func TestUnavailableTokenEndpointIsA503(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		p := d.start(t)
+		d.provider.OnToken(oauthserver.Fail(http.StatusServiceUnavailable, "text/plain", "down"))
+		p.importTokens(t, acme, consumer, d.provider.Login(t, consumer, 2*oauthserver.DefaultLifetime))
+		got := p.call(t, "/acme/contacts", consumer)
+		got.wantError(t, http.StatusServiceUnavailable, "ServiceUnavailableError")
+		if got.header.Get("Retry-After") == "" {
+			t.Error("a 503 has no Retry-After")
+		}
+		d.webhooks.await(t, "vault.connection.token_refresh.pending")
+		d.provider.OnToken(nil)
+		d.webhooks.await(t, "vault.connection.token_refresh.recovered")
+		d.wantUnbroken(t, p, consumer, 1)
+		if got := d.webhooks.of(failedEvent); len(got) != 0 {
+			t.Errorf("%d webhooks %s came, want none", len(got), failedEvent)
+		}
+	})
+}
+
+// wantNeedsAuth checks the answer to a call for which there is no token any more.
+func wantNeedsAuth(t *testing.T, got answer) {
+	t.Helper()
+	body := got.wantError(t, http.StatusUnauthorized, "UnauthorizedError")
+	detail, _ := body.Detail.(map[string]any)
+	if detail["type"] != "refresh_token_connector_error" || detail["message"] == "" {
+		t.Errorf("the detail is %v, want type refresh_token_connector_error and a message", body.Detail)
+	}
+	if debug, _ := detail["debug"].(map[string]any); debug["code"] != "invalid_grant" {
+		t.Errorf("the detail's debug is %v, want code invalid_grant", detail["debug"])
+	}
+}
+
+// wantFailedEvent checks a webhook by what the Vault API says of it.
+func wantFailedEvent(t *testing.T, d *deployment, got delivery) {
+	t.Helper()
+	if !got.isSigned(d.webhookSecret) {
+		t.Errorf("the signature %q is not that of the body", got.header.Get("x-apideck-signature"))
+	}
+	wantCanonical(t, got.body)
+	var body struct {
+		Payload struct {
+			EventID          string    `json:"event_id"`
+			EventType        string    `json:"event_type"`
+			EntityID         string    `json:"entity_id"`
+			EntityType       string    `json:"entity_type"`
+			ExecutionAttempt int       `json:"execution_attempt"`
+			OccurredAt       time.Time `json:"occurred_at"`
+			Entity           struct {
+				ConsumerID string `json:"consumer_id"`
+				UnifiedAPI string `json:"unified_api"`
+				ServiceID  string `json:"service_id"`
+				Health     string `json:"health"`
+			} `json:"entity"`
+		} `json:"payload"`
+	}
+	if err := json.Unmarshal(got.body, &body); err != nil {
+		t.Fatal(err)
+	}
+	payload := body.Payload
+	if payload.EventType != failedEvent || payload.EntityType != "Connection" || payload.ExecutionAttempt != 1 ||
+		payload.EntityID != application+"+"+consumer || payload.OccurredAt.IsZero() {
+		t.Errorf("the payload is %s", got.body)
+	}
+	if e := payload.Entity; e.ConsumerID != consumer || e.UnifiedAPI != "crm" || e.ServiceID != "acme" || e.Health != "needs_auth" {
+		t.Errorf("the entity is %+v, want %s of %s, needs_auth", e, acme, consumer)
+	}
+	if id := got.header.Get("x-apideck-idempotency-key"); id == "" || id != payload.EventID {
+		t.Errorf("the idempotency key is %q, the event's id %q; want the same", id, payload.EventID)
+	}
+}
+
+// wantCanonical checks that a body is what a receiver arrives at who parses it and
+// writes it again with sorted keys, as those do who verify signatures that way.
+func wantCanonical(t *testing.T, body []byte) {
+	t.Helper()
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.UseNumber()
+	var value any
+	if err := dec.Decode(&value); err != nil {
+		t.Fatal(err)
+	}
+	var again strings.Builder
+	enc := json.NewEncoder(&again) // which sorts the keys
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(value); err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.TrimSuffix(again.String(), "\n"); want != string(body) {
+		t.Errorf("the body is not canonical:\n%s\nwant\n%s", body, want)
+	}
+}
+
+// A refresh token that the token endpoint refuses because of the client costs nobody
+// his connection.
+func TestWrongClientIsNoReasonToAuthoriseAgain(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		right := d.clientSecret
+		d.clientSecret = "wrong"
+		p := d.start(t)
+		p.importTokens(t, acme, consumer, d.provider.Login(t, consumer, 2*oauthserver.DefaultLifetime))
+		d.awaitRedeems(t, consumer, 1)
+		if got := p.call(t, "/acme/contacts", consumer); got.status == http.StatusOK {
+			t.Fatalf("a call = %v, want an error", got)
+		}
+		if conn := p.get(t, acme, consumer).connection(t); conn.State != "callable" || conn.Health == "needs_auth" {
+			t.Errorf("the connection is %s, %s; want callable, and no need to authorise", conn.State, conn.Health)
+		}
+		d.clientSecret = right
+		p.reload(t)
+		eventually(t, "a call with the right client", func() error {
+			got := p.call(t, "/acme/contacts", consumer)
+			if got.status != http.StatusOK {
+				return fmt.Errorf("it is %v", got)
+			}
+			return nil
+		})
+		d.wantUnbroken(t, p, consumer, 1)
+	})
+}

@@ -1,0 +1,94 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/vaulttest"
+)
+
+// Deadlines. They are for machines that are busy with other things.
+const (
+	buildTimeout = 15 * time.Minute
+	waitTimeout  = 30 * time.Second // for anything to happen
+	pollInterval = 20 * time.Millisecond
+)
+
+// binary is the path of the token-broker that is tested, and root that of the
+// repository. TestMain sets them.
+var binary, root string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// Tests wait more than they compute.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "token-broker-tests-")
+	if err == nil {
+		defer func() { _ = os.RemoveAll(dir) }()
+		err = build(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return vaulttest.Main(m)
+}
+
+// build builds the binary, unless TOKEN_BROKER_BIN names one.
+func build(dir string) error {
+	var err error
+	if root, err = findRoot(); err != nil {
+		return err
+	}
+	if path := os.Getenv("TOKEN_BROKER_BIN"); path != "" {
+		binary, err = filepath.Abs(path)
+		return err
+	}
+	binary = filepath.Join(dir, "token-broker")
+	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "build", "-race", "-o", binary, "./cmd/token-broker")
+	cmd.Dir, cmd.Stdout, cmd.Stderr = root, os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("building token-broker: %w", err)
+	}
+	return nil
+}
+
+func findRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "cmd", "token-broker")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", errors.New("cmd/token-broker is in no directory above the tests")
+}
+
+// eventually waits until try has no error.
+func eventually(t testing.TB, what string, try func() error) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(waitTimeout); time.Now().Before(deadline); time.Sleep(pollInterval) {
+		if err = try(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("%s: not within %v: %v", what, waitTimeout, err)
+}

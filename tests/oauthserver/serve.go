@@ -1,0 +1,177 @@
+package oauthserver
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/ory/fosite"
+)
+
+// A TokenRequest is one that the token endpoint got.
+type TokenRequest struct {
+	GrantType string
+	Refresh   Generation // whose refresh token was sent, and which; Customer is empty if it is none of ours
+	Status    int        // 0: not answered, or not yet
+	Delivered bool       // the client was still there when the answer was written
+}
+
+// A Call is a request that the API got.
+type Call struct {
+	Token  Generation // what it was authorised with; zero below /open/
+	Status int
+	Method string
+	Path   string
+	Query  string
+	Host   string
+	Header http.Header
+}
+
+// TokenRequests returns the token requests with a customer's refresh tokens, those
+// under way too.
+func (s *Server) TokenRequests(customer string) []TokenRequest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var requests []TokenRequest
+	for _, r := range s.requests {
+		if r.Refresh.Customer == customer {
+			requests = append(requests, *r)
+		}
+	}
+	return requests
+}
+
+// Redeemed returns how many token requests came with one of a customer's refresh
+// tokens: 0 is that of the login.
+func (s *Server) Redeemed(customer string, number int) int {
+	count := 0
+	for _, r := range s.TokenRequests(customer) {
+		if r.Refresh.Number == number {
+			count++
+		}
+	}
+	return count
+}
+
+// Calls returns the API's requests that were authorised by a customer.
+func (s *Server) Calls(customer string) []Call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var calls []Call
+	for _, c := range s.calls {
+		if c.Token.Customer == customer {
+			calls = append(calls, *c)
+		}
+	}
+	return calls
+}
+
+func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
+	if err := r.ParseForm(); err != nil || r.Method != http.MethodPost || r.URL.Path != "/oauth/token" {
+		http.Error(w, "POST /oauth/token is the token endpoint", http.StatusNotFound)
+		return
+	}
+	entry := &TokenRequest{GrantType: r.PostForm.Get("grant_type")}
+	s.mu.Lock()
+	entry.Refresh = s.refresh[r.PostForm.Get("refresh_token")]
+	s.requests = append(s.requests, entry)
+	hook := s.tokenHook
+	s.mu.Unlock()
+
+	recorder := &statusWriter{ResponseWriter: w}
+	hook.serve(recorder, r, http.HandlerFunc(s.redeem)) // may panic, which is no answer
+	_ = http.NewResponseController(w).Flush()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	entry.Status, entry.Delivered = recorder.status, r.Context().Err() == nil
+}
+
+// redeem answers a token request as fosite does.
+func (s *Server) redeem(w http.ResponseWriter, r *http.Request) {
+	s.redeeming.Lock()
+	defer s.redeeming.Unlock()
+	// A client that goes away does not undo what it has asked for.
+	ctx := fosite.NewContext()
+	request, err := s.provider.NewAccessRequest(ctx, r, &fosite.DefaultSession{})
+	if err != nil {
+		s.provider.WriteAccessError(ctx, w, request, err)
+		return
+	}
+	response, err := s.provider.NewAccessResponse(ctx, request)
+	if err != nil {
+		s.provider.WriteAccessError(ctx, w, request, err)
+		return
+	}
+	s.provider.WriteAccessResponse(ctx, w, request, response)
+}
+
+func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
+	call := &Call{Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery, Host: r.Host, Header: r.Header.Clone()}
+	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+	s.mu.Lock()
+	call.Token = s.access[token]
+	s.calls = append(s.calls, call)
+	hook := s.apiHook
+	s.mu.Unlock()
+
+	recorder := &statusWriter{ResponseWriter: w}
+	hook.serve(recorder, r, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.answerCall(w, r, token, call.Token)
+	}))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	call.Status = recorder.status
+}
+
+// answerCall says who is calling with which token, but not the token. Whatever is
+// below /open/ needs none.
+func (s *Server) answerCall(w http.ResponseWriter, r *http.Request, token string, generation Generation) {
+	w.Header().Set("Content-Type", "application/json")
+	if !strings.HasPrefix(r.URL.Path, "/open/") {
+		_, _, err := s.provider.IntrospectToken(r.Context(), token, fosite.AccessToken, &fosite.DefaultSession{})
+		if err != nil {
+			w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`) // RFC 6750 section 3.1
+			w.WriteHeader(http.StatusUnauthorized)
+			_, _ = w.Write([]byte(`{"error":"invalid_token"}`))
+			return
+		}
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"customer": generation.Customer, "generation": generation.Number, "method": r.Method, "path": r.URL.Path,
+	})
+}
+
+// LastCall returns the last request to the API whose path ends with suffix.
+func (s *Server) LastCall(suffix string) (Call, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range slices.Backward(s.calls) {
+		if strings.HasSuffix(c.Path, suffix) {
+			return *c, true
+		}
+	}
+	return Call{}, false
+}
+
+// statusWriter notes the status of a response.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader implements [http.ResponseWriter].
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements [http.ResponseWriter].
+func (w *statusWriter) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}

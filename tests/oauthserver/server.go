@@ -1,0 +1,171 @@
+// Package oauthserver is a third-party service for tests: an OAuth 2.0 authorization
+// server with refresh token rotation and reuse detection, by ory/fosite, and an API
+// that takes its access tokens. It notes every request that it gets.
+package oauthserver
+
+import (
+	"crypto/rand"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ory/fosite"
+	"github.com/ory/fosite/compose"
+)
+
+// ClientID is the OAuth client that all grants are for.
+const ClientID = "acme-client"
+
+// DefaultLifetime is how long access tokens are valid unless [Config] says otherwise.
+const DefaultLifetime = time.Hour
+
+// Config is what a server can be told.
+type Config struct {
+	ClientSecret string        // default: "acme-secret"
+	Lifetime     time.Duration // of access tokens; default: DefaultLifetime
+	// NoRotation leaves refresh tokens as they are when they are redeemed. Otherwise each
+	// works once, and one that is sent again revokes its grant (RFC 9700 section 4.14.2).
+	NoRotation bool
+	// What tokens begin with, so that they can be found where they should not be.
+	AccessPrefix, RefreshPrefix string
+}
+
+// A Server is a running authorization server and its API, on two hosts.
+type Server struct {
+	TokenURL string // of the token endpoint
+	APIURL   string // of the API, without a path
+
+	config   Config
+	provider fosite.OAuth2Provider
+	strategy *strategy
+	store    *store
+	client   fosite.Client
+
+	redeeming sync.Mutex // held while a token request is carried out, as a transaction would
+
+	mu        sync.Mutex            // guards what is below
+	tokenHook Hook                  // nil: requests are answered
+	apiHook   Hook                  // nil: requests are answered
+	access    map[string]Generation // by access token
+	refresh   map[string]Generation // by refresh token
+	issued    map[string]int        // access tokens so far, by the id of their grant
+	grants    map[string][]string   // the ids of grants, by customer
+	requests  []*TokenRequest       // in the order of arrival
+	calls     []*Call               // in the order of arrival
+	spent     map[string]bool       // signatures of refresh tokens that were replaced
+	reuses    int
+}
+
+// A Generation says which token of a grant one is.
+type Generation struct {
+	Customer string // empty with client credentials
+	Number   int    // 0: from the login; n: from the nth redeem
+}
+
+// Start starts a server that ends with the test.
+func Start(t testing.TB, config Config) *Server {
+	t.Helper()
+	if config.ClientSecret == "" {
+		config.ClientSecret = "acme-secret"
+	}
+	if config.Lifetime == 0 {
+		config.Lifetime = DefaultLifetime
+	}
+	s := &Server{
+		config: config,
+		access: make(map[string]Generation), refresh: make(map[string]Generation),
+		spent: make(map[string]bool), issued: make(map[string]int), grants: make(map[string][]string),
+		client: &fosite.DefaultClient{
+			ID: ClientID, Secret: []byte(config.ClientSecret),
+			GrantTypes: []string{"authorization_code", "refresh_token", "client_credentials"},
+		},
+	}
+	s.provider = s.compose()
+	token := httptest.NewServer(http.HandlerFunc(s.serveToken))
+	t.Cleanup(token.Close)
+	api := httptest.NewServer(http.HandlerFunc(s.serveAPI))
+	t.Cleanup(api.Close)
+	s.TokenURL, s.APIURL = token.URL+"/oauth/token", api.URL
+	return s
+}
+
+func (s *Server) compose() fosite.OAuth2Provider {
+	config := &fosite.Config{
+		AccessTokenLifespan: s.config.Lifetime,
+		RefreshTokenScopes:  []string{}, // all grants get a refresh token
+		GlobalSecret:        []byte(rand.Text() + rand.Text()),
+		ClientSecretsHasher: plain{},
+	}
+	s.store = newStore(s)
+	s.strategy = &strategy{CoreStrategy: compose.NewOAuth2HMACStrategy(config), server: s}
+	return compose.Compose(config, s.store, s.strategy,
+		compose.OAuth2RefreshTokenGrantFactory,
+		compose.OAuth2ClientCredentialsGrantFactory,
+		compose.OAuth2TokenIntrospectionFactory,
+	)
+}
+
+// Tokens are what a customer's login has brought.
+type Tokens struct {
+	AccessToken, RefreshToken string
+	IssuedAt                  time.Time // whole seconds
+	Lifetime                  time.Duration
+}
+
+// Login returns the tokens of a new grant, to which a customer agreed that long ago.
+func (s *Server) Login(t testing.TB, customer string, ago time.Duration) Tokens {
+	t.Helper()
+	ctx := t.Context()
+	issuedAt := time.Now().UTC().Truncate(time.Second).Add(-ago)
+	session := &fosite.DefaultSession{Subject: customer}
+	session.SetExpiresAt(fosite.AccessToken, issuedAt.Add(s.config.Lifetime))
+	grant := fosite.NewRequest()
+	grant.RequestedAt, grant.Client, grant.Session = issuedAt, s.client, session
+
+	access, accessSignature, err := s.strategy.GenerateAccessToken(ctx, grant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refresh, refreshSignature, err := s.strategy.GenerateRefreshToken(ctx, grant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.store.CreateAccessTokenSession(ctx, accessSignature, grant); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.store.CreateRefreshTokenSession(ctx, refreshSignature, accessSignature, grant); err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.grants[customer] = append(s.grants[customer], grant.GetID())
+	return Tokens{AccessToken: access, RefreshToken: refresh, IssuedAt: issuedAt, Lifetime: s.config.Lifetime}
+}
+
+// Revoke takes back all that a customer has agreed to.
+func (s *Server) Revoke(t testing.TB, customer string) {
+	t.Helper()
+	s.mu.Lock()
+	grants := s.grants[customer]
+	s.mu.Unlock()
+	if len(grants) == 0 {
+		t.Fatalf("the customer %q has no grant", customer)
+	}
+	for _, id := range grants {
+		if err := s.store.RevokeRefreshToken(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.store.RevokeAccessToken(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Reuses returns how often a spent refresh token was sent.
+func (s *Server) Reuses() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reuses
+}
