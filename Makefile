@@ -64,8 +64,8 @@ vuln: ## Look for known vulnerabilities. Asks https://vuln.go.dev.
 	@set -e; for module in $(MODULES); do echo "vuln $$module"; (cd $$module && $(TOOL) govulncheck ./...); done
 
 .PHONY: tidy
-tidy: ## Tidy every go.mod and go.sum.
-	@set -e; for module in $(MODULES) tools tests/vaultserver; do echo "tidy $$module"; go -C $$module mod tidy; done
+tidy: ## Tidy every go.mod and go.sum, but for that of Vault, whose SDK would be raised too far.
+	@set -e; for module in $(MODULES) tools; do echo "tidy $$module"; go -C $$module mod tidy; done
 
 .PHONY: clean
 clean: ## Remove what was built here.

@@ -86,8 +86,8 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 			return &hold{snap: snap}, err
 		}
 		takeover, wait := a.contend(rec, &observed)
-		if wait && snap.servable(b.clock.Now()) && !a.refresher.isForced(rec.Generation) {
-			return &hold{snap: snap}, nil // it is being refreshed, and valid meanwhile
+		if (wait || takeover) && snap.servable(b.clock.Now()) && !a.refresher.isForced(rec.Generation) {
+			return &hold{snap: snap}, nil // it is being refreshed, or may be spent, and valid meanwhile
 		}
 		if wait {
 			if err := b.clock.Sleep(ctx, leasePoll); err != nil {

@@ -88,8 +88,10 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 	r := a.refresher
 	now := r.broker.clock.Now()
 	if ans.class == ClassPermanent && held.takeover {
-		if snap := a.awaitNewer(ctx, held); snap != nil {
+		if snap := a.awaitNewer(ctx, held); snap != nil && a.usable(snap) {
 			return snap, nil
+		} else if snap != nil {
+			return nil, snap.rec.tokenError(now)
 		}
 	}
 	var until time.Time
