@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
@@ -19,6 +20,7 @@ type backlog struct {
 	answers  map[string]*unsaved // by id, the lease's; nil until there is one
 	flushing chan struct{}       // holds one token: who has it flushes
 	adopting chan struct{}       // likewise for reading the journal
+	read     atomic.Bool         // the journal was, once at least
 	adopted  map[string]struct{} // ids that were read from the journal; owned by who adopts
 }
 
@@ -190,6 +192,21 @@ func decodeUnsaved(entry JournalEntry) (*unsaved, error) {
 		id: entry.ID, key: Key{Application: w.Application, Consumer: w.Consumer, Connector: id},
 		bought: w.Bought, answer: ans, journaled: true, done: make(chan struct{}),
 	}, nil
+}
+
+// replay makes sure that the journal has been read since the broker began, and that
+// nothing waits to be saved.
+func (b *Broker) replay(ctx context.Context) error {
+	if !b.backlog.read.Load() {
+		if err := b.adopt(ctx); err != nil {
+			return fmt.Errorf("%w: nothing is written before the journal was read: %w", ErrStoreUnavailable, err)
+		}
+		b.backlog.read.Store(true)
+	}
+	if !b.backlog.pending() {
+		return nil
+	}
+	return b.flush(ctx)
 }
 
 // flush saves the whole backlog. It is not done before every answer is in the store,

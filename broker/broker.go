@@ -152,12 +152,6 @@ func (b *Broker) store(ctx context.Context) (Store, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
 		}
-		if err := b.adopt(ctx); err != nil {
-			if closer, ok := s.(io.Closer); ok {
-				_ = closer.Close()
-			}
-			return nil, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
-		}
 		b.opened.Store(&s)
 		b.begin(b.sweepRegularly)
 		return s, nil
@@ -185,6 +179,9 @@ func (b *Broker) Ready(ctx context.Context) error {
 	}
 	if n := len(b.backlog.list()); n > 0 {
 		return fmt.Errorf("%w: %d refreshed tokens could not be saved yet", ErrStoreUnavailable, n)
+	}
+	if err := b.replay(ctx); err != nil {
+		return err
 	}
 	return b.checkJournal(ctx)
 }

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -121,6 +122,19 @@ func (a *attempt) run(ctx context.Context) (*snapshot, error) {
 	if a.conn, err = a.cfg.connector(a.refresher.key); err != nil {
 		return nil, err
 	}
+	const tries = 3 // of a record that others change meanwhile
+	for range tries {
+		snap, err := a.once(ctx)
+		if !errors.Is(err, errSuperseded) {
+			return snap, err
+		}
+	}
+	return a.refresher.adopt(ctx)
+}
+
+// once is run for the record as it is now. Its error is errSuperseded if other
+// credentials have come while it was at it.
+func (a *attempt) once(ctx context.Context) (*snapshot, error) {
 	held, err := a.acquire(ctx)
 	if err != nil {
 		return nil, err
@@ -128,7 +142,12 @@ func (a *attempt) run(ctx context.Context) (*snapshot, error) {
 	if held.lease == nil {
 		return held.snap, nil // nothing to do, or nothing left to do
 	}
-	answer := a.redeem(ctx, held)
+	sentAt := a.refresher.broker.clock.Now()
+	if held.isLate(sentAt, a.cfg.refreshTimeout()) {
+		a.giveBack(ctx, held)
+		return nil, fmt.Errorf("%w: it took too long to save a lease", ErrStoreUnavailable)
+	}
+	answer := a.redeem(ctx, held, sentAt)
 	a.cfg.logger().LogAttrs(ctx, slog.LevelDebug, "token endpoint answered",
 		slog.String("connection", a.refresher.key.String()), slog.String("class", string(answer.class)),
 		slog.String("code", answer.code), slog.Int("status", answer.status))

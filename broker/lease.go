@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -27,7 +26,8 @@ type hold struct {
 	rec      *Record // as saved, the lease in it
 	rev      Revision
 	snap     *snapshot
-	takeover bool // the lease of another process was taken over, whose outcome nobody knows
+	begun    time.Time // before the lease was written: others cannot have seen it earlier
+	takeover bool      // the lease of another process was taken over, whose outcome nobody knows
 }
 
 // An observer times the lease of another process on this process's own clock, since
@@ -152,13 +152,15 @@ func (a *attempt) takeLease(ctx context.Context, rec *Record, rev Revision, take
 	if err != nil {
 		return nil, err
 	}
-	held := &hold{lease: next.Lease, rec: next, rev: saved, takeover: takeover}
+	held := &hold{lease: next.Lease, rec: next, rev: saved, takeover: takeover, begun: begun}
 	held.snap = a.refresher.install(next, saved, begun)
-	if left := next.Lease.Duration - b.clock.Now().Sub(begun); left < timeout+leaseSlack {
-		a.giveBack(ctx, held)
-		return nil, fmt.Errorf("%w: saving took too long for a lease", ErrStoreUnavailable)
-	}
 	return held, nil
+}
+
+// isLate reports whether too little is left of the lease for a request that takes all
+// of its timeout: somebody might take it over before the answer is saved.
+func (h *hold) isLate(now time.Time, timeout time.Duration) bool {
+	return h.lease.Duration-now.Sub(h.begun) < timeout+leaseSlack
 }
 
 // giveBack removes a lease that nothing was sent with. If that fails the lease stays

@@ -41,7 +41,7 @@ type answer struct {
 
 // redeem sends one token request, once: over HTTP/1.1 on a connection of its own,
 // without following redirects, without a second try in whatever form.
-func (a *attempt) redeem(ctx context.Context, held *hold) (ans answer) {
+func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans answer) {
 	b := a.refresher.broker
 	timeout := a.cfg.refreshTimeout()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -67,7 +67,6 @@ func (a *attempt) redeem(ctx context.Context, held *hold) (ans answer) {
 		Transport:     once,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	sentAt := b.clock.Now()
 	a.refresher.setUnsent("")
 	token, err := a.requestToken(context.WithValue(ctx, oauth2.HTTPClient, client), tokenURL, held)
 	ans = classify(once, token, err, &a.conn.Definition, a.secrets(held), sentAt)

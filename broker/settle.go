@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // errSuperseded ends an update because the record holds another refresh token, or
@@ -33,7 +35,7 @@ func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snaps
 		return nil, snap.rec.tokenError(r.broker.clock.Now())
 	case errors.Is(err, errSuperseded):
 		a.log(ctx, slog.LevelWarn, "a refreshed token was dropped: other credentials were imported meanwhile", nil)
-		return r.adopt(ctx)
+		return nil, err
 	default:
 		a.log(ctx, slog.LevelWarn, "a refreshed token was dropped", err)
 		return nil, err
@@ -86,14 +88,10 @@ func (a *attempt) policy() cyclePolicy {
 // saved the lease stays: others then find out for themselves that it is over.
 func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*snapshot, error) {
 	r := a.refresher
-	now := r.broker.clock.Now()
-	if ans.class == ClassPermanent && held.takeover {
-		if snap := a.awaitNewer(ctx, held); snap != nil && a.usable(snap) {
-			return snap, nil
-		} else if snap != nil {
-			return nil, snap.rec.tokenError(now)
-		}
+	if ans.class == ClassPermanent && held.takeover && a.awaitNewer(ctx, held) {
+		return nil, errSuperseded
 	}
+	now := r.broker.clock.Now()
 	var until time.Time
 	announce := true
 	if ans.class == ClassConfiguration {
@@ -127,32 +125,52 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 		}
 		return snap, nil
 	case errors.Is(err, errSuperseded):
-		return r.adopt(ctx)
+		return nil, err
 	default:
 		return nil, &TokenError{Key: r.key, Class: ans.class, Code: ans.code, RetryAt: now.Add(storeRetry), FailedAt: now, Err: err}
 	}
 }
 
 // awaitNewer gives the process whose lease was taken over the time to save what it
-// may have got: its answer explains why the refresh token was refused. It returns
-// nil if nothing came.
-func (a *attempt) awaitNewer(ctx context.Context, held *hold) *snapshot {
+// may have got: its answer explains why the refresh token was refused. It reports
+// whether other credentials came. Its own lease begins anew, so that nobody takes that over
+// meanwhile and asks the token endpoint once more.
+func (a *attempt) awaitNewer(ctx context.Context, held *hold) bool {
 	b := a.refresher.broker
 	if !b.isShared() {
-		return nil
+		return false
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(b.life, cancel)()
-	for begun := b.clock.Now(); b.clock.Now().Sub(begun) < held.lease.Duration; {
+	begun := b.clock.Now()
+	a.prolong(ctx, held)
+	for b.clock.Now().Sub(begun) < held.lease.Duration-leaseSlack {
 		if b.clock.Sleep(ctx, leasePoll) != nil {
-			return nil
+			return false
 		}
 		if snap, err := a.refresher.load(ctx); err == nil && snap.rec.Generation > held.rec.Generation {
-			return snap
+			return true
 		}
 	}
-	return nil
+	return false
+}
+
+// prolong gives the lease another id, so that others watch it from the beginning. If
+// that cannot be saved it stays as it is.
+func (a *attempt) prolong(ctx context.Context, held *hold) {
+	lease := *held.lease
+	lease.ID = uuid.NewString()
+	_, _, err := a.refresher.broker.update(ctx, a.refresher.key, func(rec *Record) (*Record, error) {
+		if rec == nil || !rec.holds(held.lease) {
+			return nil, errSuperseded
+		}
+		rec.Lease = &lease
+		return rec, nil
+	})
+	if err == nil {
+		held.lease = &lease
+	}
 }
 
 func (a *attempt) settle(ctx context.Context, change func(*Record) (EventType, error)) (*snapshot, EventType, error) {

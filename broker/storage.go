@@ -35,10 +35,8 @@ func (b *Broker) load(ctx context.Context, key Key) (rec *Record, rev Revision, 
 
 // save stores rec over revision rev, after whatever could not be saved before.
 func (b *Broker) save(ctx context.Context, rec *Record, rev Revision) (Revision, error) {
-	if b.backlog.pending() {
-		if err := b.flush(ctx); err != nil {
-			return 0, err
-		}
+	if err := b.replay(ctx); err != nil {
+		return 0, err
 	}
 	return b.saveNow(ctx, rec, rev)
 }

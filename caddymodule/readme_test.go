@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/tracing" // a directive of the README's configuration
 )
 
 // TestConfigurationOfTheReadmeAdapts holds every Caddyfile in the README to the parser,

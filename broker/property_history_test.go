@@ -1,0 +1,277 @@
+package broker_test
+
+import (
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// A history is what became of one connection's record, save by save. All of it is
+// guarded by the world's mu.
+type history struct {
+	world *world
+	key   broker.Key
+
+	rec     *broker.Record // as it is stored; nil before the first save
+	savedAt time.Time
+	saves   int
+
+	// Of the connection since it was made, or made anew:
+	replaced map[string]time.Time // access and refresh tokens that others took the place of
+
+	brought map[string]time.Time  // refresh tokens that imports have stored, when last
+	leases  map[string]*leaseSeen // by id
+	moved   map[broker.EventType]int
+	emitted map[broker.EventType]int
+}
+
+// A leaseSeen is a lease as it was saved.
+type leaseSeen struct {
+	id        string
+	number    int // leases of the connection are counted
+	holder    *process
+	token     broker.TokenHash
+	begun     time.Time // before it was written
+	written   time.Time
+	duration  time.Duration
+	attempt   *attempt // nil: nothing was tried with it
+	ambiguous bool     // the record counts its outcome as ambiguous
+}
+
+func newHistory(w *world, key broker.Key) *history {
+	return &history{
+		world: w, key: key, replaced: make(map[string]time.Time), brought: make(map[string]time.Time),
+		leases: make(map[string]*leaseSeen), moved: make(map[broker.EventType]int), emitted: make(map[broker.EventType]int),
+	}
+}
+
+// leaseFor returns the latest lease that p has written for a refresh token.
+func (h *history) leaseFor(p *process, value string) *leaseSeen {
+	var latest *leaseSeen
+	for _, l := range h.leases {
+		if l.holder == p && l.token == broker.NewSecret(value).Hash() && (latest == nil || l.number > latest.number) {
+			latest = l
+		}
+	}
+	return latest
+}
+
+// token returns the refresh token of the stored record, nil if there is none.
+func (h *history) token() *refreshToken {
+	if h.rec == nil || h.rec.Credentials == nil {
+		return nil
+	}
+	return h.world.provider.tokens[h.rec.Credentials.RefreshToken.Reveal()]
+}
+
+// saved is called with each record that p has saved.
+func (h *history) saved(p *process, next *broker.Record, begun time.Time) {
+	w, prev := h.world, h.rec
+	if prev == nil {
+		prev = &broker.Record{}
+	}
+	w.logf("%s: saves %s: %s", p.name, h.key.Consumer, describe(next))
+	if next.Generation < prev.Generation {
+		w.violate("generation goes back from %d to %d", prev.Generation, next.Generation)
+	}
+	h.checkJournal(p, next, begun)
+	h.checkLease(p, prev, next, begun)
+	h.checkCycle(p, prev, next)
+	h.checkCredentials(p, prev, next)
+	h.rec, h.savedAt, h.saves = next, time.Now(), h.saves+1
+}
+
+// checkJournal looks whether a process saves anything before what is in its journal.
+func (h *history) checkJournal(p *process, next *broker.Record, begun time.Time) {
+	t := h.token()
+	if t == nil || next.Credentials == nil || next.Credentials.RefreshToken.Reveal() != t.value || t.grant.excused {
+		return
+	}
+	for _, a := range t.attempts {
+		if a.process.replica == p.replica && a.refresh != "" && !a.journaledAt.IsZero() && a.journaledAt.Before(begun) {
+			h.world.violate("%s saves something else before %s, which is in its journal", p.name, a.refresh)
+		}
+	}
+}
+
+// describe is a record in few words, as the trace shows it.
+func describe(rec *broker.Record) string {
+	lease, creds := "-", "-"
+	if rec.Lease != nil {
+		lease = rec.Lease.ID[:8]
+	}
+	if c := rec.Credentials; c != nil {
+		creds = c.RefreshToken.Reveal() + " " + c.AccessToken.Reveal() + " until " + c.Expiry.Format("15:04:05")
+	}
+	parked := ""
+	if rec.IsParked() {
+		parked = " parked"
+	}
+	if rec.IsTombstone() {
+		parked = " deleted"
+	}
+	if rec.Cycle.Queued {
+		parked += " queued"
+	}
+	return sprint("gen", rec.Generation, creds, "lease", lease, "cycle", rec.Cycle.Phase, rec.Cycle.Class, "ambiguous", rec.Cycle.Ambiguous, parked)
+}
+
+// checkLease looks at a lease that is written.
+func (h *history) checkLease(p *process, prev, next *broker.Record, begun time.Time) {
+	w := h.world
+	if next.Lease == nil || prev.Lease != nil && prev.Lease.ID == next.Lease.ID {
+		return
+	}
+	lease := &leaseSeen{
+		id: next.Lease.ID, number: len(h.leases), holder: p, token: next.Lease.RefreshToken, begun: begun,
+		written: time.Now(), duration: next.Lease.Duration,
+	}
+	h.leases[lease.id] = lease
+	if prev.Lease != nil && next.Cycle.Ambiguous == prev.Cycle.Ambiguous && h.leases[prev.Lease.ID].holder == p {
+		lease.attempt = h.leases[prev.Lease.ID].attempt // it is prolonged
+	}
+	valid := prev.Credentials != nil && !prev.Credentials.ExpiredAt(p.now())
+	forced := prev.Credentials != nil && p.rejected[prev.Credentials.AccessToken.Reveal()]
+	if valid && !prev.Credentials.Expiry.IsZero() && !forced && prev.Cycle.Class == broker.ClassAmbiguous && w.provider.rotation.Kind == "always" {
+		w.violate("%s is to redeem %s again after an ambiguous outcome, though the access token is valid", p.name, h.token().value)
+	}
+	if prev.Lease == nil {
+		if next.Cycle.Ambiguous != prev.Cycle.Ambiguous {
+			w.violate("%s counts an ambiguous outcome though nobody had the lease", p.name)
+		}
+		return
+	}
+	former := h.leases[prev.Lease.ID]
+	if next.Cycle.Ambiguous == prev.Cycle.Ambiguous {
+		if former.holder != p || former.attempt != nil && former.attempt.inDoubt() {
+			w.violate("%s takes the lease of %s over and does not count it as ambiguous", p.name, former.holder.name)
+		}
+		return
+	}
+	h.ambiguous(former)
+	if next.Lease.RefreshToken != prev.Lease.RefreshToken {
+		w.violate("%s counts an ambiguous outcome for %s, but the lease was for another refresh token", p.name, h.token().value)
+	}
+	if !former.holder.disturbedSince(former.begun) {
+		w.violate("%s takes the lease over from %s, which nothing kept from giving it back", p.name, former.holder.name)
+	}
+	if seen := p.seen[former.id]; !w.store.Exclusive && (seen.IsZero() || time.Since(seen) < former.duration) {
+		w.violate("%s takes the lease of %s over, which it has not seen for all of %v", p.name, former.holder.name, former.duration)
+	}
+	if valid && !forced {
+		w.violate("%s takes the lease of %s over, though the access token is valid", p.name, former.holder.name)
+	}
+}
+
+// ambiguous notes that a record counts the outcome of a lease as ambiguous.
+func (h *history) ambiguous(lease *leaseSeen) {
+	lease.ambiguous = true
+	for _, t := range h.world.provider.tokens {
+		if broker.NewSecret(t.value).Hash() == lease.token {
+			t.ambiguous++
+		}
+	}
+}
+
+// checkCycle looks at the outcome of an attempt that is recorded.
+func (h *history) checkCycle(p *process, prev, next *broker.Record) {
+	w := h.world
+	switch before, after := prev.Cycle.Phase, next.Cycle.Phase; {
+	case before == after:
+	case after == broker.PhasePending:
+		h.moved[broker.EventRefreshPending]++
+	case after == broker.PhaseFailed:
+		h.moved[broker.EventRefreshFailed]++
+	default:
+		h.moved[broker.EventRefreshRecovered]++
+	}
+	if next.Lease != nil || next.Cycle.Attempts != prev.Cycle.Attempts+1 {
+		return
+	}
+	var former *leaseSeen
+	if prev.Lease != nil {
+		former = h.leases[prev.Lease.ID]
+	}
+	if prev.Cycle.Ambiguous != next.Cycle.Ambiguous && former != nil {
+		h.ambiguous(former)
+	}
+	switch {
+	case former == nil || former.attempt == nil:
+		// The answer came by way of the journal, after another process's turn.
+		if next.Cycle.Class != broker.ClassTransient {
+			w.violate("%s records a failure (%s) that nobody had", p.name, next.Cycle.Class)
+		}
+	case former.token != prev.Credentials.RefreshToken.Hash():
+		w.violate("%s records against %s what came of another refresh token (%s)", p.name, prev.Credentials.RefreshToken.Reveal(), next.Cycle.Class)
+	case former.attempt.class != next.Cycle.Class:
+		w.violate("%s records %s for an attempt that was %q", p.name, next.Cycle.Class, former.attempt.class)
+	}
+}
+
+// checkCredentials looks at credentials that take the place of others.
+func (h *history) checkCredentials(p *process, prev, next *broker.Record) {
+	w, before, after := h.world, prev.Credentials, next.Credentials
+	if next.IsTombstone() {
+		h.drop()
+		return
+	}
+	if prev.IsTombstone() {
+		before = nil
+	}
+	if after == nil {
+		if before != nil && !prev.IsParked() {
+			w.violate("%s clears the credentials of a connection that is not parked", p.name)
+		}
+		return
+	}
+	access, refresh := after.AccessToken.Reveal(), after.RefreshToken.Reveal()
+	for _, value := range []string{access, refresh} {
+		if a := w.provider.bought[value]; a != nil {
+			a.durable = true
+		}
+		if at, ok := h.replaced[value]; ok {
+			w.violate("%s brings back %s, which was replaced at %v", p.name, value, at.Sub(w.begun))
+		}
+	}
+	token := w.provider.tokens[refresh]
+	if after.FromImport && !after.Redeemed {
+		h.brought[refresh] = time.Now()
+		if token != nil && token.grant.dropped {
+			token.grant.excused = true // who imports again what was deleted knows best
+		}
+	}
+	if before == nil {
+		return
+	}
+	if access == before.AccessToken.Reveal() && refresh == before.RefreshToken.Reveal() {
+		return
+	}
+	if next.Generation <= prev.Generation {
+		w.violate("%s changes credentials and leaves generation %d", p.name, prev.Generation)
+	}
+	if access != before.AccessToken.Reveal() {
+		h.replaced[before.AccessToken.Reveal()] = time.Now()
+	}
+	if refresh == before.RefreshToken.Reveal() {
+		return
+	}
+	h.replaced[before.RefreshToken.Reveal()] = time.Now()
+	switch {
+	case after.FromImport:
+		if !after.IssuedAt.IsZero() && after.IssuedAt.Before(before.IssuedAt) && !prev.IsParked() {
+			w.violate("%s replaces credentials by earlier ones", p.name)
+		}
+	case token == nil || token.parent == nil || token.parent.value != before.RefreshToken.Reveal():
+		w.violate("%s replaces %s by %s, which it was not redeemed for", p.name, before.RefreshToken.Reveal(), refresh)
+	}
+}
+
+// drop forgets what a connection had that is deleted.
+func (h *history) drop() {
+	for _, t := range h.world.provider.tokens {
+		if _, brought := h.brought[t.value]; brought {
+			t.grant.dropped = true
+		}
+	}
+	clear(h.replaced)
+}

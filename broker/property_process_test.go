@@ -1,0 +1,236 @@
+package broker_test
+
+import (
+	"context"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+)
+
+// A replica is a machine: a disk, a clock, and a process unless that is down.
+type replica struct {
+	world   *world
+	name    string
+	skew    time.Duration // of its clock
+	journal *brokertest.MemJournal
+
+	current *process // nil while it is down
+	starts  int
+
+	unjournaledAt time.Time // when the journal last took nothing
+
+	trouble trouble // of its way to the store
+	secret  string  // the client secret that it is configured with
+	timeout time.Duration
+}
+
+// A process is a broker whose every step outside of memory can be held up or be the
+// last: it stands for what SIGSTOP and SIGKILL do.
+type process struct {
+	replica *replica
+	world   *world
+	name    string
+	broker  *broker.Broker
+
+	dead        bool
+	closing     bool
+	resume      chan struct{} // closed when a pause ends; nil if there is none
+	armed       *armed
+	disturbedAt time.Time
+	resumedAt   time.Time // after a pause
+
+	stepsAt time.Time // how often it got somewhere at the same instant
+	steps   int
+
+	floors   map[broker.Key]uint64 // the highest generation handed out
+	rejected map[string]bool       // access tokens that downstream has answered with 401
+	seen     map[string]time.Time  // lease ids, since when they are known to it
+}
+
+// An armed pause or crash happens when the process gets to a point for the nth time.
+type armed struct {
+	point string
+	skip  int
+	pause time.Duration // 0: it crashes
+}
+
+// shutdownTime is the timeout of a token request and five seconds.
+const shutdownTime = 25 * time.Second
+
+// start begins a process. The caller holds the world's mu, or is alone.
+func (r *replica) start() {
+	w := r.world
+	r.starts++
+	p := &process{
+		replica: r, world: w, name: r.name + "." + string(rune('a'+(r.starts-1)%26)), disturbedAt: time.Now(),
+		floors: make(map[broker.Key]uint64), rejected: make(map[string]bool), seen: make(map[string]time.Time),
+	}
+	p.broker = broker.New(broker.Options{
+		Open: func(context.Context) (broker.Store, error) {
+			if err := p.pass("open"); err != nil {
+				return nil, err
+			}
+			return &processStore{p}, nil
+		},
+		Journal:   &processJournal{p},
+		Clock:     processClock{p},
+		Transport: func(bool) http.RoundTripper { return processTransport{p} },
+	})
+	p.broker.Configure(r.config(p))
+	r.current = p
+	w.processes = append(w.processes, p)
+	w.logf("%s starts, clock %v", p.name, r.skew)
+}
+
+// pass is called before and after everything that leaves the process's memory. It
+// holds the process up while it is paused, and for ever when it has crashed.
+func (p *process) pass(point string) error {
+	w := p.world
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p.checkBusy(point)
+	if a := p.armed; a != nil && a.point == point {
+		if a.skip--; a.skip < 0 {
+			p.armed = nil
+			w.logf("%s is at %s", p.name, point)
+			if a.pause > 0 {
+				p.pause(a.pause)
+			} else {
+				p.crash()
+			}
+		}
+	}
+	for {
+		switch {
+		case p.dead:
+			w.mu.Unlock()
+			<-w.over
+			w.mu.Lock()
+			return errOver
+		case p.resume == nil:
+			return nil
+		}
+		resume := p.resume
+		w.mu.Unlock()
+		<-resume
+		w.mu.Lock()
+	}
+}
+
+// checkBusy ends a process that does one thing after the other and lets no time pass.
+// The caller holds the world's mu.
+func (p *process) checkBusy(point string) {
+	const most = 5000
+	if now := time.Now(); !now.Equal(p.stepsAt) {
+		p.stepsAt, p.steps = now, 0
+	}
+	if p.steps++; p.steps > most && !p.dead {
+		p.world.violate("%s is busy without end, now at %s; %s", p.name, point, debug.Stack())
+		p.crash()
+	}
+}
+
+// pause stops the process for a while. The caller holds the world's mu, as for goOn
+// and crash.
+func (p *process) pause(d time.Duration) {
+	if p.resume != nil || p.dead {
+		return
+	}
+	p.world.logf("%s is paused for %v", p.name, d)
+	resume := make(chan struct{})
+	p.resume = resume
+	time.AfterFunc(d, func() {
+		p.world.mu.Lock()
+		defer p.world.mu.Unlock()
+		if p.resume == resume {
+			p.goOn()
+		}
+	})
+}
+
+func (p *process) goOn() {
+	if p.resume == nil {
+		return
+	}
+	p.world.logf("%s goes on", p.name)
+	p.resumedAt = time.Now()
+	p.disturb()
+	close(p.resume)
+	p.resume = nil
+}
+
+// crash ends the process; another one is started on its machine some time later.
+func (p *process) crash() {
+	if p.dead {
+		return
+	}
+	w := p.world
+	w.logf("%s crashes", p.name)
+	p.dead = true
+	if p.resume != nil {
+		close(p.resume)
+		p.resume = nil
+	}
+	r := p.replica
+	if r.current != p || w.ending {
+		return
+	}
+	r.current = nil
+	time.AfterFunc(between(w.rng, 0, 2*time.Minute), func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if r.current == nil && !w.ending {
+			r.start()
+		}
+	})
+}
+
+// close closes the broker.
+func (p *process) close(patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return p.broker.Close(ctx)
+}
+
+// Emit implements [broker.EventSink].
+func (p *process) Emit(_ context.Context, event broker.Event) {
+	p.world.mu.Lock()
+	defer p.world.mu.Unlock()
+	if !p.dead {
+		p.world.histories[event.Connection.Key].emitted[event.Type]++
+	}
+}
+
+// A processClock is the clock of the process's machine, off by the replica's skew. A
+// process that is paused does not see it.
+type processClock struct{ *process }
+
+// Now implements [broker.Clock].
+func (c processClock) Now() time.Time {
+	_ = c.pass("now") // a crashed process does not get further
+	return c.now()
+}
+
+func (p *process) now() time.Time { return time.Now().Add(p.replica.skew) }
+
+// Sleep implements [broker.Clock].
+func (c processClock) Sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return c.pass("wake")
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.world.over:
+		return errOver
+	}
+}
+
+var (
+	_ broker.Clock     = processClock{}
+	_ broker.EventSink = (*process)(nil)
+)

@@ -1,0 +1,178 @@
+package broker_test
+
+import (
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// An attempt is one token request.
+type attempt struct {
+	process *process
+	token   *refreshToken
+	secret  string
+	lease   *leaseSeen
+	kind    string
+	sentAt  time.Time // zero: not wholly written
+
+	access, refresh string // what the endpoint granted; empty: nothing
+
+	returned bool         // the process knows what came of it
+	class    broker.Class // what that means; empty: a token
+	durable  bool         // what was granted is in a store or a journal
+
+	journaledAt time.Time // zero: it was not
+}
+
+// inDoubt reports whether the attempt may have spent the refresh token, as far as
+// those know who can know.
+func (a *attempt) inDoubt() bool {
+	switch {
+	case a.sentAt.IsZero():
+		return false
+	case !a.returned, a.class == broker.ClassAmbiguous:
+		return true
+	case a.class == "":
+		return !a.durable
+	default:
+		return a.refresh != "" && !a.durable // only a refresh token came
+	}
+}
+
+// A processTransport carries the token requests of a process.
+type processTransport struct{ *process }
+
+// RoundTrip implements [http.RoundTripper].
+func (t processTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	// This much does not write the request: its end is not reached yet.
+	body := make([]byte, req.ContentLength)
+	if _, err := io.ReadFull(req.Body, body); err != nil {
+		return nil, err
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, err
+	}
+	a := t.attempt(form.Get("refresh_token"), secretOf(req))
+	if a == nil {
+		return nil, errOver
+	}
+	if err := t.pass("send.before"); err != nil {
+		return nil, err
+	}
+	if err := req.Context().Err(); err != nil || a.kind == unsent {
+		t.world.returned(a, broker.ClassTransient)
+		return nil, errReset
+	}
+	if _, err := io.ReadAll(req.Body); err != nil { // now it is written
+		return nil, err
+	}
+	t.world.send(a)
+	replies := make(chan reply, 1)
+	t.world.background.Go(func() { replies <- t.world.provider.serve(a) })
+	if err := t.pass("send.after"); err != nil {
+		return nil, err
+	}
+	rep := reply{err: req.Context().Err()}
+	select {
+	case rep = <-replies:
+	case <-req.Context().Done():
+		rep = reply{err: req.Context().Err(), class: broker.ClassAmbiguous}
+	case <-t.world.over:
+	}
+	if err := t.pass("answer"); err != nil {
+		return nil, err
+	}
+	if err := req.Context().Err(); err != nil && t.world.flip() {
+		rep = reply{err: err, class: broker.ClassAmbiguous} // it came too late
+	}
+	t.world.returned(a, rep.class)
+	return rep.resp, rep.err
+}
+
+// attempt notes that the process is about to send a token request. It returns nil for
+// a process that has crashed.
+func (p *process) attempt(value, secret string) *attempt {
+	w := p.world
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p.dead {
+		return nil
+	}
+	a := &attempt{process: p, secret: secret, token: w.provider.tokens[value], kind: answered}
+	if a.token == nil { // imported, and never was one
+		a.token = &refreshToken{value: value, grant: &grant{revoked: true, excused: true}}
+		w.provider.tokens[value] = a.token
+	}
+	if w.provider.trouble.now(w) || !w.healed && w.chance(6) {
+		if a.kind = w.provider.trouble.kind; a.kind == "" || !time.Now().Before(w.provider.trouble.until) {
+			a.kind = answerKinds[w.rng.IntN(len(answerKinds))]
+		}
+	}
+	for _, h := range w.histories {
+		if lease := h.leaseFor(p, value); lease != nil {
+			a.lease = lease
+			w.attempts[lease.id] = a
+			lease.attempt = a
+		}
+	}
+	w.logf("%s: redeems %s (%s)", p.name, value, a.kind)
+	if a.lease == nil {
+		w.violate("%s redeems %s without a lease for it", p.name, value)
+		return a
+	}
+	// The request may take all of its timeout, and saving five seconds. Between the last
+	// look at the clock and the request a pause goes unseen.
+	timeout := (a.lease.duration - leaseSlack) / 2
+	if late := time.Since(a.lease.begun) - timeout; late > 0 && !w.store.Exclusive && p.resumedAt.Before(a.lease.written) {
+		w.violate("%s sends %v after it could with its lease", p.name, late)
+	}
+	return a
+}
+
+// leaseSlack is the time that a lease leaves for everything but token requests.
+const leaseSlack = 5 * time.Second
+
+// send notes that a token request is wholly written. Each earlier one that may have
+// spent the same refresh token must be known as ambiguous.
+func (w *world) send(a *attempt) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, earlier := range a.token.attempts {
+		known := a.lease == nil || a.lease.ambiguous || earlier.lease == nil || earlier.lease.ambiguous
+		if earlier.inDoubt() && !known && !a.token.grant.excused {
+			w.violate("%s sends %s again, which %s may have spent, and no record says so", a.process.name, a.token.value, earlier.process.name)
+		}
+	}
+	a.sentAt = time.Now()
+	a.token.attempts = append(a.token.attempts, a)
+}
+
+// returned notes that the process has been told what came of its attempt.
+func (w *world) returned(a *attempt, class broker.Class) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	a.returned, a.class = true, class
+	w.logf("%s: %s was answered: %q", a.process.name, a.token.value, class)
+}
+
+func (w *world) flip() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.chance(50)
+}
+
+// A cutBody breaks off where the response had its end.
+type cutBody struct{ io.ReadCloser }
+
+// Read implements [io.Reader].
+func (b cutBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p[:min(len(p), 20)])
+	if err == nil && n > 0 {
+		return n, io.ErrUnexpectedEOF
+	}
+	return n, err
+}

@@ -1,0 +1,171 @@
+package broker_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// A world is the store, the provider and the replicas of one run, and what was seen
+// of them.
+type world struct {
+	begun    time.Time
+	over     chan struct{} // closed when nothing counts any more: crashed processes end then
+	keys     []broker.Key
+	store    *brokertest.MemStore
+	provider *provider
+	replicas []*replica
+
+	background sync.WaitGroup // calls, and token requests on their way
+
+	// mu guards what is below, and the replicas, processes, provider and histories. It
+	// is never held across a wait: a mutex would stop virtual time.
+	mu         sync.Mutex
+	rng        *rand.Rand
+	ending     bool
+	healed     bool
+	processes  []*process // all that there ever were
+	histories  map[broker.Key]*history
+	attempts   map[string]*attempt // by lease
+	calls      int                 // under way on processes that live
+	lines      []string
+	violations []string
+}
+
+// errOver is what a crashed process is told when the run is over.
+var errOver = fmt.Errorf("%w: the run is over", broker.ErrStoreUnavailable)
+
+// newWorld draws a world; call it in a synctest bubble.
+func newWorld(seed uint64) *world {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	w := &world{
+		begun: time.Now(), over: make(chan struct{}), rng: rng,
+		store:     &brokertest.MemStore{},
+		histories: make(map[broker.Key]*history), attempts: make(map[string]*attempt),
+	}
+	w.provider = newProvider(w, rng)
+	replicas := 3
+	if rng.IntN(10) == 0 {
+		replicas, w.store.Exclusive = 1, true
+	}
+	for _, consumer := range []string{"ann", "bob"} {
+		key := broker.Key{Application: "app", Consumer: consumer, Connector: acme}
+		w.keys = append(w.keys, key)
+		w.histories[key] = newHistory(w, key)
+	}
+	for i := range replicas {
+		r := &replica{
+			world: w, name: fmt.Sprint("r", i+1), journal: &brokertest.MemJournal{},
+			skew: between(rng, -90*time.Second, 90*time.Second), timeout: 20 * time.Second, secret: w.provider.secret,
+		}
+		w.replicas = append(w.replicas, r)
+		r.start()
+	}
+	return w
+}
+
+// config is what a replica is configured with.
+func (r *replica) config(p *process) *broker.Config {
+	def := connector.Definition{
+		ID: acme, AuthType: connector.OAuth2, BaseURL: "https://api.acme.test", TokenURL: "https://auth.acme.test/token",
+		AuthStyle: connector.AuthHeader, Rotation: r.world.provider.rotation,
+	}
+	def = def.WithDefaults()
+	return &broker.Config{
+		Connectors: map[connector.ID]*broker.Connector{
+			acme: {Definition: def, Client: broker.Client{ID: "client", Secret: broker.NewSecret(r.secret)}},
+		},
+		RefreshTimeout: r.timeout,
+		Retention:      r.world.provider.retention,
+		Events:         p,
+	}
+}
+
+// heal ends all trouble.
+func (w *world) heal() {
+	w.mu.Lock()
+	w.logf("----- healed")
+	w.healed = true
+	w.provider.trouble = trouble{}
+	for _, r := range w.replicas {
+		r.trouble = trouble{}
+		r.journal.Fail(nil)
+		r.secret, r.timeout = w.provider.secret, 20*time.Second
+		if p := r.current; p != nil {
+			p.armed = nil
+			p.goOn()
+			p.disturb()
+			p.broker.Configure(r.config(p))
+		}
+	}
+	w.mu.Unlock()
+	time.Sleep(2 * time.Minute) // restarts that are due
+}
+
+// end closes the processes that live, then lets those that crashed run out.
+func (w *world) end() {
+	w.mu.Lock()
+	live := make([]*process, 0, len(w.replicas))
+	for _, r := range w.replicas {
+		if r.current != nil {
+			live = append(live, r.current)
+		}
+	}
+	w.ending = true
+	w.mu.Unlock()
+	var closing sync.WaitGroup
+	for _, p := range live {
+		closing.Go(func() {
+			if err := p.close(shutdownTime); err != nil {
+				w.violated("%s does not close: %v", p.name, err)
+			}
+		})
+	}
+	closing.Wait()
+	close(w.over)
+	for _, p := range w.processes {
+		if err := p.close(time.Minute); err != nil {
+			w.violated("%s, crashed, does not end: %v", p.name, err)
+		}
+	}
+	w.background.Wait()
+}
+
+// disturbedSince reports whether anything but the processes' own doing has kept p from
+// its work since then. The caller holds mu.
+func (p *process) disturbedSince(then time.Time) bool {
+	return p.dead || p.closing || p.resume != nil || !p.disturbedAt.Before(then)
+}
+
+// disturb notes that p is kept from its work now. The caller holds mu.
+func (p *process) disturb() { p.disturbedAt = time.Now() }
+
+// chance draws. The caller holds mu.
+func (w *world) chance(percent int) bool { return w.rng.IntN(100) < percent }
+
+// logf adds to the trace. The caller holds mu.
+func (w *world) logf(format string, args ...any) {
+	w.lines = append(w.lines, fmt.Sprintf("%12.3fs ", time.Since(w.begun).Seconds())+fmt.Sprintf(format, args...))
+}
+
+// violate notes a violation. The caller holds mu.
+func (w *world) violate(format string, args ...any) {
+	w.logf("VIOLATION "+format, args...)
+	w.violations = append(w.violations, fmt.Sprintf("  at %.3fs: ", time.Since(w.begun).Seconds())+fmt.Sprintf(format, args...))
+}
+
+// violated is violate for who does not hold mu.
+func (w *world) violated(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.violate(format, args...)
+}
+
+// errTrouble is how stores fail.
+var errTrouble = errors.New("trouble")
