@@ -148,7 +148,11 @@ func (a *attempt) once(ctx context.Context) (*snapshot, error) {
 		return nil, fmt.Errorf("%w: it took too long to save a lease", ErrStoreUnavailable)
 	}
 	answer := a.redeem(ctx, held, sentAt)
-	a.cfg.logger().LogAttrs(ctx, slog.LevelDebug, "token endpoint answered",
+	level, msg := slog.LevelDebug, "token endpoint answered"
+	if answer.class == ClassAmbiguous {
+		level, msg = slog.LevelWarn, "the token endpoint gave no usable answer; whether the refresh token was spent nobody knows"
+	}
+	a.cfg.logger().LogAttrs(ctx, level, msg,
 		slog.String("connection", a.refresher.key.String()), slog.String("class", string(answer.class)),
 		slog.String("code", answer.code), slog.Int("status", answer.status))
 	if answer.class == "" || !answer.refreshToken.IsZero() {

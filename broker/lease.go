@@ -152,6 +152,9 @@ func (a *attempt) takeLease(ctx context.Context, rec *Record, rev Revision, take
 	if err != nil {
 		return nil, err
 	}
+	if takeover {
+		a.log(ctx, slog.LevelWarn, "the lease of a process that did not give it back was taken over; whether it spent the refresh token nobody knows", nil)
+	}
 	held := &hold{lease: next.Lease, rec: next, rev: saved, takeover: takeover, begun: begun}
 	held.snap = a.refresher.install(next, saved, begun)
 	return held, nil

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ory/fosite"
 )
@@ -13,8 +14,12 @@ import (
 type TokenRequest struct {
 	GrantType string
 	Refresh   Generation // whose refresh token was sent, and which; Customer is empty if it is none of ours
-	Status    int        // 0: not answered, or not yet
-	Delivered bool       // the client was still there when the answer was written
+	Source    string     // the query of the token URL, to tell clients apart
+	Arrived   time.Time
+	Status    int  // 0: not answered, or not yet
+	Delivered bool // whole: the client was still there when the answer was written
+	Granted   bool // it was carried out: new tokens were issued, delivered or not
+	Reused    bool // the refresh token had been spent, so that the grant is revoked
 }
 
 // A Call is a request that the API got.
@@ -36,6 +41,20 @@ func (s *Server) TokenRequests(customer string) []TokenRequest {
 	var requests []TokenRequest
 	for _, r := range s.requests {
 		if r.Refresh.Customer == customer {
+			requests = append(requests, *r)
+		}
+	}
+	return requests
+}
+
+// Undelivered returns the token requests whose answer did not get to the client whole,
+// in the order of arrival.
+func (s *Server) Undelivered() []TokenRequest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var requests []TokenRequest
+	for _, r := range s.requests {
+		if !r.Delivered {
 			requests = append(requests, *r)
 		}
 	}
@@ -72,7 +91,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "POST /oauth/token is the token endpoint", http.StatusNotFound)
 		return
 	}
-	entry := &TokenRequest{GrantType: r.PostForm.Get("grant_type")}
+	entry := &TokenRequest{GrantType: r.PostForm.Get("grant_type"), Source: r.URL.RawQuery, Arrived: time.Now()}
 	s.mu.Lock()
 	entry.Refresh = s.refresh[r.PostForm.Get("refresh_token")]
 	s.requests = append(s.requests, entry)
@@ -80,7 +99,8 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 
 	recorder := &statusWriter{ResponseWriter: w}
-	hook.serve(recorder, r, http.HandlerFunc(s.redeem)) // may panic, which is no answer
+	// The hook may panic, which is no answer.
+	hook.serve(recorder, r, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.redeem(w, r, entry) }))
 	_ = http.NewResponseController(w).Flush()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,9 +108,16 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 }
 
 // redeem answers a token request as fosite does.
-func (s *Server) redeem(w http.ResponseWriter, r *http.Request) {
+func (s *Server) redeem(w http.ResponseWriter, r *http.Request, entry *TokenRequest) {
 	s.redeeming.Lock()
 	defer s.redeeming.Unlock()
+	reuses := s.Reuses()
+	granted := false
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		entry.Granted, entry.Reused = granted, s.reuses > reuses
+	}()
 	// A client that goes away does not undo what it has asked for.
 	ctx := fosite.NewContext()
 	request, err := s.provider.NewAccessRequest(ctx, r, &fosite.DefaultSession{})
@@ -103,6 +130,7 @@ func (s *Server) redeem(w http.ResponseWriter, r *http.Request) {
 		s.provider.WriteAccessError(ctx, w, request, err)
 		return
 	}
+	granted = true
 	s.provider.WriteAccessResponse(ctx, w, request, response)
 }
 
