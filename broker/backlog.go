@@ -226,6 +226,17 @@ func (b *Broker) flush(ctx context.Context) error {
 	return nil
 }
 
+// flushAdopted saves what the journal had as soon as the store takes it. To leave that to
+// the next save would be too late: another replica takes the lease over meanwhile, and
+// sends the refresh token that the answer has cost.
+func (b *Broker) flushAdopted() {
+	for wait := minSaveRetry; b.flush(b.life) != nil; wait = min(2*wait, maxSaveRetry) {
+		if b.clock.Sleep(b.life, wait) != nil {
+			return
+		}
+	}
+}
+
 func (b *Broker) flushAnswer(ctx context.Context, u *unsaved) error {
 	cfg := b.Config()
 	policy := cyclePolicy{giveUp: cfg.refreshGiveUp(), retention: cfg.retention()}

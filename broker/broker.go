@@ -153,6 +153,9 @@ func (b *Broker) store(ctx context.Context) (Store, error) {
 			return nil, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
 		}
 		b.opened.Store(&s)
+		if b.backlog.pending() {
+			b.begin(b.flushAdopted)
+		}
 		b.begin(b.sweepRegularly)
 		return s, nil
 	})

@@ -152,12 +152,22 @@ func (a *attempt) takeLease(ctx context.Context, rec *Record, rev Revision, take
 	if err != nil {
 		return nil, err
 	}
-	if takeover {
-		a.log(ctx, slog.LevelWarn, "the lease of a process that did not give it back was taken over; whether it spent the refresh token nobody knows", nil)
-	}
+	a.logLease(ctx, next.Lease, rec.Lease, takeover)
 	held := &hold{lease: next.Lease, rec: next, rev: saved, takeover: takeover, begun: begun}
 	held.snap = a.refresher.install(next, saved, begun)
 	return held, nil
+}
+
+// logLease tells of a lease that was taken, and whose it was if it was taken over.
+func (a *attempt) logLease(ctx context.Context, lease, before *Lease, takeover bool) {
+	level, msg := slog.LevelDebug, "lease taken"
+	attrs := []slog.Attr{slog.String("connection", a.refresher.key.String()), slog.String("lease", lease.ID)}
+	if takeover {
+		level = slog.LevelWarn
+		msg = "the lease of a process that did not give it back was taken over; whether it spent the refresh token nobody knows"
+		attrs = append(attrs, slog.String("from", before.ID))
+	}
+	a.cfg.logger().LogAttrs(ctx, level, msg, attrs...)
 }
 
 // isLate reports whether too little is left of the lease for a request that takes all
