@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,7 +31,7 @@ type unsaved struct {
 	key       Key
 	bought    TokenHash // the refresh token that the answer was bought with
 	answer    answer
-	journaled bool
+	journaled atomic.Bool
 
 	done  chan struct{} // closed when the three below are set
 	snap  *snapshot
@@ -67,10 +68,17 @@ func (b *backlog) add(u *unsaved) {
 	b.answers[u.id] = u
 }
 
-func (b *backlog) remove(id string) {
+func (b *backlog) remove(u *unsaved) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.answers, id)
+	if b.answers[u.id] == u {
+		delete(b.answers, u.id)
+	}
+}
+
+// holds reports whether an answer for key waits to be saved.
+func (b *backlog) holds(key Key) bool {
+	return slices.ContainsFunc(b.list(), func(u *unsaved) bool { return u.key == key })
 }
 
 func (b *backlog) list() []*unsaved {
@@ -86,31 +94,67 @@ func (b *backlog) list() []*unsaved {
 // merge puts the answer into the record, exactly if that still holds the refresh
 // token which the answer was bought with.
 func (u *unsaved) merge(rec *Record, policy cyclePolicy, now time.Time) (EventType, error) {
-	switch {
-	case rec == nil || rec.IsTombstone():
+	if rec == nil || rec.IsTombstone() {
 		return "", connectionNotFound(u.key)
-	case rec.refreshTokenHash() != u.bought:
+	}
+	if u.isSavedIn(rec) {
+		return "", errSavedAlready
+	}
+	if rec.refreshTokenHash() != u.bought || u.isStaleFor(rec) {
 		return "", errSuperseded
-	case u.answer.accessToken.IsZero():
+	}
+	if u.answer.accessToken.IsZero() {
 		// A new refresh token came alone: it is what the next attempt sends.
 		rec.rotate(u.answer.refreshToken)
 		rec.Generation++
-		return rec.fail(u.answer, policy, now), nil
-	default:
-		return rec.succeed(u.answer), nil
+		u.event = rec.fail(u.answer, policy, now)
+	} else {
+		u.event = rec.succeed(u.answer)
 	}
+	return u.event, nil
+}
+
+// errSavedAlready ends an update because the record holds the answer: an earlier save
+// was done, and only its own answer was lost.
+var errSavedAlready = errors.New("the record holds this answer")
+
+func (u *unsaved) isSavedIn(rec *Record) bool {
+	c, ans := rec.Credentials, u.answer
+	if c == nil || ans.accessToken.IsZero() && ans.refreshToken.Hash() == u.bought {
+		return false
+	}
+	return (ans.accessToken.IsZero() || c.AccessToken.Equal(ans.accessToken)) &&
+		(ans.refreshToken.IsZero() || c.RefreshToken.Equal(ans.refreshToken))
+}
+
+// isStaleFor reports whether the record has a token from a later redeem of the same
+// refresh token, which the endpoint did not replace. Of an answer with a refresh token
+// of its own nothing is ever called stale: it may be the only one that works.
+func (u *unsaved) isStaleFor(rec *Record) bool {
+	if rec.Lease != nil && rec.Lease.ID == u.id {
+		return false // nobody has redeemed since, whatever the clocks of others say
+	}
+	replaced := !u.answer.refreshToken.IsZero() && u.answer.refreshToken.Hash() != u.bought
+	c := rec.Credentials
+	return !replaced && c != nil && c.Redeemed && c.IssuedAt.After(u.answer.sentAt)
+}
+
+// isFinal reports whether err says that an answer is of no use any more. Whatever else
+// went wrong, the answer is kept.
+func isFinal(err error) bool {
+	return errors.Is(err, errSuperseded) || errors.Is(err, ErrConnectionNotFound)
 }
 
 // keep adds an answer to the backlog, and to the journal if there is one.
 func (b *Broker) keep(ctx context.Context, cfg *Config, u *unsaved) {
 	u.done = make(chan struct{})
+	b.backlog.add(u) // before it is in the journal, where others would find it
 	if err := b.journalAnswer(ctx, u); err != nil {
 		cfg.logger().LogAttrs(ctx, slog.LevelError, "neither the store nor the journal takes a refreshed token; it is in memory only",
 			slog.String("connection", u.key.String()), slog.String("error", err.Error()))
 	} else {
-		u.journaled = true
+		u.journaled.Store(true)
 	}
-	b.backlog.add(u)
 }
 
 var errNoJournal = errors.New("there is no journal")
@@ -151,7 +195,9 @@ func (b *Broker) adopt(ctx context.Context) error {
 		}
 		u, err := decodeUnsaved(entry)
 		if err != nil {
-			return err
+			// It stays in the journal. The others are not to suffer for it.
+			b.Config().logger().LogAttrs(ctx, slog.LevelError, "an entry of the journal is of no use", slog.String("error", err.Error()))
+			continue
 		}
 		b.backlog.adopted[entry.ID] = struct{}{}
 		b.backlog.add(u)
@@ -188,10 +234,12 @@ func decodeUnsaved(entry JournalEntry) (*unsaved, error) {
 	if ans.accessToken.IsZero() {
 		ans.class, ans.code = ClassTransient, codeNoAccessToken
 	}
-	return &unsaved{
+	u := &unsaved{
 		id: entry.ID, key: Key{Application: w.Application, Consumer: w.Consumer, Connector: id},
-		bought: w.Bought, answer: ans, journaled: true, done: make(chan struct{}),
-	}, nil
+		bought: w.Bought, answer: ans, done: make(chan struct{}),
+	}
+	u.journaled.Store(true)
+	return u, nil
 }
 
 // replay makes sure that the journal has been read since the broker began, and that
@@ -209,8 +257,8 @@ func (b *Broker) replay(ctx context.Context) error {
 	return b.flush(ctx)
 }
 
-// flush saves the whole backlog. It is not done before every answer is in the store,
-// or has turned out to be worth nothing there.
+// flush saves the whole backlog. Its error is that of a store which does not answer;
+// what cannot be saved for another reason stays, and blocks its own connection alone.
 func (b *Broker) flush(ctx context.Context) error {
 	select {
 	case <-b.backlog.flushing:
@@ -219,22 +267,32 @@ func (b *Broker) flush(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", ErrStoreUnavailable, ctx.Err())
 	}
 	for _, u := range b.backlog.list() {
-		if err := b.flushAnswer(ctx, u); err != nil {
+		if err := b.flushAnswer(ctx, u); isUnavailable(err) {
 			return err
+		} else if err != nil {
+			b.Config().logger().LogAttrs(ctx, slog.LevelError, "a refreshed token cannot be saved; its connection is not written to",
+				slog.String("connection", u.key.String()), slog.String("error", err.Error()))
 		}
 	}
 	return nil
 }
 
-// flushAdopted saves what the journal had as soon as the store takes it. To leave that to
-// the next save would be too late: another replica takes the lease over meanwhile, and
-// sends the refresh token that the answer has cost.
-func (b *Broker) flushAdopted() {
-	for wait := minSaveRetry; b.flush(b.life) != nil; wait = min(2*wait, maxSaveRetry) {
-		if b.clock.Sleep(b.life, wait) != nil {
-			return
+// Recover reads the journal, in the background, and saves what it has as soon as the
+// store takes it. To leave that to the next save would be too late: another replica
+// would take the lease over meanwhile, and send the refresh token that the answer has
+// cost. Where there is nothing in the journal the store is not opened for it.
+func (b *Broker) Recover() {
+	b.begin(func() {
+		for wait := minSaveRetry; ; wait = min(2*wait, maxSaveRetry) {
+			err := b.adopt(b.life)
+			if err == nil && !b.backlog.pending() || err == nil && b.flush(b.life) == nil {
+				return
+			}
+			if b.clock.Sleep(b.life, wait) != nil {
+				return
+			}
 		}
-	}
+	})
 }
 
 func (b *Broker) flushAnswer(ctx context.Context, u *unsaved) error {
@@ -243,31 +301,35 @@ func (b *Broker) flushAnswer(ctx context.Context, u *unsaved) error {
 	if conn := cfg.Connectors[u.key.Connector]; conn != nil {
 		policy.rotation = conn.Rotation
 	}
-	u.snap, u.event, u.err = b.settle(ctx, u.key, b.saveNow, func(rec *Record) (EventType, error) {
+	snap, _, err := b.settle(ctx, u.key, b.saveNow, func(rec *Record) (EventType, error) {
 		return u.merge(rec, policy, b.clock.Now())
 	})
-	if isUnavailable(u.err) {
-		return u.err
+	if errors.Is(err, errSavedAlready) {
+		snap, err = b.refresher(u.key).load(ctx)
 	}
-	b.backlog.remove(u.id)
+	if err != nil && !isFinal(err) {
+		return err
+	}
+	u.snap, u.err = snap, err
 	attrs := []slog.Attr{slog.String("connection", u.key.String())}
-	if u.err != nil {
-		attrs = append(attrs, slog.String("reason", u.err.Error()))
+	if err != nil {
+		attrs = append(attrs, slog.String("reason", err.Error()))
 		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "a refreshed token that had not been saved is of no use any more", attrs...)
 	} else {
 		cfg.logger().LogAttrs(ctx, slog.LevelInfo, "the store has taken a refreshed token that had not been saved", attrs...)
-		b.destroyEarlier(ctx, u.key, u.snap.rev)
+		b.destroyEarlier(ctx, u.key, snap.rev)
 		if conn := cfg.Connectors[u.key.Connector]; conn != nil {
-			b.emit(ctx, cfg, conn, u.event, u.snap.rec)
+			b.emit(ctx, cfg, conn, u.event, snap.rec)
 		}
 	}
-	close(u.done)
-	if u.journaled {
+	if u.journaled.Load() {
 		if err := b.journal.Remove(ctx, u.id); err != nil {
-			// Nothing is lost: it would be merged once more, and find itself superseded.
+			// Nothing is lost: it would be merged once more, and be found saved.
 			attrs = append(attrs, slog.String("error", err.Error()))
 			cfg.logger().LogAttrs(ctx, slog.LevelWarn, "an entry of the journal could not be removed", attrs...)
 		}
 	}
+	b.backlog.remove(u)
+	close(u.done)
 	return nil
 }

@@ -153,9 +153,10 @@ func (b *Broker) store(ctx context.Context) (Store, error) {
 			return nil, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
 		}
 		b.opened.Store(&s)
-		if b.backlog.pending() {
-			b.begin(b.flushAdopted)
+		if b.life.Err() != nil {
+			return nil, errors.Join(ErrShuttingDown, b.closeStore())
 		}
+		b.Recover()
 		b.begin(b.sweepRegularly)
 		return s, nil
 	})
@@ -202,7 +203,7 @@ func (b *Broker) begin(work func()) bool {
 }
 
 // Close starts no new redeem, waits until those under way are finished and saved,
-// and closes the store. If ctx ends before, its error is returned; the log then
+// and closes store and journal. If ctx ends before, its error is returned; the log then
 // names the connections whose new token was not saved.
 func (b *Broker) Close(ctx context.Context) error {
 	b.mu.Lock()
@@ -217,11 +218,28 @@ func (b *Broker) Close(ctx context.Context) error {
 	}()
 	select {
 	case <-done:
+		return b.release()
 	case <-ctx.Done():
 		b.logUnsaved(ctx)
+		go func() { // the process may go on without this broker
+			<-done
+			_ = b.release()
+		}()
 		return fmt.Errorf("refreshes are still under way: %w", ctx.Err())
 	}
-	if s := b.opened.Load(); s != nil {
+}
+
+// release closes what the broker works with, once nobody does.
+func (b *Broker) release() error {
+	err := b.closeStore()
+	if closer, ok := b.journal.(io.Closer); ok {
+		err = errors.Join(err, closer.Close())
+	}
+	return err
+}
+
+func (b *Broker) closeStore() error {
+	if s := b.opened.Swap(nil); s != nil {
 		if closer, ok := (*s).(io.Closer); ok {
 			return closer.Close()
 		}
@@ -232,7 +250,7 @@ func (b *Broker) Close(ctx context.Context) error {
 func (b *Broker) logUnsaved(ctx context.Context) {
 	for _, u := range b.backlog.list() {
 		level, msg := slog.LevelWarn, "the store did not take a refreshed token before the shutdown; the journal has it, and the next process on this machine saves it"
-		if !u.journaled {
+		if !u.journaled.Load() {
 			level, msg = slog.LevelError, "neither the store nor the journal took a refreshed token before the shutdown; the connection may have to be authorised again"
 		}
 		b.Config().logger().LogAttrs(ctx, level, msg, slog.String("connection", u.key.String()))

@@ -101,7 +101,7 @@ func classifySuccess(ans answer, t *tokenTransport, token *oauth2.Token, err err
 		}
 		return ans
 	}
-	if err == nil && t.complete {
+	if err == nil && t.complete && len(token.AccessToken) <= maxToken && len(token.RefreshToken) <= maxToken {
 		ans.accessToken, ans.refreshToken, ans.tokenType = NewSecret(token.AccessToken), NewSecret(token.RefreshToken), token.Type()
 		if !token.Expiry.IsZero() {
 			// x/oauth2 has added the lifetime to the time of now; whole seconds undo that.
@@ -112,6 +112,9 @@ func classifySuccess(ans answer, t *tokenTransport, token *oauth2.Token, err err
 	// What x/oauth2 could not read may hold the only copy of the next refresh token.
 	if t.complete {
 		ans.accessToken, ans.refreshToken = NewSecret(fields["access_token"]), NewSecret(fields["refresh_token"])
+	}
+	if len(ans.accessToken.Reveal()) > maxToken || len(ans.refreshToken.Reveal()) > maxToken {
+		ans.accessToken, ans.refreshToken = Secret{}, Secret{}
 	}
 	switch {
 	case !ans.accessToken.IsZero():

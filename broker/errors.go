@@ -21,6 +21,9 @@ var (
 	// It may be another time; nothing is known about the record meanwhile.
 	ErrStoreUnavailable = errors.New("the store is unavailable")
 
+	// ErrRecordTooLarge means that the store does not take a record of that size, ever.
+	ErrRecordTooLarge = errors.New("the record is too large for the store")
+
 	// ErrConnectorNotFound means that the configuration has no connector block for
 	// the service.
 	ErrConnectorNotFound = errors.New("no such connector")
@@ -88,6 +91,8 @@ type TokenError struct {
 
 	// Parked: no further attempt is made until the connection is imported again.
 	Parked bool
+	// Unfit: what the connection has in its settings cannot be used; Err says which.
+	Unfit bool
 	// FirstRedeem: the failure came with the first redeem after an import.
 	FirstRedeem bool
 

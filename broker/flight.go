@@ -87,19 +87,29 @@ func (r *refresher) planRetry(cause context.Context, snap *snapshot, err error) 
 	if wait <= 0 {
 		wait = storeRetry // something else was in the way, a paused connector or another replica's lease
 	}
+	at := b.clock.Now().Add(wait)
 	r.mu.Lock()
-	planned := r.retrying
-	r.retrying = true
-	r.mu.Unlock()
-	if planned {
-		return
+	defer r.mu.Unlock()
+	if r.cancelRetry != nil {
+		if !at.Before(r.retryAt) {
+			return
+		}
+		r.cancelRetry() // what was planned for later is not to keep this one waiting
 	}
+	ctx, cancel := context.WithCancel(b.life)
+	r.retryAt, r.cancelRetry = at, cancel
 	b.begin(func() {
-		err := b.clock.Sleep(b.life, wait)
+		defer cancel()
+		if b.clock.Sleep(ctx, wait) != nil {
+			return
+		}
 		r.mu.Lock()
-		r.retrying = false
+		superseded := ctx.Err() != nil
+		if !superseded {
+			r.cancelRetry = nil
+		}
 		r.mu.Unlock()
-		if err == nil {
+		if !superseded {
 			r.start(cause)
 		}
 	})
@@ -140,7 +150,9 @@ func (a *attempt) once(ctx context.Context) (*snapshot, error) {
 		return nil, err
 	}
 	if held.lease == nil {
-		return held.snap, nil // nothing to do, or nothing left to do
+		// Nothing to do, or nothing left to do: calls need not ask again at once.
+		a.refresher.idleUntil.Store(a.refresher.broker.clock.Now().Add(storeRetry).UnixNano())
+		return held.snap, nil
 	}
 	sentAt := a.refresher.broker.clock.Now()
 	if held.isLate(sentAt, a.cfg.refreshTimeout()) {
@@ -186,7 +198,7 @@ func (a *attempt) due(ctx context.Context, rec *Record, snap *snapshot, now time
 		return false, nil
 	}
 	if _, err := a.conn.RenderTokenURL(rec.Settings); err != nil {
-		return false, &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: codeMissingSettings, Err: err}
+		return false, &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: codeMissingSettings, Unfit: true, Err: err}
 	}
 	if now.Before(rec.Cycle.RetryAt) {
 		if !expired {
@@ -198,7 +210,7 @@ func (a *attempt) due(ctx context.Context, rec *Record, snap *snapshot, now time
 		if !expired {
 			return false, nil
 		}
-		return false, a.paused(until)
+		return false, paused(a.refresher.key, until)
 	}
 	return true, nil
 }

@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -101,6 +103,12 @@ func (r *Record) importInto(conn *Connector, imp *Import, now time.Time) (Import
 	r.Settings = mergePatch(r.Settings, conn.unmask(imp.Settings))
 	r.Metadata = mergePatch(r.Metadata, imp.Metadata)
 	r.UpdatedAt = now
+	if err := r.checkSize(); err != nil {
+		return "", err
+	}
+	if err := conn.checkFit(r.Settings); err != nil {
+		return "", err
+	}
 	if conn.AuthType != connector.OAuth2 {
 		return r.importSettings(conn, imp)
 	}
@@ -113,6 +121,44 @@ func (r *Record) importInto(conn *Connector, imp *Import, now time.Time) (Import
 		r.Cycle.Queued = true
 	}
 	return outcome, nil
+}
+
+// maxObjects bounds what settings and metadata of a connection are together, encoded, in
+// bytes: merging could make them grow for ever, and stores have limits of their own.
+const maxObjects = 256 << 10
+
+func (r *Record) checkSize() error {
+	size := 0
+	for _, object := range []map[string]any{r.Settings, r.Metadata} {
+		encoded, err := json.Marshal(object)
+		if err != nil {
+			return badBody("settings or metadata", "cannot be encoded", "send plain JSON")
+		}
+		size += len(encoded)
+	}
+	if size > maxObjects {
+		return &InputError{Kind: Contradiction, Field: "settings and metadata",
+			Fault: fmt.Sprintf("have %d bytes together with what is stored", size),
+			Fix:   fmt.Sprintf("keep them below %d, null removes a member", maxObjects)}
+	}
+	return nil
+}
+
+// checkFit reports a setting that cannot stand where the connector's URLs have it. One
+// that is missing is no fault yet.
+func (c *Connector) checkFit(settings map[string]any) error {
+	if len(c.MissingSettings(settings)) > 0 {
+		return nil
+	}
+	_, err := c.RenderBaseURL(settings)
+	if c.AuthType == connector.OAuth2 && err == nil {
+		_, err = c.RenderTokenURL(settings)
+	}
+	if unfit, ok := errors.AsType[*connector.SettingError](err); ok {
+		return &InputError{Kind: Contradiction, Field: "settings." + unfit.Setting, Fault: unfit.Fault,
+			Fix: fmt.Sprintf("send one that fits the URLs of %s", c.ID)}
+	}
+	return nil
 }
 
 // importSettings is the import of a connection whose credentials are settings.
@@ -232,17 +278,42 @@ func (c *Connector) canRefresh(cred *Credentials) bool {
 	return cred != nil && !cred.RefreshToken.IsZero()
 }
 
-// unmask returns settings without the sensitive ones that are only the mask that
-// callers are shown.
+// unmask returns settings without what is only the mask that callers are shown. A list
+// with a mask in it is left out whole: nobody could say what stood there.
 func (c *Connector) unmask(settings map[string]any) map[string]any {
 	out := make(map[string]any, len(settings))
 	for name, value := range settings {
-		if value == Mask && c.IsSensitive(name) {
-			continue
+		switch nested := value.(type) {
+		case map[string]any:
+			out[name] = c.unmask(nested)
+		case []any:
+			if !c.isMasked(nested) {
+				out[name] = value
+			}
+		default:
+			if value != Mask || !c.IsSensitive(name) {
+				out[name] = value
+			}
 		}
-		out[name] = value
 	}
 	return out
+}
+
+// isMasked reports whether something in a list is masked.
+func (c *Connector) isMasked(list []any) bool {
+	return slices.ContainsFunc(list, func(value any) bool {
+		switch nested := value.(type) {
+		case []any:
+			return c.isMasked(nested)
+		case map[string]any:
+			for name, value := range nested {
+				if value == Mask && c.IsSensitive(name) || c.isMasked([]any{value}) {
+					return true
+				}
+			}
+		}
+		return false
+	})
 }
 
 // needsFirstRefresh reports whether an import is to be followed by a refresh: the
@@ -298,8 +369,19 @@ func appendHash(hashes []TokenHash, token Secret, most int) []TokenHash {
 }
 
 func (b *Broker) warnOfLongLifetime(ctx context.Context, cfg *Config, key Key, imp *Import) {
-	if c := imp.Credentials; c != nil && c.ExpiresIn != nil && *c.ExpiresIn >= longLifetime {
+	c := imp.Credentials
+	if c == nil {
+		return
+	}
+	var lifetime time.Duration
+	switch {
+	case !c.ExpiresAt.IsZero():
+		lifetime = c.ExpiresAt.Sub(b.clock.Now())
+	case c.ExpiresIn != nil:
+		lifetime = *c.ExpiresIn
+	}
+	if lifetime >= longLifetime {
 		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "imported token has a lifetime of a year or more; expires_in is in seconds",
-			slog.String("connection", key.String()), slog.Duration("lifetime", *c.ExpiresIn))
+			slog.String("connection", key.String()), slog.Duration("lifetime", lifetime))
 	}
 }

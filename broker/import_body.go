@@ -17,6 +17,9 @@ import (
 // MaxImportBody bounds the body of an import, in bytes.
 const MaxImportBody = 1 << 20
 
+// maxToken bounds a token, in bytes. The longest in use have some ten thousand.
+const maxToken = 64 << 10
+
 // maxLifetime bounds expires_in, so that no arithmetic with it overflows.
 const maxLifetime = 100 * 365 * 24 * time.Hour
 
@@ -191,6 +194,10 @@ func tokenMember(name string, raw json.RawMessage) (Secret, error) {
 	if err != nil {
 		return Secret{}, err
 	}
+	if len(s) > maxToken {
+		return Secret{}, &InputError{Kind: Contradiction, Field: name,
+			Fault: fmt.Sprintf("is longer than %d bytes", maxToken), Fix: "send the token alone"}
+	}
 	for i := range len(s) {
 		if s[i] < 0x20 || s[i] > 0x7e {
 			return Secret{}, &InputError{
@@ -211,6 +218,9 @@ func timeMember(name string, raw json.RawMessage) (time.Time, error) {
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {
 		return time.Time{}, badBody(name, "must be a date-time (RFC 3339)", `send it like "2026-01-02T15:04:05Z"`)
+	}
+	if t = t.UTC(); t.Year() < 1 || t.Year() > 9999 {
+		return time.Time{}, badBody(name, "is out of range", "send a year from 1 to 9999, in UTC")
 	}
 	return t, nil
 }

@@ -37,6 +37,7 @@ func TestImportRejectsBadInput(t *testing.T) {
 		"issued_at no date":         {`{"credentials":{` + tokens + `,"issued_at":"yesterday"}}`, broker.BadSyntax, "credentials.issued_at"},
 		"issued_at a number":        {`{"credentials":{` + tokens + `,"issued_at":1600000000}}`, broker.BadSyntax, "credentials.issued_at"},
 		"expires_at no date":        {`{"credentials":{` + tokens + `,"expires_at":"2026"}}`, broker.BadSyntax, "credentials.expires_at"},
+		"expires_at beyond years":   {`{"credentials":{` + tokens + `,"expires_at":"9999-12-31T23:59:59-01:00"}}`, broker.BadSyntax, "credentials.expires_at"},
 		"expires_in a string":       {`{"credentials":{` + tokens + `,"expires_in":"3600"}}`, broker.BadSyntax, "credentials.expires_in"},
 		"expires_in a fraction":     {`{"credentials":{` + tokens + `,"expires_in":1.5}}`, broker.BadSyntax, "credentials.expires_in"},
 		"expires_in huge":           {`{"credentials":{` + tokens + `,"expires_in":1e999}}`, broker.BadSyntax, "credentials.expires_in"},

@@ -3,6 +3,7 @@ package broker
 import (
 	"encoding/base64"
 	"fmt"
+	"io"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -17,6 +18,10 @@ import (
 // ErrorHeader is set on responses that the broker made itself; on responses of
 // downstream it is removed, so that they cannot pass for such.
 const ErrorHeader = "X-Token-Broker-Error"
+
+// ImportHeader says what an import did to the credentials, see [ImportOutcome]. It too
+// is removed from responses of downstream.
+const ImportHeader = "X-Token-Broker-Import"
 
 // An Authorization is a credential that was put into a request.
 type Authorization struct {
@@ -80,7 +85,6 @@ func (a *Authorization) place(req *http.Request, p connector.Placement, snap *sn
 	case connector.InQuery:
 		setQuery(req.URL, p.Name, value)
 		a.sent(value)
-		a.sent(url.QueryEscape(value))
 	case connector.InBasic:
 		password, err := a.value(p, p.PasswordSetting, snap)
 		if err != nil {
@@ -93,7 +97,7 @@ func (a *Authorization) place(req *http.Request, p connector.Placement, snap *sn
 	default:
 		header, err := p.Header(value)
 		if err != nil {
-			return &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: "invalid_credential", Err: err}
+			return &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: "invalid_credential", Unfit: true, Err: err}
 		}
 		setHeader(req, p.Name, header)
 		if p.Setting == "" || a.conn.IsSensitive(p.Setting) {
@@ -103,7 +107,15 @@ func (a *Authorization) place(req *http.Request, p connector.Placement, snap *sn
 	return nil
 }
 
-func (a *Authorization) sent(value string) { a.values = append(a.values, NewSecret(value)) }
+// sent notes a value that responses are not to show, in the forms that it may have there.
+func (a *Authorization) sent(value string) {
+	forms := []string{value, url.QueryEscape(value), url.PathEscape(value), base64.StdEncoding.EncodeToString([]byte(value))}
+	for i, form := range forms {
+		if !slices.Contains(forms[:i], form) {
+			a.values = append(a.values, NewSecret(form))
+		}
+	}
+}
 
 // value returns what a placement puts: a setting, or the access token. It must not
 // be able to end a header line (RFC 9110 section 5.5).
@@ -116,13 +128,13 @@ func (a *Authorization) value(p connector.Placement, setting string, snap *snaps
 	}
 	if value == "" {
 		return "", &TokenError{
-			Key: a.refresher.key, Class: ClassConfiguration, Code: codeMissingSettings,
+			Key: a.refresher.key, Class: ClassConfiguration, Code: codeMissingSettings, Unfit: true,
 			Err: fmt.Errorf("setting %q is empty", setting),
 		}
 	}
 	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return "", &TokenError{
-			Key: a.refresher.key, Class: ClassConfiguration, Code: "invalid_credential",
+			Key: a.refresher.key, Class: ClassConfiguration, Code: "invalid_credential", Unfit: true,
 			Err: fmt.Errorf("the value for %s %s contains a control character; import the connection again", p.Kind, p.Name),
 		}
 	}
@@ -176,17 +188,45 @@ func setsParameter(pair, name string) bool {
 
 // Observe is called with downstream's response: it takes note of a 401, and removes
 // from the headers what only the broker may say and what the caller may not see.
+// Trailers come after the body: it is read through one that does the same at its end.
+// That of a switch of protocols stays what it is, a connection.
 func (a *Authorization) Observe(resp *http.Response) {
-	resp.Header.Del(ErrorHeader)
-	for _, secret := range a.values {
-		scrub(resp.Header, secret.Reveal())
-		scrub(resp.Trailer, secret.Reveal())
+	a.Scrub(resp.Header)
+	if resp.Body != nil && resp.StatusCode != http.StatusSwitchingProtocols {
+		resp.Body = &scrubbedBody{ReadCloser: resp.Body, auth: a, resp: resp}
 	}
 	if resp.StatusCode == http.StatusUnauthorized {
 		a.rejected()
 	} else {
 		a.refresher.accepted(a.generation)
 	}
+}
+
+// Scrub removes from a header of downstream what only the broker may say and what the
+// caller may not see. [Authorization.Observe] does it for a response; this is for those
+// before it (1xx).
+func (a *Authorization) Scrub(header http.Header) {
+	header.Del(ErrorHeader)
+	header.Del(ImportHeader)
+	for _, secret := range a.values {
+		scrub(header, secret.Reveal())
+	}
+}
+
+// A scrubbedBody scrubs the trailers that have come when it has been read.
+type scrubbedBody struct {
+	io.ReadCloser
+	auth *Authorization
+	resp *http.Response
+}
+
+// Read implements [io.Reader].
+func (b *scrubbedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.auth.Scrub(b.resp.Trailer)
+	}
+	return n, err
 }
 
 // rejected parks a connection whose token downstream refused and that has no way to

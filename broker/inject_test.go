@@ -3,6 +3,7 @@ package broker_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -173,6 +174,9 @@ func TestResponseHeadersDoNotShowTheCredential(t *testing.T) {
 		resp.Header.Set(broker.ErrorHeader, "forged")
 		resp.Trailer = http.Header{"X-Late": {brokertest.AccessCanary}}
 		auth.Observe(resp)
+		if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "ok" {
+			t.Errorf("got body %q, %v", body, err)
+		}
 		if got, want := fmt.Sprint(resp.Header["X-Echo"], resp.Trailer["X-Late"]), "[a Bearer REDACTED!] [REDACTED]"; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}

@@ -60,8 +60,8 @@ func TestAnswerThatTheStoreDoesNotTakeSurvivesACrash(t *testing.T) {
 // abandon ends a broker that stands for a crashed process.
 func abandon(t *testing.T, b *broker.Broker) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := b.Close(ctx); err != nil {
 			t.Error(err)

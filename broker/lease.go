@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -47,9 +48,6 @@ func (o *observer) overdue(lease *Lease, now time.Time) bool {
 	return now.Sub(o.since) >= lease.Duration
 }
 
-// interrupted forgets what was seen: the lease may have changed hands unseen.
-func (o *observer) interrupted() { o.id = "" }
-
 // acquire gets the right to redeem the stored refresh token, if that is due. Not to
 // get it never permits a redeem: acquire waits and reads again then.
 func (a *attempt) acquire(ctx context.Context) (*hold, error) {
@@ -67,13 +65,6 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 		case errors.Is(err, ErrNotFound):
 			a.refresher.forget()
 			return nil, connectionNotFound(a.refresher.key)
-		case err != nil && observed.id != "" && b.life.Err() == nil:
-			// Somebody else is refreshing: go on waiting for them.
-			observed.interrupted()
-			if err := b.clock.Sleep(ctx, leasePoll); err != nil {
-				return nil, ErrShuttingDown
-			}
-			continue
 		case err != nil:
 			return nil, err
 		}
@@ -104,11 +95,14 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 		}
 		if !a.probing {
 			if until := b.pauses.claim(a.conn, b.clock.Now()); !until.IsZero() {
-				return nil, a.paused(until)
+				return nil, paused(a.refresher.key, until)
 			}
 			a.probing = true
 		}
 		held, err := a.takeLease(ctx, rec, rev, takeover)
+		if err != nil && !errors.Is(err, ErrConflict) {
+			b.pauses.release(a.conn, b.clock.Now()) // the try that was claimed was not made
+		}
 		if !errors.Is(err, ErrConflict) {
 			return held, err
 		}
@@ -146,12 +140,13 @@ func (a *attempt) takeLease(ctx context.Context, rec *Record, rev Revision, take
 	if takeover {
 		next.Cycle.Ambiguous++
 	}
-	a.refresher.setUnsent(next.Lease.ID)
+	a.refresher.noteUnsent(next.Lease.ID)
 	begun := b.clock.Now()
 	saved, err := b.save(ctx, next, rev)
 	if err != nil {
 		return nil, err
 	}
+	a.refresher.setUnsent(next.Lease.ID)
 	a.logLease(ctx, next.Lease, rec.Lease, takeover)
 	held := &hold{lease: next.Lease, rec: next, rev: saved, takeover: takeover, begun: begun}
 	held.snap = a.refresher.install(next, saved, begun)
@@ -204,7 +199,16 @@ func (b *Broker) isShared() bool {
 	return true
 }
 
-func (r *refresher) setUnsent(leaseID string) {
+// noteUnsent remembers a lease that is about to be written: whatever becomes of the
+// save, nothing has been sent with it.
+func (r *refresher) noteUnsent(leaseID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unsent = append(r.unsent, leaseID)
+}
+
+// setUnsent forgets the leases before: the record holds leaseID, or none that counts.
+func (r *refresher) setUnsent(leaseID ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unsent = leaseID
@@ -213,5 +217,5 @@ func (r *refresher) setUnsent(leaseID string) {
 func (r *refresher) isUnsent(leaseID string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.unsent != "" && r.unsent == leaseID
+	return slices.Contains(r.unsent, leaseID)
 }

@@ -65,6 +65,16 @@ func (p *pauses) claim(conn *Connector, now time.Time) time.Time {
 	return time.Time{}
 }
 
+// release gives back what claim allowed, since nothing was tried.
+func (p *pauses) release(conn *Connector, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if paused, ok := p.paused[conn.ID]; ok && paused.client == conn.clientSettings() {
+		paused.until = now
+		p.paused[conn.ID] = paused
+	}
+}
+
 // pause stops the connector for a while and reports whether it was not paused yet.
 func (p *pauses) pause(conn *Connector, until time.Time) bool {
 	p.mu.Lock()

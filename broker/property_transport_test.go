@@ -3,6 +3,7 @@ package broker_test
 import (
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"time"
 
@@ -47,7 +48,6 @@ type processTransport struct{ *process }
 
 // RoundTrip implements [http.RoundTripper].
 func (t processTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	// This much does not write the request: its end is not reached yet.
 	body := make([]byte, req.ContentLength)
 	if _, err := io.ReadFull(req.Body, body); err != nil {
 		return nil, err
@@ -64,11 +64,10 @@ func (t processTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if err := req.Context().Err(); err != nil || a.kind == unsent {
+		// As net/http tells of a request that could not be written whole.
+		httptrace.ContextClientTrace(req.Context()).WroteRequest(httptrace.WroteRequestInfo{Err: errReset})
 		t.world.returned(a, broker.ClassTransient)
 		return nil, errReset
-	}
-	if _, err := io.ReadAll(req.Body); err != nil { // now it is written
-		return nil, err
 	}
 	t.world.send(a)
 	replies := make(chan reply, 1)

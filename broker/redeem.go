@@ -67,7 +67,7 @@ func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans
 		Transport:     once,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	a.refresher.setUnsent("")
+	a.refresher.setUnsent()
 	token, err := a.requestToken(context.WithValue(ctx, oauth2.HTTPClient, client), tokenURL, held)
 	ans = classify(once, token, err, &a.conn.Definition, a.secrets(held), sentAt)
 	ans.sentAt = sentAt
@@ -131,7 +131,7 @@ func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		},
 	}))
 	if req.Body != nil {
-		req.Body = &handedBody{req.Body, &t.handed}
+		req.Body = &handedBody{ReadCloser: req.Body, left: req.ContentLength, handed: &t.handed}
 	}
 	req.GetBody = nil // with it net/http could send the body again
 	req.Header.Set("Accept", "application/json")
@@ -162,13 +162,14 @@ func (t *tokenTransport) sent() bool { return t.handed.Load() && !t.unsent.Load(
 // A handedBody notes when all of it was read.
 type handedBody struct {
 	io.ReadCloser
+	left   int64 // bytes of it, as far as known
 	handed *atomic.Bool
 }
 
 // Read implements [io.Reader].
 func (b *handedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil {
+	if b.left -= int64(n); err != nil || b.left <= 0 {
 		b.handed.Store(true)
 	}
 	return n, err

@@ -110,7 +110,16 @@ func TestFailedReadInterruptsTheObservationOfALease(t *testing.T) {
 			}
 			return nil
 		}
-		h.token(h.key)
+		for {
+			_, err := h.Source(h.key).Token(t.Context())
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, broker.ErrStoreUnavailable) {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
 		if waited := time.Since(begun); waited < 75*time.Second {
 			t.Errorf("took over after %v, though it could not see the lease at 30s", waited)
 		}

@@ -22,7 +22,11 @@ func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snaps
 	u := &unsaved{id: held.lease.ID, key: r.key, bought: held.lease.RefreshToken, answer: ans}
 	policy := a.policy()
 	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
-	if isUnavailable(err) {
+	if errors.Is(err, errSavedAlready) {
+		event = u.event
+		snap, err = r.load(ctx)
+	}
+	if err != nil && !isFinal(err) {
 		snap, err = a.saveLater(ctx, held, u, err)
 	} else if err == nil {
 		r.broker.destroyEarlier(ctx, r.key, snap.rev)
@@ -213,8 +217,8 @@ func (r *refresher) adopt(ctx context.Context) (*snapshot, error) {
 }
 
 // paused is the error of a connection whose connector waits for a mended client.
-func (a *attempt) paused(until time.Time) error {
-	return &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: "connector_paused", RetryAt: until, givenUp: true}
+func paused(key Key, until time.Time) error {
+	return &TokenError{Key: key, Class: ClassConfiguration, Code: "connector_paused", RetryAt: until, givenUp: true}
 }
 
 func (a *attempt) emit(ctx context.Context, event EventType, snap *snapshot) {

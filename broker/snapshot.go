@@ -19,15 +19,19 @@ type refresher struct {
 	readFailed atomic.Int64             // when a read last failed, Unix nanoseconds
 	unsaved    atomic.Bool              // snap is newer than what the store has taken
 	usedAt     atomic.Int64             // when a call used the connection, Unix nanoseconds, about
+	idleUntil  atomic.Int64             // a refresh of the valid token has found nothing to do; Unix nanoseconds
 	forced     atomic.Bool              // a 401 has led to a refresh, and nothing yet says that it helped
 
-	mu       sync.Mutex // guards the fields below; never held across I/O
-	reading  *reading   // nil if nobody reads
-	flight   *flight    // nil if no refresh is under way
-	retrying bool       // a retry is planned
-	unsent   string     // id of the lease that this process wrote and did not use
-	forcing  forcing
-	highest  watermark
+	mu      sync.Mutex // guards the fields below; never held across I/O
+	reading *reading   // nil if nobody reads
+	flight  *flight    // nil if no refresh is under way
+	unsent  []string   // ids of leases that this process may have written and did not use
+
+	retryAt     time.Time          // when the next attempt is planned for
+	cancelRetry context.CancelFunc // nil if none is planned
+
+	forcing forcing
+	highest watermark
 }
 
 // A watermark is the highest generation of a record that was seen, and since when

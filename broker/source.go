@@ -86,14 +86,33 @@ func (r *refresher) current(ctx context.Context, conn *Connector) (*snapshot, er
 		return snap, nil
 	}
 	now := r.broker.clock.Now()
-	if !snap.servable(now) || snap.rec.wasRejected() {
+	refused := r.refused(snap, conn, now)
+	switch {
+	case snap.servable(now) && !snap.rec.wasRejected():
+		if snap.wantsRefresh(now) && conn.canRefresh(snap.rec.Credentials) && refused == nil && now.UnixNano() >= r.idleUntil.Load() {
+			r.start(ctx) // nobody waits: the token is valid still
+		}
+		return snap, nil
+	case refused != nil:
+		return nil, refused
+	default:
 		return r.await(ctx)
 	}
-	if snap.wantsRefresh(now) && conn.canRefresh(snap.rec.Credentials) &&
-		!snap.rec.IsParked() && !now.Before(snap.rec.Cycle.RetryAt) {
-		r.start(ctx) // nobody waits: the token is valid still
+}
+
+// refused says from what was read lately why no refresh can begin now, nil if it may.
+// That spares the store: of a dead connection there can be very many calls.
+func (r *refresher) refused(snap *snapshot, conn *Connector, now time.Time) error {
+	if snap.servable(now) && !snap.wantsRefresh(now) && !snap.rec.wasRejected() {
+		return nil
 	}
-	return snap, nil
+	if snap.rec.IsParked() || now.Before(snap.rec.Cycle.RetryAt) {
+		return snap.rec.tokenError(now)
+	}
+	if until := r.broker.pauses.until(conn, now); !until.IsZero() {
+		return paused(r.key, until)
+	}
+	return nil
 }
 
 // wasRejected reports whether downstream has refused an access token that there is
@@ -107,6 +126,10 @@ func (r *refresher) await(ctx context.Context) (*snapshot, error) {
 	f := r.start(ctx)
 	select {
 	case <-f.done:
+		if now := r.broker.clock.Now(); f.err == nil && !f.snap.servable(now) {
+			// Landed long ago: its token is being saved still, and has expired meanwhile.
+			return nil, &TokenError{Key: r.key, Class: ClassTransient, RetryAt: now.Add(storeRetry), Err: ErrStoreUnavailable}
+		}
 		return f.snap, f.err
 	case <-ctx.Done():
 		return nil, ctx.Err()

@@ -38,6 +38,9 @@ func (b *Broker) save(ctx context.Context, rec *Record, rev Revision) (Revision,
 	if err := b.replay(ctx); err != nil {
 		return 0, err
 	}
+	if b.backlog.holds(rec.Key) {
+		return 0, fmt.Errorf("%w for %s: a refreshed token of it could not be saved", ErrStoreUnavailable, rec.Key)
+	}
 	return b.saveNow(ctx, rec, rev)
 }
 

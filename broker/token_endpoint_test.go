@@ -74,6 +74,7 @@ func TestTokenEndpointAnswers(t *testing.T) {
 		"200 without a token":         {reply(200, `{"token_type":"bearer"}`), broker.ClassAmbiguous, "unusable_answer", ""},
 		"only a refresh token":        {reply(200, `{"refresh_token":"r2"}`), broker.ClassTransient, "no_access_token", "r2"},
 		"a body of 10 MB":             {reply(200, `{"access_token":"a2","x":"`+strings.Repeat("x", 10<<20)+`"}`), broker.ClassAmbiguous, "unusable_answer", ""},
+		"a token of 100 kB":           {reply(200, `{"access_token":"`+strings.Repeat("x", 100<<10)+`","refresh_token":"r2"}`), broker.ClassAmbiguous, "unusable_answer", ""},
 		"body cut short":              {cutShort, broker.ClassAmbiguous, "unusable_answer", ""},
 		"connection reset":            {reset, broker.ClassAmbiguous, "no_answer", ""},
 		"hangs":                       {hang, broker.ClassAmbiguous, "no_answer", ""},

@@ -199,6 +199,7 @@ func (a *App) provisionConfig() error {
 // Start makes this the configuration that the broker goes by.
 func (a *App) Start() error {
 	a.shared.activate(a)
+	a.shared.broker.Recover()
 	a.logger.LogAttrs(a.ctx, slog.LevelInfo, "connections are stored in "+a.storage.String(),
 		slog.Bool("by_default", a.byDefault), slog.Int("connectors", len(a.config.Connectors)))
 	a.warnOfOpenListeners()

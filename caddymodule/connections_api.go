@@ -26,9 +26,6 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("connections_api", httpcaddyfile.Before, "respond") // and reverse_proxy
 }
 
-// importHeader says what became of the credentials of an import: stored or kept.
-const importHeader = "X-Token-Broker-Import"
-
 // requestTimeout bounds a request to the API, the reading of its body included.
 const requestTimeout = 30 * time.Second
 
@@ -158,7 +155,7 @@ func (api *ConnectionsAPI) importConnection(w http.ResponseWriter, r *http.Reque
 	if err != nil {
 		return err
 	}
-	w.Header().Set(importHeader, string(outcome))
+	w.Header().Set(broker.ImportHeader, string(outcome))
 	return writeData(w, wireConnection(conn))
 }
 

@@ -53,6 +53,9 @@ func apiErrorOf(err error, now time.Time) *apiError {
 		return newAPIError(http.StatusNotFound, "ConnectorNotFoundError", err)
 	case errors.Is(err, broker.ErrConnectionNotFound):
 		return newAPIError(http.StatusNotFound, "ConnectionNotFoundError", err)
+	case errors.Is(err, broker.ErrRecordTooLarge):
+		return &apiError{status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
+			message: broker.ErrRecordTooLarge.Error(), detail: "send less in settings or metadata", internal: err}
 	case errors.Is(err, broker.ErrConnectionDisabled):
 		return newAPIError(http.StatusForbidden, "ConnectorDisabledError", err)
 	case errors.Is(err, broker.ErrHostNotAllowed), errors.Is(err, broker.ErrAddressNotAllowed):
@@ -110,14 +113,17 @@ func inputAPIError(err *broker.InputError) *apiError {
 }
 
 // tokenAPIError tells a connection that has to be authorised again (401) from one
-// whose token will be there later (503).
+// that lacks a setting (422) and one whose token will be there later (503). Only the
+// first is a reason to ask a customer to log in anew.
 func tokenAPIError(err *broker.TokenError, now time.Time) *apiError {
 	wait := err.RetryAt.Sub(now)
 	if err.RetryAt.IsZero() {
 		wait = 0
 	}
-	final := err.Class == broker.ClassPermanent || err.Class == broker.ClassConfiguration
-	if !err.Parked && (!err.RetryAt.IsZero() || err.Err != nil && !final) {
+	if err.Unfit {
+		return &apiError{status: http.StatusUnprocessableEntity, typeName: "InvalidStateError", message: err.Error(), detail: err.Err.Error()}
+	}
+	if !err.Parked || err.Err != nil {
 		e := unavailable(err, wait)
 		e.message = fmt.Sprintf("There is no valid token for %s now, and its refresh failed (%s); try again later",
 			err.Key.Connector, err.Class)

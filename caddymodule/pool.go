@@ -2,6 +2,8 @@ package caddymodule
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,7 +34,6 @@ const (
 // or, during a reload, two at a time. It keeps nothing of any of them but the newest.
 type shared struct {
 	broker   *broker.Broker
-	journal  *journal.Journal
 	webhooks *webhook.Dispatcher
 	newest   atomic.Pointer[App] // that everything goes by; never nil
 
@@ -43,8 +44,10 @@ type shared struct {
 func newShared(first *App) *shared {
 	s := &shared{webhooks: webhook.New()}
 	s.newest.Store(first)
-	s.journal = journal.Open(journal.Config{Dir: first.journalDir(), Logger: slog.New(newestHandler{shared: s})})
-	s.broker = broker.New(broker.Options{Open: s.open, Journal: s.journal})
+	s.broker = broker.New(broker.Options{
+		Open:    s.open,
+		Journal: journal.Open(journal.Config{Dir: first.journalDir(), Logger: slog.New(newestHandler{shared: s})}),
+	})
 	s.activate(first)
 	return s
 }
@@ -59,10 +62,13 @@ func (s *shared) open(ctx context.Context) (broker.Store, error) {
 
 // journalDir is where the journal of a's broker is.
 func (a *App) journalDir() string {
-	if a.Journal != "" {
-		return a.Journal
+	dir := a.Journal
+	if dir == "" {
+		dir = filepath.Join(caddy.AppDataDir(), "token-broker", "journal")
 	}
-	return filepath.Join(caddy.AppDataDir(), "token-broker", "journal")
+	// Each storage has its own: an answer that another one waits for means nothing here.
+	sum := sha256.Sum256([]byte(a.storage.StorageKey()))
+	return filepath.Join(dir, hex.EncodeToString(sum[:8]))
 }
 
 // activate makes a the newest configuration.
@@ -109,7 +115,7 @@ func (s *shared) Destruct() error {
 	// After the broker: what it finished just now may be an event.
 	ctx, cancel = context.WithTimeout(context.Background(), webhooksTimeout)
 	defer cancel()
-	return errors.Join(err, s.journal.Close(), s.webhooks.Close(ctx))
+	return errors.Join(err, s.webhooks.Close(ctx))
 }
 
 // acquire takes hold of what is shared by the configurations with a's storage. If

@@ -143,6 +143,11 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := checkUpstream(req); err != nil {
 		return t.refuse(req, err)
 	}
+	if req.Method == http.MethodTrace || req.Method == http.MethodConnect {
+		// A TRACE comes back with the credential in its body (RFC 9110 section 9.3.8).
+		return t.refuse(req, &apiError{status: http.StatusMethodNotAllowed, typeName: "MethodNotAllowedError",
+			message: "No request of this method is sent with a credential", detail: "refused: TRACE, CONNECT"})
+	}
 	resp, err := t.exchange(req, out, key)
 	if refused, ok := errors.AsType[refusal](err); ok {
 		return t.refuse(req, refused.error)

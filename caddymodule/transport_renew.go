@@ -2,10 +2,16 @@ package caddymodule
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"sync"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
@@ -48,16 +54,62 @@ func (t *Transport) attempt(out *http.Request, key broker.Key) (*broker.Authoriz
 	if err != nil {
 		return nil, nil, refusal{err}
 	}
+	// Caddy hands 1xx responses on from a hook of its own, which runs after this one.
+	out = out.WithContext(httptrace.WithClientTrace(out.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(_ int, header textproto.MIMEHeader) error {
+			auth.Scrub(http.Header(header))
+			return nil
+		},
+	}))
 	resp, err := t.send(t.transportFor(key.Connector), out, key.Connector)
 	if errors.Is(err, broker.ErrAddressNotAllowed) {
 		return nil, nil, refusal{err}
 	}
 	if err != nil {
-		return nil, nil, err // unwrapped: reverse_proxy retries dial errors
+		return nil, nil, withoutEcho(err)
 	}
 	auth.Observe(resp)
 	return auth, resp, nil
 }
+
+// withoutEcho returns an error that Caddy can log: the text of net/http's quotes what
+// downstream has sent, which can be the credential. Dial errors stay as they are, not
+// even wrapped, since reverse_proxy tries those again.
+func withoutEcho(err error) error {
+	if _, ok := errors.AsType[reverseproxy.DialError](err); ok {
+		return err
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
+	case errors.Is(err, context.DeadlineExceeded):
+		return context.DeadlineExceeded
+	}
+	broken := &downstreamError{}
+	if timeout, ok := errors.AsType[net.Error](err); ok {
+		broken.timeout = timeout.Timeout()
+	}
+	return broken
+}
+
+// A downstreamError is a request that was sent and not answered as it should be.
+type downstreamError struct{ timeout bool }
+
+// Error implements error.
+func (e *downstreamError) Error() string {
+	if e.timeout {
+		return "downstream did not answer in time"
+	}
+	return "downstream broke the connection off, or its response is malformed"
+}
+
+// Timeout implements [net.Error]; with it reverse_proxy answers 504 and not 502.
+func (e *downstreamError) Timeout() bool { return e.timeout }
+
+// Temporary implements [net.Error].
+func (e *downstreamError) Temporary() bool { return false }
+
+var _ net.Error = (*downstreamError)(nil)
 
 // A refusal is an error of the broker, and no fault of downstream.
 type refusal struct{ error }

@@ -70,7 +70,7 @@ func (s *MemStore) Load(ctx context.Context, key broker.Key) (*broker.Record, br
 func (s *MemStore) Save(ctx context.Context, rec *broker.Record, rev broker.Revision) (broker.Revision, error) {
 	data, err := broker.EncodeRecord(rec)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("%w: %w", broker.ErrStoreUnavailable, err)
 	}
 	var saved broker.Revision
 	err = s.run(ctx, OpSave, rec.Key, func() error {

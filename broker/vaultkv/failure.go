@@ -24,6 +24,7 @@ type failure struct {
 	repeat       bool // it may have been carried out or not; another try, at once, may tell
 	why          string
 	cause        error // ctx's error, or nil
+	tooLarge     bool
 }
 
 func (f *failure) Error() string {
@@ -31,12 +32,20 @@ func (f *failure) Error() string {
 	if f.status != 0 {
 		answer = fmt.Sprintf("answered %d to", f.status)
 	}
-	return fmt.Sprintf("%v: Vault %s %s %s: %s", broker.ErrStoreUnavailable, answer, f.method, f.path, f.why)
+	kind := broker.ErrStoreUnavailable
+	if f.tooLarge {
+		kind = broker.ErrRecordTooLarge
+	}
+	return fmt.Sprintf("%v: Vault %s %s %s: %s", kind, answer, f.method, f.path, f.why)
 }
 
-// Unwrap makes every failure an ErrStoreUnavailable. A conflict and a 404 can be
+// Unwrap makes every failure an ErrStoreUnavailable, but for a record that is never
+// going to fit. A conflict and a 404 can be
 // answers; who expects them asks isConflict and isNotFound first.
 func (f *failure) Unwrap() []error {
+	if f.tooLarge {
+		return []error{broker.ErrRecordTooLarge}
+	}
 	if f.cause != nil {
 		return []error{broker.ErrStoreUnavailable, f.cause}
 	}
@@ -118,6 +127,7 @@ func (s *Store) refused(r request, status int, err error) *failure {
 	case status == http.StatusNotFound:
 		f.why = "there is no such path"
 	case status == http.StatusRequestEntityTooLarge || says("too large") || says("exceeds"):
+		f.tooLarge = true
 		f.why = "the record is too large for it: remove settings or metadata of the connection"
 	case status == http.StatusTooManyRequests:
 		f.why = "a rate limit of Vault was reached; raise the quota, or wait"

@@ -69,7 +69,7 @@ func (s *Store) authorized(ctx context.Context, r request) ([]byte, error) {
 	if tokenErr != nil {
 		return nil, fmt.Errorf("%w; and %w", err, tokenErr)
 	}
-	if renewed == token {
+	if renewed.Equal(token) {
 		return nil, err
 	}
 	return s.send(ctx, r, renewed)
@@ -140,7 +140,7 @@ type tokens struct {
 func (t *tokens) known(rejected broker.Secret) (broker.Secret, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.token, !t.token.IsZero() && t.token != rejected
+	return t.token, !t.token.IsZero() && !t.token.Equal(rejected)
 }
 
 func (t *tokens) set(token broker.Secret) {

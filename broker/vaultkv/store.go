@@ -103,6 +103,15 @@ func New(config Config) (*Store, error) {
 	return s, nil
 }
 
+// encryptedProxy goes by HTTPS_PROXY as Vault's own clients do. A proxy for http would
+// read the token, and every record.
+func encryptedProxy(req *http.Request) (*url.URL, error) {
+	if req.URL.Scheme != "https" {
+		return nil, nil
+	}
+	return http.ProxyFromEnvironment(req)
+}
+
 func newClient(config Config) (*api.Client, error) {
 	c := api.DefaultConfig()
 	if c.Error != nil {
@@ -118,6 +127,9 @@ func newClient(config Config) (*api.Client, error) {
 	c.MaxRetries = 0
 	// A redirect would take the token to wherever it says.
 	c.DisableRedirects = true
+	if transport, ok := c.HttpClient.Transport.(*http.Transport); ok {
+		transport.Proxy = encryptedProxy
+	}
 	// Each request has a deadline of its own; with one of vault/api's, WriteRaw cancels
 	// the answer before it can be read.
 	c.Timeout = 0

@@ -173,7 +173,7 @@ func TestTooLargeARecordIsSaid(t *testing.T) {
 	rec := record("ann", 1)
 	rec.Metadata = map[string]any{"a": strings.Repeat("x", 2<<20)}
 	_, err := store.Save(t.Context(), rec, 0)
-	if !errors.Is(err, broker.ErrStoreUnavailable) || !strings.Contains(err.Error(), "too large") {
+	if !errors.Is(err, broker.ErrRecordTooLarge) || errors.Is(err, broker.ErrStoreUnavailable) {
 		t.Errorf("Save = %v, want an error that says it is too large", err)
 	}
 }

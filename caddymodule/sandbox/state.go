@@ -60,7 +60,7 @@ func (s *state) redeem(token string, expiry time.Time) (access, refresh string, 
 		return "", "", false
 	}
 	g.issued++
-	access, refresh = "sandbox-at-"+rand.Text(), "sandbox-rotated-"+rand.Text()
+	access, refresh = "sandbox-at-"+rand.Text(), GrantPrefix+rand.Text()
 	g.current = refresh
 	s.refresh[refresh] = g
 	maps.DeleteFunc(s.access, func(_ string, t accessToken) bool { return t.expiry.Before(time.Now()) })
