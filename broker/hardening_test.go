@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -141,11 +140,13 @@ func TestJournalThatWasReplayedTwiceChangesNothing(t *testing.T) {
 				h.provider.Deliver = func(n int) error { down.Store(n == 1); return nil }
 				h.mustImport("a1", "r1", issued(2*time.Hour))
 				synctest.Wait()
-				entries := slices.Collect(func(yield func(broker.JournalEntry) bool) {
-					for entry := range h.journal.Entries(t.Context()) {
-						yield(entry)
+				var entries []broker.JournalEntry
+				for entry, err := range h.journal.Entries(t.Context()) {
+					if err != nil {
+						t.Fatal(err)
 					}
-				})
+					entries = append(entries, entry)
+				}
 				down.Store(false)
 				time.Sleep(2 * time.Hour)
 				h.token(h.key)

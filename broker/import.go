@@ -137,9 +137,11 @@ func (r *Record) checkSize() error {
 		size += len(encoded)
 	}
 	if size > maxObjects {
-		return &InputError{Kind: Contradiction, Field: "settings and metadata",
+		return &InputError{
+			Kind: Contradiction, Field: "settings and metadata",
 			Fault: fmt.Sprintf("have %d bytes together with what is stored", size),
-			Fix:   fmt.Sprintf("keep them below %d, null removes a member", maxObjects)}
+			Fix:   fmt.Sprintf("keep them below %d, null removes a member", maxObjects),
+		}
 	}
 	return nil
 }
@@ -155,8 +157,10 @@ func (c *Connector) checkFit(settings map[string]any) error {
 		_, err = c.RenderTokenURL(settings)
 	}
 	if unfit, ok := errors.AsType[*connector.SettingError](err); ok {
-		return &InputError{Kind: Contradiction, Field: "settings." + unfit.Setting, Fault: unfit.Fault,
-			Fix: fmt.Sprintf("send one that fits the URLs of %s", c.ID)}
+		return &InputError{
+			Kind: Contradiction, Field: "settings." + unfit.Setting, Fault: unfit.Fault,
+			Fix: fmt.Sprintf("send one that fits the URLs of %s", c.ID),
+		}
 	}
 	return nil
 }

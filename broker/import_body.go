@@ -195,8 +195,10 @@ func tokenMember(name string, raw json.RawMessage) (Secret, error) {
 		return Secret{}, err
 	}
 	if len(s) > maxToken {
-		return Secret{}, &InputError{Kind: Contradiction, Field: name,
-			Fault: fmt.Sprintf("is longer than %d bytes", maxToken), Fix: "send the token alone"}
+		return Secret{}, &InputError{
+			Kind: Contradiction, Field: name,
+			Fault: fmt.Sprintf("is longer than %d bytes", maxToken), Fix: "send the token alone",
+		}
 	}
 	for i := range len(s) {
 		if s[i] < 0x20 || s[i] > 0x7e {

@@ -54,8 +54,10 @@ func apiErrorOf(err error, now time.Time) *apiError {
 	case errors.Is(err, broker.ErrConnectionNotFound):
 		return newAPIError(http.StatusNotFound, "ConnectionNotFoundError", err)
 	case errors.Is(err, broker.ErrRecordTooLarge):
-		return &apiError{status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
-			message: broker.ErrRecordTooLarge.Error(), detail: "send less in settings or metadata", internal: err}
+		return &apiError{
+			status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
+			message: broker.ErrRecordTooLarge.Error(), detail: "send less in settings or metadata", internal: err,
+		}
 	case errors.Is(err, broker.ErrConnectionDisabled):
 		return newAPIError(http.StatusForbidden, "ConnectorDisabledError", err)
 	case errors.Is(err, broker.ErrHostNotAllowed), errors.Is(err, broker.ErrAddressNotAllowed):

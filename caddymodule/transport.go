@@ -145,8 +145,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if req.Method == http.MethodTrace || req.Method == http.MethodConnect {
 		// A TRACE comes back with the credential in its body (RFC 9110 section 9.3.8).
-		return t.refuse(req, &apiError{status: http.StatusMethodNotAllowed, typeName: "MethodNotAllowedError",
-			message: "No request of this method is sent with a credential", detail: "refused: TRACE, CONNECT"})
+		return t.refuse(req, &apiError{
+			status: http.StatusMethodNotAllowed, typeName: "MethodNotAllowedError",
+			message: "No request of this method is sent with a credential", detail: "refused: TRACE, CONNECT",
+		})
 	}
 	resp, err := t.exchange(req, out, key)
 	if refused, ok := errors.AsType[refusal](err); ok {

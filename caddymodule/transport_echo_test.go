@@ -1,0 +1,94 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
+	"strings"
+	"testing"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// TestDownstreamCannotHandTheCredentialOn has downstream send back what it got, in
+// every place that is not the body.
+func TestDownstreamCannotHandTheCredentialOn(t *testing.T) {
+	for name, echo := range map[string]http.HandlerFunc{
+		"header": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("X-Echo", r.Header.Get("Authorization"))
+			w.Header().Set(broker.ErrorHeader, "Forged")
+			w.Header().Set(broker.ImportHeader, "stored")
+		},
+		"early hints": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("X-Echo", r.Header.Get("Authorization"))
+			w.Header().Set(broker.ErrorHeader, "Forged")
+			w.WriteHeader(http.StatusEarlyHints)
+			w.Header().Del("X-Echo")
+			w.Header().Del(broker.ErrorHeader)
+		},
+		"trailer": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Trailer", "X-Echo")
+			_, _ = fmt.Fprint(w, "body")
+			w.Header().Set("X-Echo", r.Header.Get("Authorization"))
+			w.Header().Set(http.TrailerPrefix+broker.ErrorHeader, "Forged")
+		},
+		"malformed header": func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\n%s broken\r\n\r\n", r.Header.Get("Authorization"))
+			_ = conn.Close()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDownstream(t, echo)
+			caddyfile, log := d.proxy(t, "app my-app\nversions 1.1", "")
+			handler := run(t, caddyfile)
+			srv := httptest.NewServer(handler)
+			t.Cleanup(srv.Close)
+			importToken(t, handler, "crm/acme", "canary-access")
+
+			var seen strings.Builder
+			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+				Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+					fmt.Fprintln(&seen, code, header)
+					return nil
+				},
+			})
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, srv.URL, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("X-Apideck-Consumer-Id", "jane")
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body := readAll(t, resp)
+			_ = resp.Body.Close()
+			d.request(t)
+			fmt.Fprintln(&seen, resp.Status, resp.Header, resp.Trailer, body)
+			if name != "malformed header" && !strings.Contains(seen.String(), "REDACTED") {
+				t.Errorf("what downstream sent back did not arrive at all: %s", seen.String())
+			}
+			for what, text := range map[string]string{"the answer": seen.String(), "the log": logged(t, log)} {
+				if strings.Contains(text, "canary") || strings.Contains(text, "Forged") || strings.Contains(text, broker.ImportHeader) {
+					t.Errorf("%s has what downstream sent back:\n%s", what, text)
+				}
+			}
+		})
+	}
+}
+
+func TestNoTraceLeavesWithACredential(t *testing.T) {
+	d := newDownstream(t, ok)
+	caddyfile, _ := d.proxy(t, "app my-app", "")
+	handler := run(t, caddyfile)
+	importToken(t, handler, "crm/acme", "canary-access")
+	resp := do(t, handler, http.MethodTrace, "http://caller.test/", "", "X-Apideck-Consumer-Id", "jane")
+	wantError(t, resp, http.StatusMethodNotAllowed, "MethodNotAllowedError")
+	d.wantNone(t)
+}
