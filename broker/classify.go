@@ -75,25 +75,29 @@ func classify(t *tokenTransport, token *oauth2.Token, err error, def *connector.
 
 // classifyRefusal reads a 3xx or 4xx.
 func classifyRefusal(t *tokenTransport, def *connector.Definition, secrets []string) (Class, string) {
-	code := t.fields()["error"]
-	switch {
-	case t.status < 400, code == "":
+	if t.status < 400 {
 		return ClassConfiguration, codeHTTPStatus + strconv.Itoa(t.status)
-	case isPermanent(code, def):
-		return ClassPermanent, showable(code, secrets)
-	default:
+	}
+	fields := t.fields()
+	if word := permanentWord(fields, def); word != "" {
+		return ClassPermanent, showable(word, secrets)
+	}
+	if code := fields["error"]; code != "" {
 		return ClassConfiguration, showable(code, secrets)
 	}
+	return ClassConfiguration, codeHTTPStatus + strconv.Itoa(t.status)
 }
 
 // classifySuccess reads a 2xx, which some token endpoints send with errors too.
 func classifySuccess(ans answer, t *tokenTransport, token *oauth2.Token, err error, def *connector.Definition, secrets []string) answer {
 	fields := t.fields()
+	if word := permanentWord(fields, def); word != "" && fields["access_token"] == "" {
+		ans.class, ans.code = ClassPermanent, showable(word, secrets)
+		return ans
+	}
 	if code := fields["error"]; code != "" {
 		ans.code = showable(code, secrets)
 		switch {
-		case isPermanent(code, def):
-			ans.class = ClassPermanent
 		case slices.Contains(configurationErrors, code):
 			ans.class = ClassConfiguration
 		default:
@@ -132,8 +136,18 @@ var configurationErrors = []string{
 	"invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "invalid_request",
 }
 
-func isPermanent(code string, def *connector.Definition) bool {
-	return code == codeInvalidGrant || slices.Contains(def.PermanentErrors, code)
+// errorFields are where token endpoints say what is wrong: RFC 6749 section 5.2 has
+// only the first, HubSpot has "status", others have an object in "error".
+var errorFields = []string{"error", "error.code", "error.type", "error.status", "error_code", "errorCode", "code", "status", "type"}
+
+// permanentWord returns the word of an answer that means invalid_grant, if there is one.
+func permanentWord(fields map[string]string, def *connector.Definition) string {
+	for _, name := range errorFields {
+		if word := fields[name]; word == codeInvalidGrant || word != "" && slices.Contains(def.PermanentErrors, word) {
+			return word
+		}
+	}
+	return ""
 }
 
 // showable returns an error code that a token endpoint sent if it looks like one

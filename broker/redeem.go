@@ -175,11 +175,21 @@ func (b *handedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+func addStrings(fields map[string]string, prefix string, members map[string]json.RawMessage) {
+	for name, raw := range members {
+		var s string
+		if json.Unmarshal(raw, &s) == nil {
+			fields[prefix+name] = s
+		}
+	}
+}
+
 func (t *tokenTransport) isJSON() bool {
 	return bytes.HasPrefix(bytes.TrimSpace(t.body), []byte("{"))
 }
 
-// fields reads the members of the answer that are strings, as leniently as can be.
+// fields reads the members of the answer that are strings, as leniently as can be, and
+// those of an object in "error" as "error.code" and the like.
 func (t *tokenTransport) fields() map[string]string {
 	fields := make(map[string]string)
 	if t.isJSON() {
@@ -187,11 +197,10 @@ func (t *tokenTransport) fields() map[string]string {
 		if json.Unmarshal(t.body, &members) != nil {
 			return nil
 		}
-		for name, raw := range members {
-			var s string
-			if json.Unmarshal(raw, &s) == nil {
-				fields[name] = s
-			}
+		addStrings(fields, "", members)
+		var nested map[string]json.RawMessage
+		if json.Unmarshal(members["error"], &nested) == nil {
+			addStrings(fields, "error.", nested)
 		}
 		return fields
 	}

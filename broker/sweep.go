@@ -188,13 +188,14 @@ func (r *Record) isNeglected(conn *Connector, now time.Time) bool {
 }
 
 // isIdle reports whether the refresh token has not been used for so long that it
-// should be, to stay alive.
+// should be, to stay alive: three quarters of the time after which it lapses, so that
+// there is some left for a token endpoint or a store that is out of reach.
 func (r *Record) isIdle(conn *Connector, now time.Time) bool {
 	since := r.Credentials.IssuedAt
 	if since.IsZero() {
 		since = r.CreatedAt
 	}
-	return conn.KeepAlive > 0 && now.Sub(since) > conn.KeepAlive
+	return conn.KeepAlive > 0 && now.Sub(since) > conn.KeepAlive/4*3
 }
 
 // revive starts the refresh of a neglected connection. One that is idle is marked
