@@ -57,7 +57,7 @@ func (d *Definition) AllowsHost(scheme, hostport string, settings map[string]any
 	}
 	templated := false
 	if d.BaseURL != "" {
-		t, err := parseURLTemplate(d.BaseURL)
+		t, err := d.urlTemplate(d.BaseURL)
 		if err != nil {
 			return refuse("cannot be compared with base_url, which is no URL", "correct base_url")
 		}
@@ -76,8 +76,8 @@ func (d *Definition) AllowsHost(scheme, hostport string, settings map[string]any
 
 func (d *Definition) inAllowHosts(h hostPort, scheme string, wildcards bool) bool {
 	for _, s := range d.AllowHosts {
-		p, err := parseHostPattern(s, d.AllowPrivate)
-		if err == nil && (wildcards || !p.wildcard) && p.matches(h, scheme) {
+		p, err := d.hostPattern(s)
+		if err == nil && p.check(d.AllowPrivate) == nil && (wildcards || !p.wildcard) && p.matches(h, scheme) {
 			return true
 		}
 	}

@@ -19,7 +19,7 @@ func TestCatalogueEntriesObeyEveryRule(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			e, err := parseEntry(b)
+			e, err := decodeFile(b)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -75,7 +75,7 @@ func TestLookupHandsOutCopies(t *testing.T) {
 func TestCatalogueEntriesRefuseUnknownMembers(t *testing.T) {
 	t.Parallel()
 	for _, s := range []string{`{"id":"crm/x","token_uri":"x"}`, `{"id":"crm/x"} {}`, `[]`} {
-		if _, err := parseEntry([]byte(s)); err == nil {
+		if _, err := decodeFile([]byte(s)); err == nil {
 			t.Errorf("%s was read without error", s)
 		}
 	}

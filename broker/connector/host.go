@@ -118,9 +118,20 @@ func (h hostPort) bracketed() string {
 type hostPattern struct {
 	hostPort
 	wildcard bool // any one label in front of host
+	owner    owner
 }
 
-func parseHostPattern(s string, allowPrivate bool) (hostPattern, error) {
+// An owner says whom the names below a domain belong to.
+type owner int
+
+const (
+	oneOwner  owner = iota
+	anybody         // below a public suffix: "com", "github.io"
+	localhost       // below a single label that is no public suffix: "test"
+)
+
+// readHostPattern reads a pattern; whether it may be used [hostPattern.check] says.
+func readHostPattern(s string) (hostPattern, error) {
 	if strings.Contains(s, "/") {
 		return hostPattern{}, errors.New("is not a host: leave out the scheme and the path")
 	}
@@ -132,24 +143,26 @@ func parseHostPattern(s string, allowPrivate bool) (hostPattern, error) {
 	if err != nil {
 		return hostPattern{}, err
 	}
-	if hp.ip && (wildcard || !allowPrivate) {
-		return hostPattern{}, errors.New("is an IP address: use a name, or set allow_private")
+	p := hostPattern{hostPort: hp, wildcard: wildcard}
+	if suffix, icann := publicsuffix.PublicSuffix(hp.host); wildcard && suffix == hp.host {
+		p.owner = anybody
+		if !icann && !strings.Contains(hp.host, ".") {
+			p.owner = localhost
+		}
 	}
-	if wildcard && !ownedSuffix(hp.host, allowPrivate) {
-		return hostPattern{}, errors.New("would match hosts of anybody: " + hp.host + " is a public suffix")
-	}
-	return hostPattern{hostPort: hp, wildcard: wildcard}, nil
+	return p, nil
 }
 
-// ownedSuffix reports whether the names below host belong to one owner: not those
-// below "com", nor below "github.io". Below a single label that is no public suffix,
-// "test", they do if hosts may be private.
-func ownedSuffix(host string, allowPrivate bool) bool {
-	suffix, icann := publicsuffix.PublicSuffix(host)
-	if suffix != host {
-		return true
+// check reports why a pattern cannot be used.
+func (p *hostPattern) check(allowPrivate bool) error {
+	switch {
+	case p.ip && (p.wildcard || !allowPrivate):
+		return errors.New("is an IP address: use a name, or set allow_private")
+	case p.owner == anybody, p.owner == localhost && !allowPrivate:
+		return errors.New("would match hosts of anybody: " + p.host + " is a public suffix")
+	default:
+		return nil
 	}
-	return allowPrivate && !icann && !strings.Contains(host, ".")
 }
 
 func (p hostPattern) matches(h hostPort, scheme string) bool {

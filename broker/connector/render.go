@@ -12,6 +12,26 @@ func (d *Definition) RenderTokenURL(settings map[string]any) (string, error) {
 	return d.renderURL(d.TokenURL, settings)
 }
 
+// RenderRefreshURL returns where the refresh token of a connection with these settings
+// is redeemed: refresh_url, or else the token endpoint. A setting that is missing or
+// does not fit is a [*SettingError].
+func (d *Definition) RenderRefreshURL(settings map[string]any) (string, error) {
+	if d.RefreshURL == "" {
+		return d.RenderTokenURL(settings)
+	}
+	return d.renderURL(d.RefreshURL, settings)
+}
+
+// RenderRevocationURL returns where the tokens of a connection with these settings are
+// revoked, empty if the definition has no revocation_url. A setting that is missing or
+// does not fit is a [*SettingError].
+func (d *Definition) RenderRevocationURL(settings map[string]any) (string, error) {
+	if d.RevocationURL == "" {
+		return "", nil
+	}
+	return d.renderURL(d.RevocationURL, settings)
+}
+
 // RenderBaseURL returns the address of the API for a connection with these settings,
 // empty if the definition has no base_url. A setting that is missing or does not fit
 // is a [*SettingError].
@@ -27,7 +47,7 @@ func (d *Definition) RenderBaseURL(settings map[string]any) (string, error) {
 }
 
 func (d *Definition) renderURL(s string, settings map[string]any) (string, error) {
-	t, err := parseURLTemplate(s)
+	t, err := d.urlTemplate(s)
 	if err != nil {
 		return "", err
 	}
