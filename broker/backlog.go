@@ -103,6 +103,11 @@ func (u *unsaved) merge(rec *Record, policy cyclePolicy, now time.Time) (EventTy
 	if rec.refreshTokenHash() != u.bought || u.isStaleFor(rec) {
 		return "", errSuperseded
 	}
+	// A token that was fetched can be fetched again; that the record is the same it was
+	// fetched for, only the lease tells.
+	if u.isFetched() && (rec.Lease == nil || rec.Lease.ID != u.id) {
+		return "", errSuperseded
+	}
 	if u.answer.accessToken.IsZero() {
 		// A new refresh token came alone: it is what the next attempt sends.
 		rec.rotate(u.answer.refreshToken)

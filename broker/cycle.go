@@ -85,10 +85,8 @@ func (r *Record) fail(ans answer, policy cyclePolicy, now time.Time) EventType {
 	switch ans.class {
 	case ClassPermanent:
 		c.Queued, c.Phase, c.RetryAt = false, PhaseFailed, time.Time{}
-		if r.Credentials != nil {
-			c.Parked = r.Credentials.identity()
-		}
-		if policy.retention > 0 {
+		c.Parked = r.Credentials.identity()
+		if policy.retention > 0 && r.Credentials != nil {
 			c.CredentialsExpireAt = now.Add(policy.retention)
 		}
 	case ClassConfiguration:

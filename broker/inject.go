@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -57,54 +58,61 @@ func (b *Broker) Authorize(req *http.Request, key Key) (_ *Authorization, err er
 		return nil, err
 	}
 	auth := &Authorization{refresher: r, conn: conn, generation: snap.rec.Generation}
-	for _, p := range conn.Placements() {
-		if err := auth.place(req, p, snap); err != nil {
-			return nil, err
-		}
+	injections, err := conn.injections(snap.rec)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range injections {
+		auth.place(req, i)
 	}
 	return auth, nil
 }
 
 // allows reports whether a credential may be sent to u.
 func (c *Connector) allows(cfg *Config, u *url.URL, settings map[string]any) error {
-	def := c.Definition
-	def.AllowPrivate = cfg.allowsPrivate(c)
+	def := &c.Definition
+	if cfg.allowsPrivate(c) != def.AllowPrivate {
+		private := c.Definition
+		private.AllowPrivate = true
+		def = &private
+	}
 	if err := def.AllowsHost(u.Scheme, u.Host, settings); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrHostNotAllowed, c.ID, err)
 	}
 	return nil
 }
 
+// injections returns what goes into the requests of a connection. Its error is a
+// [*TokenError] of credentials that cannot be put where they belong.
+func (c *Connector) injections(rec *Record) ([]connector.Injection, error) {
+	token := ""
+	if rec.Credentials != nil {
+		token = rec.Credentials.AccessToken.Reveal()
+	}
+	injections, err := c.Injections(rec.Settings, token)
+	if err == nil {
+		return injections, nil
+	}
+	failure := &TokenError{Key: rec.Key, Class: ClassConfiguration, Code: codeInvalidCredential, Unfit: true, Err: err}
+	if fault, ok := errors.AsType[*connector.SettingError](err); ok && fault.IsMissing() || errors.Is(err, connector.ErrNoAccessToken) {
+		failure.Code = codeMissingSettings
+	}
+	return nil, failure
+}
+
 // place puts one credential into req.
-func (a *Authorization) place(req *http.Request, p connector.Placement, snap *snapshot) error {
-	value, err := a.value(p, p.Setting, snap)
-	if err != nil {
-		return err
-	}
-	switch p.Kind {
+func (a *Authorization) place(req *http.Request, i connector.Injection) {
+	switch i.Kind {
 	case connector.InQuery:
-		setQuery(req.URL, p.Name, value)
-		a.sent(value)
-	case connector.InBasic:
-		password, err := a.value(p, p.PasswordSetting, snap)
-		if err != nil {
-			return err
-		}
-		credentials := base64.StdEncoding.EncodeToString([]byte(value + ":" + password))
-		setHeader(req, "Authorization", "Basic "+credentials)
-		a.sent(credentials)
-		a.sent(password)
+		setQuery(req.URL, i.Name, i.Value)
+	case connector.InCookie:
+		setCookie(req, i.Name, i.Value)
 	default:
-		header, err := p.Header(value)
-		if err != nil {
-			return &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: "invalid_credential", Unfit: true, Err: err}
-		}
-		setHeader(req, p.Name, header)
-		if p.Setting == "" || a.conn.IsSensitive(p.Setting) {
-			a.sent(value)
-		}
+		setHeader(req, i.Name, i.Value)
 	}
-	return nil
+	for _, secret := range i.Secrets {
+		a.sent(secret)
+	}
 }
 
 // sent notes a value that responses are not to show, in the forms that it may have there.
@@ -117,42 +125,6 @@ func (a *Authorization) sent(value string) {
 	}
 }
 
-// value returns what a placement puts: a setting, or the access token. It must not
-// be able to end a header line (RFC 9110 section 5.5).
-func (a *Authorization) value(p connector.Placement, setting string, snap *snapshot) (string, error) {
-	var value string
-	if setting != "" {
-		value = settingString(snap.rec.Settings[setting])
-	} else if p.Kind != connector.InBasic && snap.rec.Credentials != nil {
-		value = snap.rec.Credentials.AccessToken.Reveal()
-	}
-	if value == "" {
-		return "", &TokenError{
-			Key: a.refresher.key, Class: ClassConfiguration, Code: codeMissingSettings, Unfit: true,
-			Err: fmt.Errorf("setting %q is empty", setting),
-		}
-	}
-	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return "", &TokenError{
-			Key: a.refresher.key, Class: ClassConfiguration, Code: "invalid_credential", Unfit: true,
-			Err: fmt.Errorf("the value for %s %s contains a control character; import the connection again", p.Kind, p.Name),
-		}
-	}
-	return value, nil
-}
-
-// settingString returns a setting's value as it is put into requests.
-func settingString(v any) string {
-	switch v := v.(type) {
-	case string:
-		return v
-	case nil, map[string]any, []any:
-		return ""
-	default: // numbers and booleans
-		return fmt.Sprint(v)
-	}
-}
-
 // setHeader sets a header and removes it in any other spelling of its name.
 func setHeader(req *http.Request, name, value string) {
 	for other := range req.Header {
@@ -161,6 +133,24 @@ func setHeader(req *http.Request, name, value string) {
 		}
 	}
 	req.Header[textproto.CanonicalMIMEHeaderKey(name)] = []string{value}
+}
+
+// setCookie sets a cookie, and removes those of its name that stand there in whatever
+// header; others stay (RFC 6265 section 5.4).
+func setCookie(req *http.Request, name, value string) {
+	var kept []string
+	for other, lines := range req.Header {
+		if !strings.EqualFold(other, "Cookie") {
+			continue
+		}
+		for pair := range strings.SplitSeq(strings.Join(lines, ";"), ";") {
+			pair = strings.TrimSpace(pair)
+			if key, _, _ := strings.Cut(pair, "="); pair != "" && strings.TrimSpace(key) != name {
+				kept = append(kept, pair)
+			}
+		}
+	}
+	setHeader(req, "Cookie", strings.Join(append(kept, name+"="+value), "; "))
 }
 
 // setQuery replaces a query parameter and leaves the others as they were written.
@@ -265,6 +255,8 @@ func (c *Connector) injectedHeaders() []string {
 		switch p.Kind {
 		case connector.InQuery:
 			continue
+		case connector.InCookie:
+			name = "Cookie"
 		case connector.InHeader:
 			name = textproto.CanonicalMIMEHeaderKey(p.Name)
 		}

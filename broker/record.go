@@ -107,8 +107,12 @@ const (
 )
 
 // identity is the hash by which credentials are told apart: that of the refresh
-// token, or of the access token where there is no refresh token.
+// token, or of the access token where there is no refresh token, or of nothing where
+// tokens are fetched and none was had yet.
 func (c *Credentials) identity() TokenHash {
+	if c == nil {
+		return Secret{}.Hash()
+	}
 	if c.RefreshToken.IsZero() {
 		return c.AccessToken.Hash()
 	}
@@ -120,7 +124,7 @@ func (r *Record) IsTombstone() bool { return !r.Deleted.IsZero() }
 
 // IsParked reports whether the current credentials were refused for good.
 func (r *Record) IsParked() bool {
-	return r.Cycle.Parked != "" && r.Credentials != nil && r.Cycle.Parked == r.Credentials.identity()
+	return r.Cycle.Parked != "" && r.Cycle.Parked == r.Credentials.identity()
 }
 
 // Clone returns a deep copy.

@@ -72,6 +72,11 @@ func (d *Definition) CheckSettings(settings map[string]any) error {
 	for _, p := range d.Placements() {
 		checks = append(checks, func() error { _, err := d.injection(&p, settings, "any"); return err })
 	}
+	if secret, ok := settings[settingClientSecret]; ok && secret != "" && d.TakesClient() && d.setting(settingClientSecret) != nil {
+		if id := settings[settingClientID]; id == nil || id == "" {
+			return d.settingError(settingClientID, "is missing, but there is a client_secret: a connection has both or none")
+		}
+	}
 	for _, s := range d.urls() {
 		if s != "" {
 			checks = append(checks, func() error { _, err := d.renderURL(s, settings); return err })

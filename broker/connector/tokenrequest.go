@@ -17,7 +17,7 @@ func (d *Definition) FetchesTokens() bool {
 // own. That takes a connector which declares the setting client_id, and a connection
 // which has it; without a client secret it is a public client (RFC 6749 section 2.1).
 func (d *Definition) Client(settings map[string]any) (id, secret string, ok bool) {
-	if d.AuthType != OAuth2 || d.setting(settingClientID) == nil {
+	if !d.TakesClient() {
 		return "", "", false
 	}
 	id, err := d.settingText(settingClientID, settings)
@@ -28,6 +28,11 @@ func (d *Definition) Client(settings map[string]any) (id, secret string, ok bool
 		secret, _ = d.settingText(settingClientSecret, settings) // missing: a public client
 	}
 	return id, secret, true
+}
+
+// TakesClient reports whether connections can have an OAuth client of their own.
+func (d *Definition) TakesClient() bool {
+	return d.AuthType == OAuth2 && d.setting(settingClientID) != nil
 }
 
 // UserPass returns the resource owner's name and password of the password grant
@@ -69,17 +74,22 @@ func (d *Definition) RenderTokenParams(settings map[string]any) (map[string]stri
 	return params, nil
 }
 
-// IdentitySettings are the settings that say for whom tokens are fetched: where to,
-// with which client, for which user, with which parameters. It is nil unless
-// [Definition.FetchesTokens]. Tokens that were fetched with other values of these are
-// those of somebody else.
+// IdentitySettings are the settings that say for whom tokens are fetched, see
+// [Definition.TokenSettings]. It is nil unless [Definition.FetchesTokens]. Tokens that
+// were fetched with other values of these are those of somebody else.
 func (d *Definition) IdentitySettings() []string {
 	if !d.FetchesTokens() {
 		return nil
 	}
+	return d.TokenSettings()
+}
+
+// TokenSettings are the settings that have a part in token requests: where they go,
+// with which client, for which user, with which parameters.
+func (d *Definition) TokenSettings() []string {
 	names := d.tokenSettings()
 	for _, s := range []string{settingClientID, settingClientSecret, settingUsername, settingPassword} {
-		if d.setting(s) != nil {
+		if d.AuthType == OAuth2 && d.setting(s) != nil && (s != settingUsername && s != settingPassword || d.GrantType == Password) {
 			names = append(names, s)
 		}
 	}
