@@ -40,6 +40,10 @@ type App struct {
 	// is set here wins over the catalogue.
 	Connectors map[string]*ConnectorConfig `json:"connectors,omitempty"`
 
+	// Directories of connector files, which say more of what services there are, or
+	// replace what the built-in catalogue says. They are read with the configuration.
+	Catalogs []string `json:"catalogs,omitempty"`
+
 	// Who is told of connections that cannot be refreshed.
 	Webhooks []*WebhookConfig `json:"webhooks,omitempty"`
 

@@ -50,6 +50,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			give_up <duration>
 //			retention <duration> | off
 //		}
+//		catalog <dir...>
 //		journal <dir>
 //		cache_ttl <duration>
 //		allow_private_hosts
@@ -78,6 +79,8 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = setDuration(d, &a.CacheTTL)
 		case "allow_private_hosts":
 			err = setFlag(d, &a.AllowPrivateHosts)
+		case "catalog":
+			err = addAll(d, &a.Catalogs)
 		case "journal":
 			err = setOnce(d, &a.Journal)
 		default:
@@ -171,11 +174,6 @@ func setRetention(d *caddyfile.Dispenser, dst *caddy.Duration) error {
 		d.Prev()
 	}
 	return setDuration(d, dst)
-}
-
-// notYet refuses an option that would be ignored.
-func notYet(d *caddyfile.Dispenser, option string) error {
-	return d.Errf("%s is not supported by this version of the token broker; remove it", option)
 }
 
 // setOnce sets dst to the only argument of the line.
