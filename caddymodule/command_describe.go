@@ -90,7 +90,11 @@ func settingsTable(d *connector.Definition) string {
 		fmt.Fprintf(w, "  %s\t%s\t%s\n", s.Name, s.Label, strings.Join(words, ", "))
 	}
 	_ = w.Flush()
-	return b.String()
+	var trimmed strings.Builder // the last column may be empty
+	for line := range strings.Lines(b.String()) {
+		trimmed.WriteString(strings.TrimRight(line, " \n") + "\n")
+	}
+	return trimmed.String()
 }
 
 // configurationFor returns the block that makes the connector usable.
