@@ -61,15 +61,14 @@ func normalizeHost(s string) (host string, ip bool, err error) {
 	if addr, err := netip.ParseAddr(s); err == nil {
 		return addr.Unmap().String(), true, nil
 	}
-	labels := strings.Split(s, ".")
-	for _, label := range labels {
+	for label := range strings.SplitSeq(s, ".") {
 		if !validLabel(label) {
 			return "", false, errHostSyntax
 		}
 	}
 	// "127.1", "0x7f000001": some resolvers take them for IPv4 addresses, as the URL
 	// standard does with every host whose last label is a number.
-	last := labels[len(labels)-1]
+	last := s[strings.LastIndexByte(s, '.')+1:]
 	if _, err := strconv.ParseUint(last, 0, 64); err == nil || strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x") {
 		return "", false, errHostSyntax
 	}

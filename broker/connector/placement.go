@@ -85,6 +85,9 @@ func (p *Placement) validate() error {
 		if slices.Contains(ownHeaders, http.CanonicalHeaderKey(p.Name)) {
 			return fmt.Errorf("header %s belongs to the connection: choose another", p.Name)
 		}
+		if http.CanonicalHeaderKey(p.Name) == "Cookie" {
+			return errors.New("header Cookie is written by inject cookie: use that")
+		}
 		if p.Format != "" {
 			if err := validateFormat(p.Format); err != nil {
 				return fmt.Errorf("the format of header %s %w", p.Name, err)
