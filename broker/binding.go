@@ -46,7 +46,7 @@ func (b *binding) check(conn *Connector, r *Record, patch map[string]any, sent *
 	if !identity {
 		return false, nil
 	}
-	if b.credentials != nil && b.keeps(r) {
+	if refresh, access := b.keeps(r); refresh || access {
 		r.Credentials = nil
 	}
 	// The answer to a request that is under way is somebody else's too.
@@ -80,31 +80,40 @@ func (b *binding) checkMove(conn *Connector, r *Record, patch map[string]any, se
 		}
 	}
 	// Tokens that can be fetched are simply fetched anew: check removes them.
-	if b.credentials == nil || conn.FetchesTokens() || !b.keeps(r) || b.proves(r, sent) {
+	if b.credentials == nil || conn.FetchesTokens() || b.proves(r, sent) {
 		return nil
 	}
 	return &InputError{
 		Kind: Contradiction, Field: field, Fault: fault,
-		Fix: "import it together with the connection's own refresh token, the first one will do, or with new credentials",
+		Fix: "import it together with the connection's refresh token, or one that it had lately, or with new credentials",
 	}
 }
 
-// keeps reports whether the record still has something of the credentials from before.
-func (b *binding) keeps(r *Record) bool {
+// keeps reports which tokens from before the record still has.
+func (b *binding) keeps(r *Record) (refresh, access bool) {
 	old, now := b.credentials, r.Credentials
-	return now != nil && (!old.RefreshToken.IsZero() && now.RefreshToken.Equal(old.RefreshToken) ||
-		!old.AccessToken.IsZero() && now.AccessToken.Equal(old.AccessToken))
+	if old == nil || now == nil {
+		return false, false
+	}
+	return !old.RefreshToken.IsZero() && now.RefreshToken.Equal(old.RefreshToken),
+		!old.AccessToken.IsZero() && now.AccessToken.Equal(old.AccessToken)
 }
 
-// proves reports whether the caller has sent a token of the connection's, now or
-// earlier: what it has anyway need not be kept from it.
+// proves reports whether the caller has sent what the record keeps: what it has anyway
+// need not be kept from it. A refresh token that a redeem has replaced will do, since a
+// token endpoint has taken it for this connection's; one that an import has replaced
+// will not: anybody could have brought it, to come back to it later.
 func (b *binding) proves(r *Record, sent *ImportCredentials) bool {
+	refresh, access := b.keeps(r)
+	if !refresh && !access {
+		return true
+	}
 	if sent == nil {
 		return false
 	}
-	if !sent.RefreshToken.IsZero() {
-		hash := sent.RefreshToken.Hash()
-		return sent.RefreshToken.Equal(b.credentials.RefreshToken) || slices.Contains(r.Imported, hash) || slices.Contains(r.Replaced, hash)
+	if !sent.RefreshToken.IsZero() &&
+		(sent.RefreshToken.Equal(b.credentials.RefreshToken) || slices.Contains(r.Replaced, sent.RefreshToken.Hash())) {
+		return true
 	}
-	return b.credentials.RefreshToken.IsZero() && !sent.AccessToken.IsZero() && sent.AccessToken.Equal(b.credentials.AccessToken)
+	return !refresh && !sent.AccessToken.IsZero() && sent.AccessToken.Equal(b.credentials.AccessToken)
 }

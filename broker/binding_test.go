@@ -41,6 +41,8 @@ func TestSettingsCannotSendStoredSecretsElsewhere(t *testing.T) {
 		"a made-up access token": {oauthToken, first, `{"settings":{"tenant":"evil"},"credentials":{"access_token":"x","issued_at":"1999-09-01T00:00:00Z"}}`,
 			"settings.tenant", ""},
 		"a made-up older token": {oauthAPI, first, `{"settings":{"tenant":"evil"},` + tokens("x", "x", `,"issued_at":"1999-01-01T00:00:00Z"`) + `}`, "settings.tenant", ""},
+		"a token that was planted": {oauthAPI, `{"settings":{"tenant":"mine"},` + tokens("x", "planted", `,"issued_at":"1998-01-01T00:00:00Z","expires_in":86400000`) + `}`,
+			`{"settings":{"tenant":"evil"},` + tokens("x", "planted", "") + `}`, "settings.tenant", ""},
 		"the same token":        {oauthAPI, first, `{"settings":{"tenant":"moved"},` + tokens("a1", "r1", "") + `}`, "", ""},
 		"new tokens":            {oauthAPI, first, `{"settings":{"tenant":"moved"},` + tokens("a2", "r2", "") + `}`, "", ""},
 		"the same host":         {oauthAPI, first, `{"settings":{"tenant":"MINE","color":"red"}}`, "", ""},
@@ -58,6 +60,9 @@ func TestSettingsCannotSendStoredSecretsElsewhere(t *testing.T) {
 				h.connect(test.def)
 				h.provider.Grant("r1")
 				h.mustImportBody(h.key, test.first)
+				if strings.Contains(test.first, "planted") {
+					h.mustImportBody(h.key, first)
+				}
 				synctest.Wait()
 				before := h.record(h.key)
 				_, _, err := h.importBody(h.key, test.second)

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/url"
 	"slices"
@@ -47,7 +48,7 @@ func (c *Connector) rotationFor(cred *Credentials) connector.Rotation {
 // the connector allows that and there is one. The two are never mixed: the secret of
 // the configuration's client goes with no other id.
 func (c *Connector) clientFor(settings map[string]any) (client Client, own bool) {
-	if id, secret, ok := c.Definition.Client(settings); ok {
+	if id, secret, ok := c.OwnClient(settings); ok {
 		return Client{ID: id, Secret: NewSecret(secret)}, true
 	}
 	return c.Client, false
@@ -116,8 +117,8 @@ func (c *Connector) secrets(rec *Record) []string {
 		secrets = append(secrets, cred.RefreshToken.Reveal(), cred.AccessToken.Reveal())
 	}
 	for name, value := range rec.Settings {
-		if text, ok := value.(string); ok && c.IsSensitive(name) {
-			secrets = append(secrets, text)
+		if c.IsSensitive(name) {
+			secrets = append(secrets, fmt.Sprint(value)) // numbers too
 		}
 	}
 	return secrets

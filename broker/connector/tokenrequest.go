@@ -13,10 +13,10 @@ func (d *Definition) FetchesTokens() bool {
 	return d.AuthType == OAuth2 && (d.GrantType == ClientCredentials || d.GrantType == Password)
 }
 
-// Client returns the OAuth client that a connection with these settings has of its
+// OwnClient returns the OAuth client that a connection with these settings has of its
 // own. That takes a connector which declares the setting client_id, and a connection
 // which has it; without a client secret it is a public client (RFC 6749 section 2.1).
-func (d *Definition) Client(settings map[string]any) (id, secret string, ok bool) {
+func (d *Definition) OwnClient(settings map[string]any) (id, secret string, ok bool) {
 	if !d.TakesClient() {
 		return "", "", false
 	}

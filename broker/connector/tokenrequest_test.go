@@ -78,14 +78,14 @@ func TestOwnClientTakesTheDeclaration(t *testing.T) {
 	t.Parallel()
 	d := acme()
 	settings := map[string]any{"client_id": "id", "client_secret": "s"}
-	if _, _, ok := d.Client(settings); ok {
+	if _, _, ok := d.OwnClient(settings); ok {
 		t.Error("settings that nobody declared are taken for an OAuth client")
 	}
 	d.Settings = []Setting{{Name: "client_id"}, {Name: "client_secret", Sensitive: true}}
-	if id, secret, ok := d.Client(settings); !ok || id != "id" || secret != "s" {
+	if id, secret, ok := d.OwnClient(settings); !ok || id != "id" || secret != "s" {
 		t.Errorf("got %q, %q, %t", id, secret, ok)
 	}
-	if _, _, ok := d.Client(map[string]any{"client_secret": "s"}); ok {
+	if _, _, ok := d.OwnClient(map[string]any{"client_secret": "s"}); ok {
 		t.Error("a secret alone is taken for a client")
 	}
 	var fault *SettingError
