@@ -151,11 +151,27 @@ func (p *pauses) pause(conn *Connector, rec *Record, code string, until time.Tim
 	}
 	next := &pause{conn.clientSettings(scope, rec), until}
 	old := p.paused[scope]
+	p.prune(until.Add(-probeInterval))
 	if p.paused == nil {
 		p.paused = make(map[pauseScope]*pause)
 	}
 	p.paused[scope] = next
 	return old == nil || old.client != next.client, scope.connection == (Key{})
+}
+
+// manyPauses is from how many on those of single connections are thrown away again:
+// nobody may ever ask for them any more.
+const manyPauses = 1024
+
+// prune forgets pauses of single connections that have been over for a while. The
+// caller holds mu.
+func (p *pauses) prune(now time.Time) {
+	if len(p.paused) < manyPauses {
+		return
+	}
+	maps.DeleteFunc(p.paused, func(scope pauseScope, paused *pause) bool {
+		return scope.connection != (Key{}) && now.Sub(paused.until) > probeInterval
+	})
 }
 
 // resume ends the pauses: the token endpoint has accepted the request.

@@ -61,7 +61,7 @@ func (d *Definition) AllowsHost(scheme, hostport string, settings map[string]any
 		if err != nil {
 			return refuse("cannot be compared with base_url, which is no URL", "correct base_url")
 		}
-		templated = len(t.hostSettings()) > 0
+		templated = t.isHostTemplated()
 		// Without the settings there is no base host; literal hosts are allowed all the same.
 		if baseScheme, base, err := d.renderHost(t, settings); err == nil &&
 			base.host == target.host && base.portFor(baseScheme) == target.portFor(scheme) {

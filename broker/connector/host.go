@@ -58,8 +58,10 @@ func normalizeHost(s string) (host string, ip bool, err error) {
 		}
 	}
 	s = strings.ToLower(strings.TrimSuffix(s, "."))
-	if addr, err := netip.ParseAddr(s); err == nil {
-		return addr.Unmap().String(), true, nil
+	if strings.Contains(s, ":") || startsWithDigit(s) { // what else cannot be an address
+		if addr, err := netip.ParseAddr(s); err == nil {
+			return addr.Unmap().String(), true, nil
+		}
 	}
 	for label := range strings.SplitSeq(s, ".") {
 		if !validLabel(label) {
@@ -69,14 +71,18 @@ func normalizeHost(s string) (host string, ip bool, err error) {
 	// "127.1", "0x7f000001": some resolvers take them for IPv4 addresses, as the URL
 	// standard does with every host whose last label is a number.
 	last := s[strings.LastIndexByte(s, '.')+1:]
-	if _, err := strconv.ParseUint(last, 0, 64); err == nil || strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x") {
-		return "", false, errHostSyntax
+	if startsWithDigit(last) {
+		if _, err := strconv.ParseUint(last, 0, 64); err == nil || strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x") {
+			return "", false, errHostSyntax
+		}
 	}
 	if len(s) > 253 {
 		return "", false, errHostSyntax
 	}
 	return s, false, nil
 }
+
+func startsWithDigit(s string) bool { return s != "" && s[0] >= '0' && s[0] <= '9' }
 
 // validLabel reports whether s is a label of letters, digits and hyphens (RFC 1123
 // section 2.1), or of underscores, which some services have in their hosts.

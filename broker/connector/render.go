@@ -76,6 +76,9 @@ func (d *Definition) renderHost(t *urlTemplate, settings map[string]any) (scheme
 	if t.origin != "" {
 		return d.parseOrigin(t.origin, settings)
 	}
+	if !t.isHostTemplated() {
+		return t.scheme, t.fixed, nil
+	}
 	var b strings.Builder
 	for _, p := range t.host {
 		if p.setting == "" {

@@ -182,7 +182,7 @@ func (d *Definition) Destinations(settings map[string]any) Destinations {
 	var origins Destinations
 	for i, s := range d.urls() {
 		t, err := d.urlTemplate(s)
-		if s == "" || err != nil || len(t.hostSettings()) == 0 {
+		if s == "" || err != nil || !t.isHostTemplated() {
 			continue
 		}
 		if scheme, host, err := d.renderHost(t, settings); err == nil {
