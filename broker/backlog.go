@@ -92,7 +92,8 @@ func (b *backlog) list() []*unsaved {
 }
 
 // merge puts the answer into the record, exactly if that still holds the refresh
-// token which the answer was bought with.
+// token which the answer was bought with. One that was bought with settings alone goes by
+// its lease, which a change of those settings ends.
 func (u *unsaved) merge(rec *Record, policy cyclePolicy, now time.Time) (EventType, error) {
 	if rec == nil || rec.IsTombstone() {
 		return "", connectionNotFound(u.key)
@@ -100,7 +101,7 @@ func (u *unsaved) merge(rec *Record, policy cyclePolicy, now time.Time) (EventTy
 	if u.isSavedIn(rec) {
 		return "", errSavedAlready
 	}
-	if rec.refreshTokenHash() != u.bought || u.isStaleFor(rec) {
+	if rec.refreshTokenHash() != u.bought || u.isStaleFor(rec) || u.bought == "" && (rec.Lease == nil || rec.Lease.ID != u.id) {
 		return "", errSuperseded
 	}
 	if u.answer.accessToken.IsZero() {
@@ -315,6 +316,9 @@ func (b *Broker) flushAnswer(ctx context.Context, u *unsaved) error {
 	if err != nil {
 		attrs = append(attrs, slog.String("reason", err.Error()))
 		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "a refreshed token that had not been saved is of no use any more", attrs...)
+		if errors.Is(err, ErrConnectionNotFound) {
+			b.revoke(ctx, newRevocation(cfg, cfg.Connectors[u.key.Connector], u.key, nil, u.answer.accessToken, u.answer.refreshToken))
+		}
 	} else {
 		cfg.logger().LogAttrs(ctx, slog.LevelInfo, "the store has taken a refreshed token that had not been saved", attrs...)
 		b.destroyEarlier(ctx, u.key, snap.rev)

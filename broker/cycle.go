@@ -77,18 +77,21 @@ func (r *Record) rotate(next Secret) {
 func (r *Record) fail(ans answer, policy cyclePolicy, now time.Time) EventType {
 	c := &r.Cycle
 	before := c.Phase
-	c.Class, c.Code, c.FailedAt = ans.class, ans.code, now
+	c.FailedAt = now
 	c.Attempts++
 	if ans.class == ClassAmbiguous {
 		c.Ambiguous++
 	}
+	if r.IsParked() && ans.class != ClassPermanent {
+		return "" // one more try was asked for, and has found out nothing: it stays refused
+	}
+	c.Class, c.Code = ans.class, ans.code
 	switch ans.class {
 	case ClassPermanent:
 		c.Queued, c.Phase, c.RetryAt = false, PhaseFailed, time.Time{}
-		if r.Credentials != nil {
-			c.Parked = r.Credentials.identity()
-		}
-		if policy.retention > 0 {
+		c.Parked = r.identity()
+		// Another try does not prolong it.
+		if policy.retention > 0 && c.CredentialsExpireAt.IsZero() && r.Credentials != nil {
 			c.CredentialsExpireAt = now.Add(policy.retention)
 		}
 	case ClassConfiguration:

@@ -45,13 +45,17 @@ func (a *Authorization) RenewInBackground() {
 	})
 }
 
-// forcing is what a connection's 401s have led to.
+// forcing is what a connection's 401s, and requests to validate it, have led to.
 type forcing struct {
-	generation uint64 // rejected, and to be replaced by the flight to come; 0: none
-	last       uint64 // the one that was rejected before that
+	generation uint64    // to be replaced by the flight to come, however valid; 0: none
+	unparked   TokenHash // and to be sent by it, though it was refused; empty: none
+	last       uint64    // the generation that was rejected last
 	next       time.Time
 	cooldown   time.Duration
 }
+
+// clear is called when the flight has ended. The caller holds the refresher's mu.
+func (f *forcing) clear() { f.generation, f.unparked = 0, "" }
 
 // force allows a refresh of a token that is valid by the clock, because downstream
 // has rejected it. It reports false while the cooldown lasts.

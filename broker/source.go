@@ -118,7 +118,7 @@ func (r *refresher) refused(snap *snapshot, conn *Connector, now time.Time) erro
 // wasRejected reports whether downstream has refused an access token that there is
 // no refresh token for.
 func (r *Record) wasRejected() bool {
-	return r.IsParked() && r.Credentials.RefreshToken.IsZero()
+	return r.IsParked() && r.Credentials != nil && r.Credentials.RefreshToken.IsZero()
 }
 
 // await joins the refresh under way, or starts one, and returns what it led to.

@@ -111,6 +111,7 @@ func Override(base, over Definition) Definition {
 	set(&c.AuthType, o.AuthType)
 	set(&c.GrantType, o.GrantType)
 	set(&c.TokenURL, o.TokenURL)
+	set(&c.RevocationURL, o.RevocationURL)
 	set(&c.AuthStyle, o.AuthStyle)
 	set(&c.Rotation, o.Rotation)
 	set(&c.KeepAlive, o.KeepAlive)

@@ -19,6 +19,9 @@ type Definition struct {
 	GrantType GrantType
 	// TokenURL is the token endpoint (RFC 6749 section 3.2), a template over settings.
 	TokenURL string
+	// RevocationURL is where a token is revoked whose connection is deleted (RFC 7009
+	// section 2), a template over settings. Empty: the service has no such endpoint.
+	RevocationURL string
 	// AuthStyle is how the client authenticates there (RFC 6749 section 2.3.1). It has
 	// no default that would be found out by trying: a try can spend a refresh token.
 	AuthStyle AuthStyle

@@ -12,6 +12,16 @@ func (d *Definition) RenderTokenURL(settings map[string]any) (string, error) {
 	return d.renderURL(d.TokenURL, settings)
 }
 
+// RenderRevocationURL returns the revocation endpoint for a connection with these
+// settings, empty if the definition has none. A setting that is missing or does not fit
+// is a [*SettingError].
+func (d *Definition) RenderRevocationURL(settings map[string]any) (string, error) {
+	if d.RevocationURL == "" {
+		return "", nil
+	}
+	return d.renderURL(d.RevocationURL, settings)
+}
+
 // RenderBaseURL returns the address of the API for a connection with these settings,
 // empty if the definition has no base_url. A setting that is missing or does not fit
 // is a [*SettingError].
