@@ -68,6 +68,9 @@ func (b *Broker) saveTombstone(ctx context.Context, rec *Record, rev Revision) (
 func (b *Broker) DeleteConsumer(ctx context.Context, application, consumer string) (err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.delete_consumer")
 	defer func() { endSpan(span, err) }()
+	if err := checkName(BadSyntax, "consumer_id", consumer); err != nil {
+		return err
+	}
 	keys, err := b.keys(ctx, application, consumer)
 	if err != nil {
 		return err
