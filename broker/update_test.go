@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,6 +38,7 @@ func TestUpdateOfNothingIsNotSaved(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", issued(0))
 		h.mustUpdate(h.key, `{"settings": {"note": "x", "secret_note": "`+brokertest.AccessCanary+`"}, "metadata": {"n": 1.50}}`)
+		synctest.Wait()
 		before := h.record(h.key)
 		h.store.Fail = func(op string, _ broker.Key) error {
 			if op == brokertest.OpSave {
@@ -167,6 +169,7 @@ func TestTokenThatIsFetchedDuringAnUpdateOfSettingsIsDropped(t *testing.T) {
 		}
 		synctest.Wait()
 		for _, name := range []string{"there was a token", "there was none"} {
+			synctest.Wait()
 			release := make(chan struct{})
 			requests := len(h.provider.Requests())
 			h.provider.Deliver = func(n int) error {
@@ -180,6 +183,7 @@ func TestTokenThatIsFetchedDuringAnUpdateOfSettingsIsDropped(t *testing.T) {
 			} else {
 				time.Sleep(2 * time.Hour)
 			}
+			synctest.Wait()
 			answered := make(chan string, 1)
 			go func() { answered <- h.token(key) }()
 			synctest.Wait()
@@ -195,21 +199,22 @@ func TestTokenThatIsFetchedDuringAnUpdateOfSettingsIsDropped(t *testing.T) {
 func TestUpdateDuringAnOutageIsNotLost(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.mustImport("a1", "r1", issued(0))
-		down := true
+		var down atomic.Bool
 		h.store.Fail = func(op string, _ broker.Key) error {
-			if down && op == brokertest.OpSave {
+			if down.Load() && op == brokertest.OpSave {
 				return broker.ErrStoreUnavailable
 			}
 			return nil
 		}
+		h.mustImport("a1", "r1", issued(0))
+		down.Store(true)
 		if _, err := h.update(h.key, `{"enabled": false}`); !errors.Is(err, broker.ErrStoreUnavailable) {
 			t.Errorf("got %v, want ErrStoreUnavailable", err)
 		}
 		if got := h.token(h.key); got != "a1" {
 			t.Errorf("got %q: what is not stored does not count", got)
 		}
-		down = false
+		down.Store(false)
 		h.mustUpdate(h.key, `{"enabled": false}`)
 	})
 }

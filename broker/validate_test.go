@@ -108,6 +108,7 @@ func TestValidateGivesARefusedRefreshTokenOneTry(t *testing.T) {
 		if got := h.record(h.key).Cycle.CredentialsExpireAt; !got.Equal(expire) {
 			t.Errorf("the credentials are kept until %v now, want %v as before", got, expire)
 		}
+		synctest.Wait()
 		h.provider.Respond = nil
 		h.provider.Grant("r1")
 		time.Sleep(30 * time.Second)
@@ -199,6 +200,7 @@ func TestValidateThatFindsOutNothing(t *testing.T) {
 		if _, err := h.Validate(t.Context(), h.key); !errors.As(err, &failed) || failed.Parked {
 			t.Errorf("without one: got %v, want a TokenError that is not for good", err)
 		}
+		synctest.Wait()
 		h.store.Fail = func(string, broker.Key) error { return broker.ErrStoreUnavailable }
 		if _, err := h.Validate(t.Context(), h.key); !errors.Is(err, broker.ErrStoreUnavailable) {
 			t.Errorf("without a store: got %v, want ErrStoreUnavailable", err)
@@ -287,6 +289,7 @@ func TestObtainTokenFetchesOne(t *testing.T) {
 		}
 		h.wantRequests("within the cooldown", 1)
 
+		synctest.Wait()
 		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
 			return brokertest.Response(http.StatusServiceUnavailable, "down"), nil
 		}
@@ -308,6 +311,7 @@ func TestFetchedTokenThatIsRefusedIsParked(t *testing.T) {
 		}
 		synctest.Wait()
 		h.mustUpdate(key, `{"settings": {"tenant": "wrong"}}`)
+		synctest.Wait()
 		sent := len(h.provider.Requests())
 		h.provider.Respond = refuse
 		var failed *broker.TokenError
@@ -324,6 +328,7 @@ func TestFetchedTokenThatIsRefusedIsParked(t *testing.T) {
 			t.Errorf("got %+v, %v; want invalid, needs_auth", conn, err)
 		}
 		time.Sleep(72 * time.Hour) // the sweep finds nothing to clear
+		synctest.Wait()
 		h.provider.Respond = nil
 		h.mustUpdate(key, `{"settings": {"tenant": "right"}}`)
 		if got := h.token(key); got == "" {
