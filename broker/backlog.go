@@ -92,8 +92,7 @@ func (b *backlog) list() []*unsaved {
 }
 
 // merge puts the answer into the record, exactly if that still holds the refresh
-// token which the answer was bought with. One that was bought with settings alone goes by
-// its lease, which a change of those settings ends.
+// token which the answer was bought with.
 func (u *unsaved) merge(rec *Record, policy cyclePolicy, now time.Time) (EventType, error) {
 	if rec == nil || rec.IsTombstone() {
 		return "", connectionNotFound(u.key)
@@ -101,7 +100,12 @@ func (u *unsaved) merge(rec *Record, policy cyclePolicy, now time.Time) (EventTy
 	if u.isSavedIn(rec) {
 		return "", errSavedAlready
 	}
-	if rec.refreshTokenHash() != u.bought || u.isStaleFor(rec) || u.bought == "" && (rec.Lease == nil || rec.Lease.ID != u.id) {
+	if rec.refreshTokenHash() != u.bought || u.isStaleFor(rec) {
+		return "", errSuperseded
+	}
+	// A token that was fetched can be fetched again; that the record is the same it was
+	// fetched for, only the lease tells.
+	if u.isFetched() && (rec.Lease == nil || rec.Lease.ID != u.id) {
 		return "", errSuperseded
 	}
 	if u.answer.accessToken.IsZero() {

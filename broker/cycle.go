@@ -89,9 +89,8 @@ func (r *Record) fail(ans answer, policy cyclePolicy, now time.Time) EventType {
 	switch ans.class {
 	case ClassPermanent:
 		c.Queued, c.Phase, c.RetryAt = false, PhaseFailed, time.Time{}
-		c.Parked = r.identity()
-		// Another try does not prolong it.
-		if policy.retention > 0 && c.CredentialsExpireAt.IsZero() && r.Credentials != nil {
+		c.Parked = r.Credentials.identity()
+		if policy.retention > 0 && r.Credentials != nil && c.CredentialsExpireAt.IsZero() { // another try does not prolong it
 			c.CredentialsExpireAt = now.Add(policy.retention)
 		}
 	case ClassConfiguration:

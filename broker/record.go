@@ -88,9 +88,8 @@ type Cycle struct {
 	Ambiguous int       // attempts of which nobody knows whether they spent the refresh token
 
 	// Parked holds the hash of the refresh token that the token endpoint refused for
-	// good (of the access token, where there is no refresh token; "none" where there is
-	// no token at all, as settings were refused). While it is that of the current
-	// credentials, nothing is sent to the token endpoint.
+	// good (of the access token, where there is no refresh token). While it is that of
+	// the current credentials, nothing is sent to the token endpoint.
 	Parked TokenHash
 
 	// CredentialsExpireAt is when the credentials of a parked connection are cleared.
@@ -107,20 +106,17 @@ const (
 	PhaseFailed  Phase = "failed"  // parked, or given up until somebody asks again
 )
 
-// noCredentials stands for the hash of a record's credentials that has none.
-const noCredentials TokenHash = "none"
-
 // identity is the hash by which credentials are told apart: that of the refresh
-// token, or of the access token where there is no refresh token.
-func (r *Record) identity() TokenHash {
-	switch c := r.Credentials; {
-	case c == nil:
-		return noCredentials
-	case c.RefreshToken.IsZero():
-		return c.AccessToken.Hash()
-	default:
-		return c.RefreshToken.Hash()
+// token, or of the access token where there is no refresh token, or of nothing where
+// tokens are fetched and none was had yet.
+func (c *Credentials) identity() TokenHash {
+	if c == nil {
+		return Secret{}.Hash()
 	}
+	if c.RefreshToken.IsZero() {
+		return c.AccessToken.Hash()
+	}
+	return c.RefreshToken.Hash()
 }
 
 // IsTombstone reports whether the connection was deleted.
@@ -128,7 +124,7 @@ func (r *Record) IsTombstone() bool { return !r.Deleted.IsZero() }
 
 // IsParked reports whether the current credentials were refused for good.
 func (r *Record) IsParked() bool {
-	return r.Cycle.Parked != "" && r.Cycle.Parked == r.identity()
+	return r.Cycle.Parked != "" && r.Cycle.Parked == r.Credentials.identity()
 }
 
 // Clone returns a deep copy.

@@ -118,3 +118,6 @@ func (r *Record) forgetToken() {
 	r.Credentials, r.Lease, r.Cycle = nil, nil, Cycle{}
 	r.Generation++
 }
+
+// isFetched reports whether the answer was had without a refresh token.
+func (u *unsaved) isFetched() bool { return u.bought == "" || u.bought == Secret{}.Hash() }
