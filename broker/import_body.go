@@ -263,10 +263,17 @@ func secondsMember(name string, raw json.RawMessage) (*time.Duration, error) {
 	return &d, nil
 }
 
+// maxDepth bounds how deep settings and metadata are nested: decoders of stores and of
+// callers have limits of their own, and what one of them cannot read is lost.
+const maxDepth = 100
+
 func objectMember(name string, raw json.RawMessage) (map[string]any, error) {
 	var o map[string]any
 	if raw[0] != '{' || decodeNumbers(raw, &o) != nil {
 		return nil, badBody(name, "must be a JSON object", "")
+	}
+	if !isShallow(o, maxDepth) {
+		return nil, badBody(name, fmt.Sprintf("is nested more than %d deep", maxDepth), "send it flatter, or as a string")
 	}
 	return o, nil
 }

@@ -64,6 +64,7 @@ func (r *refresher) force(generation uint64, now time.Time) bool {
 	defer r.mu.Unlock()
 	f := &r.forcing
 	if f.generation == generation {
+		f.last = generation
 		return true // asked for already: join it
 	}
 	if now.Before(f.next) {
@@ -81,6 +82,13 @@ func (r *refresher) isForced(generation uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.forcing.generation != 0 && r.forcing.generation == generation
+}
+
+// isRejected reports whether that is because downstream has rejected it.
+func (r *refresher) isRejected(generation uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.forcing.generation != 0 && r.forcing.generation == generation && r.forcing.last == generation
 }
 
 // accepted notes that downstream took a credential: forced refreshes help.

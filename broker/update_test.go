@@ -286,6 +286,25 @@ func FuzzParseUpdate(f *testing.F) {
 	})
 }
 
+func TestObjectsAreNotNestedForEver(t *testing.T) {
+	t.Parallel()
+	nested := func(depth int) []byte {
+		return []byte(`{"metadata": ` + strings.Repeat(`{"a": [`, depth/2) + strings.Repeat(`]}`, depth/2) + `}`)
+	}
+	if _, err := broker.ParseUpdate(nested(100)); err != nil {
+		t.Errorf("100 deep: got %v", err)
+	}
+	for _, depth := range []int{102, 9_000} {
+		var input *broker.InputError
+		if _, err := broker.ParseUpdate(nested(depth)); !errors.As(err, &input) || input.Field != "metadata" {
+			t.Errorf("%d deep: got %v, want an error that names metadata", depth, err)
+		}
+		if _, err := broker.ParseImport(nested(depth)); !errors.As(err, &input) || input.Field != "metadata" {
+			t.Errorf("an import, %d deep: got %v, want an error that names metadata", depth, err)
+		}
+	}
+}
+
 // refuse answers every token request with invalid_grant.
 func refuse(int, url.Values) (*http.Response, error) {
 	return brokertest.Response(http.StatusBadRequest, map[string]any{"error": "invalid_grant"}), nil

@@ -96,7 +96,7 @@ func wireFormField(s connector.Setting, value any) formFieldJSON {
 	switch {
 	case s.Sensitive:
 		f.Type = "password"
-		if value != nil {
+		if value != nil && value != "" {
 			f.Value = broker.Mask
 		}
 	case s.Origin:
