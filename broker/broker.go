@@ -106,12 +106,7 @@ func (b *Broker) Connection(ctx context.Context, key Key) (*Connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	snap, err := b.refresher(key).read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	view := snap.rec.view(&conn.Definition, b.clock.Now())
-	return &view, nil
+	return b.show(ctx, conn, key)
 }
 
 // InjectedHeaders returns the names of the headers that a connector's credentials

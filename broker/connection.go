@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"context"
+	"errors"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
@@ -55,6 +57,29 @@ const (
 // Mask stands for a sensitive setting wherever settings are shown. Sent back, it
 // means "as it was".
 const Mask = "********"
+
+// show reads a connection. One whose credentials in the store are older than those that
+// this process has seen is there, but cannot be used until it is imported again.
+func (b *Broker) show(ctx context.Context, conn *Connector, key Key) (*Connection, error) {
+	snap, err := b.refresher(key).read(ctx)
+	if err == nil {
+		view := snap.rec.view(&conn.Definition, b.clock.Now())
+		return &view, nil
+	}
+	if failed, ok := errors.AsType[*TokenError](err); !ok || failed.Code != codeStaleStore {
+		return nil, err
+	}
+	rec, _, err := b.load(ctx, key)
+	switch {
+	case errors.Is(err, ErrNotFound), err == nil && rec.IsTombstone():
+		return nil, connectionNotFound(key)
+	case err != nil:
+		return nil, err
+	}
+	view := rec.view(&conn.Definition, b.clock.Now())
+	view.State, view.Health = StateInvalid, HealthNeedsAuth
+	return &view, nil
+}
 
 // view returns what may be shown of a record.
 func (r *Record) view(def *connector.Definition, now time.Time) Connection {

@@ -77,16 +77,20 @@ func (r *Record) rotate(next Secret) {
 func (r *Record) fail(ans answer, policy cyclePolicy, now time.Time) EventType {
 	c := &r.Cycle
 	before := c.Phase
-	c.Class, c.Code, c.FailedAt = ans.class, ans.code, now
+	c.FailedAt = now
 	c.Attempts++
 	if ans.class == ClassAmbiguous {
 		c.Ambiguous++
 	}
+	if r.IsParked() && ans.class != ClassPermanent {
+		return "" // one more try was asked for, and has found out nothing: it stays refused
+	}
+	c.Class, c.Code = ans.class, ans.code
 	switch ans.class {
 	case ClassPermanent:
 		c.Queued, c.Phase, c.RetryAt = false, PhaseFailed, time.Time{}
 		c.Parked = r.Credentials.identity()
-		if policy.retention > 0 && r.Credentials != nil {
+		if policy.retention > 0 && r.Credentials != nil && c.CredentialsExpireAt.IsZero() { // another try does not prolong it
 			c.CredentialsExpireAt = now.Add(policy.retention)
 		}
 	case ClassConfiguration:

@@ -3,13 +3,19 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync/atomic"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
 )
 
 // Delete removes a connection. Its record becomes a tombstone without anything
 // secret in it, so that a writer which has not heard of it cannot bring it back, and
-// what the store keeps of earlier revisions is destroyed. Errors: [*InputError],
+// what the store keeps of earlier revisions is destroyed. Where the connector names a
+// revocation endpoint the grant is taken back there (RFC 7009), in the background: what
+// comes of that changes nothing. Errors: [*InputError], [ErrConnectorNotFound],
 // [ErrConnectionNotFound], [ErrStoreUnavailable].
 func (b *Broker) Delete(ctx context.Context, key Key) (err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.delete", trace.WithAttributes(connectorAttribute(key)))
@@ -17,19 +23,79 @@ func (b *Broker) Delete(ctx context.Context, key Key) (err error) {
 	if err := key.Validate(); err != nil {
 		return err
 	}
+	cfg := b.Config()
 	now := b.clock.Now()
-	rec, rev, err := b.update(ctx, key, func(rec *Record) (*Record, error) {
+	state := b.refresher(key)
+	var last *Record
+	tombstone, rev, err := b.updateWith(ctx, key, b.saveTombstone, func(rec *Record) (*Record, error) {
 		if rec == nil || rec.IsTombstone() {
+			// A connector without a block can have connections from when it had one.
+			if _, err := cfg.connector(key); err != nil {
+				return nil, err
+			}
 			return nil, connectionNotFound(key)
 		}
-		return &Record{Key: key, CreatedAt: rec.CreatedAt, UpdatedAt: now, Deleted: now, Generation: rec.Generation + 1}, nil
+		last = rec
+		return &Record{
+			Key: key, CreatedAt: rec.CreatedAt, UpdatedAt: now, Deleted: now,
+			Generation: max(rec.Generation, state.seen()) + 1,
+		}, nil
 	})
 	if err != nil {
 		return err
 	}
-	b.refresher(key).install(rec, rev, now)
+	state.install(tombstone, rev, now)
 	b.destroyEarlier(ctx, key, rev)
+	if c := last.Credentials; c != nil {
+		b.revoke(ctx, newRevocation(cfg, cfg.Connectors[key.Connector], key, last.Settings, c.AccessToken, c.RefreshToken))
+	}
 	return nil
+}
+
+// saveTombstone is save for a record that takes nothing more: what waits to be saved
+// for its connection alone must not keep that from being deleted.
+func (b *Broker) saveTombstone(ctx context.Context, rec *Record, rev Revision) (Revision, error) {
+	if err := b.replay(ctx); err != nil {
+		return 0, err
+	}
+	return b.saveNow(ctx, rec, rev)
+}
+
+// DeleteConsumer removes all connections of a consumer as [Broker.Delete] does, those of
+// connectors that the configuration does not have any more too. If it fails some may be
+// gone; it can be repeated. Errors: [*InputError], [ErrConsumerNotFound],
+// [ErrStoreUnavailable], ctx's.
+func (b *Broker) DeleteConsumer(ctx context.Context, application, consumer string) (err error) {
+	ctx, span := b.tracing.start(ctx, "token_broker.delete_consumer")
+	defer func() { endSpan(span, err) }()
+	if err := checkName(BadSyntax, "consumer_id", consumer); err != nil {
+		return err
+	}
+	keys, err := b.keys(ctx, application, consumer)
+	if err != nil {
+		return err
+	}
+	if len(keys) == 0 {
+		return fmt.Errorf("%w: it has no connections", ErrConsumerNotFound)
+	}
+	var deleted atomic.Int64
+	var deletes errgroup.Group // without a context: one that fails does not stop the others
+	deletes.SetLimit(maxLoads)
+	for _, key := range keys {
+		deletes.Go(func() error {
+			err := b.Delete(ctx, key)
+			switch {
+			case err == nil:
+				deleted.Add(1)
+			case errors.Is(err, ErrConnectionNotFound), errors.Is(err, ErrConnectorNotFound):
+				return nil // a tombstone
+			}
+			return err
+		})
+	}
+	err = deletes.Wait()
+	span.SetAttributes(attribute.Int64("token_broker.connections", deleted.Load()))
+	return err
 }
 
 // purge removes a tombstone for good.

@@ -32,6 +32,10 @@ var (
 	// connection to the service.
 	ErrConnectionNotFound = errors.New("no such connection")
 
+	// ErrConsumerNotFound means that this application has, and lately had, no connection
+	// of such a consumer.
+	ErrConsumerNotFound = errors.New("no such consumer")
+
 	// ErrConnectionDisabled means that the connection was switched off.
 	ErrConnectionDisabled = errors.New("the connection is disabled")
 
@@ -151,6 +155,10 @@ func errorType(err error) string {
 		return "connection_not_found"
 	case errors.Is(err, ErrConnectorNotFound):
 		return "connector_not_found"
+	case errors.Is(err, ErrConsumerNotFound):
+		return "consumer_not_found"
+	case errors.Is(err, errRevokeLater), errors.Is(err, errRevokeRefused), errors.Is(err, errNoRevokeTarget):
+		return "not_revoked"
 	case errors.Is(err, ErrConflict):
 		return "conflict"
 	case errors.Is(err, ErrConnectionDisabled):

@@ -50,7 +50,7 @@ func (r *refresher) fly(cause context.Context, f *flight) {
 
 	r.mu.Lock()
 	r.flight = nil
-	r.forcing.generation = 0
+	r.forcing.clear()
 	r.mu.Unlock()
 	if !attempt.landed {
 		f.land(snap, err)
@@ -179,7 +179,7 @@ func (a *attempt) due(ctx context.Context, rec *Record, snap *snapshot, now time
 		return false, connectionNotFound(a.refresher.key)
 	case !rec.Enabled:
 		return false, ErrConnectionDisabled
-	case rec.IsParked():
+	case rec.IsParked() && !a.refresher.isUnparked(rec.Cycle.Parked):
 		return false, rec.tokenError(now)
 	}
 	if rec.Credentials == nil && !a.conn.FetchesTokens() {

@@ -61,6 +61,7 @@ func (b *Broker) Import(ctx context.Context, key Key, imp *Import) (_ *Connectio
 		}
 	}
 	now := b.clock.Now()
+	state := b.refresher(key)
 	var replaced bool
 	rec, rev, err := b.update(ctx, key, func(old *Record) (*Record, error) {
 		rec := old
@@ -69,14 +70,15 @@ func (b *Broker) Import(ctx context.Context, key Key, imp *Import) (_ *Connectio
 		}
 		before := rec.Generation
 		outcome, err = rec.importInto(conn, imp, now)
-		replaced = rec.Generation != before
+		if replaced = rec.Generation != before; replaced {
+			rec.Generation = max(rec.Generation, state.seen()+1)
+		}
 		return rec, err
 	})
 	if err != nil {
 		return nil, "", err
 	}
 	b.warnOfLongLifetime(ctx, cfg, key, imp)
-	state := b.refresher(key)
 	state.install(rec, rev, b.clock.Now())
 	if replaced {
 		b.destroyEarlier(ctx, key, rev)

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 )
 
 // MaxImportBody bounds the body of an import, in bytes.
@@ -46,14 +45,11 @@ type ImportCredentials struct {
 // A member that is null counts as not sent. Errors are [*InputError]s and name the
 // member.
 func ParseImport(body []byte) (*Import, error) {
-	if len(bytes.TrimSpace(body)) == 0 {
-		return nil, badBody("", "the body is empty", "send a JSON object with credentials or settings")
-	}
-	if !utf8.Valid(body) {
-		return nil, badBody("", "the body is not valid UTF-8", "")
+	if err := checkText(body, "send a JSON object with credentials or settings"); err != nil {
+		return nil, err
 	}
 	imp := &Import{}
-	err := eachMember("", body, map[string]func(string, json.RawMessage) error{
+	err := eachMember("", body, members{
 		"consumer_id": func(name string, raw json.RawMessage) (err error) {
 			imp.ConsumerID, err = stringMember(name, raw)
 			return err
@@ -70,7 +66,7 @@ func ParseImport(body []byte) (*Import, error) {
 			imp.Metadata, err = objectMember(name, raw)
 			return err
 		},
-	})
+	}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +75,7 @@ func ParseImport(body []byte) (*Import, error) {
 
 func parseImportCredentials(name string, raw json.RawMessage) (*ImportCredentials, error) {
 	c := &ImportCredentials{}
-	err := eachMember(name, raw, map[string]func(string, json.RawMessage) error{
+	err := eachMember(name, raw, members{
 		"access_token": func(name string, raw json.RawMessage) (err error) {
 			c.AccessToken, err = tokenMember(name, raw)
 			return err
@@ -100,16 +96,20 @@ func parseImportCredentials(name string, raw json.RawMessage) (*ImportCredential
 			c.ExpiresIn, err = secondsMember(name, raw)
 			return err
 		},
-	})
+	}, nil)
 	if err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
+// members are what a JSON object may have, by name, each with what reads it.
+type members map[string]func(string, json.RawMessage) error
+
 // eachMember calls the function of every member of the JSON object in raw that is
-// not null. Unknown and repeated members are errors; names are case-sensitive.
-func eachMember(path string, raw []byte, members map[string]func(string, json.RawMessage) error) error {
+// not null. Unknown and repeated members are errors, which name known, not tolerated
+// ones; names are case-sensitive.
+func eachMember(path string, raw []byte, known, tolerated members) error {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
 	if tok, err := dec.Token(); err != nil {
@@ -128,9 +128,12 @@ func eachMember(path string, raw []byte, members map[string]func(string, json.Ra
 		if path != "" {
 			full = path + "." + name
 		}
-		set, known := members[name]
-		if !known {
-			return badBody(quoteName(full), "is not a known member", "known are "+strings.Join(slices.Sorted(maps.Keys(members)), ", "))
+		set, ok := known[name]
+		if !ok {
+			set, ok = tolerated[name]
+		}
+		if !ok {
+			return badBody(quoteName(full), "is not a known member", known.list())
 		}
 		if seen[name] {
 			return badBody(full, "is sent twice", "send it once")
@@ -154,6 +157,14 @@ func eachMember(path string, raw []byte, members map[string]func(string, json.Ra
 		return badBody("", "the body has data after the JSON object", "send one JSON object")
 	}
 	return nil
+}
+
+// list says which members could be sent.
+func (m members) list() string {
+	if len(m) == 0 {
+		return "send an empty object, or no body"
+	}
+	return "known are " + strings.Join(slices.Sorted(maps.Keys(m)), ", ")
 }
 
 // quoteName bounds and quotes a member name that a stranger made up, so that a
@@ -252,10 +263,17 @@ func secondsMember(name string, raw json.RawMessage) (*time.Duration, error) {
 	return &d, nil
 }
 
+// maxDepth bounds how deep settings and metadata are nested: decoders of stores and of
+// callers have limits of their own, and what one of them cannot read is lost.
+const maxDepth = 100
+
 func objectMember(name string, raw json.RawMessage) (map[string]any, error) {
 	var o map[string]any
 	if raw[0] != '{' || decodeNumbers(raw, &o) != nil {
 		return nil, badBody(name, "must be a JSON object", "")
+	}
+	if !isShallow(o, maxDepth) {
+		return nil, badBody(name, fmt.Sprintf("is nested more than %d deep", maxDepth), "send it flatter, or as a string")
 	}
 	return o, nil
 }

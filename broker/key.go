@@ -51,10 +51,18 @@ func (k Key) Validate() error {
 }
 
 func validateName(header, s string) error {
+	if s == "" {
+		return &InputError{Kind: MissingHeader, Field: header, Fix: "send the header"}
+	}
+	return checkName(BadHeader, header, s)
+}
+
+// checkName reports a name of an application or a consumer that nobody can have.
+func checkName(kind InputKind, field, s string) error {
 	var fault string
 	switch {
 	case s == "":
-		return &InputError{Kind: MissingHeader, Field: header, Fix: "send the header"}
+		fault = "is empty"
 	case len(s) > maxNameLen:
 		fault = fmt.Sprintf("is longer than %d bytes", maxNameLen)
 	case !utf8.ValidString(s):
@@ -65,7 +73,7 @@ func validateName(header, s string) error {
 		return nil
 	}
 	return &InputError{
-		Kind: BadHeader, Field: header, Fault: fault,
+		Kind: kind, Field: field, Fault: fault,
 		Fix: fmt.Sprintf("send 1 to %d bytes of UTF-8 without control characters", maxNameLen),
 	}
 }

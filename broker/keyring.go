@@ -21,18 +21,26 @@ func (k *Keyring) Add(application string, key Secret) {
 	k.keys[application] = append(k.keys[application], sha256.Sum256([]byte(key.Reveal())))
 }
 
+// noKeys are compared with where there is no application. They are hashes of nothing.
+var noKeys = make([][sha256.Size]byte, 1)
+
 // Has reports whether there is such an application.
 func (k *Keyring) Has(application string) bool { return len(k.keys[application]) > 0 }
 
 // Authenticate returns nil if key is one of application's, else [ErrUnauthorized].
-// The time that it takes does not depend on how much of a key is right.
+// The time that it takes depends neither on how much of a key is right nor on whether
+// there is such an application.
 func (k *Keyring) Authenticate(application string, key Secret) error {
 	hash := sha256.Sum256([]byte(key.Reveal()))
 	match := 0
-	for _, known := range k.keys[application] {
+	known, ok := k.keys[application]
+	if !ok {
+		known = noKeys
+	}
+	for _, known := range known {
 		match |= subtle.ConstantTimeCompare(hash[:], known[:])
 	}
-	if match != 1 {
+	if match != 1 || !ok {
 		return ErrUnauthorized
 	}
 	return nil

@@ -77,7 +77,7 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 			return &hold{snap: snap}, err
 		}
 		takeover, wait := a.contend(rec, &observed)
-		if (wait || takeover) && snap.servable(b.clock.Now()) && !a.refresher.isForced(rec.Generation) {
+		if (wait || takeover) && snap.servable(b.clock.Now()) && !a.refresher.isRejected(rec.Generation) {
 			return &hold{snap: snap}, nil // it is being refreshed, or may be spent, and valid meanwhile
 		}
 		if wait {

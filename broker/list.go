@@ -8,16 +8,32 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
-// maxLoads bounds how many records of a list are loaded at a time.
+// maxLoads bounds how many records of one consumer are worked on at a time.
 const maxLoads = 8
 
-// Connections returns the connections of a consumer, in the order of their ids. Those of
-// a connector that the configuration does not have (any more) are left out. What it
-// costs depends on that consumer's connections alone. Errors: [*InputError],
-// [ErrStoreUnavailable], ctx's.
-func (b *Broker) Connections(ctx context.Context, application, consumer string) (_ []*Connection, err error) {
+// A Filter selects connections of a list. The zero Filter selects all.
+type Filter struct {
+	UnifiedAPI string // of the connectors; empty: any
+
+	// Configured: whether there is a connection. Those that there could be are in
+	// [StateAvailable]. nil: both.
+	Configured *bool
+}
+
+func (f Filter) selects(id connector.ID) bool {
+	return f.UnifiedAPI == "" || f.UnifiedAPI == id.UnifiedAPI
+}
+
+// Connections returns the connections of a consumer and, in [StateAvailable], the
+// connectors that could be connected, in the order of their ids. Connections to a
+// connector that the configuration does not have (any more) are left out. What a list
+// costs depends on that consumer's connections alone: one list of the store, and one
+// load for each that is selected. Errors: [*InputError], [ErrStoreUnavailable], ctx's.
+func (b *Broker) Connections(ctx context.Context, application, consumer string, filter Filter) (_ []*Connection, err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.list")
 	defer func() { endSpan(span, err) }()
 	keys, err := b.keys(ctx, application, consumer)
@@ -25,33 +41,64 @@ func (b *Broker) Connections(ctx context.Context, application, consumer string) 
 		return nil, err
 	}
 	cfg := b.Config()
-	keys = slices.DeleteFunc(keys, func(key Key) bool { return cfg.Connectors[key.Connector] == nil })
+	keys = slices.DeleteFunc(keys, func(key Key) bool {
+		return cfg.Connectors[key.Connector] == nil || !filter.selects(key.Connector)
+	})
+	found, err := b.loadAll(ctx, cfg, keys)
+	if err != nil {
+		return nil, err
+	}
+	var list []*Connection
+	if filter.Configured == nil || *filter.Configured {
+		list = append(list, found...)
+	}
+	if filter.Configured == nil || !*filter.Configured {
+		list = append(list, cfg.available(application, consumer, filter, found)...)
+	}
+	slices.SortFunc(list, func(a, b *Connection) int { return compareIDs(a.Key, b.Key) })
+	span.SetAttributes(attribute.Int("token_broker.connections", len(list)))
+	return list, nil
+}
+
+// loadAll returns those of the connections that exist.
+func (b *Broker) loadAll(ctx context.Context, cfg *Config, keys []Key) ([]*Connection, error) {
 	found := make([]*Connection, len(keys))
 	loads, ctx := errgroup.WithContext(ctx)
 	loads.SetLimit(maxLoads)
 	for i, key := range keys {
-		loads.Go(func() error {
-			snap, err := b.refresher(key).read(ctx)
+		loads.Go(func() (err error) {
+			found[i], err = b.show(ctx, cfg.Connectors[key.Connector], key)
 			if errors.Is(err, ErrConnectionNotFound) {
 				return nil // a tombstone, or deleted a moment ago
 			}
-			if err != nil {
-				return err
-			}
-			view := snap.rec.view(&cfg.Connectors[key.Connector].Definition, b.clock.Now())
-			found[i] = &view
-			return nil
+			return err
 		})
 	}
 	if err := loads.Wait(); err != nil {
 		return nil, err
 	}
-	found = slices.DeleteFunc(found, func(c *Connection) bool { return c == nil })
-	span.SetAttributes(attribute.Int("token_broker.connections", len(found)))
-	return found, nil
+	return slices.DeleteFunc(found, func(c *Connection) bool { return c == nil }), nil
 }
 
-// keys returns the keys of a consumer's records, tombstones included, in order.
+// available returns the connectors that a consumer with these connections has none to.
+func (c *Config) available(application, consumer string, filter Filter, found []*Connection) []*Connection {
+	connected := make(map[connector.ID]bool, len(found))
+	for _, conn := range found {
+		connected[conn.Key.Connector] = true
+	}
+	var list []*Connection
+	for id, conn := range c.Connectors {
+		if filter.selects(id) && !connected[id] {
+			list = append(list, &Connection{
+				Key:       Key{Application: application, Consumer: consumer, Connector: id},
+				Connector: conn.Definition, State: StateAvailable,
+			})
+		}
+	}
+	return list
+}
+
+// keys returns the keys of a consumer's records, tombstones included.
 func (b *Broker) keys(ctx context.Context, application, consumer string) ([]Key, error) {
 	if err := validateName("x-apideck-app-id", application); err != nil {
 		return nil, err
@@ -70,6 +117,7 @@ func (b *Broker) keys(ctx context.Context, application, consumer string) ([]Key,
 		}
 		keys = append(keys, key)
 	}
-	slices.SortFunc(keys, func(a, b Key) int { return strings.Compare(a.Connector.String(), b.Connector.String()) })
 	return keys, nil
 }
+
+func compareIDs(a, b Key) int { return strings.Compare(a.Connector.String(), b.Connector.String()) }

@@ -47,6 +47,32 @@ func cloneValue(v any) any {
 	}
 }
 
+// isShallow reports whether a JSON value has at most levels objects and lists in each
+// other.
+func isShallow(v any, levels int) bool {
+	switch v := v.(type) {
+	case map[string]any:
+		if levels == 0 {
+			return false
+		}
+		for _, m := range v {
+			if !isShallow(m, levels-1) {
+				return false
+			}
+		}
+	case []any:
+		if levels == 0 {
+			return false
+		}
+		for _, m := range v {
+			if !isShallow(m, levels-1) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // mergePatch applies patch to target as RFC 7396 describes and returns the result,
 // which shares nothing with patch. An object in the patch, at any depth of objects,
 // that has no member but "type" says nothing: it removes what stood under its key.

@@ -203,6 +203,11 @@ func (h *history) checkCycle(p *process, prev, next *broker.Record) {
 		}
 	case former.token != prev.Credentials.RefreshToken.Hash():
 		w.violate("%s records against %s what came of another refresh token (%s)", p.name, prev.Credentials.RefreshToken.Reveal(), next.Cycle.Class)
+	case prev.IsParked() && former.attempt.class != broker.ClassPermanent:
+		// One more try of a refused refresh token has found out nothing.
+		if next.Cycle.Class != prev.Cycle.Class || !next.IsParked() {
+			w.violate("%s records %s of a refresh token that was refused, for an attempt that was %q", p.name, next.Cycle.Class, former.attempt.class)
+		}
 	case former.attempt.class != next.Cycle.Class:
 		w.violate("%s records %s for an attempt that was %q", p.name, next.Cycle.Class, former.attempt.class)
 	}

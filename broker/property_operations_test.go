@@ -30,8 +30,10 @@ func (w *world) operate(rng *rand.Rand) {
 	}
 	switch n := rng.IntN(100); {
 	case p == nil:
-	case n < 24:
+	case n < 20:
 		w.call(p, key, rng)
+	case n < 24:
+		w.run(p, "validate", 10*time.Minute, func(ctx context.Context) error { _, err := p.broker.Validate(ctx, key); return err })
 	case n < 34:
 		for _, r := range w.replicas {
 			for range 3 {
@@ -40,8 +42,10 @@ func (w *world) operate(rng *rand.Rand) {
 		}
 	case n < 46:
 		w.importTokens(rng, p, key)
-	case n < 50:
+	case n < 48:
 		w.importSettings(p, key)
+	case n < 50:
+		w.update(p, key)
 	case n < 53:
 		w.run(p, "delete", time.Minute, func(ctx context.Context) error { return p.broker.Delete(ctx, key) })
 	case n < 58:
@@ -256,6 +260,12 @@ func (w *world) importSettings(p *process, key broker.Key) {
 		}
 		return err
 	})
+}
+
+// update changes settings, which is nothing to the credentials.
+func (w *world) update(p *process, key broker.Key) {
+	up := &broker.Update{Settings: map[string]any{"note": strconv.Itoa(len(w.lines))}}
+	w.run(p, "update", time.Minute, func(ctx context.Context) error { _, err := p.broker.Update(ctx, key, up); return err })
 }
 
 // errRefused is downstream's 401.

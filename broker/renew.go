@@ -45,13 +45,17 @@ func (a *Authorization) RenewInBackground() {
 	})
 }
 
-// forcing is what a connection's 401s have led to.
+// forcing is what a connection's 401s, and requests to validate it, have led to.
 type forcing struct {
-	generation uint64 // rejected, and to be replaced by the flight to come; 0: none
-	last       uint64 // the one that was rejected before that
+	generation uint64    // to be replaced by the flight to come, however valid; 0: none
+	unparked   TokenHash // and to be sent by it, though it was refused; empty: none
+	last       uint64    // the generation that was rejected last
 	next       time.Time
 	cooldown   time.Duration
 }
+
+// clear is called when the flight has ended. The caller holds the refresher's mu.
+func (f *forcing) clear() { f.generation, f.unparked = 0, "" }
 
 // force allows a refresh of a token that is valid by the clock, because downstream
 // has rejected it. It reports false while the cooldown lasts.
@@ -60,6 +64,7 @@ func (r *refresher) force(generation uint64, now time.Time) bool {
 	defer r.mu.Unlock()
 	f := &r.forcing
 	if f.generation == generation {
+		f.last = generation
 		return true // asked for already: join it
 	}
 	if now.Before(f.next) {
@@ -77,6 +82,13 @@ func (r *refresher) isForced(generation uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.forcing.generation != 0 && r.forcing.generation == generation
+}
+
+// isRejected reports whether that is because downstream has rejected it.
+func (r *refresher) isRejected(generation uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.forcing.generation != 0 && r.forcing.generation == generation && r.forcing.last == generation
 }
 
 // accepted notes that downstream took a credential: forced refreshes help.

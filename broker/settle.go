@@ -31,10 +31,15 @@ func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snaps
 	} else if err == nil {
 		r.broker.destroyEarlier(ctx, r.key, snap.rev)
 		a.emit(ctx, event, snap)
+	} else if errors.Is(err, ErrConnectionNotFound) {
+		// Nobody will ever use what has come too late.
+		r.broker.revoke(ctx, newRevocation(a.cfg, a.conn, r.key, held.rec.Settings, ans.accessToken, ans.refreshToken))
 	}
 	switch {
 	case err == nil && a.usable(snap):
 		return snap, nil
+	case err == nil && !snap.rec.Enabled:
+		return nil, ErrConnectionDisabled
 	case err == nil:
 		return nil, snap.rec.tokenError(r.broker.clock.Now())
 	case errors.Is(err, errSuperseded):

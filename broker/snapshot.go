@@ -53,6 +53,14 @@ func (r *refresher) isSetBack(rec *Record) bool {
 	return false
 }
 
+// seen returns the highest generation that this process has seen. What goes on counting
+// from there is never taken for a store that was set back.
+func (r *refresher) seen() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.highest.generation
+}
+
 // A snapshot is a record as it was read or saved at some time. It is not changed.
 type snapshot struct {
 	rec       *Record

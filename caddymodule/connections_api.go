@@ -2,11 +2,9 @@ package caddymodule
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -29,9 +27,9 @@ func init() {
 // requestTimeout bounds a request to the API, the reading of its body included.
 const requestTimeout = 30 * time.Second
 
-// ConnectionsAPI is the part of the Vault API by which applications import
-// connections and look at them, below /vault/. Requests for other paths go on to the
-// next handler. Credentials come in and never go out.
+// ConnectionsAPI is the part of the Vault API by which applications import connections
+// and manage them, below /vault/. Requests for other paths go on to the next handler.
+// Credentials come in and never go out.
 type ConnectionsAPI struct {
 	app    *App
 	logger *slog.Logger
@@ -72,11 +70,11 @@ func (api *ConnectionsAPI) Provision(ctx caddy.Context) (err error) {
 // ServeHTTP implements [caddyhttp.MiddlewareHandler]. Errors are answered here, for
 // Caddy's error log would print the request's headers.
 func (api *ConnectionsAPI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	path, ok := strings.CutPrefix(r.URL.Path, "/vault")
-	if !ok || path != "" && path[0] != '/' {
+	parts, ok := vaultPath(r.URL)
+	if !ok {
 		return next.ServeHTTP(w, r)
 	}
-	if err := api.serve(w, r, path); err != nil {
+	if err := api.serve(w, r, parts); err != nil {
 		e := apiErrorOf(err, time.Now())
 		e.log(r.Context(), api.logger)
 		e.write(w)
@@ -84,96 +82,136 @@ func (api *ConnectionsAPI) ServeHTTP(w http.ResponseWriter, r *http.Request, nex
 	return nil
 }
 
+// vaultPath returns the decoded segments of the path that follow /vault. Segments are
+// told apart before they are decoded, for ids of consumers may have slashes in them.
+func vaultPath(u *url.URL) ([]string, bool) {
+	path, ok := strings.CutPrefix(u.EscapedPath(), "/")
+	if !ok {
+		return nil, false
+	}
+	parts := strings.Split(path, "/")
+	for i, part := range parts {
+		decoded, err := url.PathUnescape(part)
+		if err != nil {
+			return nil, false
+		}
+		parts[i] = decoded
+	}
+	return parts[1:], parts[0] == "vault"
+}
+
+// A request is who sends it, and the segments of its path.
+type request struct {
+	application string
+	path        []string
+}
+
+// A route is a path of the API and what its methods do.
+type route struct {
+	path    string // segments; those in braces match any
+	methods map[string]func(*ConnectionsAPI, http.ResponseWriter, *http.Request, request) error
+}
+
+type methods = map[string]func(*ConnectionsAPI, http.ResponseWriter, *http.Request, request) error
+
+// routes are the paths below /vault/.
+var routes = []route{
+	{"connections", methods{http.MethodGet: (*ConnectionsAPI).list}},
+	{"connections/{unified_api}/{service_id}", methods{
+		http.MethodGet: ofConnection((*ConnectionsAPI).get), http.MethodPatch: ofConnection((*ConnectionsAPI).update),
+		http.MethodDelete: ofConnection((*ConnectionsAPI).delete),
+	}},
+	{"connections/{unified_api}/{service_id}/import", methods{http.MethodPost: ofConnection((*ConnectionsAPI).importConnection)}},
+	{"connections/{unified_api}/{service_id}/token", methods{http.MethodPost: ofConnection((*ConnectionsAPI).obtainToken)}},
+	{"connections/{unified_api}/{service_id}/validate", methods{http.MethodPost: ofConnection((*ConnectionsAPI).validate)}},
+	{"consumers/{consumer_id}", methods{http.MethodDelete: (*ConnectionsAPI).deleteConsumer}},
+}
+
+// matches reports whether the segments of a path are the route's.
+func (rt *route) matches(parts []string) bool {
+	pattern := strings.Split(rt.path, "/")
+	if len(pattern) != len(parts) {
+		return false
+	}
+	for i, segment := range pattern {
+		if segment != parts[i] && (segment[0] != '{' || parts[i] == "") {
+			return false
+		}
+	}
+	return true
+}
+
+// allowed returns the methods of the route, as the header Allow lists them.
+func (rt *route) allowed() string {
+	var names []string
+	for name := range rt.methods {
+		names = append(names, name)
+		if name == http.MethodGet {
+			names = append(names, http.MethodHead) // RFC 9110 section 9.1: where there is GET
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
 // serve authenticates before anything else, so that who cannot do that learns nothing.
-func (api *ConnectionsAPI) serve(w http.ResponseWriter, r *http.Request, path string) error {
+func (api *ConnectionsAPI) serve(w http.ResponseWriter, r *http.Request, parts []string) error {
 	application, err := api.app.authenticate(r.Header)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 	defer cancel()
-	r = r.WithContext(ctx)
 
-	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
-	switch {
-	case len(parts) == 3 && parts[0] == "connections":
-		return api.serveConnection(w, r, application, parts[1], parts[2], api.get, http.MethodGet, http.MethodHead)
-	case len(parts) == 4 && parts[0] == "connections" && parts[3] == "import":
-		return api.serveConnection(w, r, application, parts[1], parts[2], api.importConnection, http.MethodPost)
-	default:
+	i := slices.IndexFunc(routes, func(rt route) bool { return rt.matches(parts) })
+	if i < 0 {
 		return &apiError{
 			status: http.StatusNotFound, typeName: "EntityNotFoundError",
-			message: "There is nothing at this path", detail: "known are " +
-				"GET /vault/connections/{unified_api}/{service_id} and POST /vault/connections/{unified_api}/{service_id}/import",
+			message: "There is nothing at this path", detail: "known are " + knownPaths(),
 		}
 	}
-}
-
-func (api *ConnectionsAPI) serveConnection(
-	w http.ResponseWriter, r *http.Request, application, unifiedAPI, serviceID string,
-	serve func(http.ResponseWriter, *http.Request, broker.Key) error, methods ...string,
-) error {
-	if !slices.Contains(methods, r.Method) {
-		w.Header().Set("Allow", strings.Join(methods, ", "))
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	serve, ok := routes[i].methods[method]
+	if !ok {
+		w.Header().Set("Allow", routes[i].allowed())
 		return &apiError{
 			status: http.StatusMethodNotAllowed, typeName: "MethodNotAllowedError",
-			message: "The method is not allowed here", detail: "allowed: " + strings.Join(methods, ", "),
+			message: "The method is not allowed here", detail: "allowed: " + routes[i].allowed(),
 		}
 	}
-	consumer, err := requiredValue(r.Header, consumerHeader)
-	if err != nil {
-		return err
-	}
-	key := broker.Key{
-		Application: application, Consumer: consumer,
-		Connector: connector.ID{UnifiedAPI: unifiedAPI, ServiceID: serviceID},
-	}
-	if err := key.Validate(); err != nil {
-		return err
-	}
-	return serve(w, r, key)
+	return serve(api, w, r.WithContext(ctx), request{application, parts})
 }
 
-func (api *ConnectionsAPI) get(w http.ResponseWriter, r *http.Request, key broker.Key) error {
-	conn, err := api.app.shared.broker.Connection(r.Context(), key)
-	if err != nil {
-		return err
+func knownPaths() string {
+	var known []string
+	for _, rt := range routes {
+		known = append(known, "/vault/"+rt.path)
 	}
-	return writeData(w, wireConnection(conn))
+	return strings.Join(known, ", ")
 }
 
-func (api *ConnectionsAPI) importConnection(w http.ResponseWriter, r *http.Request, key broker.Key) error {
-	body, err := readBody(w, r)
-	if err != nil {
-		return err
-	}
-	imp, err := broker.ParseImport(body)
-	if err != nil {
-		return err
-	}
-	conn, outcome, err := api.app.shared.broker.Import(r.Context(), key, imp)
-	if err != nil {
-		return err
-	}
-	w.Header().Set(broker.ImportHeader, string(outcome))
-	return writeData(w, wireConnection(conn))
-}
-
-// readBody reads the body of an import, which is small and should be here soon.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	// Not every ResponseWriter can, and then the server's own timeouts have to do.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, broker.MaxImportBody))
-	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, &apiError{
-			status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
-			message: "The body is too large", detail: fmt.Sprintf("an import has at most %d bytes", tooLarge.Limit),
+// ofConnection makes an operation on the connection that path and header name of one on
+// its key.
+func ofConnection(
+	serve func(*ConnectionsAPI, http.ResponseWriter, *http.Request, broker.Key) error,
+) func(*ConnectionsAPI, http.ResponseWriter, *http.Request, request) error {
+	return func(api *ConnectionsAPI, w http.ResponseWriter, r *http.Request, c request) error {
+		consumer, err := requiredValue(r.Header, consumerHeader)
+		if err != nil {
+			return err
 		}
+		key := broker.Key{
+			Application: c.application, Consumer: consumer,
+			Connector: connector.ID{UnifiedAPI: c.path[1], ServiceID: c.path[2]},
+		}
+		if err := key.Validate(); err != nil {
+			return err
+		}
+		return serve(api, w, r, key)
 	}
-	if err != nil {
-		return nil, &broker.InputError{Kind: broker.BadSyntax, Fault: "the body could not be read to its end", Fix: "send it again"}
-	}
-	return body, nil
 }
 
 // Interface guards

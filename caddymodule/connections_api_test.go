@@ -147,7 +147,7 @@ func TestWhatIsNotThereIsToldApart(t *testing.T) {
 		{"path", "GET", "http://broker/vault/nothing", 404, "EntityNotFoundError"},
 		{"root", "GET", "http://broker/vault", 404, "EntityNotFoundError"},
 		{"trailing slash", "GET", connectionPath + "/", 404, "EntityNotFoundError"},
-		{"method", "DELETE", connectionPath, 405, "MethodNotAllowedError"},
+		{"method", "PUT", connectionPath, 405, "MethodNotAllowedError"},
 		{"method of an import", "GET", importPath, 405, "MethodNotAllowedError"},
 	}
 	for _, tt := range tests {

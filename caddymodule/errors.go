@@ -53,6 +53,8 @@ func apiErrorOf(err error, now time.Time) *apiError {
 		return newAPIError(http.StatusNotFound, "ConnectorNotFoundError", err)
 	case errors.Is(err, broker.ErrConnectionNotFound):
 		return newAPIError(http.StatusNotFound, "ConnectionNotFoundError", err)
+	case errors.Is(err, broker.ErrConsumerNotFound):
+		return newAPIError(http.StatusNotFound, "EntityNotFoundError", err)
 	case errors.Is(err, broker.ErrRecordTooLarge):
 		return &apiError{
 			status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
@@ -167,14 +169,18 @@ func (e *apiError) header() http.Header {
 }
 
 func (e *apiError) body() []byte {
+	detail := e.detail
+	if detail == nil {
+		detail = e.message // every error of the Vault API has one
+	}
 	b, err := json.Marshal(struct {
 		StatusCode int    `json:"status_code"`
 		Error      string `json:"error"`
 		TypeName   string `json:"type_name"`
 		Message    string `json:"message"`
-		Detail     any    `json:"detail,omitempty"`
+		Detail     any    `json:"detail"`
 		Ref        string `json:"ref"`
-	}{e.status, http.StatusText(e.status), e.typeName, e.message, e.detail, errorReference + strings.ToLower(e.typeName)})
+	}{e.status, http.StatusText(e.status), e.typeName, e.message, detail, errorReference + strings.ToLower(e.typeName)})
 	if err != nil { // strings and numbers always encode
 		panic(err)
 	}

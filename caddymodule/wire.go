@@ -27,11 +27,22 @@ type connectionJSON struct {
 	Settings            map[string]any       `json:"settings"`
 	Metadata            map[string]any       `json:"metadata"`
 	FormFields          []formFieldJSON      `json:"form_fields"`
-	Health              broker.Health        `json:"health"`
+	Health              broker.Health        `json:"health,omitempty"` // none of what is available only
 	CredentialsExpireAt int64                `json:"credentials_expire_at"`
 	LastRefreshFailedAt int64                `json:"last_refresh_failed_at"`
 	CreatedAt           int64                `json:"created_at"`
 	UpdatedAt           int64                `json:"updated_at"`
+}
+
+// stateJSON is what a connection's validation leads to.
+type stateJSON struct {
+	ID    string       `json:"id"`
+	State broker.State `json:"state"`
+}
+
+// consumerJSON is a consumer who is gone.
+type consumerJSON struct {
+	ConsumerID string `json:"consumer_id"`
 }
 
 // formFieldJSON is a FormField of the Vault API: one setting of a connection.
@@ -85,7 +96,7 @@ func wireFormField(s connector.Setting, value any) formFieldJSON {
 	switch {
 	case s.Sensitive:
 		f.Type = "password"
-		if value != nil {
+		if value != nil && value != "" {
 			f.Value = broker.Mask
 		}
 	case s.Origin:

@@ -1,0 +1,170 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// The consumer of the tests of a list's cost, and how many connections it has.
+const (
+	manyConnections = 60
+	bigConsumer     = "big"
+)
+
+// listConfig has as many connectors as the consumer has connections.
+func listConfig() *broker.Config {
+	cfg := &broker.Config{Connectors: make(map[connector.ID]*broker.Connector)}
+	for i := range manyConnections {
+		def := connector.Definition{
+			ID: connector.ID{UnifiedAPI: []string{"crm", "hris"}[i%2], ServiceID: fmt.Sprint("service-", i)}, AuthType: connector.APIKey,
+			BaseURL: "https://api.acme.test",
+		}
+		cfg.Connectors[def.ID] = &broker.Connector{Definition: def.WithDefaults()}
+	}
+	return cfg
+}
+
+// fill gives the consumer its connections, and as many more to others.
+func fill(t testing.TB, store broker.Store, cfg *broker.Config, others int) {
+	t.Helper()
+	save := func(consumer string, id connector.ID) {
+		rec := &broker.Record{
+			Key:       broker.Key{Application: "app", Consumer: consumer, Connector: id},
+			CreatedAt: time.Now(), Enabled: true, Generation: 1, Settings: map[string]any{"api_key": "k"},
+		}
+		if _, err := store.Save(context.Background(), rec, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ids := make([]connector.ID, 0, manyConnections)
+	for id := range cfg.Connectors {
+		ids = append(ids, id)
+		save(bigConsumer, id)
+	}
+	for i := range others {
+		// Before and after the consumer in the order of keys, and with its name in theirs.
+		save(fmt.Sprintf("%s%d", []string{"a", bigConsumer, "z"}[i%3], i), ids[i%len(ids)])
+	}
+}
+
+func TestListCostsTheSameAmongHundredThousandConnections(t *testing.T) {
+	t.Parallel()
+	var costs []string
+	for _, others := range []int{0, 100_000} {
+		var mu sync.Mutex
+		ops := make(map[string]int)
+		counting := false
+		store := &brokertest.MemStore{Fail: func(op string, _ broker.Key) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if counting {
+				ops[op]++
+			}
+			return nil
+		}}
+		cfg := listConfig()
+		fill(t, store, cfg, others)
+		b := broker.New(broker.Options{Open: func(context.Context) (broker.Store, error) { return store, nil }})
+		b.Configure(cfg)
+		mu.Lock()
+		counting = true
+		mu.Unlock()
+		all, err := b.Connections(t.Context(), "app", bigConsumer, broker.Filter{})
+		if err != nil || len(all) != manyConnections {
+			t.Fatalf("got %d connections, %v; want %d", len(all), err, manyConnections)
+		}
+		crm, err := b.Connections(t.Context(), "app", bigConsumer, broker.Filter{UnifiedAPI: "crm"})
+		if err != nil || len(crm) != manyConnections/2 {
+			t.Fatalf("got %d connections of crm, %v; want %d", len(crm), err, manyConnections/2)
+		}
+		if err := b.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		costs = append(costs, fmt.Sprint(ops))
+		mu.Unlock()
+	}
+	want := fmt.Sprintf("map[list:2 load:%d]", manyConnections+manyConnections/2)
+	if costs[0] != want || costs[1] != want {
+		t.Errorf("got the store operations %s, want %s each", costs, want)
+	}
+}
+
+func TestListIsInOrderAndLeavesOutTombstones(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(0))
+		for _, key := range []broker.Key{h.at(keyed), h.at(long)} {
+			if _, _, err := h.importBody(key, map[bool]string{true: `{"settings": {"api_key": "k"}}`, false: `{"credentials": {"access_token": "a"}}`}[key == h.at(keyed)]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := h.Delete(t.Context(), h.at(long)); err != nil {
+			t.Fatal(err)
+		}
+		list := func() string {
+			t.Helper()
+			found, err := h.Connections(t.Context(), h.key.Application, h.key.Consumer, broker.Filter{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var ids []string
+			for _, c := range found {
+				ids = append(ids, c.Key.Connector.String()+" "+string(c.State))
+			}
+			return strings.Join(ids, ", ")
+		}
+		if got, want := list(), "crm/acme callable, crm/keyed callable, crm/long available, crm/machines available"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		delete(h.config.Connectors, keyed)
+		if got, want := list(), "crm/acme callable, crm/long available, crm/machines available"; got != want {
+			t.Errorf("without a block for it: got %s, want %s", got, want)
+		}
+		synctest.Wait()
+		h.store.Fail = func(op string, _ broker.Key) error {
+			if op == brokertest.OpLoad {
+				return broker.ErrStoreUnavailable
+			}
+			return nil
+		}
+		if _, err := h.Connections(t.Context(), h.key.Application, h.key.Consumer, broker.Filter{}); !errors.Is(err, broker.ErrStoreUnavailable) {
+			t.Errorf("got %v, want ErrStoreUnavailable rather than a part", err)
+		}
+	})
+}
+
+// BenchmarkListAmong lists a consumer's 60 connections in the embedded store, alone there
+// and among those of others.
+func BenchmarkListAmong(b *testing.B) {
+	for _, others := range []int{0, 1_000, 100_000} {
+		b.Run(fmt.Sprint(others), func(b *testing.B) {
+			store, err := boltstore.Open(b.Context(), boltstore.Config{Dir: b.TempDir()})
+			if err != nil {
+				b.Fatal(err)
+			}
+			cfg := listConfig()
+			fill(b, store, cfg, others)
+			br := broker.New(broker.Options{Open: func(context.Context) (broker.Store, error) { return store, nil }})
+			br.Configure(cfg)
+			b.Cleanup(func() { _ = br.Close(context.Background()) })
+			for b.Loop() {
+				found, err := br.Connections(b.Context(), "app", bigConsumer, broker.Filter{})
+				if err != nil || len(found) != manyConnections {
+					b.Fatalf("got %d connections, %v", len(found), err)
+				}
+			}
+		})
+	}
+}

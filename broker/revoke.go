@@ -1,0 +1,200 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// Revoking is tried a few times: other than a redeem it may be repeated, as a token that
+// is revoked already is no error (RFC 7009 section 2.2).
+const (
+	revocationTries = 3
+	revocationPause = time.Second // before the second try, and twice that before the third
+	maxRevocation   = 64 << 10    // bytes that are read of an answer
+)
+
+// A revocation is what it takes to take a grant back at the provider, of a connection
+// that is gone.
+type revocation struct {
+	cfg      *Config
+	conn     *Connector
+	key      Key
+	settings map[string]any // the connection's, for the endpoint's URL
+	token    Secret
+	hint     string // token_type_hint (RFC 7009 section 2.1)
+}
+
+// newRevocation returns the revocation of a refresh token, or of an access token that
+// came without one. It is nil if there is nothing to revoke, or nowhere to.
+func newRevocation(cfg *Config, conn *Connector, key Key, settings map[string]any, access, refresh Secret) *revocation {
+	if conn == nil || conn.AuthType != connector.OAuth2 || conn.RevocationURL == "" {
+		return nil
+	}
+	rv := &revocation{cfg: cfg, conn: conn, key: key, settings: settings, token: refresh, hint: "refresh_token"}
+	if refresh.IsZero() {
+		rv.token, rv.hint = access, "access_token"
+	}
+	if rv.token.IsZero() {
+		return nil
+	}
+	return rv
+}
+
+// revoke revokes in the background, within the time of a token request. Nothing depends
+// on whether it succeeds, which the log and a span say. rv may be nil.
+func (b *Broker) revoke(cause context.Context, rv *revocation) {
+	if rv == nil {
+		return
+	}
+	begun := b.begin(func() {
+		ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.revoke",
+			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(connectorAttribute(rv.key)))
+		ctx, cancel := context.WithTimeout(ctx, rv.cfg.refreshTimeout())
+		defer cancel()
+		err := b.tryToRevoke(ctx, rv)
+		rv.report(ctx, span, err)
+		endSpan(span, err)
+	})
+	if !begun {
+		rv.report(context.Background(), trace.SpanFromContext(cause), ErrShuttingDown)
+	}
+}
+
+func (b *Broker) tryToRevoke(ctx context.Context, rv *revocation) error {
+	for try := 1; ; try++ {
+		err := b.sendRevocation(ctx, rv)
+		if err == nil || !errors.Is(err, errRevokeLater) || try == revocationTries {
+			return err
+		}
+		// Between two tries nothing is under way, so that the broker can close.
+		if b.clock.Sleep(b.life, time.Duration(try)*revocationPause) != nil || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// Errors of a revocation. What the endpoint said is not in them, other than its code.
+var (
+	errRevokeLater    = errors.New("the revocation endpoint is out of reach")
+	errRevokeRefused  = errors.New("the revocation endpoint refuses")
+	errNoRevokeTarget = errors.New("the revocation_url needs a setting that the connection does not have")
+)
+
+// A revocationError is an answer of the revocation endpoint that is no success.
+type revocationError struct {
+	status int    // 0: there was none
+	code   string // RFC 7009 section 2.2.1, or empty
+	kind   error
+}
+
+// Error implements error.
+func (e *revocationError) Error() string {
+	msg := e.kind.Error()
+	if e.status != 0 {
+		msg += " (" + codeHTTPStatus + strconv.Itoa(e.status) + ")"
+	}
+	if e.code != "" {
+		msg += ": " + e.code
+	}
+	return msg
+}
+
+// Unwrap returns the kind of failure.
+func (e *revocationError) Unwrap() error { return e.kind }
+
+// sendRevocation sends one revocation request (RFC 7009 section 2.1), to where a token
+// request could be sent too.
+func (b *Broker) sendRevocation(ctx context.Context, rv *revocation) error {
+	endpoint, err := rv.conn.RenderRevocationURL(rv.settings)
+	if err != nil {
+		return errNoRevokeTarget
+	}
+	req, err := rv.request(ctx, endpoint)
+	if err != nil {
+		return errNoRevokeTarget // not wrapped: it can have the URL in it
+	}
+	client := &http.Client{
+		Transport:     b.transport(rv.cfg.allowsPrivate(rv.conn)),
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	resp, err := client.Do(req)
+	switch {
+	case errors.Is(err, ErrAddressNotAllowed):
+		return &revocationError{kind: ErrAddressNotAllowed}
+	case err != nil:
+		return &revocationError{kind: errRevokeLater} // its text can have secrets in it
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxRevocation))
+	if resp.StatusCode/100 == 2 {
+		return nil
+	}
+	failed := &revocationError{status: resp.StatusCode, code: rv.errorCode(body), kind: errRevokeRefused}
+	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500 {
+		failed.kind = errRevokeLater
+	}
+	return failed
+}
+
+// request returns the request, with the client authenticated as at the token endpoint.
+func (rv *revocation) request(ctx context.Context, endpoint string) (*http.Request, error) {
+	form := url.Values{"token": {rv.token.Reveal()}, "token_type_hint": {rv.hint}}
+	id, secret := rv.conn.Client.ID, rv.conn.Client.Secret.Reveal()
+	if rv.conn.AuthStyle == connector.AuthParams {
+		form.Set("client_id", id)
+		if secret != "" {
+			form.Set("client_secret", secret)
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Accept", "application/json")
+	if rv.conn.AuthStyle != connector.AuthParams {
+		req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret)) // RFC 6749 section 2.3.1
+	}
+	return req, nil
+}
+
+// errorCode returns the code in the body of an error, if it may be shown.
+func (rv *revocation) errorCode(body []byte) string {
+	var answer struct {
+		Error string `json:"error"`
+	}
+	if !bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) || json.Unmarshal(body, &answer) != nil || answer.Error == "" {
+		return ""
+	}
+	return showable(answer.Error, []string{rv.token.Reveal(), rv.conn.Client.Secret.Reveal()})
+}
+
+// report tells operators what became of the grant.
+func (rv *revocation) report(ctx context.Context, span trace.Span, err error) {
+	level, msg := slog.LevelInfo, "the grant of a deleted connection was revoked at the provider"
+	attrs := []slog.Attr{slog.String("connection", rv.key.String()), slog.String("token", rv.hint)}
+	span.SetAttributes(attribute.Bool("token_broker.revoked", err == nil))
+	if err != nil {
+		level = slog.LevelWarn
+		msg = "the grant of a deleted connection could not be revoked at the provider; it ends when the customer withdraws it there, or by itself"
+		attrs = append(attrs, slog.String("error", err.Error()))
+	}
+	if failed, ok := errors.AsType[*revocationError](err); ok && failed.status != 0 {
+		span.SetAttributes(attribute.Int("http.response.status_code", failed.status))
+	}
+	rv.cfg.logger().LogAttrs(ctx, level, msg, attrs...)
+}

@@ -1,0 +1,320 @@
+package broker_test
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// update sends a JSON body as an update.
+func (h *harness) update(key broker.Key, body string) (*broker.Connection, error) {
+	h.t.Helper()
+	up, err := broker.ParseUpdate([]byte(body))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return h.Update(h.t.Context(), key, up)
+}
+
+func (h *harness) mustUpdate(key broker.Key, body string) *broker.Connection {
+	h.t.Helper()
+	conn, err := h.update(key, body)
+	if err != nil {
+		h.t.Fatalf("update: %v", err)
+	}
+	return conn
+}
+
+func TestUpdateOfNothingIsNotSaved(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(0))
+		h.mustUpdate(h.key, `{"settings": {"note": "x", "secret_note": "`+brokertest.AccessCanary+`"}, "metadata": {"n": 1.50}}`)
+		synctest.Wait()
+		before := h.record(h.key)
+		h.store.Fail = func(op string, _ broker.Key) error {
+			if op == brokertest.OpSave {
+				t.Error("it was saved")
+			}
+			return nil
+		}
+		time.Sleep(time.Minute)
+		for _, body := range []string{
+			`{}`, `{"enabled": true}`, `{"settings": {"note": "x", "secret_note": "********"}, "metadata": {"n": 1.50, "absent": null}}`,
+		} {
+			if got := h.mustUpdate(h.key, body); !got.UpdatedAt.Equal(before.UpdatedAt) || got.Settings["secret_note"] != broker.Mask {
+				t.Errorf("%s: got updated at %v with %v", body, got.UpdatedAt, got.Settings)
+			}
+		}
+	})
+}
+
+func TestDisabledConnectionGetsNoCredential(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(0))
+		other := newHarnessOn(t, h.store, h.provider)
+		if got := other.token(h.key); got != "a1" {
+			t.Fatalf("the other replica has %q", got)
+		}
+		if got := h.mustUpdate(h.key, `{"enabled": false}`); got.Enabled {
+			t.Error("it is enabled")
+		}
+		if _, err := h.Authorize(request(t, "https://api.acme.test/"), h.key); !errors.Is(err, broker.ErrConnectionDisabled) {
+			t.Errorf("in this process: got %v, want ErrConnectionDisabled at once", err)
+		}
+		time.Sleep(broker.DefaultCacheTTL)
+		if _, err := other.Source(h.key).Token(t.Context()); !errors.Is(err, broker.ErrConnectionDisabled) {
+			t.Errorf("in another one: got %v, want ErrConnectionDisabled", err)
+		}
+		time.Sleep(3 * time.Hour) // the token has expired
+		if got := len(h.provider.Requests()); got != 0 {
+			t.Errorf("got %d token requests for a disabled connection, want none", got)
+		}
+		h.provider.Grant("r1")
+		h.mustUpdate(h.key, `{"enabled": true}`)
+		if got := h.token(h.key); !strings.HasPrefix(got, "access-1") {
+			t.Errorf("enabled again: got %q, want a fresh token", got)
+		}
+	})
+}
+
+// Who waits for a refresh learns that the connection was switched off meanwhile.
+func TestConnectionIsDisabledDuringItsRefresh(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		release := make(chan struct{})
+		h.provider.Grant("r1")
+		h.provider.Deliver = func(int) error { <-release; return nil }
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		answered := make(chan error, 1)
+		go func() {
+			_, err := h.Source(h.key).Token(t.Context())
+			answered <- err
+		}()
+		synctest.Wait()
+		h.mustUpdate(h.key, `{"enabled": false, "metadata": {"why": "left"}}`)
+		close(release)
+		if err := <-answered; !errors.Is(err, broker.ErrConnectionDisabled) {
+			t.Errorf("got %v, want ErrConnectionDisabled", err)
+		}
+		rec := h.record(h.key)
+		if rec.Enabled || rec.Metadata["why"] != "left" || !strings.HasPrefix(rec.Credentials.RefreshToken.Reveal(), "refresh-1") {
+			t.Errorf("got %v, enabled %v, metadata %v: want the update and the new refresh token", rec, rec.Enabled, rec.Metadata)
+		}
+	})
+}
+
+func TestUpdateOfCredentialsRaisesTheGeneration(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.at(keyed)
+		if _, _, err := h.importBody(key, `{"settings": {"api_key": "`+brokertest.AccessCanary+`", "region": "eu"}}`); err != nil {
+			t.Fatal(err)
+		}
+		for _, step := range []struct {
+			body       string
+			generation uint64
+		}{
+			{`{"settings": {"region": "us"}}`, 1},
+			{`{"settings": {"api_key": "********"}, "metadata": {"a": 1}}`, 1},
+			{`{"settings": {"api_key": "another"}}`, 2},
+			{`{"enabled": false}`, 2},
+		} {
+			h.mustUpdate(key, step.body)
+			if got := h.record(key).Generation; got != step.generation {
+				t.Errorf("after %s: got generation %d, want %d", step.body, got, step.generation)
+			}
+		}
+		synctest.Wait()
+		brokertest.NoCanary(t, "the store, earlier revisions included,", h.store.Contents())
+	})
+}
+
+// ofTenant imports a connection whose token requests name a tenant, from its settings.
+func (h *harness) ofTenant(name string) broker.Key {
+	h.t.Helper()
+	h.connect(connector.Definition{
+		ID: cc, GrantType: connector.ClientCredentials,
+		Settings:    []connector.Setting{{Name: "tenant", Required: true}},
+		TokenParams: map[string]string{"tenant": "{tenant}"},
+	})
+	key := h.at(cc)
+	if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a0"}, "settings": {"tenant": "`+name+`"}}`); err != nil {
+		h.t.Fatal(err)
+	}
+	synctest.Wait()
+	return key
+}
+
+// A token that was fetched with other settings may be another user's.
+func TestUpdateOfSettingsForgetsAFetchedToken(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.ofTenant("a")
+		before := h.token(key)
+		h.mustUpdate(key, `{"metadata": {"plan": "gold"}}`)
+		if got := h.token(key); got != before {
+			t.Errorf("after an update of metadata: got %q, want %q", got, before)
+		}
+		h.mustUpdate(key, `{"settings": {"tenant": "b"}}`)
+		if got := h.token(key); got == before {
+			t.Error("after an update of settings: the token is still the old one")
+		}
+	})
+}
+
+func TestTokenThatIsFetchedDuringAnUpdateOfSettingsIsDropped(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.ofTenant("a")
+		for _, name := range []string{"there was a token", "there was none"} {
+			synctest.Wait()
+			release := make(chan struct{})
+			requests := len(h.provider.Requests())
+			h.provider.Deliver = func(n int) error {
+				if n == requests+1 {
+					<-release
+				}
+				return nil
+			}
+			if name == "there was none" {
+				h.mustUpdate(key, `{"settings": {"tenant": "none"}}`)
+			} else {
+				time.Sleep(2 * time.Hour)
+			}
+			synctest.Wait()
+			answered := make(chan string, 1)
+			go func() { answered <- h.token(key) }()
+			synctest.Wait()
+			h.mustUpdate(key, `{"settings": {"tenant": "`+name+`"}}`)
+			close(release)
+			if got, sent := <-answered, len(h.provider.Requests())-requests; sent != 2 || strings.HasPrefix(got, "access-"+string(rune('0'+requests+1))) {
+				t.Errorf("%s: got %q after %d token requests, want the second's token", name, got, sent)
+			}
+		}
+	})
+}
+
+func TestUpdateDuringAnOutageIsNotLost(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		var down atomic.Bool
+		h.store.Fail = func(op string, _ broker.Key) error {
+			if down.Load() && op == brokertest.OpSave {
+				return broker.ErrStoreUnavailable
+			}
+			return nil
+		}
+		h.mustImport("a1", "r1", issued(0))
+		down.Store(true)
+		if _, err := h.update(h.key, `{"enabled": false}`); !errors.Is(err, broker.ErrStoreUnavailable) {
+			t.Errorf("got %v, want ErrStoreUnavailable", err)
+		}
+		if got := h.token(h.key); got != "a1" {
+			t.Errorf("got %q: what is not stored does not count", got)
+		}
+		down.Store(false)
+		h.mustUpdate(h.key, `{"enabled": false}`)
+	})
+}
+
+// An import after the store was set back counts on from what was seen, or what it
+// stores would be taken for old again.
+func TestImportMendsAStoreThatWasSetBack(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.provider.Grant("r1")
+		h.mustImport("a1", "r1", issued(0))
+		backup := h.record(h.key)
+		for range 3 {
+			time.Sleep(2 * time.Hour)
+			h.token(h.key)
+		}
+		synctest.Wait()
+		_, rev, err := h.store.Load(t.Context(), h.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.store.Save(t.Context(), backup, rev); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Hour)
+		conn, err := h.Connection(t.Context(), h.key)
+		if err != nil || conn.State != broker.StateInvalid || conn.Health != broker.HealthNeedsAuth {
+			t.Errorf("got %+v, %v; want it shown as invalid", conn, err)
+		}
+		if conn, err = h.Validate(t.Context(), h.key); err != nil || conn.State != broker.StateInvalid {
+			t.Errorf("validate: got %+v, %v; want invalid", conn, err)
+		}
+		h.mustImport("b1", "s1", issued(0))
+		time.Sleep(time.Minute)
+		if got := h.token(h.key); got != "b1" {
+			t.Errorf("after another import: got %q, want b1", got)
+		}
+	})
+}
+
+func TestUpdateIsRefused(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		up := &broker.Update{}
+		if _, err := h.Update(t.Context(), h.key, up); !errors.Is(err, broker.ErrConnectionNotFound) {
+			t.Errorf("without a connection: got %v", err)
+		}
+		unknown := h.key
+		unknown.Connector.ServiceID = "unknown"
+		if _, err := h.Update(t.Context(), unknown, up); !errors.Is(err, broker.ErrConnectorNotFound) {
+			t.Errorf("without a connector: got %v", err)
+		}
+	})
+}
+
+func FuzzParseUpdate(f *testing.F) {
+	f.Add([]byte(`{"enabled": true, "settings": {"a": {"type": "x"}}, "metadata": null, "form_fields": [1]}`))
+	f.Add([]byte(`{"configuration": [ ], "consent_state": "denied"}`))
+	f.Add([]byte(`{"enabled": 1e400}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		up, err := broker.ParseUpdate(body)
+		var input *broker.InputError
+		if (up == nil) != (err != nil) || err != nil && !errors.As(err, &input) {
+			t.Errorf("got %v, %v", up, err)
+		}
+		if err := broker.ParseEmpty(body); err != nil && !errors.As(err, &input) {
+			t.Errorf("as an empty body: got %v", err)
+		}
+	})
+}
+
+func TestObjectsAreNotNestedForEver(t *testing.T) {
+	t.Parallel()
+	nested := func(depth int) []byte {
+		return []byte(`{"metadata": ` + strings.Repeat(`{"a": [`, depth/2) + strings.Repeat(`]}`, depth/2) + `}`)
+	}
+	if _, err := broker.ParseUpdate(nested(100)); err != nil {
+		t.Errorf("100 deep: got %v", err)
+	}
+	for _, depth := range []int{102, 9_000} {
+		var input *broker.InputError
+		if _, err := broker.ParseUpdate(nested(depth)); !errors.As(err, &input) || input.Field != "metadata" {
+			t.Errorf("%d deep: got %v, want an error that names metadata", depth, err)
+		}
+		if _, err := broker.ParseImport(nested(depth)); !errors.As(err, &input) || input.Field != "metadata" {
+			t.Errorf("an import, %d deep: got %v, want an error that names metadata", depth, err)
+		}
+	}
+}
+
+// refuse answers every token request with invalid_grant.
+func refuse(int, url.Values) (*http.Response, error) {
+	return brokertest.Response(http.StatusBadRequest, map[string]any{"error": "invalid_grant"}), nil
+}

@@ -1,0 +1,174 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// Validate says what state a connection is in after a look at its credentials. One with an
+// OAuth token is refreshed, however long that is valid, and if its refresh token was
+// refused for good that is tried once more. Of others the required settings must be there.
+//
+// A refresh is not forced more often than a 401 forces one, nor that of a refused refresh
+// token more often than every 30 s, nor while an earlier failure says to wait: the state is
+// then that of the last attempt. It is [StateInvalid] if the refresh token was refused,
+// even while the access token in hand is valid.
+//
+// Errors: [*InputError], [ErrConnectorNotFound], [ErrConnectionNotFound],
+// [ErrConnectionDisabled], [ErrStoreUnavailable], ctx's, and a [*TokenError] if there is
+// no valid token and it could not be found out whether there can be one.
+func (b *Broker) Validate(ctx context.Context, key Key) (_ *Connection, err error) {
+	ctx, span := b.tracing.start(ctx, "token_broker.validate", trace.WithAttributes(connectorAttribute(key)))
+	defer func() { endSpan(span, err) }()
+	conn, err := b.Config().connector(key)
+	if err != nil {
+		return nil, err
+	}
+	view, err := b.show(ctx, conn, key)
+	switch {
+	case err != nil:
+		return nil, err
+	case !view.Enabled:
+		return nil, ErrConnectionDisabled
+	case conn.AuthType != connector.OAuth2, view.State == StateAuthorized, view.State == StateAdded:
+		return view, nil
+	}
+	r := b.refresher(key)
+	if _, err := r.renewOnce(ctx, conn); err != nil && !isVerdict(err) {
+		return nil, err
+	}
+	if view, err = b.show(ctx, conn, key); err != nil {
+		return nil, err
+	}
+	if snap := r.snap.Load(); snap != nil && snap.rec.IsParked() {
+		view.State = StateInvalid
+	}
+	return view, nil
+}
+
+// isVerdict reports whether err says that there can be no token, rather than that it
+// could not be found out.
+func isVerdict(err error) bool {
+	failed, ok := errors.AsType[*TokenError](err)
+	return ok && failed.Err == nil && (failed.Parked || failed.Code == codeStaleStore)
+}
+
+// ObtainToken fetches an access token for a connection whose tokens are had with what is
+// stored, and stores it; calls use it from then on. Within the time that [Broker.Validate]
+// waits between two refreshes a valid one is left as it is. Errors: those of
+// [Broker.Validate], a [*TokenError] also if the token endpoint refused for good, and a
+// [*InputError] if the connector's tokens are not had like that.
+func (b *Broker) ObtainToken(ctx context.Context, key Key) (_ *Connection, err error) {
+	ctx, span := b.tracing.start(ctx, "token_broker.obtain_token", trace.WithAttributes(connectorAttribute(key)))
+	defer func() { endSpan(span, err) }()
+	conn, err := b.Config().connector(key)
+	if err != nil {
+		return nil, err
+	}
+	view, err := b.show(ctx, conn, key)
+	switch {
+	case err != nil:
+		return nil, err
+	case !conn.FetchesTokens():
+		return nil, conn.notFetched()
+	case !view.Enabled:
+		return nil, ErrConnectionDisabled
+	}
+	snap, err := b.refresher(key).renewOnce(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	// A valid token is served whatever became of its refresh: here that is no success.
+	now := b.clock.Now()
+	if until := b.pauses.until(conn, snap.rec, now); !until.IsZero() {
+		return nil, paused(key, until)
+	}
+	if snap.rec.Cycle.Phase != PhaseHealthy {
+		return nil, snap.rec.tokenError(now)
+	}
+	return b.show(ctx, conn, key)
+}
+
+func (c *Connector) notFetched() error {
+	how := "auth_type " + string(c.AuthType)
+	if c.AuthType == connector.OAuth2 {
+		how = "grant_type " + string(c.GrantType)
+	}
+	return &InputError{
+		Kind: Contradiction, Field: "grant_type",
+		Fault: fmt.Sprintf("of %s is neither client_credentials nor password, but %s", c.ID, how),
+		Fix:   "import the connection; to refresh its token, validate it",
+	}
+}
+
+// renewOnce joins the refresh under way or, unless it is too early for another one, starts
+// one, of a valid token and of one whose refresh token was refused too. It returns what is
+// served after that. A [*TokenError] says why there is no valid token.
+func (r *refresher) renewOnce(ctx context.Context, conn *Connector) (*snapshot, error) {
+	if f := r.underWay(); f != nil {
+		select {
+		case <-f.done: // its outcome is in the record
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	snap, err := r.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := r.broker.clock.Now()
+	if conn.canRefresh(snap.rec.Credentials) && r.broker.pauses.until(conn, snap.rec, now).IsZero() && r.forceOnce(snap.rec, now) {
+		return r.await(ctx)
+	}
+	if snap.servable(now) && !snap.rec.wasRejected() {
+		return snap, nil
+	}
+	if refused := r.refused(snap, conn, now); refused != nil {
+		return nil, refused
+	}
+	return r.await(ctx)
+}
+
+// underWay returns the refresh that has not ended yet, if there is one.
+func (r *refresher) underWay() *flight {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.flight
+}
+
+// forceOnce allows the next flight to replace the record's token however valid, and to
+// send once more a refresh token that was refused. It reports false if it is too early.
+func (r *refresher) forceOnce(rec *Record, now time.Time) bool {
+	wait := minForceCooldown
+	if rec.IsParked() {
+		wait = cooldown
+	}
+	// What other replicas have tried lately counts too, as far as clocks agree.
+	c := rec.Credentials
+	lately := func(t time.Time) bool { return !t.IsZero() && now.Sub(t).Abs() < wait }
+	if now.Before(rec.Cycle.RetryAt) || lately(rec.Cycle.FailedAt) || c != nil && c.Redeemed && lately(c.IssuedAt) {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := &r.forcing
+	if now.Before(f.next) {
+		return false
+	}
+	f.next = now.Add(max(wait, f.cooldown))
+	f.generation, f.unparked = rec.Generation, rec.Cycle.Parked
+	return true
+}
+
+// isUnparked reports whether the flight may send the refresh token that was refused.
+func (r *refresher) isUnparked(parked TokenHash) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.forcing.unparked != "" && r.forcing.unparked == parked
+}

@@ -1,0 +1,334 @@
+package broker_test
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+)
+
+func (h *harness) mustValidate(key broker.Key) broker.State {
+	h.t.Helper()
+	conn, err := h.Validate(h.t.Context(), key)
+	if err != nil {
+		h.t.Fatalf("validate: %v", err)
+	}
+	return conn.State
+}
+
+// wantRequests checks how many token requests there were so far.
+func (h *harness) wantRequests(what string, want int) {
+	h.t.Helper()
+	if got := len(h.provider.Requests()); got != want {
+		h.t.Errorf("%s: got %d token requests so far, want %d", what, got, want)
+	}
+}
+
+func TestValidateRefreshesAValidToken(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.provider.Grant("r1")
+		h.mustImport("a1", "r1", issued(0))
+		if got := h.mustValidate(h.key); got != broker.StateCallable {
+			t.Errorf("got %s, want callable", got)
+		}
+		if got := h.token(h.key); !strings.HasPrefix(got, "access-1") {
+			t.Errorf("got %q, want the new token", got)
+		}
+		for range 5 {
+			h.mustValidate(h.key)
+		}
+		h.wantRequests("within the cooldown", 1)
+		other := newHarnessOn(t, h.store, h.provider)
+		other.mustValidate(h.key)
+		h.wantRequests("by another replica within the cooldown", 1)
+		time.Sleep(10 * time.Second)
+		h.mustValidate(h.key)
+		h.wantRequests("after the cooldown", 2)
+		if h.provider.Revoked("r1") {
+			t.Error("the grant was burnt")
+		}
+	})
+}
+
+func TestManyWhoValidateShareOneRefresh(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		release := make(chan struct{})
+		h.provider.Grant("r1")
+		h.provider.Deliver = func(int) error { <-release; return nil }
+		h.mustImport("a1", "r1", issued(0))
+		var callable atomic.Int32
+		for range 50 {
+			go func() {
+				if h.mustValidate(h.key) == broker.StateCallable {
+					callable.Add(1)
+				}
+			}()
+		}
+		synctest.Wait()
+		close(release)
+		synctest.Wait()
+		if callable.Load() != 50 {
+			t.Errorf("%d of 50 found it callable", callable.Load())
+		}
+		h.wantRequests("for all", 1)
+	})
+}
+
+func TestValidateGivesARefusedRefreshTokenOneTry(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.provider.Respond = refuse
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
+		h.wantRequests("after the import", 1)
+		expire := h.record(h.key).Cycle.CredentialsExpireAt
+		if got := h.mustValidate(h.key); got != broker.StateInvalid {
+			t.Errorf("got %s, want invalid", got)
+		}
+		h.wantRequests("within 30 s", 1)
+		time.Sleep(30 * time.Second)
+		for range 3 {
+			if got := h.mustValidate(h.key); got != broker.StateInvalid {
+				t.Errorf("got %s, want invalid", got)
+			}
+			if _, err := h.Source(h.key).Token(t.Context()); err == nil {
+				t.Error("a token was handed out")
+			}
+		}
+		h.wantRequests("after 30 s", 2)
+		if got := h.record(h.key).Cycle.CredentialsExpireAt; !got.Equal(expire) {
+			t.Errorf("the credentials are kept until %v now, want %v as before", got, expire)
+		}
+		synctest.Wait()
+		h.provider.Respond = nil
+		h.provider.Grant("r1")
+		time.Sleep(30 * time.Second)
+		if got := h.mustValidate(h.key); got != broker.StateCallable {
+			t.Errorf("got %s, want callable", got)
+		}
+		if got := h.events.types(); got != "failed recovered" {
+			t.Errorf("got the events %q, want failed recovered", got)
+		}
+		if got := h.token(h.key); !strings.HasPrefix(got, "access-1") {
+			t.Errorf("got %q, want the new token", got)
+		}
+	})
+}
+
+// A try that finds out nothing leaves a refused refresh token refused.
+func TestValidateOfARefusedRefreshTokenIsNotRetried(t *testing.T) {
+	t.Parallel()
+	for name, respond := range map[string]func(int, url.Values) (*http.Response, error){
+		"unavailable": func(int, url.Values) (*http.Response, error) {
+			return brokertest.Response(http.StatusServiceUnavailable, "down"), nil
+		},
+		"no answer": func(int, url.Values) (*http.Response, error) {
+			return brokertest.Response(http.StatusBadGateway, ""), nil
+		},
+		"wrong client": func(int, url.Values) (*http.Response, error) {
+			return brokertest.Response(http.StatusUnauthorized, map[string]any{"error": "invalid_client"}), nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			virtually(t, func(t *testing.T, h *harness) {
+				h.provider.Respond = refuse
+				h.mustImport("a1", "r1", issued(2*time.Hour))
+				synctest.Wait()
+				h.provider.Respond = respond
+				time.Sleep(time.Minute)
+				if got := h.mustValidate(h.key); got != broker.StateInvalid {
+					t.Errorf("got %s, want invalid", got)
+				}
+				time.Sleep(time.Hour)
+				if _, err := h.Source(h.key).Token(t.Context()); err == nil {
+					t.Error("a token was handed out")
+				}
+				h.wantRequests("in an hour", 2)
+				if rec := h.record(h.key); !rec.IsParked() || rec.Cycle.Code != "invalid_grant" || rec.Lease != nil {
+					t.Errorf("got parked %v, code %s, lease %v", rec.IsParked(), rec.Cycle.Code, rec.Lease)
+				}
+				if got := h.events.types(); got != "failed" {
+					t.Errorf("got the events %q, want failed alone", got)
+				}
+			})
+		})
+	}
+}
+
+// A token that is valid still is served, but the connection is not what it should be.
+func TestValidateTellsOfARefusalWhileTheTokenIsValid(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.provider.Respond = refuse
+		h.mustImport("a1", "r1", issued(0))
+		for range 2 {
+			if got := h.mustValidate(h.key); got != broker.StateInvalid {
+				t.Errorf("got %s, want invalid", got)
+			}
+		}
+		if got := h.token(h.key); got != "a1" {
+			t.Errorf("got %q, want a1, which is valid", got)
+		}
+	})
+}
+
+func TestValidateThatFindsOutNothing(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
+			return brokertest.Response(http.StatusServiceUnavailable, "down"), nil
+		}
+		h.mustImport("a1", "r1", issued(0))
+		if got := h.mustValidate(h.key); got != broker.StateCallable {
+			t.Errorf("with a valid token: got %s, want callable", got)
+		}
+		sent := len(h.provider.Requests())
+		h.mustValidate(h.key)
+		h.wantRequests("during the backoff", sent)
+		time.Sleep(2 * time.Hour)
+		var failed *broker.TokenError
+		if _, err := h.Validate(t.Context(), h.key); !errors.As(err, &failed) || failed.Parked {
+			t.Errorf("without one: got %v, want a TokenError that is not for good", err)
+		}
+		synctest.Wait()
+		h.store.Fail = func(string, broker.Key) error { return broker.ErrStoreUnavailable }
+		if _, err := h.Validate(t.Context(), h.key); !errors.Is(err, broker.ErrStoreUnavailable) {
+			t.Errorf("without a store: got %v, want ErrStoreUnavailable", err)
+		}
+	})
+}
+
+func TestValidateOfWhatCannotBeRefreshed(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.at(long)
+		if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a1", `+issued(0)+`}}`); err != nil {
+			t.Fatal(err)
+		}
+		if got := h.mustValidate(key); got != broker.StateCallable {
+			t.Errorf("a valid token: got %s, want callable", got)
+		}
+		time.Sleep(2 * time.Hour)
+		if got := h.mustValidate(key); got != broker.StateInvalid {
+			t.Errorf("an expired one: got %s, want invalid", got)
+		}
+		h.wantRequests("without a refresh token", 0)
+
+		if _, _, err := h.importBody(h.at(keyed), `{"settings": {"api_key": "k"}}`); err != nil {
+			t.Fatal(err)
+		}
+		if got := h.mustValidate(h.at(keyed)); got != broker.StateCallable {
+			t.Errorf("an API key: got %s, want callable", got)
+		}
+		h.mustUpdate(h.at(keyed), `{"settings": {"api_key": null}}`)
+		if got := h.mustValidate(h.at(keyed)); got != broker.StateAdded {
+			t.Errorf("no API key: got %s, want added", got)
+		}
+	})
+}
+
+// The process that was to try ends in the middle: the next that is asked takes over,
+// and says so.
+func TestTryOfARefusedRefreshTokenIsTakenOver(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.provider.Respond = refuse
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
+		rec, rev, err := h.store.Load(t.Context(), h.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec.Lease = &broker.Lease{ID: "of a process that is gone", Duration: 45 * time.Second, RefreshToken: rec.Credentials.RefreshToken.Hash()}
+		if _, err := h.store.Save(t.Context(), rec, rev); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		begun := time.Now()
+		if got := h.mustValidate(h.key); got != broker.StateInvalid {
+			t.Errorf("got %s, want invalid", got)
+		}
+		if waited := time.Since(begun); waited < 45*time.Second {
+			t.Errorf("it waited for %v, want the whole lease", waited)
+		}
+		if got := h.record(h.key).Cycle.Ambiguous; got != 1 {
+			t.Errorf("got %d ambiguous outcomes, want 1", got)
+		}
+	})
+}
+
+func TestObtainTokenFetchesOne(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.at(cc)
+		if _, err := h.ObtainToken(t.Context(), key); !errors.Is(err, broker.ErrConnectionNotFound) {
+			t.Errorf("without a connection: got %v", err)
+		}
+		if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a1", `+issued(0)+`}}`); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := h.ObtainToken(t.Context(), key)
+		if err != nil || conn.State != broker.StateCallable {
+			t.Fatalf("got %+v, %v", conn, err)
+		}
+		if got := h.token(key); !strings.HasPrefix(got, "access-1") {
+			t.Errorf("got %q, want the one that was fetched", got)
+		}
+		if _, err := h.ObtainToken(t.Context(), key); err != nil {
+			t.Errorf("within the cooldown: got %v", err)
+		}
+		h.wantRequests("within the cooldown", 1)
+
+		synctest.Wait()
+		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
+			return brokertest.Response(http.StatusServiceUnavailable, "down"), nil
+		}
+		time.Sleep(time.Minute)
+		var failed *broker.TokenError
+		if _, err := h.ObtainToken(t.Context(), key); !errors.As(err, &failed) || failed.Class != broker.ClassTransient {
+			t.Errorf("with a valid token, and none fetched: got %v, want a transient TokenError", err)
+		}
+	})
+}
+
+// Settings that the token endpoint refuses cost it one call, however many ask.
+func TestFetchedTokenThatIsRefusedIsParked(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.ofTenant("a")
+		h.mustUpdate(key, `{"settings": {"tenant": "wrong"}}`)
+		synctest.Wait()
+		sent := len(h.provider.Requests())
+		h.provider.Respond = refuse
+		var failed *broker.TokenError
+		for range 5 {
+			if _, err := h.ObtainToken(t.Context(), key); !errors.As(err, &failed) || !failed.Parked {
+				t.Errorf("got %v, want a TokenError for good", err)
+			}
+			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked {
+				t.Errorf("got %v, want a TokenError for good", err)
+			}
+		}
+		h.wantRequests("refused", sent+1)
+		if conn, err := h.Connection(t.Context(), key); err != nil || conn.State != broker.StateInvalid || conn.Health != broker.HealthNeedsAuth {
+			t.Errorf("got %+v, %v; want invalid, needs_auth", conn, err)
+		}
+		time.Sleep(72 * time.Hour) // the sweep finds nothing to clear
+		synctest.Wait()
+		h.provider.Respond = nil
+		h.mustUpdate(key, `{"settings": {"tenant": "right"}}`)
+		if got := h.token(key); got == "" {
+			t.Error("no token with the right settings")
+		}
+	})
+}

@@ -1,0 +1,50 @@
+package vaultkv_test
+
+import (
+	"fmt"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/vaultkv"
+)
+
+// The list of one consumer is one request, whoever else has connections.
+func TestListOfAConsumerCostsOneRequest(t *testing.T) {
+	t.Parallel()
+	relay := newRelay(t)
+	config := vaultkv.Config{Address: relay.URL, Prefix: prefix()}
+	store := newStore(t, config)
+	const connections = 60
+	var saves errgroup.Group
+	saves.SetLimit(8)
+	for i := range connections {
+		rec := record("ann", 1)
+		rec.Key.Connector.ServiceID = fmt.Sprint("service-", i)
+		saves.Go(func() error { _, err := store.Save(t.Context(), rec, 0); return err })
+	}
+	if err := saves.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, others := range []int{0, 500} {
+		for i := range others {
+			rec := record(fmt.Sprintf("ann-%d", i), 1)
+			saves.Go(func() error { _, err := store.Save(t.Context(), rec, 0); return err })
+		}
+		if err := saves.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		before := relay.requests.Load()
+		var keys []broker.Key
+		for key, err := range store.List(t.Context(), "app", "ann") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			keys = append(keys, key)
+		}
+		if got := relay.requests.Load() - before; got != 1 || len(keys) != connections {
+			t.Errorf("among %d others: %d requests for %d keys, want 1 for %d", others, got, len(keys), connections)
+		}
+	}
+}

@@ -1,0 +1,167 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// list answers with all connections of a consumer. Members of the query that the Vault
+// API does not define are ignored.
+func (api *ConnectionsAPI) list(w http.ResponseWriter, r *http.Request, c request) error {
+	consumer, err := requiredValue(r.Header, consumerHeader)
+	if err != nil {
+		return err
+	}
+	filter, err := listFilter(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	found, err := api.broker().Connections(r.Context(), c.application, consumer, filter)
+	if err != nil {
+		return err
+	}
+	list := make([]connectionJSON, 0, len(found))
+	for _, conn := range found {
+		list = append(list, wireConnection(conn))
+	}
+	return writeData(w, list)
+}
+
+// listFilter reads the query of a list. An empty parameter counts as absent.
+func listFilter(query url.Values) (filter broker.Filter, err error) {
+	if filter.UnifiedAPI, err = onlyParameter(query, "api"); err != nil {
+		return filter, err
+	}
+	configured, err := onlyParameter(query, "configured")
+	switch configured {
+	case "":
+	case "true", "false":
+		is := configured == "true"
+		filter.Configured = &is
+	default:
+		err = &broker.InputError{Kind: broker.BadSyntax, Field: "configured", Fault: "must be true or false"}
+	}
+	return filter, err
+}
+
+func onlyParameter(query url.Values, name string) (string, error) {
+	if len(query[name]) > 1 {
+		return "", &broker.InputError{Kind: broker.BadSyntax, Field: name, Fault: "is sent more than once", Fix: "send the parameter once"}
+	}
+	return query.Get(name), nil
+}
+
+func (api *ConnectionsAPI) get(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+	conn, err := api.broker().Connection(r.Context(), key)
+	if err != nil {
+		return err
+	}
+	return writeData(w, wireConnection(conn))
+}
+
+func (api *ConnectionsAPI) update(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	up, err := broker.ParseUpdate(body)
+	if err != nil {
+		return err
+	}
+	conn, err := api.broker().Update(r.Context(), key, up)
+	if err != nil {
+		return err
+	}
+	return writeData(w, wireConnection(conn))
+}
+
+func (api *ConnectionsAPI) delete(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+	if err := api.broker().Delete(r.Context(), key); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (api *ConnectionsAPI) importConnection(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	imp, err := broker.ParseImport(body)
+	if err != nil {
+		return err
+	}
+	conn, outcome, err := api.broker().Import(r.Context(), key, imp)
+	if err != nil {
+		return err
+	}
+	w.Header().Set(broker.ImportHeader, string(outcome))
+	return writeData(w, wireConnection(conn))
+}
+
+func (api *ConnectionsAPI) obtainToken(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+	if err := readEmptyBody(w, r); err != nil {
+		return err
+	}
+	conn, err := api.broker().ObtainToken(r.Context(), key)
+	if err != nil {
+		return err
+	}
+	return writeData(w, wireConnection(conn))
+}
+
+func (api *ConnectionsAPI) validate(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+	if err := readEmptyBody(w, r); err != nil {
+		return err
+	}
+	conn, err := api.broker().Validate(r.Context(), key)
+	if err != nil {
+		return err
+	}
+	return writeData(w, stateJSON{ID: conn.Key.Connector.ConnectionID(), State: conn.State})
+}
+
+// deleteConsumer takes the consumer from the path: the header is not asked for.
+func (api *ConnectionsAPI) deleteConsumer(w http.ResponseWriter, r *http.Request, c request) error {
+	consumer := c.path[1]
+	err := api.broker().DeleteConsumer(r.Context(), c.application, consumer)
+	if err != nil {
+		return err
+	}
+	return writeData(w, consumerJSON{ConsumerID: consumer})
+}
+
+func (api *ConnectionsAPI) broker() *broker.Broker { return api.app.shared.broker }
+
+// readBody reads the body of a request, which is small and should be here soon.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	// Not every ResponseWriter can, and then the server's own timeouts have to do.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, broker.MaxImportBody))
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, &apiError{
+			status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
+			message: "The body is too large", detail: fmt.Sprintf("a body has at most %d bytes", tooLarge.Limit),
+		}
+	}
+	if err != nil {
+		return nil, &broker.InputError{Kind: broker.BadSyntax, Fault: "the body could not be read to its end", Fix: "send it again"}
+	}
+	return body, nil
+}
+
+// readEmptyBody reads the body of a request that has nothing to say.
+func readEmptyBody(w http.ResponseWriter, r *http.Request) error {
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	return broker.ParseEmpty(body)
+}
