@@ -150,7 +150,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			message: "No request of this method is sent with a credential", detail: "refused: TRACE, CONNECT",
 		})
 	}
-	resp, err := t.exchange(req, out, key)
+	x := exchange{broker: t.app.shared.broker, via: t.transportFor(key.Connector), key: key}
+	resp, err := x.do(out, func() *http.Request { return t.outgoing(req) })
 	if refused, ok := errors.AsType[refusal](err); ok {
 		return t.refuse(req, refused.error)
 	}
