@@ -114,9 +114,19 @@ func (p *passage) expire() {
 		p.timer.Reset(rest)
 		return
 	}
-	if p.waits.CompareAndSwap(waiting, timedOut) {
-		p.cancel(errProxyTimedOut)
+	if !p.waits.CompareAndSwap(waiting, timedOut) {
+		return
 	}
+	p.cancel(errProxyTimedOut)
+	if hasBody(p.r) {
+		// net/http waits for a read of the body that is under way, which can wait for the
+		// caller. This ends it; the server then ends the connection too.
+		_ = http.NewResponseController(p.w).SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+func hasBody(r *http.Request) bool {
+	return r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
 }
 
 // outgoing returns the request to put the credential into.
@@ -127,10 +137,13 @@ func (p *passage) outgoing(ctx context.Context) *http.Request {
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: requestHeader(r), ContentLength: r.ContentLength,
 	}).WithContext(ctx)
-	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+	if !hasBody(r) {
 		out.ContentLength = 0
 		return out
 	}
+	// If downstream refuses the body before it says 100, net/http would send it all the
+	// same to keep the connection; but then the caller has to send it.
+	out.Close = r.Header["Expect"] != nil
 	onEnd := sendTrailers(out, r, p.proxy.app.shared.broker.InjectedHeaders(p.key.Connector))
 	if p.body == nil {
 		p.body = &callersBody{ReadCloser: r.Body, onEnd: onEnd, movedAt: &p.movedAt}
