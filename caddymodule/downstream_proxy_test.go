@@ -20,7 +20,7 @@ import (
 
 // forward is a Caddyfile with the Proxy API, the downstream d for the connector crm/acme,
 // and whatever other connectors there are.
-func (d *downstream) forward(t *testing.T, options string, connectors ...string) (caddyfile, log string) {
+func (d *downstream) forward(t testing.TB, options string, connectors ...string) (caddyfile, log string) {
 	t.Helper()
 	connectors = append([]string{connectorLines("crm/acme", d.URL, "allow_private")}, connectors...)
 	globals, log := globals(t, brokerLines(t, t.TempDir(), connectors...))
