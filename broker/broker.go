@@ -31,6 +31,7 @@ type Broker struct {
 	opening singleflight.Group
 
 	refreshers sync.Map // Key :: *refresher
+	services   atomic.Pointer[services]
 	pauses     pauses
 	backlog    *backlog
 	journal    Journal // nil if there is none

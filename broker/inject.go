@@ -30,6 +30,7 @@ type Authorization struct {
 	conn       *Connector
 	generation uint64
 	values     []Secret // as they were sent
+	callers    bool     // it is none of the connection's, see [Broker.AuthorizeWith]
 }
 
 // Authorize puts the connection's credential into req, a request to downstream that
@@ -185,9 +186,11 @@ func (a *Authorization) Observe(resp *http.Response) {
 	if resp.Body != nil && resp.StatusCode != http.StatusSwitchingProtocols {
 		resp.Body = &scrubbedBody{ReadCloser: resp.Body, auth: a, resp: resp}
 	}
-	if resp.StatusCode == http.StatusUnauthorized {
+	switch {
+	case a.callers:
+	case resp.StatusCode == http.StatusUnauthorized:
 		a.rejected()
-	} else {
+	default:
 		a.refresher.accepted(a.generation)
 	}
 }

@@ -144,13 +144,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.refuse(req, err)
 	}
 	if req.Method == http.MethodTrace || req.Method == http.MethodConnect {
-		// A TRACE comes back with the credential in its body (RFC 9110 section 9.3.8).
-		return t.refuse(req, &apiError{
-			status: http.StatusMethodNotAllowed, typeName: "MethodNotAllowedError",
-			message: "No request of this method is sent with a credential", detail: "refused: TRACE, CONNECT",
-		})
+		return t.refuse(req, methodRefused())
 	}
-	resp, err := t.exchange(req, out, key)
+	x := exchange{broker: t.app.shared.broker, via: t.transportFor(key.Connector), key: key}
+	resp, err := x.do(out, func() *http.Request { return t.outgoing(req) })
 	if refused, ok := errors.AsType[refusal](err); ok {
 		return t.refuse(req, refused.error)
 	}
