@@ -28,7 +28,7 @@ type Authorization struct {
 	refresher  *refresher
 	conn       *Connector
 	generation uint64
-	values     []Secret // as they were sent
+	values     []Secret // what responses are not to show
 	callers    bool     // it is none of the connection's, see [Broker.AuthorizeWith]
 }
 
@@ -39,23 +39,46 @@ type Authorization struct {
 // Before a token is fetched the request's host is checked. Errors: [ErrHostNotAllowed],
 // [ErrConnectorNotFound], [ErrConnectionNotFound], [ErrConnectionDisabled],
 // [*TokenError], [*InputError], [ErrStoreUnavailable], the request context's.
-func (b *Broker) Authorize(req *http.Request, key Key) (_ *Authorization, err error) {
-	ctx, span := b.tracing.start(req.Context(), "token_broker.inject", trace.WithAttributes(connectorAttribute(key)))
-	defer func() { endSpan(span, err) }()
-	conn, err := b.Config().connector(key)
+func (b *Broker) Authorize(req *http.Request, key Key) (*Authorization, error) {
+	if err := key.Validate(); err != nil {
+		return nil, err
+	}
+	return b.refresher(key).authorize(req)
+}
+
+// Authorize is [Broker.Authorize] for the connection that was admitted.
+func (a *Admission) Authorize(req *http.Request) (*Authorization, error) {
+	return a.refresher.authorize(req)
+}
+
+// authorize is called for keys that are valid.
+func (r *refresher) authorize(req *http.Request) (_ *Authorization, err error) {
+	ctx := req.Context()
+	if isTraced(ctx) {
+		var span trace.Span
+		ctx, span = r.broker.tracing.start(ctx, "token_broker.inject", trace.WithAttributes(connectorAttribute(r.key)))
+		defer func() { endSpan(span, err) }()
+	}
+	cfg := r.broker.Config()
+	conn, err := cfg.configured(r.key.Connector)
 	if err != nil {
 		return nil, err
 	}
-	r := b.refresher(key)
 	snap, err := r.latest(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.allows(b.Config(), req.URL, snap.rec.Settings); err != nil {
+	if err := snap.allows(cfg, conn, req.URL); err != nil {
 		return nil, err
 	}
-	if snap, err = r.current(ctx, conn); err != nil {
+	checked := snap
+	if snap, err = r.usable(ctx, conn, snap); err != nil {
 		return nil, err
+	}
+	if snap != checked { // its settings can be others, too
+		if err := snap.allows(cfg, conn, req.URL); err != nil {
+			return nil, err
+		}
 	}
 	auth := &Authorization{refresher: r, conn: conn, generation: snap.rec.Generation}
 	for _, p := range conn.Placements() {
@@ -64,6 +87,27 @@ func (b *Broker) Authorize(req *http.Request, key Key) (_ *Authorization, err er
 		}
 	}
 	return auth, nil
+}
+
+// An allowance is where the credential of a snapshot may be sent, as was found out.
+type allowance struct {
+	conn         *Connector // as it was configured then
+	private      bool
+	scheme, host string
+}
+
+// allows reports whether the snapshot's credential may be sent to u. Most requests of a
+// connection go to one host, so the latest that was allowed is remembered.
+func (s *snapshot) allows(cfg *Config, conn *Connector, u *url.URL) error {
+	want := allowance{conn, cfg.allowsPrivate(conn), u.Scheme, u.Host}
+	if known := s.allowed.Load(); known != nil && *known == want {
+		return nil
+	}
+	if err := conn.allows(cfg, u, s.rec.Settings); err != nil {
+		return err
+	}
+	s.allowed.Store(&want)
+	return nil
 }
 
 // allows reports whether a credential may be sent to u.
@@ -108,14 +152,12 @@ func (a *Authorization) place(req *http.Request, p connector.Placement, snap *sn
 	return nil
 }
 
-// sent notes a value that responses are not to show, in the forms that it may have there.
-func (a *Authorization) sent(value string) {
-	forms := []string{value, url.QueryEscape(value), url.PathEscape(value), base64.StdEncoding.EncodeToString([]byte(value))}
-	for i, form := range forms {
-		if !slices.Contains(forms[:i], form) {
-			a.values = append(a.values, NewSecret(form))
-		}
-	}
+// sent notes a value that responses are not to show.
+func (a *Authorization) sent(value string) { a.values = append(a.values, NewSecret(value)) }
+
+// forms are those that a value may have in a header. None is shorter than the value.
+func forms(value string) []string {
+	return []string{value, url.QueryEscape(value), url.PathEscape(value), base64.StdEncoding.EncodeToString([]byte(value))}
 }
 
 // value returns what a placement puts: a setting, or the access token. It must not
@@ -193,7 +235,7 @@ func setsParameter(pair, name string) bool {
 // That of a switch of protocols stays what it is, a connection.
 func (a *Authorization) Observe(resp *http.Response) {
 	a.Scrub(resp.Header)
-	if resp.Body != nil && resp.StatusCode != http.StatusSwitchingProtocols {
+	if resp.Body != nil && resp.StatusCode != http.StatusSwitchingProtocols && mayHaveTrailers(resp) {
 		resp.Body = &scrubbedBody{ReadCloser: resp.Body, auth: a, resp: resp}
 	}
 	switch {
@@ -205,14 +247,32 @@ func (a *Authorization) Observe(resp *http.Response) {
 	}
 }
 
+// mayHaveTrailers reports whether trailers can follow the body: in HTTP/1.1 only if it
+// is chunked (RFC 9112 section 7.1.2), so not if its length is known.
+func mayHaveTrailers(resp *http.Response) bool {
+	return resp.ProtoMajor != 1 || resp.ContentLength < 0 || len(resp.Trailer) > 0
+}
+
 // Scrub removes from a header of downstream what only the broker may say and what the
 // caller may not see. [Authorization.Observe] does it for a response; this is for those
 // before it (1xx).
 func (a *Authorization) Scrub(header http.Header) {
 	header.Del(ErrorHeader)
 	header.Del(ImportHeader)
+	longest := 0
+	for _, values := range header {
+		for _, value := range values {
+			longest = max(longest, len(value))
+		}
+	}
 	for _, secret := range a.values {
-		scrub(header, secret.Reveal())
+		value := secret.Reveal()
+		if len(value) > longest { // it stands in none of them, in whichever form
+			continue
+		}
+		for _, form := range forms(value) {
+			scrub(header, form)
+		}
 	}
 }
 
@@ -250,13 +310,12 @@ func scrub(header http.Header, secret string) {
 	if len(secret) < shortest {
 		return
 	}
-	for name, values := range header {
+	for _, values := range header {
 		for i, value := range values {
 			if strings.Contains(value, secret) {
 				values[i] = strings.ReplaceAll(value, secret, redacted)
 			}
 		}
-		header[name] = values
 	}
 }
 
