@@ -81,12 +81,7 @@ func (r *refresher) authorize(req *http.Request) (_ *Authorization, err error) {
 		}
 	}
 	auth := &Authorization{refresher: r, conn: conn, generation: snap.rec.Generation}
-	for _, p := range conn.Placements() {
-		if err := auth.place(req, p, snap); err != nil {
-			return nil, err
-		}
-	}
-	return auth, nil
+	return auth, auth.placeAll(req, snap)
 }
 
 // An allowance is where the credential of a snapshot may be sent, as was found out.
@@ -196,13 +191,18 @@ func settingString(v any) string {
 	}
 }
 
-// setHeader sets a header and removes it in any other spelling of its name.
-func setHeader(req *http.Request, name, value string) {
+// removeHeader removes a header in any spelling of its name.
+func removeHeader(req *http.Request, name string) {
 	for other := range req.Header {
-		if strings.EqualFold(other, name) {
+		if len(other) == len(name) && strings.EqualFold(other, name) {
 			delete(req.Header, other)
 		}
 	}
+}
+
+// setHeader sets a header and removes it in any other spelling of its name.
+func setHeader(req *http.Request, name, value string) {
+	removeHeader(req, name)
 	req.Header[textproto.CanonicalMIMEHeaderKey(name)] = []string{value}
 }
 

@@ -50,11 +50,22 @@ func (k Key) Validate() error {
 	return nil
 }
 
+func isPrintableASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
 func validateName(header, s string) error {
 	var fault string
 	switch {
 	case s == "":
 		return &InputError{Kind: MissingHeader, Field: header, Fix: "send the header"}
+	case len(s) <= maxNameLen && isPrintableASCII(s):
+		return nil // nearly all are
 	case len(s) > maxNameLen:
 		fault = fmt.Sprintf("is longer than %d bytes", maxNameLen)
 	case !utf8.ValidString(s):

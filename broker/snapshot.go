@@ -65,6 +65,7 @@ type snapshot struct {
 	refreshAt time.Time // from then on the token is refreshed ahead of its expiry; zero: never
 
 	allowed atomic.Pointer[allowance] // the latest of them; nil: none yet
+	placed  atomic.Pointer[placed]    // nil: not yet, or it cannot be kept
 }
 
 // A reading is a load that several callers wait for.

@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
@@ -58,6 +55,9 @@ type Transport struct {
 
 	// The three above, prepared.
 	connector, application, consumer requestValue
+
+	callers  callerHeaders
+	operator bool // reverse_proxy sets headers that could be confused with the caller's
 }
 
 // CaddyModule returns the Caddy module information.
@@ -82,6 +82,8 @@ func (t *Transport) Provision(ctx caddy.Context) (err error) {
 		return err
 	}
 	t.connector, t.application, t.consumer = prepareValue(t.Connector), prepareValue(t.App), prepareValue(t.Consumer)
+	t.callers = newCallerHeaders(t.Connector, t.App, t.Consumer)
+	t.operator = t.callers.mayBeSet(ctx)
 	return t.provisionTransports(ctx)
 }
 
@@ -103,42 +105,6 @@ func (t *Transport) checkNames() error {
 		return fmt.Errorf("transport token_broker: app %s is not configured: add it to the global option token_broker", t.App)
 	}
 	return nil
-}
-
-// RequestHeaderOps removes what callers send to the broker and what is none of
-// downstream's business. Caddy applies it before the operator's header_up, which
-// therefore stays; in RoundTrip it would be too late to tell them apart.
-func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
-	// In lower case, in which Caddy need not fold them for each request.
-	const ours = "x-apideck-"
-	remove := []string{
-		"authorization", "proxy-authorization", "cookie", ours + "*", strings.ToLower(broker.ErrorHeader),
-		// They name this listener and who calls it.
-		"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded",
-	}
-	for _, field := range []string{t.Connector, t.App, t.Consumer} {
-		for _, name := range headersRead(field) {
-			if !strings.HasPrefix(name, ours) && !slices.Contains(remove, name) {
-				remove = append(remove, name)
-			}
-		}
-	}
-	return &headers.HeaderOps{
-		Set:    http.Header{"Host": {"{http.reverse_proxy.upstream.hostport}"}},
-		Delete: remove,
-	}
-}
-
-// headersRead returns the request headers that the placeholders in s read, in lower case.
-func headersRead(s string) []string {
-	const prefix = "{http.request.header."
-	var names []string
-	for _, placeholder := range placeholderPattern.FindAllString(s, -1) {
-		if name, ok := strings.CutPrefix(strings.ToLower(placeholder), prefix); ok {
-			names = append(names, strings.TrimSuffix(name, "}"))
-		}
-	}
-	return names
 }
 
 // RoundTrip implements [http.RoundTripper].
@@ -173,31 +139,6 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp.Request = req // what was sent has the credential
 	releaseAtEnd(resp, admission)
 	return resp, nil
-}
-
-// outgoing returns a copy of req to put the credential into: Caddy logs the original,
-// and uses it for the next attempt. The values of headers are shared, so they are
-// replaced and not changed.
-func (t *Transport) outgoing(ctx context.Context, req *http.Request) *http.Request {
-	out := req.WithContext(ctx)
-	target := *req.URL
-	out.URL = &target
-	out.Header = make(http.Header, len(req.Header)+2) // the credential and, if traced, the span
-	maps.Copy(out.Header, req.Header)
-	t.SetScheme(out)
-	toUpstream := out.Host == out.URL.Host // otherwise the operator's header_up set it
-	switch out.URL.Scheme {
-	case "https":
-		out.URL.Host = strings.TrimSuffix(out.URL.Host, ":443")
-	case "http":
-		out.URL.Host = strings.TrimSuffix(out.URL.Host, ":80")
-	}
-	if toUpstream {
-		out.Host = out.URL.Host
-	}
-	out.Trailer = nil // the caller's, and unchecked
-	delete(out.Header, "Baggage")
-	return out
 }
 
 // authenticate finds out whose connection the request is for.
