@@ -152,7 +152,13 @@ func (a *Authorization) sent(value string) { a.values = append(a.values, NewSecr
 
 // forms are those that a value may have in a header. None is shorter than the value.
 func forms(value string) []string {
-	return []string{value, url.QueryEscape(value), url.PathEscape(value), base64.StdEncoding.EncodeToString([]byte(value))}
+	all := []string{value, base64.StdEncoding.EncodeToString([]byte(value))}
+	for _, escaped := range []string{url.QueryEscape(value), url.PathEscape(value)} {
+		if !slices.Contains(all, escaped) { // few tokens have anything to escape
+			all = append(all, escaped)
+		}
+	}
+	return all
 }
 
 // value returns what a placement puts: a setting, or the access token. It must not
@@ -257,8 +263,8 @@ func mayHaveTrailers(resp *http.Response) bool {
 // caller may not see. [Authorization.Observe] does it for a response; this is for those
 // before it (1xx).
 func (a *Authorization) Scrub(header http.Header) {
-	header.Del(ErrorHeader)
-	header.Del(ImportHeader)
+	delete(header, ErrorHeader) // both are canonical, as is what net/http has read
+	delete(header, ImportHeader)
 	longest := 0
 	for _, values := range header {
 		for _, value := range values {

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"net/http"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -20,7 +21,7 @@ func prepareValue(text string) requestValue {
 	inner, opened := strings.CutPrefix(text, "{")
 	inner, closed := strings.CutSuffix(inner, "}")
 	if name, ok := strings.CutPrefix(inner, header); ok && opened && closed && isToken(name) {
-		v.placeholder = inner
+		v.placeholder = header + http.CanonicalHeaderKey(name) // as the replacer would make it each time
 	}
 	return v
 }

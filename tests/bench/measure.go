@@ -205,9 +205,11 @@ func profile(ctx context.Context, o *options, s *setup) error {
 			}
 			done <- err
 		}()
-		if _, err := take(ctx, c, s, o.clients, (seconds+1)*time.Second); err != nil {
+		t, err := take(ctx, c, s, o.clients, (seconds+1)*time.Second)
+		if err != nil {
 			return err
 		}
+		fmt.Printf("%-10s %d requests in %v\n", c.name, t.requests, t.elapsed.Round(time.Millisecond))
 		if err := <-done; err != nil {
 			return err
 		}
