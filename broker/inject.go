@@ -29,7 +29,7 @@ type Authorization struct {
 	refresher  *refresher
 	conn       *Connector
 	generation uint64
-	values     []Secret // as they were sent
+	values     []Secret // what responses are not to show
 	callers    bool     // it is none of the connection's, see [Broker.AuthorizeWith]
 }
 
@@ -40,33 +40,70 @@ type Authorization struct {
 // Before a token is fetched the request's host is checked. Errors: [ErrHostNotAllowed],
 // [ErrConnectorNotFound], [ErrConnectionNotFound], [ErrConnectionDisabled],
 // [*TokenError], [*InputError], [ErrStoreUnavailable], the request context's.
-func (b *Broker) Authorize(req *http.Request, key Key) (_ *Authorization, err error) {
-	ctx, span := b.tracing.start(req.Context(), "token_broker.inject", trace.WithAttributes(connectorAttribute(key)))
-	defer func() { endSpan(span, err) }()
-	conn, err := b.Config().connector(key)
+func (b *Broker) Authorize(req *http.Request, key Key) (*Authorization, error) {
+	if err := key.Validate(); err != nil {
+		return nil, err
+	}
+	return b.refresher(key).authorize(req)
+}
+
+// Authorize is [Broker.Authorize] for the connection that was admitted.
+func (a *Admission) Authorize(req *http.Request) (*Authorization, error) {
+	return a.refresher.authorize(req)
+}
+
+// authorize is called for keys that are valid.
+func (r *refresher) authorize(req *http.Request) (_ *Authorization, err error) {
+	ctx := req.Context()
+	if isTraced(ctx) {
+		var span trace.Span
+		ctx, span = r.broker.tracing.start(ctx, "token_broker.inject", trace.WithAttributes(connectorAttribute(r.key)))
+		defer func() { endSpan(span, err) }()
+	}
+	cfg := r.broker.Config()
+	conn, err := cfg.configured(r.key.Connector)
 	if err != nil {
 		return nil, err
 	}
-	r := b.refresher(key)
 	snap, err := r.latest(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.allows(b.Config(), req.URL, snap.rec.Settings); err != nil {
+	if err := snap.allows(cfg, conn, req.URL); err != nil {
 		return nil, err
 	}
-	if snap, err = r.current(ctx, conn); err != nil {
+	checked := snap
+	if snap, err = r.usable(ctx, conn, snap); err != nil {
 		return nil, err
+	}
+	if snap != checked { // its settings can be others, too
+		if err := snap.allows(cfg, conn, req.URL); err != nil {
+			return nil, err
+		}
 	}
 	auth := &Authorization{refresher: r, conn: conn, generation: snap.rec.Generation}
-	injections, err := conn.injections(snap.rec)
-	if err != nil {
-		return nil, err
+	return auth, auth.placeAll(req, snap)
+}
+
+// An allowance is where the credential of a snapshot may be sent, as was found out.
+type allowance struct {
+	conn         *Connector // as it was configured then
+	private      bool
+	scheme, host string
+}
+
+// allows reports whether the snapshot's credential may be sent to u. Most requests of a
+// connection go to one host, so the latest that was allowed is remembered.
+func (s *snapshot) allows(cfg *Config, conn *Connector, u *url.URL) error {
+	want := allowance{conn, cfg.allowsPrivate(conn), u.Scheme, u.Host}
+	if known := s.allowed.Load(); known != nil && *known == want {
+		return nil
 	}
-	for _, i := range injections {
-		auth.place(req, i)
+	if err := conn.allows(cfg, u, s.rec.Settings); err != nil {
+		return err
 	}
-	return auth, nil
+	s.allowed.Store(&want)
+	return nil
 }
 
 // allows reports whether a credential may be sent to u.
@@ -101,38 +138,32 @@ func (c *Connector) injections(rec *Record) ([]connector.Injection, error) {
 	return nil, failure
 }
 
-// place puts one credential into req.
-func (a *Authorization) place(req *http.Request, i connector.Injection) {
-	switch i.Kind {
-	case connector.InQuery:
-		setQuery(req.URL, i.Name, i.Value)
-	case connector.InCookie:
-		setCookie(req, i.Name, i.Value)
-	default:
-		setHeader(req, i.Name, i.Value)
+// sent notes a value that responses are not to show.
+func (a *Authorization) sent(value string) { a.values = append(a.values, NewSecret(value)) }
+
+// forms are those that a value may have in a header. None is shorter than the value.
+func forms(value string) []string {
+	all := []string{value, base64.StdEncoding.EncodeToString([]byte(value))}
+	for _, escaped := range []string{url.QueryEscape(value), url.PathEscape(value)} {
+		if !slices.Contains(all, escaped) { // few tokens have anything to escape
+			all = append(all, escaped)
+		}
 	}
-	for _, secret := range i.Secrets {
-		a.sent(secret)
-	}
+	return all
 }
 
-// sent notes a value that responses are not to show, in the forms that it may have there.
-func (a *Authorization) sent(value string) {
-	forms := []string{value, url.QueryEscape(value), url.PathEscape(value), base64.StdEncoding.EncodeToString([]byte(value))}
-	for i, form := range forms {
-		if !slices.Contains(forms[:i], form) {
-			a.values = append(a.values, NewSecret(form))
+// removeHeader removes a header in any spelling of its name.
+func removeHeader(req *http.Request, name string) {
+	for other := range req.Header {
+		if len(other) == len(name) && strings.EqualFold(other, name) {
+			delete(req.Header, other)
 		}
 	}
 }
 
 // setHeader sets a header and removes it in any other spelling of its name.
 func setHeader(req *http.Request, name, value string) {
-	for other := range req.Header {
-		if strings.EqualFold(other, name) {
-			delete(req.Header, other)
-		}
-	}
+	removeHeader(req, name)
 	req.Header[textproto.CanonicalMIMEHeaderKey(name)] = []string{value}
 }
 
@@ -183,7 +214,7 @@ func setsParameter(pair, name string) bool {
 // That of a switch of protocols stays what it is, a connection.
 func (a *Authorization) Observe(resp *http.Response) {
 	a.Scrub(resp.Header)
-	if resp.Body != nil && resp.StatusCode != http.StatusSwitchingProtocols {
+	if resp.Body != nil && resp.StatusCode != http.StatusSwitchingProtocols && mayHaveTrailers(resp) {
 		resp.Body = &scrubbedBody{ReadCloser: resp.Body, auth: a, resp: resp}
 	}
 	switch {
@@ -195,14 +226,32 @@ func (a *Authorization) Observe(resp *http.Response) {
 	}
 }
 
+// mayHaveTrailers reports whether trailers can follow the body: in HTTP/1.1 only if it
+// is chunked (RFC 9112 section 7.1.2), so not if its length is known.
+func mayHaveTrailers(resp *http.Response) bool {
+	return resp.ProtoMajor != 1 || resp.ContentLength < 0 || len(resp.Trailer) > 0
+}
+
 // Scrub removes from a header of downstream what only the broker may say and what the
 // caller may not see. [Authorization.Observe] does it for a response; this is for those
 // before it (1xx).
 func (a *Authorization) Scrub(header http.Header) {
-	header.Del(ErrorHeader)
-	header.Del(ImportHeader)
+	delete(header, ErrorHeader) // both are canonical, as is what net/http has read
+	delete(header, ImportHeader)
+	longest := 0
+	for _, values := range header {
+		for _, value := range values {
+			longest = max(longest, len(value))
+		}
+	}
 	for _, secret := range a.values {
-		scrub(header, secret.Reveal())
+		value := secret.Reveal()
+		if len(value) > longest { // it stands in none of them, in whichever form
+			continue
+		}
+		for _, form := range forms(value) {
+			scrub(header, form)
+		}
 	}
 }
 
@@ -240,13 +289,12 @@ func scrub(header http.Header, secret string) {
 	if len(secret) < shortest {
 		return
 	}
-	for name, values := range header {
+	for _, values := range header {
 		for i, value := range values {
 			if strings.Contains(value, secret) {
 				values[i] = strings.ReplaceAll(value, secret, redacted)
 			}
 		}
-		header[name] = values
 	}
 }
 

@@ -79,6 +79,12 @@ func (r *refresher) current(ctx context.Context, conn *Connector) (*snapshot, er
 	if err != nil {
 		return nil, err
 	}
+	return r.usable(ctx, conn, snap)
+}
+
+// usable returns snap if its credentials can be used now, and otherwise the one that a
+// refresh leads to.
+func (r *refresher) usable(ctx context.Context, conn *Connector, snap *snapshot) (*snapshot, error) {
 	if !snap.rec.Enabled {
 		return nil, ErrConnectionDisabled
 	}

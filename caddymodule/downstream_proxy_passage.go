@@ -74,15 +74,21 @@ func (p *passage) serve() (err error) {
 	if p.key, p.url, err = p.proxy.app.shared.broker.Resolve(ctx, p.call); err != nil {
 		return err
 	}
+	admission, err := p.proxy.app.shared.broker.Admit(p.key)
+	if err != nil {
+		return err
+	}
+	defer admission.Release()
 	x := exchange{
-		broker: p.proxy.app.shared.broker, via: p.proxy.transportFor(p.key.Connector), key: p.key,
-		early: p.answer.early(p.w),
+		admission: admission, via: p.proxy.transportFor(p.key.Connector), early: p.answer.early(p.w),
+		maxBody: p.proxy.app.maxRequestBody(p.key.Application),
 	}
 	if !p.authorization.IsZero() {
-		x.authorize = func(out *http.Request, key broker.Key) (*broker.Authorization, error) {
-			return x.broker.AuthorizeWith(out, key, p.authorization)
+		x.authorize = func(out *http.Request) (*broker.Authorization, error) {
+			return p.proxy.app.shared.broker.AuthorizeWith(out, p.key, p.authorization)
 		}
 	}
+	ctx = x.watch(ctx)
 	out := p.outgoing(ctx)
 	defer func() {
 		if p.body != nil {

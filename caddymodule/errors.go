@@ -62,6 +62,10 @@ func apiErrorOf(err error, now time.Time) *apiError {
 			status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
 			message: broker.ErrRecordTooLarge.Error(), detail: "send less in settings or metadata", internal: err,
 		}
+	case errors.Is(err, broker.ErrTooManyRequests):
+		e := newAPIError(http.StatusTooManyRequests, "TooManyRequestsError", err)
+		e.retryAfter = time.Second
+		return e
 	case errors.Is(err, broker.ErrConnectionDisabled):
 		return newAPIError(http.StatusForbidden, "ConnectorDisabledError", err)
 	case errors.Is(err, broker.ErrHostNotAllowed), errors.Is(err, broker.ErrAddressNotAllowed):
