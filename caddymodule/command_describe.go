@@ -172,7 +172,7 @@ func indent(s string) string {
 func wrap(text, prefix string, width int) string {
 	var b strings.Builder
 	line := prefix
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		if line != prefix && len(line)+1+len(word) > width {
 			b.WriteString(line + "\n")
 			line = prefix
