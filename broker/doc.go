@@ -19,7 +19,12 @@
 // [Source.Token] hands out valid tokens, [Broker.Authorize] puts them into requests.
 // A token is refreshed ahead of its expiry while it is still being served; only when
 // there is no valid one does a caller wait. What a refresh led to is told to the
-// configured [EventSink].
+// configured [EventSink]. Where the grant allows it, client credentials or a password,
+// tokens are fetched the same way, and an import brings no more than settings.
+//
+// Settings say whose credentials they are and, where a connector's URLs have settings in
+// them, which host gets them. So an import that changes such a host must bring the
+// secrets that would go there: who may change settings may not see secrets.
 //
 // # How a refresh token is kept from being burnt
 //

@@ -131,7 +131,7 @@ func (c *Connector) injections(rec *Record) ([]connector.Injection, error) {
 	if err == nil {
 		return injections, nil
 	}
-	failure := &TokenError{Key: rec.Key, Class: ClassConfiguration, Code: codeInvalidCredential, Unfit: true, Err: err}
+	failure := &TokenError{Key: rec.Key, Class: ClassConfiguration, Code: codeUnfitValue, Unfit: true, Err: err}
 	if fault, ok := errors.AsType[*connector.SettingError](err); ok && fault.IsMissing() || errors.Is(err, connector.ErrNoAccessToken) {
 		failure.Code = codeMissingSettings
 	}

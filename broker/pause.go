@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,18 +62,18 @@ func (c *Connector) scopes(rec *Record) []pauseScope {
 }
 
 func (c *Connector) clientSettings(scope pauseScope, rec *Record) clientSettings {
-	client, more := c.Client, ""
+	client, more := c.Client, strings.Builder{}
 	for _, name := range slices.Sorted(maps.Keys(c.TokenParams)) {
-		more += fmt.Sprintf("%q=%q ", name, c.TokenParams[name])
+		fmt.Fprintf(&more, "%q=%q ", name, c.TokenParams[name])
 	}
 	if scope.connection != (Key{}) {
 		client, _ = c.clientFor(rec.Settings)
 		for _, name := range c.TokenSettings() {
-			more += fmt.Sprintf("%q=%q ", name, fmt.Sprint(rec.Settings[name]))
+			fmt.Fprintf(&more, "%q=%q ", name, fmt.Sprint(rec.Settings[name]))
 		}
 	}
 	return clientSettings{
-		c.TokenURL, c.RefreshURL, c.AuthStyle, c.TokenBody, client.ID, client.Secret.Hash(), NewSecret(more).Hash(),
+		c.TokenURL, c.RefreshURL, c.AuthStyle, c.TokenBody, client.ID, client.Secret.Hash(), NewSecret(more.String()).Hash(),
 	}
 }
 

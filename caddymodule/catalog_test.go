@@ -37,8 +37,8 @@ func TestConnectorFilesAddToTheCatalogueAndReplaceIt(t *testing.T) {
 }
 
 func TestCatalogueErrorsNameTheFileAndTheField(t *testing.T) {
-	broken := func(old, new string) map[string]string {
-		return map[string]string{"acme.json": strings.Replace(acmeFile, old, new, 1)}
+	broken := func(before, after string) map[string]string {
+		return map[string]string{"acme.json": strings.Replace(acmeFile, before, after, 1)}
 	}
 	for name, test := range map[string]struct {
 		dirs []string

@@ -84,9 +84,7 @@ func (c *connectorsCommand) run(args []string) error {
 	if err != nil {
 		return err
 	}
-	for id, k := range usable {
-		known[id] = k
-	}
+	maps.Copy(known, usable)
 	if len(args) == 0 {
 		return c.list(known)
 	}

@@ -99,7 +99,7 @@ func settingsTable(d *connector.Definition) string {
 
 // configurationFor returns the block that makes the connector usable.
 func configurationFor(d *connector.Definition) string {
-	if d.AuthType != connector.OAuth2 {
+	if d.AuthType != connector.OAuth2 || everyClientIsOwn(d) {
 		return fmt.Sprintf("  connector %s\n", d.ID)
 	}
 	name := strings.ToUpper(strings.ReplaceAll(d.ID.ServiceID, "-", "_"))
@@ -154,10 +154,18 @@ func notes(d *connector.Definition) []string {
 	if d.AuthType == connector.OAuth2 && !d.FetchesTokens() {
 		notes = append(notes, "Leave issued_at and expires_in (seconds) out if they are not known: the token is refreshed at once then.")
 	}
-	if d.TakesClient() {
+	switch {
+	case everyClientIsOwn(d):
+		notes = append(notes, "Each connection has an OAuth client of its own, in its settings.")
+	case d.TakesClient():
 		notes = append(notes, "A connection that has the setting client_id uses that OAuth client instead of the configuration's.")
 	}
 	return notes
+}
+
+// everyClientIsOwn reports whether the configuration need not have an OAuth client.
+func everyClientIsOwn(d *connector.Definition) bool {
+	return d.TakesClient() && slices.ContainsFunc(d.Settings, func(s connector.Setting) bool { return s.Name == "client_id" && s.Required })
 }
 
 func indent(s string) string {
@@ -172,7 +180,7 @@ func indent(s string) string {
 func wrap(text, prefix string, width int) string {
 	var b strings.Builder
 	line := prefix
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		if line != prefix && len(line)+1+len(word) > width {
 			b.WriteString(line + "\n")
 			line = prefix

@@ -178,6 +178,15 @@ func TestWhatConnectorsShowsCanBeImported(t *testing.T) {
 	}
 }
 
+func TestConnectorsWithAClientForEachConnectionNeedNone(t *testing.T) {
+	t.Parallel()
+	own := strings.Replace(acmeFile, `"name": "client_id"`, `"name": "client_id", "required": true`, 1)
+	got, err := connectors(connectorsCommand{dirs: []string{connectorFiles(t, map[string]string{"acme.json": own})}}, "crm/acme")
+	if err != nil || strings.Contains(got, "{env.") || !strings.Contains(got, `"client_id": "your-client-id"`) || !strings.Contains(got, "Each connection has an OAuth client") {
+		t.Errorf("got %v\n%s", err, got)
+	}
+}
+
 func TestConnectorsNamesWhatMayHaveBeenMeant(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{

@@ -74,6 +74,22 @@ func TestHostsThatACredentialMayGoTo(t *testing.T) {
 		{&plain, "https", "127.0.0.1", false},
 		{&plain, "https", "[::1]", false},
 		{&plain, "https", "xn--bcher-kva.example.evil.test", false},
+		{&plain, "https", "[64:ff9b::7f00:1]", false},  // NAT64
+		{&plain, "https", "[::ffff:7f00:1]", false},    // IPv4-mapped
+		{&plain, "https", "[::127.0.0.1]", false},      // IPv4-compatible
+		{&plain, "https", "１２７.0.0.1", false},          // IDNA makes it 127.0.0.1
+		{&plain, "https", "127。0。0。1", false},          // likewise
+		{&plain, "https", "api.acme.test\u200b", true}, // IDNA drops it, net/http's too
+		{&plain, "https", "аpi.acme.test", false},      // with a Cyrillic а
+		{&plain, "https", "a.wild.test.", true},        // the root's dot
+		{&plain, "https", "a.wild.test.:443", true},
+		{&plain, "https", "A.WILD.test:443", true},
+		{&plain, "https", "xn--.wild.test", false}, // punycode of nothing
+		{&plain, "https", "a..wild.test", false},
+		{&plain, "https", "a.wild.test:443@evil.test", false},
+		{&plain, "https", "evil.test?a.wild.test", false},
+		{&plain, "https", "evil.test#a.wild.test", false},
+		{&plain, "https", "evil.test\r\na.wild.test", false},
 
 		{&private, "http", "127.0.0.1:9000", true},
 		{&private, "http", "[::ffff:127.0.0.1]:9000", true},

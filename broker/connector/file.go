@@ -156,11 +156,8 @@ func checkRepeated(b []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	var seen []map[string]bool // of each object or list that is open; nil for lists
 	key := false               // the next string is a member's name
-	for {
-		tok, err := dec.Token()
-		if err != nil {
-			return nil // broken JSON is found by whoever decodes it
-		}
+	// Where the JSON is broken this ends: whoever decodes it will tell.
+	for tok, err := dec.Token(); err == nil; tok, err = dec.Token() {
 		switch tok := tok.(type) {
 		case json.Delim:
 			switch tok {
@@ -185,6 +182,7 @@ func checkRepeated(b []byte) error {
 		}
 		key = len(seen) > 0 && seen[len(seen)-1] != nil
 	}
+	return nil
 }
 
 func (f *file) definition() (Definition, error) {

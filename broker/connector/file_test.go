@@ -38,8 +38,10 @@ func TestFileSaysEverything(t *testing.T) {
 		BaseURL: "https://acme.test", AllowHosts: []string{"*.acme.test"}, AllowPrivate: true,
 		Settings: []Setting{{Name: "tenant", Label: "Your tenant", Required: true}, {Name: "key", Sensitive: true}, {Name: "site", Origin: true}},
 		Inject: []Placement{
-			{Kind: InHeader, Name: "X-Key", Format: "k %s", Setting: "key"}, {Kind: InQuery, Name: "q"},
-			{Kind: InCookie, Name: "c"}, {Kind: InBasic, Username: "{tenant}", PasswordSetting: "key"},
+			{Kind: InHeader, Name: "X-Key", Format: "k %s", Setting: "key"},
+			{Kind: InQuery, Name: "q"},
+			{Kind: InCookie, Name: "c"},
+			{Kind: InBasic, Username: "{tenant}", PasswordSetting: "key"},
 		},
 	}
 	want = want.WithDefaults()

@@ -83,7 +83,7 @@ func (d *Definition) injectedText(p *Placement, settings map[string]any, accessT
 	} else if value == "" {
 		return "", fmt.Errorf("connector %s: %w", d.ID, ErrNoAccessToken)
 	}
-	fault := ""
+	var fault string
 	switch {
 	case hasControl(value), p.Kind == InHeader && !httpguts.ValidHeaderFieldValue(value):
 		fault = faultControl
