@@ -3,6 +3,7 @@ package tests
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"reflect"
@@ -306,9 +307,7 @@ func TestBadRequestsToTheConnectionsAPI(t *testing.T) {
 		for _, test := range tests {
 			t.Run(test.name, func(t *testing.T) {
 				header := d.apiHeader(consumer)
-				for name, values := range test.header {
-					header[name] = values
-				}
+				maps.Copy(header, test.header)
 				send(t, test.method, p.apiURL("/vault/"+test.path), header, test.body).wantError(t, test.status, test.typeName, test.message)
 			})
 		}
