@@ -3,6 +3,8 @@ package broker_test
 import (
 	"context"
 	"fmt"
+	"maps"
+	"net/http"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -12,9 +14,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
-// cachedSources returns a broker's sources of so many connections, each with a valid
-// token that was read already.
-func cachedSources(tb testing.TB, connections int) []broker.Source {
+// cachedConnections returns a broker and the keys of so many connections, each with a
+// valid token that was read already.
+func cachedConnections(tb testing.TB, connections int) (*broker.Broker, []broker.Key) {
 	tb.Helper()
 	store := &brokertest.MemStore{}
 	b := broker.New(broker.Options{Open: func(context.Context) (broker.Store, error) { return store, nil }})
@@ -23,25 +25,35 @@ func cachedSources(tb testing.TB, connections int) []broker.Source {
 			tb.Error(err)
 		}
 	})
-	def := connector.Definition{ID: acme, Name: "Acme", AuthType: connector.OAuth2, TokenURL: "https://auth.acme.test/token", AuthStyle: connector.AuthHeader}
+	def := connector.Definition{ID: acme, Name: "Acme", AuthType: connector.OAuth2, TokenURL: "https://auth.acme.test/token", AuthStyle: connector.AuthHeader, BaseURL: "https://api.acme.test"}
 	b.Configure(&broker.Config{
 		Connectors: map[connector.ID]*broker.Connector{acme: {Definition: def.WithDefaults()}},
 		CacheTTL:   time.Hour,
 	})
-	sources := make([]broker.Source, connections)
-	for i := range sources {
+	keys := make([]broker.Key, connections)
+	for i := range keys {
 		key := broker.Key{Application: "app", Consumer: fmt.Sprint("customer ", i), Connector: acme}
 		rec := &broker.Record{Key: key, Enabled: true, Generation: 1, Credentials: &broker.Credentials{
-			AccessToken: broker.NewSecret(fmt.Sprint("access ", i)), RefreshToken: broker.NewSecret("r"),
+			AccessToken: broker.NewSecret(fmt.Sprintf("access-token-of-a-usual-length-%032d", i)), RefreshToken: broker.NewSecret("r"),
 			IssuedAt: time.Now(), Expiry: time.Now().Add(24 * time.Hour),
 		}}
 		if _, err := store.Save(tb.Context(), rec, 0); err != nil {
 			tb.Fatal(err)
 		}
-		sources[i] = b.Source(key)
-		if _, err := sources[i].Token(tb.Context()); err != nil {
+		keys[i] = key
+		if _, err := b.Source(key).Token(tb.Context()); err != nil {
 			tb.Fatal(err)
 		}
+	}
+	return b, keys
+}
+
+func cachedSources(tb testing.TB, connections int) []broker.Source {
+	tb.Helper()
+	b, keys := cachedConnections(tb, connections)
+	sources := make([]broker.Source, len(keys))
+	for i, key := range keys {
+		sources[i] = b.Source(key)
 	}
 	return sources
 }
@@ -78,5 +90,31 @@ func TestCachedTokenIsHandedOutWithoutAllocating(t *testing.T) {
 		}
 	}); got != 0 {
 		t.Errorf("got %v allocations, want none", got)
+	}
+}
+
+// BenchmarkAuthorize is the way of a request whose token is at hand.
+func BenchmarkAuthorize(b *testing.B) {
+	tokens, keys := cachedConnections(b, 1_000)
+	template := http.Header{"Accept": {"application/json"}, "User-Agent": {"bench"}, "Via": {"1.1 Caddy"}, "X-Request-Id": {"1"}}
+	resp := brokertest.Response(http.StatusOK, "ok")
+	resp.Header = http.Header{"Content-Type": {"application/json"}, "Date": {"Mon, 02 Jan 2006 15:04:05 GMT"}, "Content-Length": {"2"}}
+	req, err := http.NewRequest(http.MethodGet, "https://api.acme.test/v1/things", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		req.Header = maps.Clone(template)
+		admission, err := tokens.Admit(keys[i%len(keys)])
+		if err != nil {
+			b.Fatal(err)
+		}
+		auth, err := admission.Authorize(req)
+		if err != nil {
+			b.Fatal(err)
+		}
+		auth.Observe(resp)
+		admission.Release()
 	}
 }

@@ -30,10 +30,12 @@ type Broker struct {
 	opened  atomic.Pointer[Store] // nil until the store was opened
 	opening singleflight.Group
 
-	refreshers sync.Map // Key :: *refresher
-	pauses     pauses
-	backlog    *backlog
-	journal    Journal // nil if there is none
+	refreshers   sync.Map // Key :: *refresher
+	applications sync.Map // string :: *inFlight
+	services     atomic.Pointer[services]
+	pauses       pauses
+	backlog      *backlog
+	journal      Journal // nil if there is none
 
 	// life ends when Close begins: nothing new is started then, and nobody waits for
 	// what was only planned. What has been sent is finished nevertheless.
@@ -91,10 +93,13 @@ func (c *Config) connector(key Key) (*Connector, error) {
 	if err := key.Validate(); err != nil {
 		return nil, err
 	}
-	conn, ok := c.Connectors[key.Connector]
+	return c.configured(key.Connector)
+}
+
+func (c *Config) configured(id connector.ID) (*Connector, error) {
+	conn, ok := c.Connectors[id]
 	if !ok {
-		return nil, fmt.Errorf("%w: %s; known are those that the configuration has a connector block for",
-			ErrConnectorNotFound, key.Connector)
+		return nil, fmt.Errorf("%w: %s; known are those that the configuration has a connector block for", ErrConnectorNotFound, id)
 	}
 	return conn, nil
 }
@@ -124,7 +129,7 @@ func (b *Broker) refresher(key Key) *refresher {
 	if r, ok := b.refreshers.Load(key); ok {
 		return r.(*refresher)
 	}
-	r, _ := b.refreshers.LoadOrStore(key, &refresher{broker: b, key: key})
+	r, _ := b.refreshers.LoadOrStore(key, &refresher{broker: b, key: key, application: b.inFlightOf(key.Application)})
 	return r.(*refresher)
 }
 

@@ -41,6 +41,7 @@ const (
 	codeAccessTokenRefused = "access_token_rejected" // downstream answered 401, there is no way to another
 	codeNoCredentials      = "no_credentials"        // there are none, or none any more
 	codeMissingSettings    = "missing_settings"      // a setting that a URL or a header needs is not there
+	codeInvalidCredential  = "invalid_credential"    // a token or a setting cannot stand where it is to be put
 )
 
 // err returns the answer as an error for a span, nil if it brought a token.

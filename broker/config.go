@@ -32,6 +32,9 @@ type Config struct {
 	// private addresses and speak plain HTTP. For tests.
 	AllowPrivateHosts bool
 
+	// Limits bound the requests that are under way.
+	Limits Limits
+
 	// Events takes the events. Default: nobody.
 	Events EventSink
 

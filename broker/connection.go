@@ -101,7 +101,7 @@ func (r *Record) state(def *connector.Definition, now time.Time) State {
 		return StateCallable
 	}
 	switch c := r.Credentials; {
-	case c == nil && def.GrantType != connector.ClientCredentials:
+	case c == nil && !def.FetchesTokens():
 		return StateAdded
 	case missing:
 		return StateAuthorized
@@ -118,7 +118,7 @@ func (r *Record) health(def *connector.Definition) Health {
 	switch {
 	case len(def.MissingSettings(r.Settings)) > 0:
 		return HealthMissingSettings
-	case oauth && r.Credentials == nil && def.GrantType != connector.ClientCredentials, r.IsParked():
+	case oauth && r.Credentials == nil && !def.FetchesTokens(), r.IsParked():
 		return HealthNeedsAuth
 	case oauth && r.Cycle.Phase != PhaseHealthy:
 		return HealthPendingRefresh

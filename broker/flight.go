@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
-
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
 // A flight is one refresh, for all callers that want one meanwhile.
@@ -184,7 +182,7 @@ func (a *attempt) due(ctx context.Context, rec *Record, snap *snapshot, now time
 	case rec.IsParked() && !a.refresher.isUnparked(rec.Cycle.Parked):
 		return false, rec.tokenError(now)
 	}
-	if rec.Credentials == nil && a.conn.GrantType != connector.ClientCredentials {
+	if rec.Credentials == nil && !a.conn.FetchesTokens() {
 		return false, &TokenError{Key: a.refresher.key, Class: ClassPermanent, Code: codeNoCredentials, Parked: true, FailedAt: rec.Cycle.FailedAt}
 	}
 	expired := rec.Credentials == nil || rec.Credentials.AccessToken.IsZero() || rec.Credentials.ExpiredAt(now)
@@ -197,7 +195,11 @@ func (a *attempt) due(ctx context.Context, rec *Record, snap *snapshot, now time
 	if !expired && !snap.wantsRefresh(now) && !a.refresher.isForced(rec.Generation) {
 		return false, nil
 	}
-	if _, err := a.conn.RenderTokenURL(rec.Settings); err != nil {
+	_, err := a.conn.tokenEndpoint(rec)
+	if err == nil {
+		_, err = a.conn.tokenParams(rec)
+	}
+	if err != nil {
 		return false, &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: codeMissingSettings, Unfit: true, Err: err}
 	}
 	if now.Before(rec.Cycle.RetryAt) {
@@ -206,7 +208,7 @@ func (a *attempt) due(ctx context.Context, rec *Record, snap *snapshot, now time
 		}
 		return false, rec.tokenError(now)
 	}
-	if until := a.refresher.broker.pauses.until(a.conn, now); !until.IsZero() {
+	if until := a.refresher.broker.pauses.until(a.conn, rec, now); !until.IsZero() {
 		if !expired {
 			return false, nil
 		}

@@ -84,16 +84,23 @@ func (h *harness) start() {
 	}
 }
 
-// connect adds a connector at the harness's provider.
+// connect adds a connector, at the harness's provider unless it says otherwise.
 func (h *harness) connect(def connector.Definition) *broker.Connector {
 	h.t.Helper()
 	def.Name = "Acme"
-	def.BaseURL = "https://api.acme.test"
+	if def.BaseURL == "" {
+		def.BaseURL = "https://api.acme.test"
+	}
 	if def.AuthType == "" {
 		def.AuthType = connector.OAuth2
 	}
 	if def.AuthType == connector.OAuth2 {
-		def.TokenURL, def.AuthStyle = "https://auth.acme.test/token", connector.AuthHeader
+		if def.TokenURL == "" {
+			def.TokenURL = "https://auth.acme.test/token"
+		}
+		if def.AuthStyle == "" {
+			def.AuthStyle = connector.AuthHeader
+		}
 	}
 	def = def.WithDefaults()
 	if err := def.Validate(); err != nil {

@@ -102,7 +102,8 @@ func newRecord(key Key, tombstone *Record, now time.Time) *Record {
 
 // importInto applies imp to the record, which is the caller's own copy.
 func (r *Record) importInto(conn *Connector, imp *Import, now time.Time) (ImportOutcome, error) {
-	r.Settings = mergePatch(r.Settings, conn.unmask(imp.Settings))
+	bound, patch := r.binding(conn), conn.unmask(imp.Settings)
+	r.Settings = mergePatch(r.Settings, patch)
 	r.Metadata = mergePatch(r.Metadata, imp.Metadata)
 	r.UpdatedAt = now
 	if err := r.checkSize(); err != nil {
@@ -111,14 +112,20 @@ func (r *Record) importInto(conn *Connector, imp *Import, now time.Time) (Import
 	if err := conn.checkFit(r.Settings); err != nil {
 		return "", err
 	}
-	if conn.AuthType != connector.OAuth2 {
-		return r.importSettings(conn, imp)
-	}
-	outcome, err := r.importCredentials(conn, imp.Credentials, now)
+	outcome, err := r.importSecrets(conn, imp, now)
 	if err != nil {
 		return "", err
 	}
-	r.unpark(conn.Rotation, now)
+	if changed, err := bound.check(conn, r, patch, imp.Credentials); err != nil {
+		return "", err
+	} else if changed && outcome == ImportKept {
+		r.Generation++
+		outcome = ImportStored
+	}
+	if conn.AuthType != connector.OAuth2 {
+		return outcome, nil
+	}
+	r.unpark(conn.rotationFor(r.Credentials), now)
 	if r.needsFirstRefresh(now) && conn.canRefresh(r.Credentials) {
 		r.Cycle.Queued = true
 	}
@@ -148,23 +155,57 @@ func (r *Record) checkSize() error {
 	return nil
 }
 
-// checkFit reports a setting that cannot stand where the connector's URLs have it. One
-// that is missing is no fault yet.
+// checkFit reports a setting that cannot stand where the connector puts it. One that is
+// missing is no fault yet.
 func (c *Connector) checkFit(settings map[string]any) error {
-	if len(c.MissingSettings(settings)) > 0 {
-		return nil
-	}
-	_, err := c.RenderBaseURL(settings)
-	if c.AuthType == connector.OAuth2 && err == nil {
-		_, err = c.RenderTokenURL(settings)
-	}
-	if unfit, ok := errors.AsType[*connector.SettingError](err); ok {
+	if unfit, ok := errors.AsType[*connector.SettingError](c.CheckSettings(settings)); ok {
 		return &InputError{
 			Kind: Contradiction, Field: "settings." + unfit.Setting, Fault: unfit.Fault,
-			Fix: fmt.Sprintf("send one that fits the URLs of %s", c.ID),
+			Fix: fmt.Sprintf("send one that fits %s", c.ID),
 		}
 	}
 	return nil
+}
+
+// importSecrets takes what the connector has for credentials.
+func (r *Record) importSecrets(conn *Connector, imp *Import, now time.Time) (ImportOutcome, error) {
+	switch {
+	case conn.AuthType != connector.OAuth2:
+		return r.importSettings(conn, imp)
+	case conn.FetchesTokens() && (imp.Credentials == nil || imp.Credentials.empty()):
+		return r.importIdentity(conn)
+	case conn.FetchesTokens():
+		if err := conn.requireSettings(r.Settings); err != nil {
+			return "", err
+		}
+	}
+	return r.importCredentials(conn, imp.Credentials, now)
+}
+
+// importIdentity is the import of a connection whose tokens are fetched: what it takes
+// to fetch them is in the settings and in the configuration.
+func (r *Record) importIdentity(conn *Connector) (ImportOutcome, error) {
+	if err := conn.requireSettings(r.Settings); err != nil {
+		return "", err
+	}
+	if r.Generation > 0 {
+		return ImportKept, nil
+	}
+	r.Generation++
+	return ImportStored, nil
+}
+
+// requireSettings reports settings that are missing where they are the credentials, or
+// what it takes to get them.
+func (c *Connector) requireSettings(settings map[string]any) error {
+	missing := c.MissingSettings(settings)
+	if len(missing) == 0 {
+		return nil
+	}
+	return &InputError{
+		Kind: Contradiction, Field: "settings." + missing[0],
+		Fix: fmt.Sprintf("%s needs the settings %s", c.ID, strings.Join(missing, ", ")),
+	}
 }
 
 // importSettings is the import of a connection whose credentials are settings.
@@ -176,11 +217,8 @@ func (r *Record) importSettings(conn *Connector, imp *Import) (ImportOutcome, er
 			Fix:   "send its credentials in settings",
 		}
 	}
-	if missing := conn.MissingSettings(r.Settings); len(missing) > 0 {
-		return "", &InputError{
-			Kind: Contradiction, Field: "settings." + missing[0],
-			Fix: fmt.Sprintf("%s needs the settings %s", conn.ID, strings.Join(missing, ", ")),
-		}
+	if err := conn.requireSettings(r.Settings); err != nil {
+		return "", err
 	}
 	if len(imp.Settings) == 0 {
 		return ImportKept, nil
@@ -267,21 +305,13 @@ func (c *Connector) requireTokens(sent *ImportCredentials) error {
 			Fix: fmt.Sprintf("%s uses OAuth: send the access token", c.ID),
 		}
 	}
-	if sent.RefreshToken.IsZero() && !c.RefreshTokenOptional && c.GrantType != connector.ClientCredentials {
+	if sent.RefreshToken.IsZero() && !c.RefreshTokenOptional && !c.FetchesTokens() {
 		return &InputError{
 			Kind: Contradiction, Field: "credentials.refresh_token",
 			Fix: fmt.Sprintf("send it, or configure %s with `refresh_token optional` if its tokens come without one", c.ID),
 		}
 	}
 	return nil
-}
-
-// canRefresh reports whether there is a way to a new token.
-func (c *Connector) canRefresh(cred *Credentials) bool {
-	if c.GrantType == connector.ClientCredentials {
-		return true
-	}
-	return cred != nil && !cred.RefreshToken.IsZero()
 }
 
 // unmask returns settings without what is only the mask that callers are shown. A list

@@ -86,7 +86,7 @@ func TestImportRequiresWhatTheAuthTypeNeeds(t *testing.T) {
 			"tokens for an API key":          {h.at(keyed), `{"credentials":{"access_token":"a"},"settings":{"api_key":"k"}}`, "credentials"},
 			"optional refresh token":         {h.at(long), `{"credentials":{"access_token":"a"}}`, ""},
 			"client credentials, no refresh": {h.at(cc), `{"credentials":{"access_token":"a"}}`, ""},
-			"client credentials, no token":   {h.at(cc), `{}`, "credentials.access_token"},
+			"client credentials, no token":   {h.at(cc), `{}`, ""},
 		} {
 			test.key.Consumer = name
 			_, _, err := h.importBody(test.key, test.body)

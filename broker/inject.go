@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,7 +29,8 @@ type Authorization struct {
 	refresher  *refresher
 	conn       *Connector
 	generation uint64
-	values     []Secret // as they were sent
+	values     []Secret // what responses are not to show
+	callers    bool     // it is none of the connection's, see [Broker.AuthorizeWith]
 }
 
 // Authorize puts the connection's credential into req, a request to downstream that
@@ -38,129 +40,149 @@ type Authorization struct {
 // Before a token is fetched the request's host is checked. Errors: [ErrHostNotAllowed],
 // [ErrConnectorNotFound], [ErrConnectionNotFound], [ErrConnectionDisabled],
 // [*TokenError], [*InputError], [ErrStoreUnavailable], the request context's.
-func (b *Broker) Authorize(req *http.Request, key Key) (_ *Authorization, err error) {
-	ctx, span := b.tracing.start(req.Context(), "token_broker.inject", trace.WithAttributes(connectorAttribute(key)))
-	defer func() { endSpan(span, err) }()
-	conn, err := b.Config().connector(key)
+func (b *Broker) Authorize(req *http.Request, key Key) (*Authorization, error) {
+	if err := key.Validate(); err != nil {
+		return nil, err
+	}
+	return b.refresher(key).authorize(req)
+}
+
+// Authorize is [Broker.Authorize] for the connection that was admitted.
+func (a *Admission) Authorize(req *http.Request) (*Authorization, error) {
+	return a.refresher.authorize(req)
+}
+
+// authorize is called for keys that are valid.
+func (r *refresher) authorize(req *http.Request) (_ *Authorization, err error) {
+	ctx := req.Context()
+	if isTraced(ctx) {
+		var span trace.Span
+		ctx, span = r.broker.tracing.start(ctx, "token_broker.inject", trace.WithAttributes(connectorAttribute(r.key)))
+		defer func() { endSpan(span, err) }()
+	}
+	cfg := r.broker.Config()
+	conn, err := cfg.configured(r.key.Connector)
 	if err != nil {
 		return nil, err
 	}
-	r := b.refresher(key)
 	snap, err := r.latest(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.allows(b.Config(), req.URL, snap.rec.Settings); err != nil {
+	if err := snap.allows(cfg, conn, req.URL); err != nil {
 		return nil, err
 	}
-	if snap, err = r.current(ctx, conn); err != nil {
+	checked := snap
+	if snap, err = r.usable(ctx, conn, snap); err != nil {
 		return nil, err
 	}
-	auth := &Authorization{refresher: r, conn: conn, generation: snap.rec.Generation}
-	for _, p := range conn.Placements() {
-		if err := auth.place(req, p, snap); err != nil {
+	if snap != checked { // its settings can be others, too
+		if err := snap.allows(cfg, conn, req.URL); err != nil {
 			return nil, err
 		}
 	}
-	return auth, nil
+	auth := &Authorization{refresher: r, conn: conn, generation: snap.rec.Generation}
+	return auth, auth.placeAll(req, snap)
+}
+
+// An allowance is where the credential of a snapshot may be sent, as was found out.
+type allowance struct {
+	conn         *Connector // as it was configured then
+	private      bool
+	scheme, host string
+}
+
+// allows reports whether the snapshot's credential may be sent to u. Most requests of a
+// connection go to one host, so the latest that was allowed is remembered.
+func (s *snapshot) allows(cfg *Config, conn *Connector, u *url.URL) error {
+	want := allowance{conn, cfg.allowsPrivate(conn), u.Scheme, u.Host}
+	if known := s.allowed.Load(); known != nil && *known == want {
+		return nil
+	}
+	if err := conn.allows(cfg, u, s.rec.Settings); err != nil {
+		return err
+	}
+	s.allowed.Store(&want)
+	return nil
 }
 
 // allows reports whether a credential may be sent to u.
 func (c *Connector) allows(cfg *Config, u *url.URL, settings map[string]any) error {
-	def := c.Definition
-	def.AllowPrivate = cfg.allowsPrivate(c)
+	def := &c.Definition
+	if cfg.allowsPrivate(c) != def.AllowPrivate {
+		private := c.Definition
+		private.AllowPrivate = true
+		def = &private
+	}
 	if err := def.AllowsHost(u.Scheme, u.Host, settings); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrHostNotAllowed, c.ID, err)
 	}
 	return nil
 }
 
-// place puts one credential into req.
-func (a *Authorization) place(req *http.Request, p connector.Placement, snap *snapshot) error {
-	value, err := a.value(p, p.Setting, snap)
-	if err != nil {
-		return err
+// injections returns what goes into the requests of a connection. Its error is a
+// [*TokenError] of credentials that cannot be put where they belong.
+func (c *Connector) injections(rec *Record) ([]connector.Injection, error) {
+	token := ""
+	if rec.Credentials != nil {
+		token = rec.Credentials.AccessToken.Reveal()
 	}
-	switch p.Kind {
-	case connector.InQuery:
-		setQuery(req.URL, p.Name, value)
-		a.sent(value)
-	case connector.InBasic:
-		password, err := a.value(p, p.PasswordSetting, snap)
-		if err != nil {
-			return err
-		}
-		credentials := base64.StdEncoding.EncodeToString([]byte(value + ":" + password))
-		setHeader(req, "Authorization", "Basic "+credentials)
-		a.sent(credentials)
-		a.sent(password)
-	default:
-		header, err := p.Header(value)
-		if err != nil {
-			return &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: "invalid_credential", Unfit: true, Err: err}
-		}
-		setHeader(req, p.Name, header)
-		if p.Setting == "" || a.conn.IsSensitive(p.Setting) {
-			a.sent(value)
-		}
+	injections, err := c.Injections(rec.Settings, token)
+	if err == nil {
+		return injections, nil
 	}
-	return nil
+	failure := &TokenError{Key: rec.Key, Class: ClassConfiguration, Code: codeInvalidCredential, Unfit: true, Err: err}
+	if fault, ok := errors.AsType[*connector.SettingError](err); ok && fault.IsMissing() || errors.Is(err, connector.ErrNoAccessToken) {
+		failure.Code = codeMissingSettings
+	}
+	return nil, failure
 }
 
-// sent notes a value that responses are not to show, in the forms that it may have there.
-func (a *Authorization) sent(value string) {
-	forms := []string{value, url.QueryEscape(value), url.PathEscape(value), base64.StdEncoding.EncodeToString([]byte(value))}
-	for i, form := range forms {
-		if !slices.Contains(forms[:i], form) {
-			a.values = append(a.values, NewSecret(form))
+// sent notes a value that responses are not to show.
+func (a *Authorization) sent(value string) { a.values = append(a.values, NewSecret(value)) }
+
+// forms are those that a value may have in a header. None is shorter than the value.
+func forms(value string) []string {
+	all := []string{value, base64.StdEncoding.EncodeToString([]byte(value))}
+	for _, escaped := range []string{url.QueryEscape(value), url.PathEscape(value)} {
+		if !slices.Contains(all, escaped) { // few tokens have anything to escape
+			all = append(all, escaped)
 		}
 	}
+	return all
 }
 
-// value returns what a placement puts: a setting, or the access token. It must not
-// be able to end a header line (RFC 9110 section 5.5).
-func (a *Authorization) value(p connector.Placement, setting string, snap *snapshot) (string, error) {
-	var value string
-	if setting != "" {
-		value = settingString(snap.rec.Settings[setting])
-	} else if p.Kind != connector.InBasic && snap.rec.Credentials != nil {
-		value = snap.rec.Credentials.AccessToken.Reveal()
-	}
-	if value == "" {
-		return "", &TokenError{
-			Key: a.refresher.key, Class: ClassConfiguration, Code: codeMissingSettings, Unfit: true,
-			Err: fmt.Errorf("setting %q is empty", setting),
+// removeHeader removes a header in any spelling of its name.
+func removeHeader(req *http.Request, name string) {
+	for other := range req.Header {
+		if len(other) == len(name) && strings.EqualFold(other, name) {
+			delete(req.Header, other)
 		}
-	}
-	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return "", &TokenError{
-			Key: a.refresher.key, Class: ClassConfiguration, Code: "invalid_credential", Unfit: true,
-			Err: fmt.Errorf("the value for %s %s contains a control character; import the connection again", p.Kind, p.Name),
-		}
-	}
-	return value, nil
-}
-
-// settingString returns a setting's value as it is put into requests.
-func settingString(v any) string {
-	switch v := v.(type) {
-	case string:
-		return v
-	case nil, map[string]any, []any:
-		return ""
-	default: // numbers and booleans
-		return fmt.Sprint(v)
 	}
 }
 
 // setHeader sets a header and removes it in any other spelling of its name.
 func setHeader(req *http.Request, name, value string) {
-	for other := range req.Header {
-		if strings.EqualFold(other, name) {
-			delete(req.Header, other)
+	removeHeader(req, name)
+	req.Header[textproto.CanonicalMIMEHeaderKey(name)] = []string{value}
+}
+
+// setCookie sets a cookie, and removes those of its name that stand there in whatever
+// header; others stay (RFC 6265 section 5.4).
+func setCookie(req *http.Request, name, value string) {
+	var kept []string
+	for other, lines := range req.Header {
+		if !strings.EqualFold(other, "Cookie") {
+			continue
+		}
+		for pair := range strings.SplitSeq(strings.Join(lines, ";"), ";") {
+			pair = strings.TrimSpace(pair)
+			if key, _, _ := strings.Cut(pair, "="); pair != "" && strings.TrimSpace(key) != name {
+				kept = append(kept, pair)
+			}
 		}
 	}
-	req.Header[textproto.CanonicalMIMEHeaderKey(name)] = []string{value}
+	setHeader(req, "Cookie", strings.Join(append(kept, name+"="+value), "; "))
 }
 
 // setQuery replaces a query parameter and leaves the others as they were written.
@@ -192,24 +214,44 @@ func setsParameter(pair, name string) bool {
 // That of a switch of protocols stays what it is, a connection.
 func (a *Authorization) Observe(resp *http.Response) {
 	a.Scrub(resp.Header)
-	if resp.Body != nil && resp.StatusCode != http.StatusSwitchingProtocols {
+	if resp.Body != nil && resp.StatusCode != http.StatusSwitchingProtocols && mayHaveTrailers(resp) {
 		resp.Body = &scrubbedBody{ReadCloser: resp.Body, auth: a, resp: resp}
 	}
-	if resp.StatusCode == http.StatusUnauthorized {
+	switch {
+	case a.callers:
+	case resp.StatusCode == http.StatusUnauthorized:
 		a.rejected()
-	} else {
+	default:
 		a.refresher.accepted(a.generation)
 	}
+}
+
+// mayHaveTrailers reports whether trailers can follow the body: in HTTP/1.1 only if it
+// is chunked (RFC 9112 section 7.1.2), so not if its length is known.
+func mayHaveTrailers(resp *http.Response) bool {
+	return resp.ProtoMajor != 1 || resp.ContentLength < 0 || len(resp.Trailer) > 0
 }
 
 // Scrub removes from a header of downstream what only the broker may say and what the
 // caller may not see. [Authorization.Observe] does it for a response; this is for those
 // before it (1xx).
 func (a *Authorization) Scrub(header http.Header) {
-	header.Del(ErrorHeader)
-	header.Del(ImportHeader)
+	delete(header, ErrorHeader) // both are canonical, as is what net/http has read
+	delete(header, ImportHeader)
+	longest := 0
+	for _, values := range header {
+		for _, value := range values {
+			longest = max(longest, len(value))
+		}
+	}
 	for _, secret := range a.values {
-		scrub(header, secret.Reveal())
+		value := secret.Reveal()
+		if len(value) > longest { // it stands in none of them, in whichever form
+			continue
+		}
+		for _, form := range forms(value) {
+			scrub(header, form)
+		}
 	}
 }
 
@@ -247,13 +289,12 @@ func scrub(header http.Header, secret string) {
 	if len(secret) < shortest {
 		return
 	}
-	for name, values := range header {
+	for _, values := range header {
 		for i, value := range values {
 			if strings.Contains(value, secret) {
 				values[i] = strings.ReplaceAll(value, secret, redacted)
 			}
 		}
-		header[name] = values
 	}
 }
 
@@ -265,6 +306,8 @@ func (c *Connector) injectedHeaders() []string {
 		switch p.Kind {
 		case connector.InQuery:
 			continue
+		case connector.InCookie:
+			name = "Cookie"
 		case connector.InHeader:
 			name = textproto.CanonicalMIMEHeaderKey(p.Name)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -63,6 +64,28 @@ func TestCredentialIsPlacedWhereTheConnectorSays(t *testing.T) {
 		"query": {
 			[]connector.Placement{{Kind: connector.InQuery, Name: "key", Setting: "api_key"}},
 			"https://api.acme.test/?b=%20&key=mine&k%65y=mine&c=+&a;b&a;key=mine&%zz=1", nil, "https://api.acme.test/?b=%20&c=+&a;b&key=k%2F%26%3D+1",
+		},
+		"basic, an API key and no password": {
+			[]connector.Placement{{Kind: connector.InBasic, Setting: "api_key"}},
+			"https://api.acme.test/",
+			http.Header{"Authorization": {"Basic ay8mPSAxOg=="}},
+			"https://api.acme.test/",
+		},
+		"basic, text around settings": {
+			[]connector.Placement{{Kind: connector.InBasic, Username: "{user}/token", Password: "{api_key}-{tenant}"}},
+			"https://api.acme.test/",
+			http.Header{"Authorization": {"Basic dS90b2tlbjprLyY9IDEtMTI="}},
+			"https://api.acme.test/",
+		},
+		"cookie, another and a query": {
+			[]connector.Placement{
+				{Kind: connector.InCookie, Name: "session"},
+				{Kind: connector.InCookie, Name: "tenant", Setting: "tenant"},
+				{Kind: connector.InQuery, Name: "t", Setting: "tenant"},
+			},
+			"https://api.acme.test/",
+			http.Header{"Cookie": {"mine; mine; mine too; session=a1; tenant=12"}},
+			"https://api.acme.test/?t=12",
 		},
 		"query, access token": {
 			[]connector.Placement{{Kind: connector.InQuery, Name: "token"}},
@@ -150,7 +173,15 @@ func TestInjectedValueCannotEndAHeaderLine(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		key := h.at(keyed)
-		if _, _, err := h.importBody(key, `{"settings":{"api_key":"x\r\nHost: evil.test"}}`); err != nil {
+		const value = "x\r\nHost: evil.test"
+		var input *broker.InputError
+		_, _, err := h.importBody(key, `{"settings":{"api_key":`+strconv.Quote(value)+`}}`)
+		if !errors.As(err, &input) || input.Field != "settings.api_key" || strings.Contains(err.Error(), "evil") {
+			t.Errorf("import: got %v, want an InputError for settings.api_key", err)
+		}
+		// However it came there: nothing goes out.
+		rec := &broker.Record{Key: key, Enabled: true, Settings: map[string]any{"api_key": value}}
+		if _, err := h.store.Save(t.Context(), rec, 0); err != nil {
 			t.Fatal(err)
 		}
 		req := request(t, "https://api.acme.test/")
@@ -223,6 +254,26 @@ func TestRefusedTokenWithoutRefreshTokenNeedsAuth(t *testing.T) {
 		}
 		if got := h.token(key); got != "a2" {
 			t.Errorf("after another import: got %q, want a2", got)
+		}
+	})
+}
+
+func TestInjectedCookieReplacesItsNamesakesAlone(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.connect(connector.Definition{ID: acme, Inject: []connector.Placement{{Kind: connector.InCookie, Name: "session"}}})
+		h.mustImport("a1", "r1", issued(0))
+		req := request(t, "https://api.acme.test/")
+		req.Header["Cookie"] = []string{"a=1; session=mine;session=2", "Session=other; b=\"x\""}
+		req.Header["cookie"] = []string{"session = mine"}
+		if _, err := h.Authorize(req, h.key); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := fmt.Sprint(req.Header), `map[Cookie:[a=1; Session=other; b="x"; session=a1]]`; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		if got, want := fmt.Sprint(h.InjectedHeaders(acme)), "[Cookie]"; got != want {
+			t.Errorf("got injected headers %s, want %s", got, want)
 		}
 	})
 }

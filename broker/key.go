@@ -50,6 +50,15 @@ func (k Key) Validate() error {
 	return nil
 }
 
+func isPrintableASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
 func validateName(header, s string) error {
 	if s == "" {
 		return &InputError{Kind: MissingHeader, Field: header, Fix: "send the header"}
@@ -63,6 +72,8 @@ func checkName(kind InputKind, field, s string) error {
 	switch {
 	case s == "":
 		fault = "is empty"
+	case len(s) <= maxNameLen && isPrintableASCII(s):
+		return nil // nearly all are
 	case len(s) > maxNameLen:
 		fault = fmt.Sprintf("is longer than %d bytes", maxNameLen)
 	case !utf8.ValidString(s):

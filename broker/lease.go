@@ -94,14 +94,14 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 			}
 		}
 		if !a.probing {
-			if until := b.pauses.claim(a.conn, b.clock.Now()); !until.IsZero() {
+			if until := b.pauses.claim(a.conn, rec, b.clock.Now()); !until.IsZero() {
 				return nil, paused(a.refresher.key, until)
 			}
 			a.probing = true
 		}
 		held, err := a.takeLease(ctx, rec, rev, takeover)
 		if err != nil && !errors.Is(err, ErrConflict) {
-			b.pauses.release(a.conn, b.clock.Now()) // the try that was claimed was not made
+			b.pauses.release(a.conn, rec, b.clock.Now()) // the try that was claimed was not made
 		}
 		if !errors.Is(err, ErrConflict) {
 			return held, err

@@ -1,6 +1,9 @@
 package broker
 
 import (
+	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,11 +14,18 @@ import (
 // tried again, with one connection.
 const probeInterval = 5 * time.Minute
 
-// pauses knows the connectors whose OAuth client is configured wrongly. That is no
-// connection's fault and costs none its credentials.
+// pauses knows the connectors whose OAuth client is configured wrongly, and the
+// connections whose own settings are what a token endpoint refuses. That is no fault of
+// the other connections and costs none its credentials.
 type pauses struct {
-	mu     sync.Mutex             // guards what is below
-	paused map[connector.ID]pause // nil until there is one
+	mu     sync.Mutex            // guards what is below
+	paused map[pauseScope]*pause // nil until there is one
+}
+
+// A pauseScope is what a pause is about.
+type pauseScope struct {
+	connector  connector.ID
+	connection Key // zero: every connection of the connector
 }
 
 type pause struct {
@@ -25,71 +35,153 @@ type pause struct {
 
 // clientSettings are what a token endpoint's opinion of the client depends on.
 type clientSettings struct {
-	tokenURL  string
-	authStyle connector.AuthStyle
-	clientID  string
-	secret    TokenHash
+	tokenURL, refreshURL string
+	authStyle            connector.AuthStyle
+	body                 connector.TokenBody
+	clientID             string
+	secret               TokenHash
+	more                 TokenHash // of the parameters, and for a single connection of its settings
 }
 
-func (c *Connector) clientSettings() clientSettings {
-	return clientSettings{c.TokenURL, c.AuthStyle, c.Client.ID, c.Client.Secret.Hash()}
+// clientErrors are the codes of RFC 6749 section 5.2 that are about the client alone.
+var clientErrors = []string{"invalid_client", "unauthorized_client", "unsupported_grant_type"}
+
+// scopes are what a refusal of the record's token request may be about: the connector
+// first, then the connection alone, whose settings may be what is refused. One that has
+// a client of its own has nothing to do with the connector's.
+func (c *Connector) scopes(rec *Record) []pauseScope {
+	wide, narrow := pauseScope{connector: c.ID}, pauseScope{connector: c.ID, connection: rec.Key}
+	if _, own := c.clientFor(rec.Settings); own {
+		return []pauseScope{narrow}
+	}
+	if c.VariesTokenRequests() {
+		return []pauseScope{wide, narrow}
+	}
+	return []pauseScope{wide}
 }
 
-// until returns when the connector may be tried again, zero if it may be now.
-func (p *pauses) until(conn *Connector, now time.Time) time.Time {
+func (c *Connector) clientSettings(scope pauseScope, rec *Record) clientSettings {
+	client, more := c.Client, ""
+	for _, name := range slices.Sorted(maps.Keys(c.TokenParams)) {
+		more += fmt.Sprintf("%q=%q ", name, c.TokenParams[name])
+	}
+	if scope.connection != (Key{}) {
+		client, _ = c.clientFor(rec.Settings)
+		for _, name := range c.TokenSettings() {
+			more += fmt.Sprintf("%q=%q ", name, fmt.Sprint(rec.Settings[name]))
+		}
+	}
+	return clientSettings{
+		c.TokenURL, c.RefreshURL, c.AuthStyle, c.TokenBody, client.ID, client.Secret.Hash(), NewSecret(more).Hash(),
+	}
+}
+
+// of returns the pauses that are about the record, if they are still: others are
+// forgotten. The caller holds mu.
+func (p *pauses) of(conn *Connector, rec *Record) []*pause {
+	if len(p.paused) == 0 {
+		return nil
+	}
+	var found []*pause
+	for _, scope := range conn.scopes(rec) {
+		paused, ok := p.paused[scope]
+		switch {
+		case !ok:
+		case paused.client != conn.clientSettings(scope, rec):
+			delete(p.paused, scope)
+		default:
+			found = append(found, paused)
+		}
+	}
+	return found
+}
+
+// latest returns when all of the pauses are over, zero if they are.
+func latest(pauses []*pause, now time.Time) time.Time {
+	var until time.Time
+	for _, paused := range pauses {
+		if now.Before(paused.until) && paused.until.After(until) {
+			until = paused.until
+		}
+	}
+	return until
+}
+
+// until returns when a token request for the record may be made again, zero if it may
+// be now.
+func (p *pauses) until(conn *Connector, rec *Record, now time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if paused, ok := p.paused[conn.ID]; ok && paused.client == conn.clientSettings() && now.Before(paused.until) {
-		return paused.until
-	}
-	return time.Time{}
+	return latest(p.of(conn, rec), now)
 }
 
 // claim is until, but of several callers that could try now after a pause only one
 // gets zero: the others wait for what it finds.
-func (p *pauses) claim(conn *Connector, now time.Time) time.Time {
+func (p *pauses) claim(conn *Connector, rec *Record, now time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	paused, ok := p.paused[conn.ID]
-	switch {
-	case !ok:
-		return time.Time{}
-	case paused.client != conn.clientSettings():
-		delete(p.paused, conn.ID)
-		return time.Time{}
-	case now.Before(paused.until):
-		return paused.until
+	found := p.of(conn, rec)
+	if until := latest(found, now); !until.IsZero() {
+		return until
 	}
-	paused.until = now.Add(probeInterval)
-	p.paused[conn.ID] = paused
+	for _, paused := range found {
+		paused.until = now.Add(probeInterval)
+	}
 	return time.Time{}
 }
 
 // release gives back what claim allowed, since nothing was tried.
-func (p *pauses) release(conn *Connector, now time.Time) {
+func (p *pauses) release(conn *Connector, rec *Record, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if paused, ok := p.paused[conn.ID]; ok && paused.client == conn.clientSettings() {
+	for _, paused := range p.of(conn, rec) {
 		paused.until = now
-		p.paused[conn.ID] = paused
 	}
 }
 
-// pause stops the connector for a while and reports whether it was not paused yet.
-func (p *pauses) pause(conn *Connector, until time.Time) bool {
+// pause stops for a while what the code of a refusal is about. It reports whether that
+// was not paused yet, and whether it is the connector.
+func (p *pauses) pause(conn *Connector, rec *Record, code string, until time.Time) (begun, wide bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	old, known := p.paused[conn.ID]
+	scopes := conn.scopes(rec)
+	scope := scopes[len(scopes)-1]
+	if slices.Contains(clientErrors, code) {
+		scope = scopes[0]
+	}
+	next := &pause{conn.clientSettings(scope, rec), until}
+	old := p.paused[scope]
+	p.prune(until.Add(-probeInterval))
 	if p.paused == nil {
-		p.paused = make(map[connector.ID]pause)
+		p.paused = make(map[pauseScope]*pause)
 	}
-	p.paused[conn.ID] = pause{conn.clientSettings(), until}
-	return !known || old.client != conn.clientSettings()
+	p.paused[scope] = next
+	return old == nil || old.client != next.client, scope.connection == (Key{})
 }
 
-// resume ends the pause: the token endpoint has accepted the client.
-func (p *pauses) resume(conn *Connector) {
+// manyPauses is from how many on those of single connections are thrown away again:
+// nobody may ever ask for them any more.
+const manyPauses = 1024
+
+// prune forgets pauses of single connections that have been over for a while. The
+// caller holds mu.
+func (p *pauses) prune(now time.Time) {
+	if len(p.paused) < manyPauses {
+		return
+	}
+	maps.DeleteFunc(p.paused, func(scope pauseScope, paused *pause) bool {
+		return scope.connection != (Key{}) && now.Sub(paused.until) > probeInterval
+	})
+}
+
+// resume ends the pauses: the token endpoint has accepted the request.
+func (p *pauses) resume(conn *Connector, rec *Record) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.paused, conn.ID)
+	if len(p.paused) == 0 {
+		return
+	}
+	for _, scope := range conn.scopes(rec) {
+		delete(p.paused, scope)
+	}
 }

@@ -16,7 +16,6 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
@@ -55,21 +54,24 @@ func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans
 		endSpan(span, ans.err())
 	}()
 
-	tokenURL, err := a.conn.RenderTokenURL(held.rec.Settings)
+	tokenURL, err := a.conn.tokenEndpoint(held.rec)
 	if err != nil {
 		return answer{class: ClassTransient, code: codeMissingSettings} // checked before the lease was taken
 	}
 	if u, err := url.Parse(tokenURL); err == nil {
 		span.SetAttributes(attribute.String("server.address", u.Hostname()))
 	}
-	once := &tokenTransport{base: b.transport(a.cfg.allowsPrivate(a.conn))}
+	once := &tokenTransport{base: b.transport(a.cfg.allowsPrivate(a.conn)), json: a.conn.TokenBody == connector.BodyJSON}
 	client := &http.Client{
 		Transport:     once,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	a.refresher.setUnsent()
-	token, err := a.requestToken(context.WithValue(ctx, oauth2.HTTPClient, client), tokenURL, held)
-	ans = classify(once, token, err, &a.conn.Definition, a.secrets(held), sentAt)
+	token, err := a.conn.requestToken(context.WithValue(ctx, oauth2.HTTPClient, client), tokenURL, held.rec)
+	ans = classify(once, token, err, &a.conn.Definition, a.conn.secrets(held.rec), sentAt)
+	if a.conn.GrantType == connector.ClientCredentials {
+		ans.refreshToken = Secret{} // RFC 6749 section 4.4.3 says that there should be none
+	}
 	ans.sentAt = sentAt
 	if ans.class == ClassTransient {
 		a.refresher.setUnsent(held.lease.ID) // nothing was spent with the lease
@@ -77,36 +79,12 @@ func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans
 	return ans
 }
 
-// requestToken makes the token request of the connector's grant.
-func (a *attempt) requestToken(ctx context.Context, tokenURL string, held *hold) (*oauth2.Token, error) {
-	style := oauth2.AuthStyleInHeader
-	if a.conn.AuthStyle == connector.AuthParams {
-		style = oauth2.AuthStyleInParams
-	}
-	id, secret := a.conn.Client.ID, a.conn.Client.Secret.Reveal()
-	if a.conn.GrantType == connector.ClientCredentials {
-		cfg := clientcredentials.Config{ClientID: id, ClientSecret: secret, TokenURL: tokenURL, AuthStyle: style}
-		return cfg.Token(ctx)
-	}
-	cfg := oauth2.Config{ClientID: id, ClientSecret: secret, Endpoint: oauth2.Endpoint{TokenURL: tokenURL, AuthStyle: style}}
-	// The source is asked once: what it would cache is of no interest.
-	return cfg.TokenSource(ctx, &oauth2.Token{RefreshToken: held.rec.Credentials.RefreshToken.Reveal()}).Token()
-}
-
-// secrets are what an answer must not be able to smuggle into a log.
-func (a *attempt) secrets(held *hold) []string {
-	secrets := []string{a.conn.Client.Secret.Reveal()}
-	if c := held.rec.Credentials; c != nil {
-		secrets = append(secrets, c.RefreshToken.Reveal(), c.AccessToken.Reveal())
-	}
-	return secrets
-}
-
 // A tokenTransport sends one token request and keeps what came back. x/oauth2 drops
 // a refresh token that comes without an access token, or in a body that it cannot
 // read: it is lost then, unless it is kept here.
 type tokenTransport struct {
 	base http.RoundTripper
+	json bool // the request is sent as a JSON object
 
 	handed   atomic.Bool // the whole request was handed over for writing
 	unsent   atomic.Bool // and then could not be written whole
@@ -130,6 +108,11 @@ func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 		},
 	}))
+	if t.json {
+		if err := encodeJSON(req); err != nil {
+			return nil, err
+		}
+	}
 	if req.Body != nil {
 		req.Body = &handedBody{ReadCloser: req.Body, left: req.ContentLength, handed: &t.handed}
 	}
@@ -151,6 +134,29 @@ func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Header.Set("Content-Type", "application/json")
 	}
 	return resp, nil
+}
+
+// encodeJSON makes the form in the body of a request a JSON object of strings.
+func encodeJSON(req *http.Request) error {
+	form, err := io.ReadAll(req.Body)
+	if err != nil {
+		return err
+	}
+	values, err := url.ParseQuery(string(form))
+	if err != nil {
+		return errors.New("the token request is not a form") // err could quote it
+	}
+	members := make(map[string]string, len(values))
+	for name := range values {
+		members[name] = values.Get(name)
+	}
+	body, err := json.Marshal(members)
+	if err != nil {
+		return err
+	}
+	req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	req.Header.Set("Content-Type", "application/json")
+	return nil
 }
 
 // sent reports whether the token endpoint may have the whole request. net/http tells

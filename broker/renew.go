@@ -17,6 +17,9 @@ const (
 // starts and waits for brings one. A connection whose refreshes do not help is
 // refreshed less and less often.
 func (a *Authorization) Renew(ctx context.Context) bool {
+	if a.callers {
+		return false
+	}
 	r := a.refresher
 	b := r.broker
 	if snap := r.snap.Load(); snap != nil && snap.rec.Generation > a.generation {
@@ -38,6 +41,9 @@ func (a *Authorization) Renew(ctx context.Context) bool {
 
 // RenewInBackground is Renew for a request that cannot be sent again.
 func (a *Authorization) RenewInBackground() {
+	if a.callers {
+		return
+	}
 	a.refresher.broker.begin(func() {
 		ctx, cancel := context.WithTimeout(a.refresher.broker.life, leaseDuration(a.refresher.broker.Config().refreshTimeout()))
 		defer cancel()

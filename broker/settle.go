@@ -18,9 +18,9 @@ var errSuperseded = errors.New("the record has moved on")
 // used all the same, and saving is repeated until the store takes it.
 func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snapshot, error) {
 	r := a.refresher
-	r.broker.pauses.resume(a.conn)
+	r.broker.pauses.resume(a.conn, held.rec)
 	u := &unsaved{id: held.lease.ID, key: r.key, bought: held.lease.RefreshToken, answer: ans}
-	policy := a.policy()
+	policy := a.policy(held)
 	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
 	if errors.Is(err, errSavedAlready) {
 		event = u.event
@@ -67,7 +67,7 @@ func (a *attempt) saveLater(ctx context.Context, held *hold, u *unsaved, err err
 	defer r.unsaved.Store(false)
 	b.keep(ctx, a.cfg, u)
 	rec := held.rec.Clone()
-	if _, err := u.merge(rec, a.policy(), b.clock.Now()); err == nil {
+	if _, err := u.merge(rec, a.policy(held), b.clock.Now()); err == nil {
 		a.landed = true
 		if snap := r.install(rec, held.rev, b.clock.Now()); a.usable(snap) {
 			a.flight.land(snap, nil)
@@ -89,8 +89,8 @@ func (a *attempt) saveLater(ctx context.Context, held *hold, u *unsaved, err err
 }
 
 // policy is what the attempt's configuration says about failures.
-func (a *attempt) policy() cyclePolicy {
-	return cyclePolicy{rotation: a.conn.Rotation, giveUp: a.cfg.refreshGiveUp(), retention: a.cfg.retention()}
+func (a *attempt) policy(held *hold) cyclePolicy {
+	return cyclePolicy{rotation: a.conn.rotationFor(held.rec.Credentials), giveUp: a.cfg.refreshGiveUp(), retention: a.cfg.retention()}
 }
 
 // saveFailure records a failed redeem and releases the lease. Where that cannot be
@@ -100,18 +100,29 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 	if ans.class == ClassPermanent && held.takeover && a.awaitNewer(ctx, held) {
 		return nil, errSuperseded
 	}
+	if again, err := a.fellBack(ctx, held, ans); err != nil {
+		return nil, err
+	} else if again {
+		return nil, errSuperseded
+	}
 	now := r.broker.clock.Now()
 	var until time.Time
 	announce := true
 	if ans.class == ClassConfiguration {
 		until = now.Add(probeInterval)
-		announce = r.broker.pauses.pause(a.conn, until)
+		var wide bool
+		announce, wide = r.broker.pauses.pause(a.conn, held.rec, ans.code, until)
 		if announce {
-			a.log(ctx, slog.LevelError, "the token endpoint refuses the OAuth client; the connector is paused, no connection has lost its credentials. "+
-				"Check its client_id, client_secret, auth_style and token_url", &TokenError{Key: r.key, Class: ans.class, Code: ans.code})
+			what := "the token endpoint refuses what only this connection's settings say; the connection is paused and has lost nothing. " +
+				"Check the settings that token requests have in them"
+			if wide {
+				what = "the token endpoint refuses the OAuth client; the connector is paused, no connection has lost its credentials. " +
+					"Check its client_id, client_secret, auth_style and token_url"
+			}
+			a.log(ctx, slog.LevelError, what, &TokenError{Key: r.key, Class: ans.class, Code: ans.code})
 		}
 	}
-	policy := a.policy()
+	policy := a.policy(held)
 	policy.quiet = !announce
 	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) {
 		if rec == nil || rec.IsTombstone() {

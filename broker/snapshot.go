@@ -15,6 +15,9 @@ type refresher struct {
 	broker *Broker
 	key    Key
 
+	inFlight    inFlight  // requests of this connection
+	application *inFlight // those of all connections of its application
+
 	snap       atomic.Pointer[snapshot] // nil until the record was read
 	readFailed atomic.Int64             // when a read last failed, Unix nanoseconds
 	unsaved    atomic.Bool              // snap is newer than what the store has taken
@@ -61,12 +64,16 @@ func (r *refresher) seen() uint64 {
 	return r.highest.generation
 }
 
-// A snapshot is a record as it was read or saved at some time. It is not changed.
+// A snapshot is a record as it was read or saved at some time. It is not changed, but
+// for what was found out from it.
 type snapshot struct {
 	rec       *Record
 	rev       Revision
 	readAt    time.Time
 	refreshAt time.Time // from then on the token is refreshed ahead of its expiry; zero: never
+
+	allowed atomic.Pointer[allowance] // the latest of them; nil: none yet
+	placed  atomic.Pointer[placed]    // nil: not yet, or it cannot be kept
 }
 
 // A reading is a load that several callers wait for.

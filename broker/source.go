@@ -79,6 +79,12 @@ func (r *refresher) current(ctx context.Context, conn *Connector) (*snapshot, er
 	if err != nil {
 		return nil, err
 	}
+	return r.usable(ctx, conn, snap)
+}
+
+// usable returns snap if its credentials can be used now, and otherwise the one that a
+// refresh leads to.
+func (r *refresher) usable(ctx context.Context, conn *Connector, snap *snapshot) (*snapshot, error) {
 	if !snap.rec.Enabled {
 		return nil, ErrConnectionDisabled
 	}
@@ -109,16 +115,16 @@ func (r *refresher) refused(snap *snapshot, conn *Connector, now time.Time) erro
 	if snap.rec.IsParked() || now.Before(snap.rec.Cycle.RetryAt) {
 		return snap.rec.tokenError(now)
 	}
-	if until := r.broker.pauses.until(conn, now); !until.IsZero() {
+	if until := r.broker.pauses.until(conn, snap.rec, now); !until.IsZero() {
 		return paused(r.key, until)
 	}
 	return nil
 }
 
 // wasRejected reports whether downstream has refused an access token that there is
-// no refresh token for.
+// no way to another from.
 func (r *Record) wasRejected() bool {
-	return r.IsParked() && r.Credentials != nil && r.Credentials.RefreshToken.IsZero()
+	return r.IsParked() && (r.Cycle.Code == codeAccessTokenRefused || r.Cycle.Code == codeNoRefreshToken)
 }
 
 // await joins the refresh under way, or starts one, and returns what it led to.

@@ -148,7 +148,7 @@ func (b *Broker) sweepRecord(ctx context.Context, key Key) error {
 // retentionIsOver reports whether the credentials are to be cleared.
 func (r *Record) retentionIsOver(now time.Time) bool {
 	expire := r.Cycle.CredentialsExpireAt
-	return r.IsParked() && !expire.IsZero() && !now.Before(expire)
+	return r.IsParked() && r.Credentials != nil && !expire.IsZero() && !now.Before(expire)
 }
 
 // clearCredentials removes the credentials of a connection that is parked still with

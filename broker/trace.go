@@ -21,6 +21,10 @@ type tracing struct {
 	latest atomic.Pointer[trace.TracerProvider]
 }
 
+// isTraced reports whether the work of ctx belongs to a trace. Where nothing is traced,
+// not even the attributes of a span need be made.
+func isTraced(ctx context.Context) bool { return trace.SpanFromContext(ctx).SpanContext().IsValid() }
+
 // start begins a span as a child of the span in ctx.
 func (t *tracing) start(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
 	parent := trace.SpanFromContext(ctx)

@@ -6,8 +6,6 @@ import (
 	"reflect"
 
 	"go.opentelemetry.io/otel/trace"
-
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
 // errUnchanged ends an update that would save what is stored.
@@ -63,7 +61,8 @@ func (r *Record) apply(conn *Connector, up *Update) error {
 	if up.Enabled != nil {
 		r.Enabled = *up.Enabled
 	}
-	r.Settings = mergePatch(r.Settings, conn.unmask(up.Settings))
+	bound, patch := r.binding(conn), conn.unmask(up.Settings)
+	r.Settings = mergePatch(r.Settings, patch)
 	r.Metadata = mergePatch(r.Metadata, up.Metadata)
 	if r.Enabled == before.Enabled && sameObject(r.Settings, before.Settings) && sameObject(r.Metadata, before.Metadata) {
 		return errUnchanged
@@ -77,11 +76,12 @@ func (r *Record) apply(conn *Connector, up *Update) error {
 	if err := conn.checkFit(r.Settings); err != nil {
 		return err
 	}
-	if conn.usesSettings(before.Settings, r.Settings) {
-		r.Generation++
+	identity, err := bound.check(conn, r, patch, nil)
+	if err != nil {
+		return err
 	}
-	if conn.isFetched() {
-		r.forgetToken()
+	if identity || conn.injectsOther(before.Settings, r.Settings) {
+		r.Generation++
 	}
 	return nil
 }
@@ -91,33 +91,11 @@ func sameObject(a, b map[string]any) bool {
 	return len(a) == 0 && len(b) == 0 || reflect.DeepEqual(a, b)
 }
 
-// usesSettings reports whether a change of settings is one of the credentials that calls
+// injectsOther reports whether a change of settings is one of the credentials that calls
 // leave with.
-func (c *Connector) usesSettings(before, after map[string]any) bool {
-	for _, p := range c.Placements() {
-		for _, name := range []string{p.Setting, p.PasswordSetting} {
-			if name != "" && !reflect.DeepEqual(before[name], after[name]) {
-				return true
-			}
-		}
-	}
-	return false
+func (c *Connector) injectsOther(before, after map[string]any) bool {
+	const token = "any" // which stays as it is
+	was, wasErr := c.Injections(before, token)
+	is, isErr := c.Injections(after, token)
+	return (wasErr == nil) != (isErr == nil) || !reflect.DeepEqual(was, is)
 }
-
-// isFetched reports whether tokens are had for what is in settings and configuration, at
-// any time and without the customer.
-func (c *Connector) isFetched() bool {
-	return c.AuthType == connector.OAuth2 &&
-		(c.GrantType == connector.ClientCredentials || c.GrantType == connector.Password)
-}
-
-// forgetToken drops a token that was fetched with other settings, perhaps those of
-// another user. The next call fetches one with these; what is fetched at the moment is
-// dropped, as its lease is gone.
-func (r *Record) forgetToken() {
-	r.Credentials, r.Lease, r.Cycle = nil, nil, Cycle{}
-	r.Generation++
-}
-
-// isFetched reports whether the answer was had without a refresh token.
-func (u *unsaved) isFetched() bool { return u.bought == "" || u.bought == Secret{}.Hash() }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
 // update sends a JSON body as an update.
@@ -139,15 +140,27 @@ func TestUpdateOfCredentialsRaisesTheGeneration(t *testing.T) {
 	})
 }
 
+// ofTenant imports a connection whose token requests name a tenant, from its settings.
+func (h *harness) ofTenant(name string) broker.Key {
+	h.t.Helper()
+	h.connect(connector.Definition{
+		ID: cc, GrantType: connector.ClientCredentials,
+		Settings:    []connector.Setting{{Name: "tenant", Required: true}},
+		TokenParams: map[string]string{"tenant": "{tenant}"},
+	})
+	key := h.at(cc)
+	if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a0"}, "settings": {"tenant": "`+name+`"}}`); err != nil {
+		h.t.Fatal(err)
+	}
+	synctest.Wait()
+	return key
+}
+
 // A token that was fetched with other settings may be another user's.
 func TestUpdateOfSettingsForgetsAFetchedToken(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		key := h.at(cc)
-		if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a0"}}`); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
+		key := h.ofTenant("a")
 		before := h.token(key)
 		h.mustUpdate(key, `{"metadata": {"plan": "gold"}}`)
 		if got := h.token(key); got != before {
@@ -163,11 +176,7 @@ func TestUpdateOfSettingsForgetsAFetchedToken(t *testing.T) {
 func TestTokenThatIsFetchedDuringAnUpdateOfSettingsIsDropped(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		key := h.at(cc)
-		if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a0"}}`); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
+		key := h.ofTenant("a")
 		for _, name := range []string{"there was a token", "there was none"} {
 			synctest.Wait()
 			release := make(chan struct{})

@@ -75,7 +75,7 @@ func (b *Broker) ObtainToken(ctx context.Context, key Key) (_ *Connection, err e
 	switch {
 	case err != nil:
 		return nil, err
-	case !conn.isFetched():
+	case !conn.FetchesTokens():
 		return nil, conn.notFetched()
 	case !view.Enabled:
 		return nil, ErrConnectionDisabled
@@ -86,7 +86,7 @@ func (b *Broker) ObtainToken(ctx context.Context, key Key) (_ *Connection, err e
 	}
 	// A valid token is served whatever became of its refresh: here that is no success.
 	now := b.clock.Now()
-	if until := b.pauses.until(conn, now); !until.IsZero() {
+	if until := b.pauses.until(conn, snap.rec, now); !until.IsZero() {
 		return nil, paused(key, until)
 	}
 	if snap.rec.Cycle.Phase != PhaseHealthy {
@@ -123,7 +123,7 @@ func (r *refresher) renewOnce(ctx context.Context, conn *Connector) (*snapshot, 
 		return nil, err
 	}
 	now := r.broker.clock.Now()
-	if conn.canRefresh(snap.rec.Credentials) && r.broker.pauses.until(conn, now).IsZero() && r.forceOnce(snap.rec, now) {
+	if conn.canRefresh(snap.rec.Credentials) && r.broker.pauses.until(conn, snap.rec, now).IsZero() && r.forceOnce(snap.rec, now) {
 		return r.await(ctx)
 	}
 	if snap.servable(now) && !snap.rec.wasRejected() {

@@ -305,11 +305,7 @@ func TestObtainTokenFetchesOne(t *testing.T) {
 func TestFetchedTokenThatIsRefusedIsParked(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		key := h.at(cc)
-		if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a1"}}`); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
+		key := h.ofTenant("a")
 		h.mustUpdate(key, `{"settings": {"tenant": "wrong"}}`)
 		synctest.Wait()
 		sent := len(h.provider.Requests())

@@ -40,8 +40,15 @@ type App struct {
 	// is set here wins over the catalogue.
 	Connectors map[string]*ConnectorConfig `json:"connectors,omitempty"`
 
+	// Directories of connector files, which say more of what services there are, or
+	// replace what the built-in catalogue says. They are read with the configuration.
+	Catalogs []string `json:"catalogs,omitempty"`
+
 	// Who is told of connections that cannot be refreshed.
 	Webhooks []*WebhookConfig `json:"webhooks,omitempty"`
+
+	// How much callers may use up.
+	Limits LimitsConfig `json:"limits,omitzero"`
 
 	// How tokens are refreshed.
 	Refresh RefreshConfig `json:"refresh,omitzero"`
@@ -78,6 +85,14 @@ type Application struct {
 	// The keys that the application may authenticate with, as placeholders. With two,
 	// the old and the new one overlap while they are rotated.
 	APIKeys []string `json:"api_keys,omitempty"`
+
+	// How many of its requests may be under way at a time; -1 is no limit. Default: as
+	// the limits for all applications say.
+	MaxConcurrency int `json:"max_concurrency,omitempty"`
+
+	// How large the body of one request may be, in bytes; -1 is no limit. Default: as the
+	// limits for all applications say.
+	MaxRequestBody int64 `json:"max_request_body,omitempty"`
 }
 
 // RefreshConfig says how tokens are refreshed.
@@ -180,6 +195,9 @@ func (a *App) provisionConfig() error {
 			return fmt.Errorf("%s must not be negative", field)
 		}
 	}
+	if err := a.checkLimits(); err != nil {
+		return err
+	}
 	connectors, err := a.provisionConnectors()
 	if err != nil {
 		return err
@@ -191,6 +209,7 @@ func (a *App) provisionConfig() error {
 		Retention:         time.Duration(a.Refresh.Retention),
 		CacheTTL:          time.Duration(a.CacheTTL),
 		AllowPrivateHosts: a.AllowPrivateHosts,
+		Limits:            a.brokerLimits(),
 		Logger:            a.logger,
 	}
 	return nil

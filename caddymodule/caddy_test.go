@@ -27,7 +27,7 @@ const testKey = "test-key-0123456789"
 
 // globals returns the global options of a configuration whose admin endpoint is off,
 // with the given lines in token_broker and a log to read.
-func globals(t *testing.T, broker string) (options, log string) {
+func globals(t testing.TB, broker string) (options, log string) {
 	t.Helper()
 	log = filepath.Join(t.TempDir(), "log")
 	return fmt.Sprintf(`{
@@ -47,7 +47,7 @@ func globals(t *testing.T, broker string) (options, log string) {
 
 // brokerLines is a token_broker of one application and one connector, whose hosts are
 // on this machine.
-func brokerLines(t *testing.T, dir string, more ...string) string {
+func brokerLines(t testing.TB, dir string, more ...string) string {
 	t.Helper()
 	t.Setenv("TEST_API_KEY", testKey)
 	return fmt.Sprintf("storage embedded %q\napp my-app {\napi_key {env.TEST_API_KEY}\n}\n", dir) + strings.Join(more, "\n")
@@ -66,7 +66,7 @@ func adapt(caddyfile string) ([]byte, error) {
 }
 
 // withoutPorts makes every server of the configuration listen wherever there is room.
-func withoutPorts(t *testing.T, config []byte) []byte {
+func withoutPorts(t testing.TB, config []byte) []byte {
 	t.Helper()
 	var v map[string]any
 	if err := json.Unmarshal(config, &v); err != nil {
@@ -86,7 +86,7 @@ func withoutPorts(t *testing.T, config []byte) []byte {
 }
 
 // load makes the Caddyfile the running configuration.
-func load(t *testing.T, caddyfile string) error {
+func load(t testing.TB, caddyfile string) error {
 	t.Helper()
 	config, err := adapt(caddyfile)
 	if err != nil {
@@ -109,7 +109,7 @@ func runAsItIs(t *testing.T, caddyfile string) {
 }
 
 // run runs the Caddyfile until the test ends and returns its server.
-func run(t *testing.T, caddyfile string) http.Handler {
+func run(t testing.TB, caddyfile string) http.Handler {
 	t.Helper()
 	t.Cleanup(func() {
 		if err := caddy.Stop(); err != nil {
@@ -123,7 +123,7 @@ func run(t *testing.T, caddyfile string) http.Handler {
 }
 
 // server returns the only server of the running configuration, nil if it has none.
-func server(t *testing.T) http.Handler {
+func server(t testing.TB) http.Handler {
 	t.Helper()
 	app, err := caddy.ActiveContext().AppIfConfigured("http")
 	if errors.Is(err, caddy.ErrNotConfigured) {
@@ -140,7 +140,7 @@ func server(t *testing.T) http.Handler {
 }
 
 // do sends a request to handler. header has names and values in turn.
-func do(t *testing.T, handler http.Handler, method, target, body string, header ...string) *http.Response {
+func do(t testing.TB, handler http.Handler, method, target, body string, header ...string) *http.Response {
 	t.Helper()
 	req := httptest.NewRequest(method, target, strings.NewReader(body))
 	for i := 0; i < len(header); i += 2 {
@@ -157,7 +157,7 @@ func caller(more ...string) []string {
 }
 
 // importToken imports a connection of the consumer jane whose access token is valid.
-func importToken(t *testing.T, handler http.Handler, connector, accessToken string) {
+func importToken(t testing.TB, handler http.Handler, connector, accessToken string) {
 	t.Helper()
 	resp := do(t, handler, "POST", "http://broker/vault/connections/"+connector+"/import", tokenBody(accessToken), caller()...)
 	if resp.StatusCode != http.StatusOK {
@@ -170,7 +170,7 @@ func tokenBody(accessToken string) string {
 		accessToken, accessToken, time.Now().Add(-time.Minute).Format(time.RFC3339))
 }
 
-func readAll(t *testing.T, resp *http.Response) string {
+func readAll(t testing.TB, resp *http.Response) string {
 	t.Helper()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
@@ -190,7 +190,7 @@ func decode(t *testing.T, resp *http.Response) map[string]any {
 }
 
 // logged returns what the log has so far.
-func logged(t *testing.T, file string) string {
+func logged(t testing.TB, file string) string {
 	t.Helper()
 	b, err := os.ReadFile(file)
 	if err != nil {

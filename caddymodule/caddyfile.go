@@ -35,7 +35,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //	token_broker {
 //		storage <module> ...
 //		app <id> {
-//			api_key <placeholder>
+//			api_key          <placeholder>
+//			max_concurrency  <n> | off
+//			max_request_body <size> | off
 //		}
 //		connector <unified_api>/<service_id> {
 //			...
@@ -49,6 +51,12 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			timeout <duration>
 //			give_up <duration>
 //			retention <duration> | off
+//		}
+//		catalog <dir...>
+//		limits {
+//			app_concurrency        <n> | off
+//			connection_concurrency <n> | off
+//			request_body           <size> | off
 //		}
 //		journal <dir>
 //		cache_ttl <duration>
@@ -74,10 +82,14 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = a.unmarshalWebhook(d)
 		case "refresh":
 			err = a.Refresh.unmarshal(d)
+		case "limits":
+			err = a.Limits.unmarshal(d)
 		case "cache_ttl":
 			err = setDuration(d, &a.CacheTTL)
 		case "allow_private_hosts":
 			err = setFlag(d, &a.AllowPrivateHosts)
+		case "catalog":
+			err = addAll(d, &a.Catalogs)
 		case "journal":
 			err = setOnce(d, &a.Journal)
 		default:
@@ -119,18 +131,33 @@ func (a *App) unmarshalApplication(d *caddyfile.Dispenser) error {
 	}
 	app := a.Applications[name]
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if d.Val() != "api_key" {
-			return d.Errf("unrecognized subdirective of app: %s", d.Val())
+		var err error
+		switch word := d.Val(); word {
+		case "api_key":
+			err = app.unmarshalKey(d, name)
+		case "max_concurrency":
+			err = setCount(d, &app.MaxConcurrency)
+		case "max_request_body":
+			err = setSize(d, &app.MaxRequestBody)
+		default:
+			err = d.Errf("unrecognized subdirective of app: %s", word)
 		}
-		var key string
-		if err := setOnce(d, &key); err != nil {
+		if err != nil {
 			return err
 		}
-		if slices.Contains(app.APIKeys, key) {
-			return d.Errf("app %s already has this api_key", name)
-		}
-		app.APIKeys = append(app.APIKeys, key)
 	}
+	return nil
+}
+
+func (a *Application) unmarshalKey(d *caddyfile.Dispenser, name string) error {
+	var key string
+	if err := setOnce(d, &key); err != nil {
+		return err
+	}
+	if slices.Contains(a.APIKeys, key) {
+		return d.Errf("app %s already has this api_key", name)
+	}
+	a.APIKeys = append(a.APIKeys, key)
 	return nil
 }
 
@@ -171,11 +198,6 @@ func setRetention(d *caddyfile.Dispenser, dst *caddy.Duration) error {
 		d.Prev()
 	}
 	return setDuration(d, dst)
-}
-
-// notYet refuses an option that would be ignored.
-func notYet(d *caddyfile.Dispenser, option string) error {
-	return d.Errf("%s is not supported by this version of the token broker; remove it", option)
 }
 
 // setOnce sets dst to the only argument of the line.

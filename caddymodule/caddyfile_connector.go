@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -14,9 +15,14 @@ import (
 //	connector <unified_api>/<service_id> {
 //		name          <text>
 //		auth_type     oauth2 | apiKey | basic | custom | none
-//		grant_type    authorization_code | client_credentials
+//		grant_type    authorization_code | client_credentials | password
 //		token_url     <url>
+//		refresh_url   <url>
+//		revocation_url <url>
 //		auth_style    header | params
+//		token_body    form | json
+//		token_params  <name> <value>
+//		permanent_error <code...>
 //		client_id     <id>
 //		client_secret <placeholder>
 //		rotation      always | never | window <duration>
@@ -25,7 +31,8 @@ import (
 //		base_url      <url>
 //		allow_host    <host...>
 //		setting       <name> [required] [sensitive] [origin]
-//		inject        header <name> [<format> [<setting>]] | query <name> [<setting>] | basic <setting> <setting>
+//		inject        header <name> [<format> [<setting>]] | query <name> [<setting>] | cookie <name> [<setting>] |
+//		              basic <setting> <setting> | basic <username>:<password>
 //		allow_private
 //	}
 func (a *App) unmarshalConnector(d *caddyfile.Dispenser) error {
@@ -57,17 +64,19 @@ func (c *ConnectorConfig) unmarshalLine(d *caddyfile.Dispenser) error {
 	case "auth_type":
 		return setOnce(d, &c.AuthType)
 	case "grant_type":
-		if err := setOnce(d, &c.GrantType); err != nil {
-			return err
-		}
-		if c.GrantType == string(connector.Password) {
-			return notYet(d, "grant_type password")
-		}
-		return nil
+		return setOnce(d, &c.GrantType)
 	case "token_url":
 		return setOnce(d, &c.TokenURL)
 	case "revocation_url":
-		return notYet(d, "revocation_url")
+		return setOnce(d, &c.RevocationURL)
+	case "refresh_url":
+		return setOnce(d, &c.RefreshURL)
+	case "token_body":
+		return setOnce(d, &c.TokenBody)
+	case "token_params":
+		return c.unmarshalTokenParam(d)
+	case "permanent_error":
+		return addAll(d, &c.PermanentErrors)
 	case "auth_style":
 		return setOnce(d, &c.AuthStyle)
 	case "client_id":
@@ -83,7 +92,7 @@ func (c *ConnectorConfig) unmarshalLine(d *caddyfile.Dispenser) error {
 	case "base_url":
 		return setOnce(d, &c.BaseURL)
 	case "allow_host":
-		return c.unmarshalAllowHost(d)
+		return addAll(d, &c.AllowHosts)
 	case "setting":
 		return c.unmarshalSetting(d)
 	case "inject":
@@ -127,17 +136,34 @@ func (c *ConnectorConfig) unmarshalRefreshToken(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-func (c *ConnectorConfig) unmarshalAllowHost(d *caddyfile.Dispenser) error {
-	hosts := d.RemainingArgs()
-	if len(hosts) == 0 {
+// addAll adds the arguments of the line, each of them new, to dst.
+func addAll(d *caddyfile.Dispenser, dst *[]string) error {
+	word := d.Val()
+	args := d.RemainingArgs()
+	if len(args) == 0 {
 		return d.ArgErr()
 	}
-	for _, host := range hosts {
-		if slices.Contains(c.AllowHosts, host) {
-			return d.Errf("allow_host %s is already set", host)
+	for _, arg := range args {
+		if slices.Contains(*dst, arg) {
+			return d.Errf("%s %s is already set", word, arg)
 		}
-		c.AllowHosts = append(c.AllowHosts, host)
+		*dst = append(*dst, arg)
 	}
+	return nil
+}
+
+func (c *ConnectorConfig) unmarshalTokenParam(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) != 2 {
+		return d.Err("token_params takes two arguments, a name and a value") // ArgErr would show them
+	}
+	if _, set := c.TokenParams[args[0]]; set {
+		return d.Errf("token_params %s is already set", args[0])
+	}
+	if c.TokenParams == nil {
+		c.TokenParams = make(map[string]string)
+	}
+	c.TokenParams[args[0]] = args[1]
 	return nil
 }
 
@@ -171,19 +197,20 @@ func (c *ConnectorConfig) unmarshalInject(d *caddyfile.Dispenser) error {
 	p := InjectConfig{In: d.Val()}
 	args := d.RemainingArgs()
 	switch {
-	case p.In == "cookie":
-		return notYet(d, "inject cookie")
 	case p.In == string(connector.InHeader) && len(args) >= 1 && len(args) <= 3:
 		fill(args, &p.Name, &p.Format, &p.Setting)
-	case p.In == string(connector.InQuery) && len(args) >= 1 && len(args) <= 2:
+	case (p.In == string(connector.InQuery) || p.In == string(connector.InCookie)) && len(args) >= 1 && len(args) <= 2:
 		fill(args, &p.Name, &p.Setting)
 	case p.In == string(connector.InBasic) && len(args) == 2:
 		fill(args, &p.Setting, &p.PasswordSetting)
+	case p.In == string(connector.InBasic) && len(args) == 1 && strings.Contains(args[0], ":"):
+		p.Username, p.Password, _ = strings.Cut(args[0], ":")
 	default:
-		return d.Err("inject is header <name> [<format> [<setting>]], query <name> [<setting>], or basic <setting> <setting>")
+		return d.Err("inject is header <name> [<format> [<setting>]], query <name> [<setting>], cookie <name> [<setting>], " +
+			"basic <setting> <setting>, or basic with text, \"{email}/token:{api_token}\"")
 	}
 	if slices.ContainsFunc(c.Inject, func(other InjectConfig) bool { return other.In == p.In && other.Name == p.Name }) {
-		return d.Errf("inject %s %s is already set", p.In, p.Name)
+		return d.Errf("%s is already set", strings.TrimSpace("inject "+p.In+" "+p.Name))
 	}
 	c.Inject = append(c.Inject, p)
 	return nil

@@ -23,17 +23,35 @@ type ConnectorConfig struct {
 	// The kind of credential: `oauth2`, `apiKey`, `basic`, `custom` or `none`.
 	AuthType string `json:"auth_type,omitempty"`
 
-	// How OAuth tokens are had: `authorization_code` (the default) or `client_credentials`.
+	// How OAuth tokens are had: `authorization_code` (the default), `client_credentials`
+	// or `password`. With the last two they are fetched when one is needed.
 	GrantType string `json:"grant_type,omitempty"`
 
 	// The token endpoint, an https URL. Settings can stand in it: `https://{subdomain}.example.com/token`.
 	TokenURL string `json:"token_url,omitempty"`
 
+	// Where refresh tokens are redeemed, if that is not the token endpoint.
+	RefreshURL string `json:"refresh_url,omitempty"`
+
+	// Where tokens are revoked (RFC 7009).
+	RevocationURL string `json:"revocation_url,omitempty"`
+
 	// How the client authenticates at the token endpoint: `header` (client_secret_basic)
 	// or `params` (client_secret_post).
 	AuthStyle string `json:"auth_style,omitempty"`
 
-	// The id of the OAuth client that the connections were authorised for. Placeholders are resolved.
+	// How token requests are encoded: `form` (the default) or `json`.
+	TokenBody string `json:"token_body,omitempty"`
+
+	// Further parameters of every token request. Settings can stand in the values:
+	// `{tenant}`. Secrets stand there only so.
+	TokenParams map[string]string `json:"token_params,omitempty"`
+
+	// The token endpoint's own words for a refresh token that does not work any more.
+	PermanentErrors []string `json:"permanent_errors,omitempty"`
+
+	// The id of the OAuth client that the connections were authorised for. Placeholders are
+	// resolved. A connection of a connector with the setting client_id can have its own.
 	ClientID string `json:"client_id,omitempty"`
 
 	// The client's secret, as a placeholder.
@@ -94,10 +112,10 @@ type SettingConfig struct {
 
 // InjectConfig puts one credential into requests.
 type InjectConfig struct {
-	// The part of the request: `header`, `query` or `basic`.
+	// The part of the request: `header`, `query`, `basic` or `cookie`.
 	In string `json:"in"`
 
-	// The name of the header or of the query parameter.
+	// The name of the header, the query parameter or the cookie.
 	Name string `json:"name,omitempty"`
 
 	// With `header`: the value, with `%s` for the credential. Default: `%s`.
@@ -108,11 +126,22 @@ type InjectConfig struct {
 
 	// With `basic`: the setting that is the password.
 	PasswordSetting string `json:"password_setting,omitempty"`
+
+	// With `basic`, in place of setting: text with settings in it, `{email}/token`.
+	Username string `json:"username,omitempty"`
+
+	// With `basic`, in place of password_setting: text with settings in it, which itself
+	// is no secret. Default: an empty password.
+	Password string `json:"password,omitempty"`
 }
 
 // provisionConnectors lays each connector block over the catalogue's entry, if there
 // is one, and checks the outcome.
 func (a *App) provisionConnectors() (map[connector.ID]*broker.Connector, error) {
+	known, err := a.knownConnectors()
+	if err != nil {
+		return nil, err
+	}
 	connectors := make(map[connector.ID]*broker.Connector, len(a.Connectors))
 	for _, name := range slices.Sorted(maps.Keys(a.Connectors)) {
 		id, err := connector.ParseID(name)
@@ -123,29 +152,32 @@ func (a *App) provisionConnectors() (map[connector.ID]*broker.Connector, error) 
 		if block == nil {
 			block = &ConnectorConfig{}
 		}
-		def, known := connector.Lookup(id)
-		if !known {
-			def = connector.Definition{ID: id}
-		}
-		def = connector.Override(def, block.definition(id))
-		def.AllowPrivate = def.AllowPrivate || a.AllowPrivateHosts
-		if err := def.Validate(); err != nil {
+		def, err := block.override(id, known, a.AllowPrivateHosts)
+		if err != nil {
 			return nil, err
-		}
-		if def.GrantType == connector.Password {
-			return nil, fmt.Errorf("connector %s: grant_type: %s is not supported by this version of the token broker", id, connector.Password)
 		}
 		client, err := block.client(id, a.logger)
 		if err != nil {
 			return nil, err
 		}
-		if def.AuthType == connector.OAuth2 && client.ID == "" {
+		if def.AuthType == connector.OAuth2 && client.ID == "" && !def.TakesClient() {
 			a.logger.LogAttrs(context.Background(), slog.LevelWarn, "connector has no client_id: its tokens cannot be refreshed",
 				slog.String("connector", id.String()))
 		}
-		connectors[id] = &broker.Connector{Definition: def.WithDefaults(), Client: client}
+		connectors[id] = &broker.Connector{Definition: def, Client: client}
 	}
 	return connectors, nil
+}
+
+// override lays the block over what is known of the connector, and checks the outcome.
+func (c *ConnectorConfig) override(id connector.ID, known map[connector.ID]knownConnector, allowPrivate bool) (connector.Definition, error) {
+	base := connector.Definition{ID: id}
+	if k, ok := known[id]; ok {
+		base = k.Definition
+	}
+	def := connector.Override(base, c.definition(id))
+	def.AllowPrivate = def.AllowPrivate || allowPrivate
+	return def.WithDefaults(), def.Validate()
 }
 
 // definition returns what the block says.
@@ -153,7 +185,9 @@ func (c *ConnectorConfig) definition(id connector.ID) connector.Definition {
 	def := connector.Definition{
 		ID: id, Name: c.Name,
 		AuthType: connector.AuthType(c.AuthType), GrantType: connector.GrantType(c.GrantType),
-		TokenURL: c.TokenURL, AuthStyle: connector.AuthStyle(c.AuthStyle),
+		TokenURL: c.TokenURL, RefreshURL: c.RefreshURL, RevocationURL: c.RevocationURL,
+		AuthStyle: connector.AuthStyle(c.AuthStyle), TokenBody: connector.TokenBody(c.TokenBody), TokenParams: c.TokenParams,
+		PermanentErrors:      c.PermanentErrors,
 		KeepAlive:            time.Duration(c.KeepAlive),
 		RefreshTokenOptional: c.RefreshTokenOptional,
 		BaseURL:              c.BaseURL, AllowHosts: c.AllowHosts, AllowPrivate: c.AllowPrivate,
@@ -169,6 +203,7 @@ func (c *ConnectorConfig) definition(id connector.ID) connector.Definition {
 		def.Inject = append(def.Inject, connector.Placement{
 			Kind: connector.PlacementKind(p.In),
 			Name: p.Name, Format: p.Format, Setting: p.Setting, PasswordSetting: p.PasswordSetting,
+			Username: p.Username, Password: p.Password,
 		})
 	}
 	return def

@@ -18,7 +18,7 @@ type downstream struct {
 	ca       string // a PEM file
 }
 
-func newDownstream(t *testing.T, answer http.HandlerFunc) *downstream {
+func newDownstream(t testing.TB, answer http.HandlerFunc) *downstream {
 	t.Helper()
 	d := &downstream{requests: make(chan *http.Request, 100)}
 	d.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
@@ -60,10 +62,20 @@ func apiErrorOf(err error, now time.Time) *apiError {
 			status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
 			message: broker.ErrRecordTooLarge.Error(), detail: "send less in settings or metadata", internal: err,
 		}
+	case errors.Is(err, broker.ErrTooManyRequests):
+		e := newAPIError(http.StatusTooManyRequests, "TooManyRequestsError", err)
+		e.retryAfter = time.Second
+		return e
 	case errors.Is(err, broker.ErrConnectionDisabled):
 		return newAPIError(http.StatusForbidden, "ConnectorDisabledError", err)
 	case errors.Is(err, broker.ErrHostNotAllowed), errors.Is(err, broker.ErrAddressNotAllowed):
 		return newAPIError(http.StatusForbidden, "ForbiddenError", err)
+	case errors.Is(err, errProxyTimedOut):
+		return proxyTimedOut()
+	case errors.Is(err, errUnreadBody):
+		return unreadBody(err)
+	case isDownstreams(err):
+		return downstreamAPIError(err)
 	case errors.Is(err, broker.ErrStoreUnavailable), errors.Is(err, broker.ErrShuttingDown),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return unavailable(err, storeRetryAfter)
@@ -96,6 +108,42 @@ func unavailable(err error, retryAfter time.Duration) *apiError {
 		message:    "The token broker cannot reach what it needs to answer; try again later",
 		retryAfter: max(retryAfter, time.Second), internal: err,
 	}
+}
+
+func proxyTimedOut() *apiError {
+	return &apiError{
+		status: http.StatusGatewayTimeout, typeName: "ProxyTimedOutError", message: "The downstream request timed out",
+		detail: "downstream did not begin its response in time; x-apideck-timeout is how long it has, in milliseconds",
+	}
+}
+
+func unreadBody(err error) *apiError {
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return &apiError{
+			status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
+			message: "The body is too large", detail: fmt.Sprintf("at most %d bytes are taken", tooLarge.Limit),
+		}
+	}
+	return newAPIError(http.StatusBadRequest, "RequestValidationError", errUnreadBody)
+}
+
+// isDownstreams reports whether err is of a request that was sent, or was to be.
+func isDownstreams(err error) bool {
+	_, dial := errors.AsType[reverseproxy.DialError](err)
+	_, broken := errors.AsType[*downstreamError](err)
+	return dial || broken || errors.Is(err, errBadResponse)
+}
+
+func downstreamAPIError(err error) *apiError {
+	if broken, ok := errors.AsType[*downstreamError](err); ok && broken.timeout {
+		return proxyTimedOut()
+	}
+	e := &apiError{status: http.StatusBadGateway, typeName: "ConnectorExecutionError", message: "Downstream gave no answer", detail: err.Error()}
+	if _, ok := errors.AsType[reverseproxy.DialError](err); ok {
+		// The text can name addresses of the network that this runs in.
+		e.detail, e.internal = "no connection to it came about", err
+	}
+	return e
 }
 
 func inputAPIError(err *broker.InputError) *apiError {
@@ -193,7 +241,7 @@ func (e *apiError) log(ctx context.Context, logger *slog.Logger) {
 		return
 	}
 	level := slog.LevelError
-	if e.status == http.StatusServiceUnavailable {
+	if e.status == http.StatusServiceUnavailable || e.status == http.StatusBadGateway {
 		level = slog.LevelWarn
 	}
 	logger.LogAttrs(ctx, level, "request failed", slog.Int("status", e.status), slog.String("error", e.internal.Error()))

@@ -84,15 +84,25 @@ func TestWrongConfigurationNamesTheField(t *testing.T) {
 	}
 }
 
-func TestPasswordGrantIsRefusedInJSON(t *testing.T) {
+func TestConnectorRulesHoldInJSONToo(t *testing.T) {
 	const config = `{"apps": {"token_broker": {"storage": {"module": "embedded", "dir": %q}, "connectors": {"crm/acme": {
-		"auth_type": "oauth2", "grant_type": "password", "token_url": "https://auth.test", "auth_style": "header", "base_url": "https://acme.test"}}}}}`
+		"auth_type": "oauth2", "grant_type": "password", "token_url": "https://auth.test", "auth_style": "header", "base_url": "https://acme.test",
+		"token_body": "xml", "token_params": {"client_secret": "canary"}, "inject": [{"in": "basic", "setting": "username", "password_setting": "nothing"}]}}}}}`
 	var cfg caddy.Config
 	if err := json.Unmarshal(fmt.Appendf(nil, config, t.TempDir()), &cfg); err != nil {
 		t.Fatal(err)
 	}
-	if err := caddy.Validate(&cfg); err == nil || !strings.Contains(err.Error(), "crm/acme: grant_type") {
-		t.Errorf("got %v, want an error about grant_type", err)
+	err := caddy.Validate(&cfg)
+	if err == nil {
+		t.Fatal("it is valid")
+	}
+	for _, want := range []string{`crm/acme: token_body: "xml"`, "crm/acme: token_params: client_secret", "crm/acme: inject: uses the setting nothing"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v without %q", err, want)
+		}
+	}
+	if strings.Contains(err.Error(), "canary") {
+		t.Errorf("the error shows a value: %v", err)
 	}
 }
 

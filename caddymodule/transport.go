@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
@@ -54,6 +52,12 @@ type Transport struct {
 	app     *App
 	logger  *slog.Logger
 	private *http.Transport // may dial private addresses; the embedded one may not
+
+	// The three above, prepared.
+	connector, application, consumer requestValue
+
+	callers  callerHeaders
+	operator bool // reverse_proxy sets headers that could be confused with the caller's
 }
 
 // CaddyModule returns the Caddy module information.
@@ -77,6 +81,9 @@ func (t *Transport) Provision(ctx caddy.Context) (err error) {
 	if err := t.checkOptions(); err != nil {
 		return err
 	}
+	t.connector, t.application, t.consumer = prepareValue(t.Connector), prepareValue(t.App), prepareValue(t.Consumer)
+	t.callers = newCallerHeaders(t.Connector, t.App, t.Consumer)
+	t.operator = t.callers.mayBeSet(ctx)
 	return t.provisionTransports(ctx)
 }
 
@@ -100,41 +107,10 @@ func (t *Transport) checkNames() error {
 	return nil
 }
 
-// RequestHeaderOps removes what callers send to the broker and what is none of
-// downstream's business. Caddy applies it before the operator's header_up, which
-// therefore stays; in RoundTrip it would be too late to tell them apart.
-func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
-	remove := []string{
-		"Authorization", "Proxy-Authorization", "Cookie", "X-Apideck-*", broker.ErrorHeader,
-		// They name this listener and who calls it.
-		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded",
-	}
-	for _, field := range []string{t.Connector, t.App, t.Consumer} {
-		remove = append(remove, headersRead(field)...)
-	}
-	return &headers.HeaderOps{
-		Set:    http.Header{"Host": {"{http.reverse_proxy.upstream.hostport}"}},
-		Delete: slices.Compact(remove),
-	}
-}
-
-// headersRead returns the request headers that the placeholders in s read.
-func headersRead(s string) []string {
-	const prefix = "{http.request.header."
-	var names []string
-	for _, placeholder := range placeholderPattern.FindAllString(s, -1) {
-		if name, ok := strings.CutPrefix(strings.ToLower(placeholder), prefix); ok {
-			names = append(names, strings.TrimSuffix(name, "}"))
-		}
-	}
-	return names
-}
-
 // RoundTrip implements [http.RoundTripper].
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	out := t.outgoing(req)
 	if isHealthCheck(req) {
-		return t.checkHealth(out)
+		return t.checkHealth(t.outgoing(req.Context(), req))
 	}
 	key, err := t.authenticate(req)
 	if err != nil {
@@ -144,41 +120,25 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.refuse(req, err)
 	}
 	if req.Method == http.MethodTrace || req.Method == http.MethodConnect {
-		// A TRACE comes back with the credential in its body (RFC 9110 section 9.3.8).
-		return t.refuse(req, &apiError{
-			status: http.StatusMethodNotAllowed, typeName: "MethodNotAllowedError",
-			message: "No request of this method is sent with a credential", detail: "refused: TRACE, CONNECT",
-		})
+		return t.refuse(req, methodRefused())
 	}
-	resp, err := t.exchange(req, out, key)
-	if refused, ok := errors.AsType[refusal](err); ok {
-		return t.refuse(req, refused.error)
-	}
+	admission, err := t.app.shared.broker.Admit(key)
 	if err != nil {
+		return t.refuse(req, err)
+	}
+	x := exchange{admission: admission, via: t.transportFor(key.Connector), maxBody: t.app.maxRequestBody(key.Application)}
+	ctx := x.watch(req.Context())
+	resp, err := x.do(t.outgoing(ctx, req), func() *http.Request { return t.outgoing(ctx, req) })
+	if err != nil {
+		admission.Release()
+		if refused, ok := errors.AsType[refusal](err); ok {
+			return t.refuse(req, refused.error)
+		}
 		return nil, err
 	}
-	resp.Request = req // out has the credential
+	resp.Request = req // what was sent has the credential
+	releaseAtEnd(resp, admission)
 	return resp, nil
-}
-
-// outgoing returns a copy of req to put the credential into: Caddy logs the original,
-// and uses it for the next attempt.
-func (t *Transport) outgoing(req *http.Request) *http.Request {
-	out := req.Clone(req.Context())
-	t.SetScheme(out)
-	toUpstream := out.Host == out.URL.Host // otherwise the operator's header_up set it
-	switch out.URL.Scheme {
-	case "https":
-		out.URL.Host = strings.TrimSuffix(out.URL.Host, ":443")
-	case "http":
-		out.URL.Host = strings.TrimSuffix(out.URL.Host, ":80")
-	}
-	if toUpstream {
-		out.Host = out.URL.Host
-	}
-	out.Trailer = nil // the caller's, and unchecked
-	out.Header.Del("Baggage")
-	return out
 }
 
 // authenticate finds out whose connection the request is for.
@@ -188,18 +148,17 @@ func (t *Transport) authenticate(req *http.Request) (key broker.Key, err error) 
 		return key, errors.New("the request has no replacer: the transport works in reverse_proxy only")
 	}
 	// Before anything else, so that who cannot do that learns nothing.
-	if key.Application, err = t.application(repl); err != nil {
+	if key.Application, err = t.applicationOf(repl); err != nil {
 		return key, err
 	}
-	key.Consumer = repl.ReplaceAll(t.Consumer, "")
-	name := repl.ReplaceAll(t.Connector, "")
-	if key.Connector, err = connector.ParseID(name); err != nil {
+	key.Consumer = t.consumer.of(repl)
+	if key.Connector, err = connector.ParseID(t.connector.of(repl)); err != nil {
 		return key, fmt.Errorf("%w: %w", broker.ErrConnectorNotFound, err)
 	}
-	return key, key.Validate()
+	return key, nil // Admit says what is wrong with it
 }
 
-func (t *Transport) application(repl *caddy.Replacer) (string, error) {
+func (t *Transport) applicationOf(repl *caddy.Replacer) (string, error) {
 	if t.App == "" {
 		// From the request as it came: RequestHeaderOps has removed these from the copy.
 		header := make(http.Header)
@@ -210,7 +169,7 @@ func (t *Transport) application(repl *caddy.Replacer) (string, error) {
 		}
 		return t.app.authenticate(header)
 	}
-	application := repl.ReplaceAll(t.App, "")
+	application := t.application.of(repl)
 	if !t.app.keyring.Has(application) {
 		return "", broker.ErrUnauthorized
 	}

@@ -7,9 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
@@ -19,12 +18,38 @@ import (
 // maxReplayBody bounds the request bodies that are kept for being sent again, in bytes.
 const maxReplayBody = 64 << 10
 
-// exchange sends out with the connection's credential. A request that downstream
-// answers 401 is sent once more if there is a newer credential to be had, and if its
-// body can be: there is none, or it was small and has been read to its end.
-func (t *Transport) exchange(req, out *http.Request, key broker.Key) (*http.Response, error) {
+// An exchange is one request of a caller, sent with a connection's credential. It is what
+// [Transport] and [DownstreamProxy] have in common.
+type exchange struct {
+	admission *broker.Admission
+	via       *http.Transport
+	maxBody   int64 // of the request, in bytes; negative: any
+
+	// authorize puts the credential in. Default: that of the connection.
+	authorize func(*http.Request) (*broker.Authorization, error)
+
+	// early is called with each 1xx response, scrubbed. It may be nil.
+	early func(code int, header http.Header) error
+
+	sent atomic.Pointer[broker.Authorization] // by the latest attempt
+}
+
+// do sends out, whose context is from watch. A request that downstream answers 401 is
+// sent once more, as again makes it anew, if there is a newer credential to be had, and
+// if its body can be sent: there is none, or it was small and has been read to its end.
+func (x *exchange) do(out *http.Request, again func() *http.Request) (*http.Response, error) {
+	limited, err := limitBody(out, x.maxBody)
+	if err != nil {
+		return nil, refusal{err}
+	}
 	body := recordBody(out)
-	auth, resp, err := t.attempt(out, key)
+	auth, resp, err := x.attempt(out)
+	if tooLarge := limited.exceeded(); tooLarge != nil {
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		return nil, refusal{tooLarge}
+	}
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err
 	}
@@ -33,14 +58,14 @@ func (t *Transport) exchange(req, out *http.Request, key broker.Key) (*http.Resp
 		auth.RenewInBackground()
 		return resp, nil
 	}
-	if !auth.Renew(req.Context()) {
+	if !auth.Renew(out.Context()) {
 		return resp, nil
 	}
-	again := t.outgoing(req)
+	out = again()
 	if sent != nil {
-		again.Body = io.NopCloser(bytes.NewReader(sent))
+		out.Body = io.NopCloser(bytes.NewReader(sent))
 	}
-	_, second, err := t.attempt(again, key)
+	_, second, err := x.attempt(out)
 	if err != nil {
 		return resp, nil //nolint:nilerr // what downstream has said stands
 	}
@@ -49,19 +74,17 @@ func (t *Transport) exchange(req, out *http.Request, key broker.Key) (*http.Resp
 }
 
 // attempt sends out once.
-func (t *Transport) attempt(out *http.Request, key broker.Key) (*broker.Authorization, *http.Response, error) {
-	auth, err := t.app.shared.broker.Authorize(out, key)
+func (x *exchange) attempt(out *http.Request) (*broker.Authorization, *http.Response, error) {
+	authorize := x.authorize
+	if authorize == nil {
+		authorize = x.admission.Authorize
+	}
+	auth, err := authorize(out)
 	if err != nil {
 		return nil, nil, refusal{err}
 	}
-	// Caddy hands 1xx responses on from a hook of its own, which runs after this one.
-	out = out.WithContext(httptrace.WithClientTrace(out.Context(), &httptrace.ClientTrace{
-		Got1xxResponse: func(_ int, header textproto.MIMEHeader) error {
-			auth.Scrub(http.Header(header))
-			return nil
-		},
-	}))
-	resp, err := t.send(t.transportFor(key.Connector), out, key.Connector)
+	x.sent.Store(auth)
+	resp, err := send(x.via, out, x.admission.Key().Connector)
 	if errors.Is(err, broker.ErrAddressNotAllowed) {
 		return nil, nil, refusal{err}
 	}

@@ -16,7 +16,7 @@ const scopeName = "github.com/tokenbroker/caddy-token-broker/caddymodule"
 
 // send sends out in a span of its own, if the request is traced at all. Caddy's
 // provider is not the global one, so it is asked for by way of the request's span.
-func (t *Transport) send(via *http.Transport, out *http.Request, id connector.ID) (*http.Response, error) {
+func send(via *http.Transport, out *http.Request, id connector.ID) (*http.Response, error) {
 	parent := trace.SpanFromContext(out.Context())
 	if !parent.SpanContext().IsValid() {
 		return via.RoundTrip(out)

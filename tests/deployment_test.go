@@ -172,6 +172,7 @@ http://127.0.0.1:{{.Ports.API}} {
 	tracing
 	{{.Site}}
 	connections_api
+	downstream_proxy
 }
 
 http://127.0.0.1:{{.Ports.Sidecar}} {

@@ -22,6 +22,9 @@ type Provider struct {
 	Lifetime     time.Duration // of access tokens; 0: not said
 	KeepRefresh  bool          // refresh tokens stay as they are
 
+	Clients   map[string]string // the secrets of further clients, by id
+	Passwords map[string]string // of the users that the password grant knows
+
 	// Respond, if set, is asked before each token request with its number, from 1 on.
 	// If it returns a response or an error, that is the answer and nothing is spent.
 	Respond func(n int, form url.Values) (*http.Response, error)
@@ -77,7 +80,7 @@ func (p *Provider) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	form, err := url.ParseQuery(string(body))
+	form, err := parseRequest(req, body)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +97,11 @@ func (p *Provider) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		id, secret = form.Get("client_id"), form.Get("client_secret")
 	}
-	if id != p.ClientID || secret != p.ClientSecret {
+	want, known := p.Clients[id]
+	if id == p.ClientID {
+		want, known = p.ClientSecret, true
+	}
+	if !known || secret != want {
 		return Response(http.StatusUnauthorized, map[string]any{"error": "invalid_client"}), nil
 	}
 	resp := p.grantToken(form)
@@ -106,11 +113,37 @@ func (p *Provider) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// parseRequest reads a token request, which some services want as JSON.
+func parseRequest(req *http.Request, body []byte) (url.Values, error) {
+	if req.Header.Get("Content-Type") != "application/json" {
+		return url.ParseQuery(string(body))
+	}
+	var members map[string]string
+	if err := json.Unmarshal(body, &members); err != nil {
+		return nil, err
+	}
+	form := make(url.Values)
+	for name, value := range members {
+		form.Set(name, value)
+	}
+	return form, nil
+}
+
 func (p *Provider) grantToken(form url.Values) *http.Response {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	answer := map[string]any{"token_type": "bearer"}
-	if form.Get("grant_type") == "refresh_token" {
+	switch form.Get("grant_type") {
+	case "password":
+		if want, known := p.Passwords[form.Get("username")]; !known || form.Get("password") != want {
+			return Response(http.StatusBadRequest, map[string]any{"error": "invalid_grant"})
+		}
+		if !p.KeepRefresh {
+			token := fmt.Sprintf("refresh-%d-%s", p.issued+1, RefreshCanary)
+			p.grants[token] = &grant{current: token}
+			answer["refresh_token"] = token
+		}
+	case "refresh_token":
 		token := form.Get("refresh_token")
 		g := p.grants[token]
 		if g != nil && token != g.current {

@@ -57,11 +57,11 @@ func (d *Definition) AllowsHost(scheme, hostport string, settings map[string]any
 	}
 	templated := false
 	if d.BaseURL != "" {
-		t, err := parseURLTemplate(d.BaseURL)
+		t, err := d.urlTemplate(d.BaseURL)
 		if err != nil {
 			return refuse("cannot be compared with base_url, which is no URL", "correct base_url")
 		}
-		templated = len(t.hostSettings()) > 0
+		templated = t.isHostTemplated()
 		// Without the settings there is no base host; literal hosts are allowed all the same.
 		if baseScheme, base, err := d.renderHost(t, settings); err == nil &&
 			base.host == target.host && base.portFor(baseScheme) == target.portFor(scheme) {
@@ -76,8 +76,8 @@ func (d *Definition) AllowsHost(scheme, hostport string, settings map[string]any
 
 func (d *Definition) inAllowHosts(h hostPort, scheme string, wildcards bool) bool {
 	for _, s := range d.AllowHosts {
-		p, err := parseHostPattern(s, d.AllowPrivate)
-		if err == nil && (wildcards || !p.wildcard) && p.matches(h, scheme) {
+		p, err := d.hostPattern(s)
+		if err == nil && p.check(d.AllowPrivate) == nil && (wildcards || !p.wildcard) && p.matches(h, scheme) {
 			return true
 		}
 	}

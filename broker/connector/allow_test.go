@@ -1,8 +1,13 @@
 package connector
 
 import (
+	"context"
 	"errors"
+	"net"
+	"net/http"
+	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -145,37 +150,72 @@ func TestATemplatedHostAllowsOnlyTheConnectionsOwn(t *testing.T) {
 	}
 }
 
-// FuzzAllowsHost holds that whatever is allowed is, to net/url, one of the hosts
-// that are meant.
+// dialled returns the address that net/http connects to for a URL, and the name that it
+// asks the certificate for.
+func dialled(t *testing.T, rawURL string) (address string, ok bool) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, rawURL, nil)
+	if err != nil {
+		return "", false // nobody can send anything there
+	}
+	note := func(_ context.Context, _, addr string) (net.Conn, error) {
+		address, ok = addr, true
+		return nil, errors.New("noted")
+	}
+	transport := &http.Transport{DialContext: note, DialTLSContext: note}
+	if resp, err := transport.RoundTrip(req); err == nil {
+		_ = resp.Body.Close()
+	}
+	return address, ok
+}
+
+// FuzzAllowsHost holds that whatever is allowed is, when net/url and net/http have made
+// an address of it, one of the hosts that are meant.
 func FuzzAllowsHost(f *testing.F) {
 	for _, s := range []string{
 		"api.acme.test", "a.wild.test:443", "API.ACME.TEST.", "a@api.acme.test", "api.acme.test:443@evil.test",
 		"[::1]", "api.acme.test%00.evil.test", "ａｐｉ.acme.test", "api.acme.test\\.evil.test", "bücher.wild.test",
+		"a。wild。test", "faß.wild.test", "xn--a.wild.test", "a.wild.test:0443", "a\u200d.wild.test",
+		"10.0.0.1:8443", "[::ffff:10.0.0.1]:8443", "[64:ff9b::a00:1]:8443", "012.0.0.1:8443", "10.1:8443", "[fe80::1%25lo]:8443",
 	} {
 		f.Add(s)
 	}
-	d := Definition{ID: ID{"crm", "acme"}, BaseURL: "https://api.acme.test", AllowHosts: []string{"*.wild.test"}}
+	public := Definition{ID: ID{"crm", "acme"}, BaseURL: "https://api.acme.test", AllowHosts: []string{"*.wild.test"}}
+	private := Definition{ID: public.ID, BaseURL: "https://10.0.0.1:8443", AllowHosts: []string{"[fd00::1]"}, AllowPrivate: true}
 	f.Fuzz(func(t *testing.T, s string) {
-		if d.AllowsHost("https", s, nil) != nil {
-			return
-		}
-		u, err := url.Parse("https://" + s)
-		if err != nil {
-			return // nobody can send anything there
-		}
-		if u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
-			t.Errorf("%q is more than a host", s)
-		}
-		host, ip, err := normalizeHost(u.Hostname())
-		if err != nil || ip {
-			t.Fatalf("%q: host %q, %v", s, u.Hostname(), err)
-		}
-		label, parent, _ := strings.Cut(host, ".")
-		if host != "api.acme.test" && (parent != "wild.test" || label == "") {
-			t.Errorf("%q is allowed and goes to %q", s, host)
-		}
-		if p := strings.TrimLeft(u.Port(), "0"); p != "" && p != "443" {
-			t.Errorf("%q is allowed and goes to port %s", s, p)
+		for _, d := range []*Definition{&public, &private} {
+			if d.AllowsHost("https", s, nil) != nil {
+				continue
+			}
+			u, err := url.Parse("https://" + s)
+			if err != nil {
+				continue
+			}
+			if u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
+				t.Errorf("%q is more than a host", s)
+			}
+			address, ok := dialled(t, u.String())
+			if !ok {
+				continue
+			}
+			host, port, err := net.SplitHostPort(address)
+			if err != nil {
+				t.Fatalf("%q: address %q: %v", s, address, err)
+			}
+			if number, err := strconv.Atoi(port); err == nil {
+				port = strconv.Itoa(number) // "0443"
+			}
+			host = strings.ToLower(strings.TrimSuffix(host, "."))
+			if ip, err := netip.ParseAddr(host); err == nil {
+				host = ip.Unmap().String()
+			}
+			label, parent, _ := strings.Cut(host, ".")
+			switch to := net.JoinHostPort(host, port); {
+			case d == &private && (to == "10.0.0.1:8443" || to == "[fd00::1]:443"):
+			case d == &public && (to == "api.acme.test:443" || parent == "wild.test" && validLabel(label) && port == "443"):
+			default:
+				t.Errorf("%q is allowed and goes to %s", s, to)
+			}
 		}
 	})
 }

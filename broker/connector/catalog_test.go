@@ -1,9 +1,14 @@
 package connector
 
 import (
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/net/publicsuffix"
 )
 
 func TestCatalogueEntriesObeyEveryRule(t *testing.T) {
@@ -19,7 +24,7 @@ func TestCatalogueEntriesObeyEveryRule(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			e, err := parseEntry(b)
+			e, err := decodeFile(b)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -47,7 +52,107 @@ func TestCatalogueEntriesObeyEveryRule(t *testing.T) {
 			if d.AllowPrivate {
 				t.Error("allow_private is not for the catalogue")
 			}
+			if !slices.Contains(unifiedAPIs, d.ID.UnifiedAPI) {
+				t.Errorf("%s is not a unified API of the Vault API", d.ID.UnifiedAPI)
+			}
+			if d.KeepAlive != 0 && (d.AuthType != OAuth2 || d.KeepAlive < 24*time.Hour) {
+				t.Errorf("keep_alive %s is for refresh tokens, and longer than a day", d.KeepAlive)
+			}
 		})
+	}
+}
+
+// unifiedAPIs are the values of the Vault API's UnifiedApiId.
+var unifiedAPIs = []string{
+	"accounting", "ats", "calendar", "crm", "csp", "customer-support", "data-warehouse", "ecommerce", "email",
+	"email-marketing", "expense-management", "file-storage", "form", "hris", "issue-tracking", "lead", "payroll",
+	"pos", "procurement", "project-management", "script", "sms", "spreadsheet", "subscription-analytics",
+	"team-messaging", "time-registration", "transactional-email", "vault",
+}
+
+// A credential goes to the service that it is for, so every host of an entry belongs to
+// somebody whom the entry's own addresses name. With an origin no address names the
+// API's host; then the list does, exactly or below the service's own domain.
+func TestCatalogueEntriesAllowHostsOfTheirServiceOnly(t *testing.T) {
+	t.Parallel()
+	for id, d := range Catalog() {
+		owners := make(map[string]bool)
+		origin := false
+		for _, s := range []string{d.BaseURL, d.TokenURL, d.Website} {
+			tmpl, err := parseURLTemplate(s)
+			if s == "" || err != nil {
+				continue
+			}
+			origin = origin || tmpl.origin != ""
+			if owner, err := publicsuffix.EffectiveTLDPlusOne(tmpl.host.with("x")); err == nil {
+				owners[owner] = true
+			}
+		}
+		wildcards := 0
+		for _, s := range d.AllowHosts {
+			host, wildcard := strings.CutPrefix(s, "*.")
+			if wildcard {
+				wildcards++
+			}
+			owner, err := publicsuffix.EffectiveTLDPlusOne(host)
+			if err != nil {
+				t.Errorf("%s: allow_hosts: %s has no owner: %v", id, s, err)
+				continue
+			}
+			if !origin && !owners[owner] {
+				t.Errorf("%s: allow_hosts: %s is none of the service's hosts, which are below %v", id, s, slices.Sorted(maps.Keys(owners)))
+			}
+		}
+		if wildcards > 2 {
+			t.Errorf("%s: allow_hosts has %d wildcards: name the hosts", id, wildcards)
+		}
+	}
+}
+
+// What is wrong with an entry's settings, templates and placements together shows when
+// a connection has all that the entry asks for.
+func TestCatalogueEntriesCanBeCalledWithWhatTheyAskFor(t *testing.T) {
+	t.Parallel()
+	for id, d := range Catalog() {
+		settings := make(map[string]any)
+		for _, s := range d.Settings {
+			settings[s.Name] = "acme"
+			if s.Origin {
+				settings[s.Name] = "https://" + strings.Replace(d.AllowHosts[0], "*.", "acme.", 1)
+			}
+		}
+		if missing := d.MissingSettings(settings); len(missing) > 0 {
+			t.Errorf("%s: settings are used and not declared: %v", id, missing)
+		}
+		if err := d.CheckSettings(settings); err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
+		base, err := d.RenderBaseURL(settings)
+		if err != nil {
+			t.Errorf("%s: base_url: %v", id, err)
+			continue
+		}
+		u, err := url.Parse(base)
+		if err != nil {
+			t.Fatalf("%s: base_url: %v", id, err)
+		}
+		if err := d.AllowsHost(u.Scheme, u.Host, settings); err != nil {
+			t.Errorf("%s: base_url is not allowed: %v", id, err)
+		}
+		injected, err := d.Injections(settings, "token")
+		if err != nil || len(injected) == 0 {
+			t.Errorf("%s: injects %v: %v", id, injected, err)
+		}
+		if d.AuthType != OAuth2 {
+			continue
+		}
+		for name, render := range map[string]func(map[string]any) (string, error){
+			"token_url": d.RenderTokenURL, "refresh_url": d.RenderRefreshURL, "revocation_url": d.RenderRevocationURL,
+		} {
+			if s, err := render(settings); err != nil || s == "" && name != "revocation_url" {
+				t.Errorf("%s: %s: %q: %v", id, name, s, err)
+			}
+		}
 	}
 }
 
@@ -75,7 +180,7 @@ func TestLookupHandsOutCopies(t *testing.T) {
 func TestCatalogueEntriesRefuseUnknownMembers(t *testing.T) {
 	t.Parallel()
 	for _, s := range []string{`{"id":"crm/x","token_uri":"x"}`, `{"id":"crm/x"} {}`, `[]`} {
-		if _, err := parseEntry([]byte(s)); err == nil {
+		if _, err := decodeFile([]byte(s)); err == nil {
 			t.Errorf("%s was read without error", s)
 		}
 	}

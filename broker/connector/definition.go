@@ -13,18 +13,26 @@ type Definition struct {
 	Website string // https URL, for people
 	// Source is where the facts of a catalogue entry come from: a URL.
 	Source string
+	// Checked is what was read there, and what was not found and is assumed.
+	Checked string
 
 	AuthType AuthType
 	// GrantType is how OAuth tokens are had. Default: authorization_code.
 	GrantType GrantType
 	// TokenURL is the token endpoint (RFC 6749 section 3.2), a template over settings.
 	TokenURL string
-	// RevocationURL is where a token is revoked whose connection is deleted (RFC 7009
-	// section 2), a template over settings. Empty: the service has no such endpoint.
+	// RefreshURL is where refresh tokens are redeemed if that is not TokenURL, a template.
+	RefreshURL string
+	// RevocationURL is where tokens are revoked (RFC 7009), a template. Empty: nowhere.
 	RevocationURL string
 	// AuthStyle is how the client authenticates there (RFC 6749 section 2.3.1). It has
 	// no default that would be found out by trying: a try can spend a refresh token.
 	AuthStyle AuthStyle
+	// TokenBody is how token requests are encoded. Default: form.
+	TokenBody TokenBody
+	// TokenParams are further parameters of every token request, by name. The values
+	// are text in which {setting} stands for a setting; secrets stand there only so.
+	TokenParams map[string]string
 	// Rotation says what happens to a refresh token that was spent. Default: always.
 	Rotation Rotation
 	// KeepAlive is how long a refresh token may go unused before the service lets it
@@ -47,6 +55,10 @@ type Definition struct {
 	Settings []Setting
 	// Inject says where the credential goes. Default: see [Definition.Placements].
 	Inject []Placement
+
+	// parsed is what the texts above mean, so that requests need not parse them. It is
+	// by text: a definition that was changed since is not misread, only read again.
+	parsed *parsed
 }
 
 // An AuthType is the kind of credential that a service takes. The values are those
@@ -80,6 +92,15 @@ type AuthStyle string
 const (
 	AuthHeader AuthStyle = "header" // client_secret_basic
 	AuthParams AuthStyle = "params" // client_secret_post
+)
+
+// A TokenBody is how a token request is encoded.
+type TokenBody string
+
+// The encodings of token requests.
+const (
+	BodyForm TokenBody = "form" // application/x-www-form-urlencoded (RFC 6749 appendix B)
+	BodyJSON TokenBody = "json" // one JSON object; no standard, but services that take nothing else
 )
 
 // A RotationKind says what a token endpoint does with a refresh token that was spent.
@@ -117,13 +138,14 @@ type PlacementKind string
 const (
 	InHeader PlacementKind = "header"
 	InQuery  PlacementKind = "query"
-	InBasic  PlacementKind = "basic"
+	InBasic  PlacementKind = "basic" // the Authorization header (RFC 7617)
+	InCookie PlacementKind = "cookie"
 )
 
 // A Placement puts one credential into a request.
 type Placement struct {
 	Kind PlacementKind
-	// Name is the header's or query parameter's. Unused for InBasic.
+	// Name is the header's, query parameter's or cookie's. Unused for InBasic.
 	Name string
 	// Format has one %s for the value ("Bearer %s"). Only for InHeader; default "%s".
 	Format string
@@ -132,4 +154,8 @@ type Placement struct {
 	Setting string
 	// PasswordSetting is the setting that has the password. Only for InBasic.
 	PasswordSetting string
+	// Username stands in place of Setting, and Password in place of PasswordSetting: text
+	// with settings in braces, "{email}/token". What is literal in it is no secret; many
+	// services take an API key for the user name and any password, or none. Only for InBasic.
+	Username, Password string
 }

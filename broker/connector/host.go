@@ -58,26 +58,31 @@ func normalizeHost(s string) (host string, ip bool, err error) {
 		}
 	}
 	s = strings.ToLower(strings.TrimSuffix(s, "."))
-	if addr, err := netip.ParseAddr(s); err == nil {
-		return addr.Unmap().String(), true, nil
+	if strings.Contains(s, ":") || startsWithDigit(s) { // what else cannot be an address
+		if addr, err := netip.ParseAddr(s); err == nil {
+			return addr.Unmap().String(), true, nil
+		}
 	}
-	labels := strings.Split(s, ".")
-	for _, label := range labels {
+	for label := range strings.SplitSeq(s, ".") {
 		if !validLabel(label) {
 			return "", false, errHostSyntax
 		}
 	}
 	// "127.1", "0x7f000001": some resolvers take them for IPv4 addresses, as the URL
 	// standard does with every host whose last label is a number.
-	last := labels[len(labels)-1]
-	if _, err := strconv.ParseUint(last, 0, 64); err == nil || strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x") {
-		return "", false, errHostSyntax
+	last := s[strings.LastIndexByte(s, '.')+1:]
+	if startsWithDigit(last) {
+		if _, err := strconv.ParseUint(last, 0, 64); err == nil || strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x") {
+			return "", false, errHostSyntax
+		}
 	}
 	if len(s) > 253 {
 		return "", false, errHostSyntax
 	}
 	return s, false, nil
 }
+
+func startsWithDigit(s string) bool { return s != "" && s[0] >= '0' && s[0] <= '9' }
 
 // validLabel reports whether s is a label of letters, digits and hyphens (RFC 1123
 // section 2.1), or of underscores, which some services have in their hosts.
@@ -118,9 +123,20 @@ func (h hostPort) bracketed() string {
 type hostPattern struct {
 	hostPort
 	wildcard bool // any one label in front of host
+	owner    owner
 }
 
-func parseHostPattern(s string, allowPrivate bool) (hostPattern, error) {
+// An owner says whom the names below a domain belong to.
+type owner int
+
+const (
+	oneOwner  owner = iota
+	anybody         // below a public suffix: "com", "github.io"
+	localhost       // below a single label that is no public suffix: "test"
+)
+
+// readHostPattern reads a pattern; whether it may be used [hostPattern.check] says.
+func readHostPattern(s string) (hostPattern, error) {
 	if strings.Contains(s, "/") {
 		return hostPattern{}, errors.New("is not a host: leave out the scheme and the path")
 	}
@@ -132,24 +148,26 @@ func parseHostPattern(s string, allowPrivate bool) (hostPattern, error) {
 	if err != nil {
 		return hostPattern{}, err
 	}
-	if hp.ip && (wildcard || !allowPrivate) {
-		return hostPattern{}, errors.New("is an IP address: use a name, or set allow_private")
+	p := hostPattern{hostPort: hp, wildcard: wildcard}
+	if suffix, icann := publicsuffix.PublicSuffix(hp.host); wildcard && suffix == hp.host {
+		p.owner = anybody
+		if !icann && !strings.Contains(hp.host, ".") {
+			p.owner = localhost
+		}
 	}
-	if wildcard && !ownedSuffix(hp.host, allowPrivate) {
-		return hostPattern{}, errors.New("would match hosts of anybody: " + hp.host + " is a public suffix")
-	}
-	return hostPattern{hostPort: hp, wildcard: wildcard}, nil
+	return p, nil
 }
 
-// ownedSuffix reports whether the names below host belong to one owner: not those
-// below "com", nor below "github.io". Below a single label that is no public suffix,
-// "test", they do if hosts may be private.
-func ownedSuffix(host string, allowPrivate bool) bool {
-	suffix, icann := publicsuffix.PublicSuffix(host)
-	if suffix != host {
-		return true
+// check reports why a pattern cannot be used.
+func (p *hostPattern) check(allowPrivate bool) error {
+	switch {
+	case p.ip && (p.wildcard || !allowPrivate):
+		return errors.New("is an IP address: use a name, or set allow_private")
+	case p.owner == anybody, p.owner == localhost && !allowPrivate:
+		return errors.New("would match hosts of anybody: " + p.host + " is a public suffix")
+	default:
+		return nil
 	}
-	return allowPrivate && !icann && !strings.Contains(host, ".")
 }
 
 func (p hostPattern) matches(h hostPort, scheme string) bool {

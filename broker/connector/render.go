@@ -12,9 +12,19 @@ func (d *Definition) RenderTokenURL(settings map[string]any) (string, error) {
 	return d.renderURL(d.TokenURL, settings)
 }
 
-// RenderRevocationURL returns the revocation endpoint for a connection with these
-// settings, empty if the definition has none. A setting that is missing or does not fit
-// is a [*SettingError].
+// RenderRefreshURL returns where the refresh token of a connection with these settings
+// is redeemed: refresh_url, or else the token endpoint. A setting that is missing or
+// does not fit is a [*SettingError].
+func (d *Definition) RenderRefreshURL(settings map[string]any) (string, error) {
+	if d.RefreshURL == "" {
+		return d.RenderTokenURL(settings)
+	}
+	return d.renderURL(d.RefreshURL, settings)
+}
+
+// RenderRevocationURL returns where the tokens of a connection with these settings are
+// revoked, empty if the definition has no revocation_url. A setting that is missing or
+// does not fit is a [*SettingError].
 func (d *Definition) RenderRevocationURL(settings map[string]any) (string, error) {
 	if d.RevocationURL == "" {
 		return "", nil
@@ -37,7 +47,7 @@ func (d *Definition) RenderBaseURL(settings map[string]any) (string, error) {
 }
 
 func (d *Definition) renderURL(s string, settings map[string]any) (string, error) {
-	t, err := parseURLTemplate(s)
+	t, err := d.urlTemplate(s)
 	if err != nil {
 		return "", err
 	}
@@ -65,6 +75,9 @@ func (d *Definition) renderURL(s string, settings map[string]any) (string, error
 func (d *Definition) renderHost(t *urlTemplate, settings map[string]any) (scheme string, host hostPort, err error) {
 	if t.origin != "" {
 		return d.parseOrigin(t.origin, settings)
+	}
+	if !t.isHostTemplated() {
+		return t.scheme, t.fixed, nil
 	}
 	var b strings.Builder
 	for _, p := range t.host {

@@ -2,6 +2,7 @@ package connector
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -28,11 +29,16 @@ func (d *Definition) settingError(name, fault string) *SettingError {
 	return &SettingError{Connector: d.ID, Setting: name, Fault: fault}
 }
 
+const faultMissing = "is missing"
+
+// IsMissing reports whether the setting is not there at all.
+func (e *SettingError) IsMissing() bool { return e.Fault == faultMissing }
+
 // MissingSettings returns the names of the settings that a connection must have and
-// does not: those that are required, or part of base_url or token_url. Null and the
-// empty string count as missing.
+// does not: those that are required, or part of a URL or of a token request, or put into
+// requests. Null and the empty string count as missing.
 func (d *Definition) MissingSettings(settings map[string]any) []string {
-	needed := d.urlSettings()
+	needed := d.neededSettings()
 	var missing []string
 	for _, s := range d.Settings {
 		if !s.Required && !slices.Contains(needed, s.Name) {
@@ -45,14 +51,43 @@ func (d *Definition) MissingSettings(settings map[string]any) []string {
 	return missing
 }
 
-func (d *Definition) urlSettings() []string {
-	var names []string
-	for _, s := range []string{d.BaseURL, d.TokenURL} {
-		if t, err := parseURLTemplate(s); err == nil {
-			names = append(names, t.settings()...)
-		}
+func (d *Definition) neededSettings() []string {
+	names := d.tokenSettings()
+	if t, err := d.urlTemplate(d.BaseURL); err == nil {
+		names = append(names, t.settings()...)
+	}
+	for i := range d.Inject {
+		names = append(names, d.Inject[i].settings()...)
 	}
 	return names
+}
+
+// CheckSettings reports a setting that cannot stand where the definition puts it, be
+// it in a URL, a token request or a request to the API, as a [*SettingError]. One that
+// is missing is no fault.
+func (d *Definition) CheckSettings(settings map[string]any) error {
+	checks := []func() error{
+		func() error { _, err := d.RenderTokenParams(settings); return err },
+	}
+	for _, p := range d.Placements() {
+		checks = append(checks, func() error { _, err := d.injection(&p, settings, "any"); return err })
+	}
+	if secret, ok := settings[settingClientSecret]; ok && secret != "" && d.TakesClient() && d.setting(settingClientSecret) != nil {
+		if id := settings[settingClientID]; id == nil || id == "" {
+			return d.settingError(settingClientID, "is missing, but there is a client_secret: a connection has both or none")
+		}
+	}
+	for _, s := range d.urls() {
+		if s != "" {
+			checks = append(checks, func() error { _, err := d.renderURL(s, settings); return err })
+		}
+	}
+	for _, check := range checks {
+		if fault, ok := errors.AsType[*SettingError](check()); ok && !fault.IsMissing() {
+			return fault
+		}
+	}
+	return nil
 }
 
 // secretWords are parts of names that secrets go by.
@@ -101,7 +136,7 @@ func (d *Definition) settingText(name string, settings map[string]any) (string, 
 		return "", d.settingError(name, "must be a string")
 	}
 	if text == "" {
-		return "", d.settingError(name, "is missing")
+		return "", d.settingError(name, faultMissing)
 	}
 	return text, nil
 }

@@ -69,6 +69,7 @@ type urlTemplate struct {
 	origin string // the setting that stands for scheme and host; else empty
 	scheme string
 	host   text
+	fixed  hostPort // host and port, if no setting decides them
 	port   string
 	path   []text // the segments after the first "/", nil: no path
 	query  string // with "?"
@@ -141,7 +142,7 @@ func (t *urlTemplate) parseAuthority(s string) error {
 	}
 	t.port = hp.port
 	if len(t.host.settings()) == 0 {
-		t.host = text{{literal: hp.bracketed()}}
+		t.host, t.fixed = text{{literal: hp.bracketed()}}, hp
 		return nil
 	}
 	// What decides a host's owner is its end.
@@ -188,6 +189,9 @@ func isDotSegment(s string) bool {
 	decoded, err := url.PathUnescape(s)
 	return err == nil && (decoded == "." || decoded == "..")
 }
+
+// isHostTemplated reports whether settings decide the host.
+func (t *urlTemplate) isHostTemplated() bool { return t.fixed.host == "" }
 
 // hostSettings are the settings which decide the host.
 func (t *urlTemplate) hostSettings() []string {

@@ -61,14 +61,17 @@ func (v *validation) settings() {
 			v.fail("setting", "%s cannot be both origin and sensitive: a host is no secret", s.Name)
 		}
 	}
-	for _, s := range slices.Concat(defaultAPIKey, defaultUserPass) {
+	for _, s := range v.d.ownSettings() {
 		declared := v.d.setting(s.Name)
-		own := v.d.AuthType == APIKey && s.Name == settingAPIKey || v.d.AuthType == Basic && s.Name != settingAPIKey
-		if !own || declared == nil {
+		if declared == nil {
 			continue
 		}
 		if !declared.Required {
-			v.fail("setting", "%s must be required with auth_type %s", s.Name, v.d.AuthType)
+			with := "auth_type " + string(v.d.AuthType)
+			if v.d.AuthType == OAuth2 {
+				with = "grant_type " + string(v.d.GrantType)
+			}
+			v.fail("setting", "%s must be required with %s", s.Name, with)
 		}
 		if s.Sensitive && !declared.Sensitive {
 			v.fail("setting", "%s must be sensitive: add the word", s.Name)
@@ -92,6 +95,10 @@ func (v *validation) auth() {
 		set  bool
 	}{
 		{"token_url", v.d.TokenURL != ""},
+		{"refresh_url", v.d.RefreshURL != ""},
+		{"revocation_url", v.d.RevocationURL != ""},
+		{"token_body", v.d.TokenBody != ""},
+		{"token_params", len(v.d.TokenParams) > 0},
 		{"grant_type", v.d.GrantType != ""},
 		{"auth_style", v.d.AuthStyle != ""},
 		{"rotation", v.d.Rotation != Rotation{}},
@@ -127,11 +134,17 @@ func (v *validation) oauth2() {
 	if slices.Contains(v.d.PermanentErrors, "") {
 		v.fail("permanent_error", "must not be empty")
 	}
+	v.tokenRequest()
 	if v.d.TokenURL == "" {
 		v.fail("token_url", "is required with auth_type oauth2")
-		return
 	}
-	v.url("token_url", v.d.TokenURL)
+	for _, u := range []struct{ field, template string }{
+		{"token_url", v.d.TokenURL}, {"refresh_url", v.d.RefreshURL}, {"revocation_url", v.d.RevocationURL},
+	} {
+		if u.template != "" {
+			v.url(u.field, u.template)
+		}
+	}
 }
 
 // url checks a template.
@@ -186,7 +199,11 @@ func (v *validation) hosts() {
 		}
 	}
 	for _, s := range v.d.AllowHosts {
-		if _, err := parseHostPattern(s, v.d.AllowPrivate); err != nil {
+		p, err := readHostPattern(s)
+		if err == nil {
+			err = p.check(v.d.AllowPrivate)
+		}
+		if err != nil {
 			v.fail("allow_host", "%q %w", s, err)
 		}
 	}
@@ -211,11 +228,11 @@ func (v *validation) placements() {
 			v.fail("inject", "writes to %s twice: remove one", p.place())
 		}
 		seen[p.place()] = true
-		if p.Setting == "" && v.d.AuthType != OAuth2 {
+		if len(p.settings()) == 0 && v.d.AuthType != OAuth2 {
 			v.fail("inject", "%s needs a setting: auth_type %s has no access token", p.place(), v.d.AuthType)
 		}
-		for _, name := range []string{p.Setting, p.PasswordSetting} {
-			if name != "" && v.d.setting(name) == nil {
+		for _, name := range p.settings() {
+			if v.d.setting(name) == nil {
 				v.fail("inject", "uses the setting %s, which is not declared: add setting %s required", name, name)
 			}
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ory/fosite"
 	"github.com/ory/fosite/compose"
+	"github.com/ory/fosite/handler/oauth2"
 )
 
 // ClientID is the OAuth client that all grants are for.
@@ -28,6 +29,7 @@ type Config struct {
 	// NoRotation leaves refresh tokens as they are when they are redeemed. Otherwise each
 	// works once, and one that is sent again revokes its grant (RFC 9700 section 4.14.2).
 	NoRotation bool
+	Passwords  map[string]string // of the users that the password grant knows
 	// What tokens begin with, so that they can be found where they should not be.
 	AccessPrefix, RefreshPrefix string
 }
@@ -79,7 +81,7 @@ func Start(t testing.TB, config Config) *Server {
 		spent: make(map[string]bool), issued: make(map[string]int), grants: make(map[string][]string),
 		client: &fosite.DefaultClient{
 			ID: ClientID, Secret: []byte(config.ClientSecret),
-			GrantTypes: []string{"authorization_code", "refresh_token", "client_credentials"},
+			GrantTypes: []string{"authorization_code", "refresh_token", "client_credentials", "password"},
 		},
 	}
 	s.provider = s.compose()
@@ -103,8 +105,24 @@ func (s *Server) compose() fosite.OAuth2Provider {
 	return compose.Compose(config, s.store, s.strategy,
 		compose.OAuth2RefreshTokenGrantFactory,
 		compose.OAuth2ClientCredentialsGrantFactory,
+		passwordGrant,
 		compose.OAuth2TokenIntrospectionFactory,
 	)
+}
+
+// passwordGrant is what some services still want, and fosite calls deprecated, as RFC 9700
+// section 2.4 does.
+func passwordGrant(config fosite.Configurator, storage, strategy any) any {
+	return &oauth2.ResourceOwnerPasswordCredentialsGrantHandler{
+		ResourceOwnerPasswordCredentialsGrantStorage: storage.(oauth2.ResourceOwnerPasswordCredentialsGrantStorage),
+		HandleHelper: &oauth2.HandleHelper{
+			AccessTokenStrategy: strategy.(oauth2.AccessTokenStrategy),
+			AccessTokenStorage:  storage.(oauth2.AccessTokenStorage),
+			Config:              config,
+		},
+		RefreshTokenStrategy: strategy.(oauth2.RefreshTokenStrategy),
+		Config:               config,
+	}
 }
 
 // Tokens are what a customer's login has brought.

@@ -72,6 +72,9 @@ type store struct {
 func newStore(server *Server) *store {
 	s := &store{MemoryStore: storage.NewMemoryStore(), server: server}
 	s.Clients[ClientID] = server.client
+	for name, password := range server.config.Passwords {
+		s.Users[name] = storage.MemoryUserRelation{Username: name, Password: password}
+	}
 	return s
 }
 

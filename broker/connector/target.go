@@ -1,0 +1,328 @@
+package connector
+
+import (
+	"errors"
+	"net/url"
+	"strings"
+)
+
+// A Target is a URL that a caller wants to have called, with settings of the connection
+// in it: "https://{subdomain}.example.com/v1/{account}?team={team}". What a setting can
+// change depends on where it stands, as in base_url: one label of the host, one segment
+// of the path, or one value of the query. One that stands for scheme and host must be
+// declared as origin. Braces around anything else than a name are taken as they are.
+type Target struct {
+	base  urlTemplate // scheme, host and port
+	path  []targetPart
+	query []targetPart // nil: no query
+}
+
+// A targetPart is literal text, percent-encoded, or a setting.
+type targetPart struct{ literal, setting string }
+
+// ParseTarget reads a caller's URL. What follows it is added as it stands: morePath,
+// percent-encoded, below its path, and moreQuery to its query. What a URL must not have
+// there is percent-encoded, such as spaces; what could lead elsewhere than it looks is
+// an error: user names, backslashes, fragments, and "." and ".." in any encoding.
+func ParseTarget(s, morePath, moreQuery string) (*Target, error) {
+	if hasControl(s) {
+		return nil, errors.New("has a control character in it")
+	}
+	if strings.Contains(s, "#") {
+		return nil, errors.New("has a fragment, which is never sent: percent-encode the # as %23, or leave it out")
+	}
+	rest, query, hasQuery := strings.Cut(s, "?")
+	t := &Target{}
+	path, err := t.parseOrigin(rest)
+	if err != nil {
+		return nil, err
+	}
+	if t.path, err = parseTargetPath(path, morePath); err != nil {
+		return nil, err
+	}
+	if hasQuery || moreQuery != "" {
+		t.query = parseTargetText(query, isQueryByte)
+		if moreQuery != "" && query != "" {
+			moreQuery = "&" + moreQuery
+		}
+		t.query = append(t.query, targetPart{literal: encodeExcept(moreQuery, isQueryByte)})
+	}
+	return t, nil
+}
+
+// parseOrigin reads scheme and host and returns what follows them.
+func (t *Target) parseOrigin(s string) (path string, err error) {
+	scheme, after, ok := strings.Cut(s, "://")
+	if ok && !strings.ContainsAny(scheme, "{}/") {
+		t.base.scheme = strings.ToLower(scheme)
+		var authority string
+		authority, path = cutAuthority(after)
+		if strings.ContainsAny(authority, `\% `) {
+			return "", errors.New("has a host with a backslash, a percent sign or a space in it")
+		}
+		return path, t.base.parseAuthority(authority)
+	}
+	authority, path := cutAuthority(s)
+	name, ok := strings.CutPrefix(authority, "{")
+	name, closed := strings.CutSuffix(name, "}")
+	if !ok || !closed || !isTargetSetting(name) {
+		return "", errors.New("must begin with https:// or with a {setting} that the connector declares as origin")
+	}
+	t.base.origin = name
+	return path, nil
+}
+
+func parseTargetPath(path, more string) ([]targetPart, error) {
+	if strings.Contains(path, `\`) {
+		return nil, errors.New("has a backslash in its path: percent-encode it as %5C")
+	}
+	parts := parseTargetText(path, isPathByte)
+	if more != "" {
+		if n := len(parts); n > 0 {
+			parts[n-1].literal = strings.TrimSuffix(parts[n-1].literal, "/")
+		}
+		parts = append(parts, targetPart{literal: "/" + encodeExcept(strings.TrimPrefix(more, "/"), isPathByte)})
+	}
+	for _, p := range parts {
+		if _, err := url.PathUnescape(p.literal); err != nil {
+			return nil, errors.New("has a % in its path that begins no percent-encoded byte")
+		}
+	}
+	return parts, nil
+}
+
+// parseTargetText finds the settings in a path or query.
+func parseTargetText(s string, allowed func(byte) bool) []targetPart {
+	var parts []targetPart
+	var literal strings.Builder
+	for s != "" {
+		before, after, open := strings.Cut(s, "{")
+		literal.WriteString(encodeExcept(before, allowed))
+		if !open {
+			break
+		}
+		name, rest, closed := strings.Cut(after, "}")
+		if !closed || !isTargetSetting(name) {
+			literal.WriteString("%7B")
+			s = after
+			continue
+		}
+		parts = append(parts, targetPart{literal: literal.String()}, targetPart{setting: name})
+		literal.Reset()
+		s = rest
+	}
+	return append(parts, targetPart{literal: literal.String()})
+}
+
+// isTargetSetting reports whether a caller means a setting by {s}. Imports can bring
+// settings that no connector declares, and whose names are longer or have capitals.
+func isTargetSetting(s string) bool {
+	for i := range len(s) {
+		c := s[i] | 0x20 // lower case
+		if (c < 'a' || c > 'z') && s[i] != '_' && (i == 0 || (s[i] < '0' || s[i] > '9') && s[i] != '-' && s[i] != '.') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// HasSettings reports whether the URL depends on a connection's settings.
+func (t *Target) HasSettings() bool {
+	return t.hostHasSettings() || hasTargetSetting(t.path) || hasTargetSetting(t.query)
+}
+
+func (t *Target) hostHasSettings() bool {
+	return t.base.origin != "" || len(t.base.host.settings()) > 0
+}
+
+func hasTargetSetting(parts []targetPart) bool {
+	for _, p := range parts {
+		if p.setting != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// MayAllow reports whether some connection of the connector may send its credential to
+// the target. Whether a certain one may, [Definition.AllowsHost] says.
+func (d *Definition) MayAllow(t *Target) bool {
+	if t.hostHasSettings() {
+		return true
+	}
+	scheme, host, err := d.renderHost(&t.base, nil)
+	if err != nil {
+		return false
+	}
+	if d.AllowsHost(scheme, authority(host), nil) == nil {
+		return true
+	}
+	base, err := parseURLTemplate(d.BaseURL)
+	if err != nil {
+		return false
+	}
+	if base.origin != "" {
+		return d.inAllowHosts(host, scheme, true)
+	}
+	return len(base.host.settings()) > 0 && scheme == base.scheme && strings.HasSuffix("."+host.host, "."+base.fixedSuffix())
+}
+
+// RenderTarget returns the URL for a connection with these settings. A setting that is
+// missing, does not fit or is a secret is a [*SettingError].
+func (d *Definition) RenderTarget(t *Target, settings map[string]any) (*url.URL, error) {
+	scheme, host, err := d.renderTargetHost(t, settings)
+	if err != nil {
+		return nil, err
+	}
+	path, err := d.renderTargetText(t.path, settings, pathValue)
+	if err != nil {
+		return nil, err
+	}
+	if hasDotSegment(path) {
+		return nil, errors.New("must not have . or .. in its path, in whatever encoding")
+	}
+	s := scheme + "://" + authority(host) + path
+	if t.query != nil {
+		query, err := d.renderTargetText(t.query, settings, queryValue)
+		if err != nil {
+			return nil, err
+		}
+		s += "?" + query
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, errors.New("is no URL") // without the text, which has the settings in it
+	}
+	return u, nil
+}
+
+func (d *Definition) renderTargetHost(t *Target, settings map[string]any) (string, hostPort, error) {
+	for _, name := range t.base.hostSettings() {
+		if err := d.checkTargetSetting(name); err != nil {
+			return "", hostPort{}, err
+		}
+	}
+	if name := t.base.origin; name != "" {
+		if s := d.setting(name); s == nil || !s.Origin {
+			return "", hostPort{}, d.settingError(name, "cannot stand for the host: the connector does not declare it as origin")
+		}
+	}
+	scheme, host, err := d.renderHost(&t.base, settings)
+	if scheme == "https" && host.port == "443" || scheme == "http" && host.port == "80" {
+		host.port = ""
+	}
+	return scheme, host, err
+}
+
+func (d *Definition) renderTargetText(
+	parts []targetPart, settings map[string]any, encode func(string) (string, error),
+) (string, error) {
+	if len(parts) == 1 {
+		return parts[0].literal, nil // literals stand between, before and after settings
+	}
+	var b strings.Builder
+	for _, p := range parts {
+		if p.setting == "" {
+			b.WriteString(p.literal)
+			continue
+		}
+		if err := d.checkTargetSetting(p.setting); err != nil {
+			return "", err
+		}
+		value, err := d.settingText(p.setting, settings)
+		if err != nil {
+			return "", err
+		}
+		encoded, err := encode(value)
+		if err != nil {
+			return "", d.settingError(p.setting, err.Error())
+		}
+		b.WriteString(encoded)
+	}
+	return b.String(), nil
+}
+
+// checkTargetSetting refuses secrets: a caller, who is not to see them, could have them
+// sent to where they come back. Where secrets go, the connector says.
+func (d *Definition) checkTargetSetting(name string) error {
+	if d.IsSensitive(name) {
+		return d.settingError(name, "is a secret, and those go where the connector injects them only")
+	}
+	return nil
+}
+
+func pathValue(s string) (string, error) {
+	if strings.ContainsAny(s, `/\`) || hasControl(s) {
+		return "", errors.New("must be one segment of a path, without slashes and control characters")
+	}
+	return url.PathEscape(s), nil
+}
+
+func queryValue(s string) (string, error) {
+	if hasControl(s) {
+		return "", errors.New("must not have control characters")
+	}
+	return strings.ReplaceAll(url.QueryEscape(s), "+", "%20"), nil
+}
+
+func authority(h hostPort) string {
+	if h.port == "" {
+		return h.bracketed()
+	}
+	return h.bracketed() + ":" + h.port
+}
+
+// hasDotSegment reports whether servers take a part of the path for "." or "..": as
+// written, after decoding, after decoding twice as some do, with backslashes for slashes,
+// and with what follows a semicolon left out.
+func hasDotSegment(path string) bool {
+	const rounds = 3
+	for range rounds {
+		for segment := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '/' || r == '\\' }) {
+			segment, _, _ = strings.Cut(segment, ";")
+			if segment == "." || segment == ".." {
+				return true
+			}
+		}
+		decoded, err := url.PathUnescape(path)
+		if err != nil || decoded == path {
+			return false
+		}
+		path = decoded
+	}
+	return false
+}
+
+const upperHex = "0123456789ABCDEF"
+
+// encodeExcept percent-encodes the bytes of s that are not allowed.
+func encodeExcept(s string, allowed func(byte) bool) string {
+	i := 0
+	for i < len(s) && allowed(s[i]) {
+		i++
+	}
+	if i == len(s) {
+		return s
+	}
+	var b strings.Builder
+	b.WriteString(s[:i])
+	for ; i < len(s); i++ {
+		if c := s[i]; allowed(c) {
+			b.WriteByte(c)
+		} else {
+			b.Write([]byte{'%', upperHex[c>>4], upperHex[c&15]})
+		}
+	}
+	return b.String()
+}
+
+// isPathByte reports whether c may stand in a path (RFC 3986 section 3.3), or is a
+// percent sign or one of the brackets that are left alone there in practice.
+func isPathByte(c byte) bool {
+	return c > ' ' && c < 0x7f && strings.IndexByte("\"<>\\^`{|}?#", c) < 0
+}
+
+// isQueryByte reports whether c may stand in a query (RFC 3986 section 3.4), the same.
+func isQueryByte(c byte) bool {
+	return c > ' ' && c < 0x7f && strings.IndexByte("\"<>\\^`{|}#", c) < 0
+}

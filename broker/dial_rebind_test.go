@@ -1,0 +1,156 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// A rebindingDNS is a name server whose answers change: the first lookup of a name gets
+// a public address, and all later ones get the address that is attacked.
+type rebindingDNS struct {
+	conn    net.PacketConn
+	target  netip.Addr
+	lookups atomic.Int32
+}
+
+func newRebindingDNS(t *testing.T, target netip.Addr) *rebindingDNS {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &rebindingDNS{conn: conn, target: target}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.serve()
+	}()
+	t.Cleanup(func() {
+		_ = conn.Close()
+		<-done
+	})
+	return d
+}
+
+func (d *rebindingDNS) serve() {
+	buf := make([]byte, 512)
+	for {
+		n, from, err := d.conn.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		var query dnsmessage.Message
+		if query.Unpack(buf[:n]) != nil || len(query.Questions) != 1 {
+			continue
+		}
+		answer := dnsmessage.Message{
+			Header:    dnsmessage.Header{ID: query.ID, Response: true, Authoritative: true},
+			Questions: query.Questions,
+		}
+		question := query.Questions[0]
+		header := dnsmessage.ResourceHeader{Name: question.Name, Type: question.Type, Class: question.Class} // for 0 seconds
+		switch {
+		case question.Type == dnsmessage.TypeA && d.lookups.Add(1) == 1:
+			answer.Answers = []dnsmessage.Resource{{Header: header, Body: &dnsmessage.AResource{A: [4]byte{93, 184, 216, 34}}}}
+		case question.Type == dnsmessage.TypeA && d.target.Is4():
+			answer.Answers = []dnsmessage.Resource{{Header: header, Body: &dnsmessage.AResource{A: d.target.As4()}}}
+		case question.Type == dnsmessage.TypeAAAA && d.target.Is6():
+			answer.Answers = []dnsmessage.Resource{{Header: header, Body: &dnsmessage.AAAAResource{AAAA: d.target.As16()}}}
+		}
+		if packed, err := answer.Pack(); err == nil {
+			_, _ = d.conn.WriteTo(packed, from)
+		}
+	}
+}
+
+// resolver asks nobody else.
+func (d *rebindingDNS) resolver() *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var dialer net.Dialer
+		return dialer.DialContext(ctx, "udp", d.conn.LocalAddr().String())
+	}}
+}
+
+func TestNameThatChangesItsAddressIsCheckedWhenDialled(t *testing.T) {
+	t.Parallel()
+	for _, target := range []string{"127.0.0.1", "::1", "169.254.169.254", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "10.0.0.1"} {
+		t.Run(target, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			dns := newRebindingDNS(t, netip.MustParseAddr(target))
+			dialer := GuardedDialer(false)
+			dialer.Resolver = dns.resolver()
+
+			// What looks a name up before it dials is content with this answer.
+			addresses, err := dialer.Resolver.LookupNetIP(ctx, "ip4", "rebind.test")
+			if err != nil || len(addresses) != 1 || CheckAddress(addresses[0].Unmap(), false) != nil {
+				t.Fatalf("the first answer is %v, %v; want a public address", addresses, err)
+			}
+			conn, err := dialer.DialContext(ctx, "tcp", "rebind.test:80")
+			if err == nil {
+				_ = conn.Close()
+			}
+			if !errors.Is(err, ErrAddressNotAllowed) {
+				t.Errorf("dialling: got %v, want ErrAddressNotAllowed", err)
+			}
+
+			// The same for what goes to token endpoints and webhooks.
+			transport := NewGuardedTransport(false)
+			transport.DialContext = dialer.DialContext
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://rebind.test/token", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := transport.RoundTrip(req)
+			if err == nil {
+				_ = resp.Body.Close()
+			}
+			if !errors.Is(err, ErrAddressNotAllowed) {
+				t.Errorf("a request: got %v, want ErrAddressNotAllowed", err)
+			}
+		})
+	}
+}
+
+// FuzzAddressesWithAnIPv4AddressInside holds that no form of an IPv4 address leads past
+// what is refused: translators and tunnels on the way would unwrap it.
+func FuzzAddressesWithAnIPv4AddressInside(f *testing.F) {
+	for _, s := range []string{"127.0.0.1", "169.254.169.254", "8.8.8.8", "10.0.0.1", "0.0.0.0"} {
+		a := netip.MustParseAddr(s).As4()
+		f.Add(a[0], a[1], a[2], a[3])
+	}
+	f.Fuzz(func(t *testing.T, a, b, c, d byte) {
+		v4 := netip.AddrFrom4([4]byte{a, b, c, d})
+		for name, form := range map[string][16]byte{
+			"IPv4-compatible": {12: a, b, c, d},
+			"NAT64":           {0, 0x64, 0xff, 0x9b, 12: a, b, c, d},
+			"local NAT64":     {0, 0x64, 0xff, 0x9b, 0, 1, 12: a, b, c, d},
+			"6to4":            {0x20, 0x02, a, b, c, d},
+			"Teredo":          {0x20, 0x01, 0, 0, 12: ^a, ^b, ^c, ^d},
+			"translated":      {8: 0xff, 0xff, 0, 0, a, b, c, d},
+		} {
+			addr := netip.AddrFrom16(form)
+			if addr == netip.IPv6Loopback() { // the IPv4-compatible form of 0.0.0.1
+				continue
+			}
+			if CheckAddress(addr, true) == nil {
+				t.Errorf("%s, the %s form of %s, is allowed", addr, name, v4)
+			}
+		}
+		for _, allowPrivate := range []bool{false, true} {
+			mapped := netip.AddrFrom16(v4.As16())
+			if (CheckAddress(mapped, allowPrivate) == nil) != (CheckAddress(v4, allowPrivate) == nil) {
+				t.Errorf("%s and %s differ", mapped, v4)
+			}
+		}
+	})
+}

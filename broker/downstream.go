@@ -1,0 +1,248 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// The headers that name the connection of a call, and the URL that it goes to.
+const (
+	UnifiedAPIHeader    = "X-Apideck-Unified-Api"
+	ServiceHeader       = "X-Apideck-Service-Id"
+	DownstreamURLHeader = "X-Apideck-Downstream-Url"
+)
+
+// A Call is a request to downstream whose caller says where it goes, and more or less
+// which connection it is for.
+type Call struct {
+	Application string
+	Consumer    string
+	UnifiedAPI  string // may be empty
+	ServiceID   string // may be empty
+	Target      *connector.Target
+}
+
+// Resolve finds the connection that a call is for, and the URL that it goes to. With
+// UnifiedAPI and ServiceID that is the one; with one of them, or none, it is the only
+// connection of the consumer that fits them and, without ServiceID, that may send its
+// credential to the target's host. Whether it exists and may be used,
+// [Broker.Authorize] says.
+//
+// Errors: [ErrConnectorNotFound], [ErrConnectionNotFound], [ErrHostNotAllowed],
+// [ErrStoreUnavailable], [*InputError] (also if several fit: it lists them), ctx's.
+func (b *Broker) Resolve(ctx context.Context, call Call) (Key, *url.URL, error) {
+	key := Key{
+		Application: call.Application, Consumer: call.Consumer,
+		Connector: connector.ID{UnifiedAPI: call.UnifiedAPI, ServiceID: call.ServiceID},
+	}
+	if call.UnifiedAPI == "" || call.ServiceID == "" {
+		var err error
+		if key.Connector, err = b.choose(ctx, call); err != nil {
+			return Key{}, nil, err
+		}
+	}
+	conn, err := b.Config().connector(key)
+	if err != nil {
+		return Key{}, nil, err
+	}
+	var settings map[string]any
+	if call.Target.HasSettings() {
+		snap, err := b.refresher(key).latest(ctx)
+		if err != nil {
+			return Key{}, nil, err
+		}
+		settings = snap.rec.Settings
+	}
+	u, err := renderTarget(conn, call.Target, settings)
+	return key, u, err
+}
+
+func renderTarget(conn *Connector, target *connector.Target, settings map[string]any) (*url.URL, error) {
+	u, err := conn.RenderTarget(target, settings)
+	if err == nil {
+		return u, nil
+	}
+	field := strings.ToLower(DownstreamURLHeader)
+	if setting, ok := errors.AsType[*connector.SettingError](err); ok {
+		return nil, &InputError{
+			Kind: Contradiction, Field: field, Fault: fmt.Sprintf("cannot be filled in: setting %s %s", setting.Setting, setting.Fault),
+			Fix: "correct the URL, or the connection's settings",
+		}
+	}
+	return nil, &InputError{Kind: BadHeader, Field: field, Fault: err.Error(), Fix: "send an https URL"}
+}
+
+// choose finds the connector of a call that does not name it whole.
+func (b *Broker) choose(ctx context.Context, call Call) (connector.ID, error) {
+	if err := validateName("x-apideck-consumer-id", call.Consumer); err != nil {
+		return connector.ID{}, err
+	}
+	cfg := b.Config()
+	named := b.named(cfg, call)
+	if len(named) == 0 {
+		return connector.ID{}, fmt.Errorf("%w: none that is configured goes by these headers", ErrConnectorNotFound)
+	}
+	ids := named
+	if call.ServiceID == "" {
+		ids = slices.DeleteFunc(slices.Clone(named), func(id connector.ID) bool {
+			return !cfg.mayAllow(cfg.Connectors[id], call.Target)
+		})
+	}
+	switch len(ids) {
+	case 0:
+		return connector.ID{}, fmt.Errorf("%w: no connector that is configured does", ErrHostNotAllowed)
+	case 1:
+		return ids[0], nil
+	}
+	ids, err := b.chooseOfConsumer(ctx, cfg, call, ids)
+	switch {
+	case err != nil:
+		return connector.ID{}, err
+	case len(ids) == 0:
+		return connector.ID{}, fmt.Errorf("%w: this consumer has none that fits: import one, or correct %s",
+			ErrConnectionNotFound, strings.ToLower(ServiceHeader))
+	case len(ids) > 1:
+		return connector.ID{}, ambiguous(call, ids)
+	}
+	return ids[0], nil
+}
+
+// named returns the configured connectors that the call's headers do not rule out, in order.
+func (b *Broker) named(cfg *Config, call Call) []connector.ID {
+	var ids []connector.ID
+	for _, id := range b.serviceIndex(cfg)[call.ServiceID] {
+		if call.UnifiedAPI == "" || id.UnifiedAPI == call.UnifiedAPI {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// A services index has the connectors of a configuration by service id, in order, and
+// all of them under the empty one.
+type services struct {
+	of  *Config
+	ids map[string][]connector.ID
+}
+
+func (b *Broker) serviceIndex(cfg *Config) map[string][]connector.ID {
+	if index := b.services.Load(); index != nil && index.of == cfg {
+		return index.ids
+	}
+	index := &services{of: cfg, ids: make(map[string][]connector.ID)}
+	for id := range cfg.Connectors {
+		index.ids[id.ServiceID] = append(index.ids[id.ServiceID], id)
+		index.ids[""] = append(index.ids[""], id)
+	}
+	for _, ids := range index.ids {
+		slices.SortFunc(ids, func(a, b connector.ID) int { return strings.Compare(a.String(), b.String()) })
+	}
+	b.services.Store(index)
+	return index.ids
+}
+
+func (c *Config) mayAllow(conn *Connector, target *connector.Target) bool {
+	def := conn.Definition
+	def.AllowPrivate = c.allowsPrivate(conn)
+	return def.MayAllow(target)
+}
+
+// chooseOfConsumer returns those of the connectors that the consumer has a connection
+// to and, if the call names no service, that may be sent to the target.
+func (b *Broker) chooseOfConsumer(ctx context.Context, cfg *Config, call Call, ids []connector.ID) ([]connector.ID, error) {
+	keys, err := b.keys(ctx, call.Application, call.Consumer)
+	if err != nil {
+		return nil, err
+	}
+	keys = slices.DeleteFunc(keys, func(key Key) bool { return !slices.Contains(ids, key.Connector) })
+	fits := make([]bool, len(keys))
+	loads, ctx := errgroup.WithContext(ctx)
+	loads.SetLimit(maxLoads)
+	for i, key := range keys {
+		loads.Go(func() error {
+			snap, err := b.refresher(key).latest(ctx)
+			if errors.Is(err, ErrConnectionNotFound) {
+				return nil // a tombstone, or deleted a moment ago
+			}
+			if err != nil {
+				return err
+			}
+			fits[i] = call.ServiceID != "" || goesTo(cfg, cfg.Connectors[key.Connector], call.Target, snap)
+			return nil
+		})
+	}
+	if err := loads.Wait(); err != nil {
+		return nil, err
+	}
+	var found []connector.ID
+	for i, key := range keys {
+		if fits[i] {
+			found = append(found, key.Connector)
+		}
+	}
+	return found, nil
+}
+
+// goesTo reports whether a connection may send its credential to the target.
+func goesTo(cfg *Config, conn *Connector, target *connector.Target, snap *snapshot) bool {
+	u, err := conn.RenderTarget(target, snap.rec.Settings)
+	return err == nil && conn.allows(cfg, u, snap.rec.Settings) == nil
+}
+
+func ambiguous(call Call, ids []connector.ID) error {
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = id.String()
+	}
+	field, fix := ServiceHeader, "send the service, and the unified API in "+strings.ToLower(UnifiedAPIHeader)+", of one of them"
+	if call.ServiceID != "" {
+		field, fix = UnifiedAPIHeader, "send the unified API of one of them"
+	}
+	return &InputError{
+		Kind: BadHeader, Field: strings.ToLower(field),
+		Fault: "is needed, since several of the consumer's connections fit: " + strings.Join(names, ", "), Fix: fix,
+	}
+}
+
+// AuthorizeWith puts authorization, a credential that the caller has of its own, into
+// the header Authorization of req in place of the connection's credential. Where it may
+// go is checked as with [Broker.Authorize], and responses are scrubbed of it. A 401 is
+// the caller's affair: nothing is renewed. Errors: those of [Broker.Authorize] but
+// [*TokenError].
+func (b *Broker) AuthorizeWith(req *http.Request, key Key, authorization Secret) (_ *Authorization, err error) {
+	ctx, span := b.tracing.start(req.Context(), "token_broker.inject", trace.WithAttributes(connectorAttribute(key)))
+	defer func() { endSpan(span, err) }()
+	conn, err := b.Config().connector(key)
+	if err != nil {
+		return nil, err
+	}
+	r := b.refresher(key)
+	snap, err := r.latest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !snap.rec.Enabled {
+		return nil, ErrConnectionDisabled
+	}
+	if err := conn.allows(b.Config(), req.URL, snap.rec.Settings); err != nil {
+		return nil, err
+	}
+	auth := &Authorization{refresher: r, conn: conn, callers: true}
+	value := authorization.Reveal()
+	setHeader(req, "Authorization", value)
+	if _, credentials, ok := strings.Cut(value, " "); ok {
+		auth.sent(strings.TrimSpace(credentials))
+	}
+	auth.sent(value)
+	return auth, nil
+}

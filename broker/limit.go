@@ -1,0 +1,110 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+)
+
+// ErrTooManyRequests means that a connection or an application has as many requests
+// under way as it may, see [Limits]. Nothing was sent.
+var ErrTooManyRequests = errors.New("too many requests are under way")
+
+// Limits bound how many requests are under way at a time. They keep one customer, or
+// one application, from using up what all share; what a service itself allows is far
+// less as a rule. 0 is the default, a negative number no limit.
+type Limits struct {
+	// Connection is for each connection. Default: 1000.
+	Connection int
+
+	// Application is for all connections of an application together. Default: 10000.
+	Application int
+
+	// Applications are for applications that have one of their own.
+	Applications map[string]int
+}
+
+// The defaults of [Limits].
+const (
+	DefaultConnectionLimit  = 1_000
+	DefaultApplicationLimit = 10_000
+)
+
+func (l *Limits) connection() int { return orDefaultLimit(l.Connection, DefaultConnectionLimit) }
+
+func (l *Limits) application(name string) int {
+	if own := l.Applications[name]; own != 0 {
+		return own
+	}
+	return orDefaultLimit(l.Application, DefaultApplicationLimit)
+}
+
+func orDefaultLimit(n, def int) int {
+	if n == 0 {
+		return def
+	}
+	return n
+}
+
+// inFlight counts the requests that are under way. It outlives configurations, as
+// requests do.
+type inFlight struct{ n atomic.Int64 }
+
+// enter counts one more, unless there are limit already.
+func (f *inFlight) enter(limit int) bool {
+	if f.n.Add(1) > int64(limit) && limit >= 0 {
+		f.n.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (f *inFlight) leave() { f.n.Add(-1) }
+
+// An Admission is a request of one connection that counts as under way until it is
+// released.
+type Admission struct {
+	refresher *refresher
+	released  atomic.Bool
+}
+
+// Admit counts a request of key's connection as under way, whose application has been
+// authenticated. Whoever gets an Admission must release it: when the response has been
+// read, and an upgraded connection when it ends. Errors: [ErrTooManyRequests],
+// [ErrConnectorNotFound], [*InputError].
+func (b *Broker) Admit(key Key) (*Admission, error) {
+	cfg := b.Config()
+	if _, err := cfg.connector(key); err != nil {
+		return nil, err
+	}
+	r := b.refresher(key)
+	if limit := cfg.Limits.application(key.Application); !r.application.enter(limit) {
+		return nil, fmt.Errorf("%w: application %s has %d of them; try again when some are done",
+			ErrTooManyRequests, quotePart(key.Application), limit)
+	}
+	if limit := cfg.Limits.connection(); !r.inFlight.enter(limit) {
+		r.application.leave()
+		return nil, fmt.Errorf("%w: this connection has %d of them; try again when some are done", ErrTooManyRequests, limit)
+	}
+	return &Admission{refresher: r}, nil
+}
+
+// Key returns whose request it is.
+func (a *Admission) Key() Key { return a.refresher.key }
+
+// Release says that the request is over. It may be called more than once.
+func (a *Admission) Release() {
+	if !a.released.Swap(true) {
+		a.refresher.inFlight.leave()
+		a.refresher.application.leave()
+	}
+}
+
+// inFlightOf returns what counts an application's requests.
+func (b *Broker) inFlightOf(application string) *inFlight {
+	if f, ok := b.applications.Load(application); ok {
+		return f.(*inFlight)
+	}
+	f, _ := b.applications.LoadOrStore(application, &inFlight{})
+	return f.(*inFlight)
+}

@@ -1,0 +1,65 @@
+package caddymodule
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestConnectorFilesAddToTheCatalogueAndReplaceIt(t *testing.T) {
+	hubspot := strings.NewReplacer("crm/acme", "crm/hubspot", "Acme", "Our HubSpot").Replace(acmeFile)
+	dir := connectorFiles(t, map[string]string{
+		"acme.json": acmeFile, "hubspot.json": hubspot, "README.md": "not one", ".hidden.json": "not one",
+	})
+	app := &App{Catalogs: []string{dir}}
+	known, err := app.knownConnectors()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := make(map[string]string)
+	for id, k := range known {
+		names[id.String()] = k.Name
+	}
+	if names["crm/acme"] != "Acme" || names["crm/hubspot"] != "Our HubSpot" || names["accounting/xero"] != "Xero" {
+		t.Errorf("got %v", names)
+	}
+
+	// A file makes nothing usable: the configuration does.
+	t.Setenv("CONNECTORS", dir)
+	options, _ := globals(t, brokerLines(t, filepath.Join(t.TempDir(), "store"), "catalog {env.CONNECTORS}", "connector crm/acme {\nclient_id x\n}"))
+	if err := validate(t, options+apiSite); err != nil {
+		t.Error(err)
+	}
+	options, _ = globals(t, brokerLines(t, filepath.Join(t.TempDir(), "store"), "connector crm/acme {\nclient_id x\n}"))
+	if err := validate(t, options+apiSite); err == nil || !strings.Contains(err.Error(), "connector crm/acme: auth_type: is required") {
+		t.Errorf("without the catalogue: got %v", err)
+	}
+}
+
+func TestCatalogueErrorsNameTheFileAndTheField(t *testing.T) {
+	broken := func(old, new string) map[string]string {
+		return map[string]string{"acme.json": strings.Replace(acmeFile, old, new, 1)}
+	}
+	for name, test := range map[string]struct {
+		dirs []string
+		want string
+	}{
+		"no directory":   {[]string{"/nowhere/connectors"}, "catalog: open /nowhere/connectors"},
+		"no value":       {[]string{"{env.NOT_SET_AT_ALL}"}, "catalog: {env.NOT_SET_AT_ALL} has no value"},
+		"no JSON":        {[]string{connectorFiles(t, broken(`"id"`, `id`))}, "acme.json: line 2: is not valid JSON"},
+		"empty":          {[]string{connectorFiles(t, map[string]string{"acme.json": ""})}, "acme.json: is not valid JSON: it ends too early"},
+		"unknown member": {[]string{connectorFiles(t, broken(`"token_url"`, `"token_uri"`))}, `acme.json: unknown field "token_uri"`},
+		"wrong type":     {[]string{connectorFiles(t, broken(`["files.acme.test"]`, `"files.acme.test"`))}, "acme.json: line 7: allow_hosts: must not be a JSON string"},
+		"twice":          {[]string{connectorFiles(t, broken(`"auth_type"`, `"name": "B", "auth_type"`))}, "acme.json: name: is there twice"},
+		"rule":           {[]string{connectorFiles(t, broken(`https://{tenant}.acme.test/v1`, `http://acme.test`))}, "acme.json: connector crm/acme: base_url: must begin with https://"},
+		"no password":    {[]string{connectorFiles(t, broken(`, "password": ""`, ``))}, "acme.json: inject: basic needs password_setting"},
+		"same id":        {[]string{connectorFiles(t, map[string]string{"a.json": acmeFile, "b.json": acmeFile})}, "b.json: id: crm/acme is that of "},
+		"same id in two": {[]string{connectorFiles(t, map[string]string{"a.json": acmeFile}), connectorFiles(t, map[string]string{"b.json": acmeFile})}, "b.json: id: crm/acme is that of "},
+		"too long":       {[]string{connectorFiles(t, map[string]string{"a.json": strings.Repeat(" ", 1<<20+1)})}, "a.json: is longer than"},
+	} {
+		options, _ := globals(t, brokerLines(t, filepath.Join(t.TempDir(), "store"), "catalog "+strings.Join(test.dirs, " ")))
+		if err := validate(t, options+apiSite); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v, want %q", name, err, test.want)
+		}
+	}
+}

@@ -1,0 +1,224 @@
+package caddymodule
+
+import (
+	"cmp"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+func init() {
+	var dirs dirFlag
+	flags := flag.NewFlagSet("connectors", flag.ExitOnError)
+	flags.String("config", "", "Configuration file: what its catalogs and connector blocks say is taken in")
+	flags.String("adapter", "", "Name of the config adapter for --config")
+	flags.Var(&dirs, "catalog", "Directory of connector files; can be given several times")
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "connectors",
+		Usage: "[<unified_api>/<service_id>] [--config <path> [--adapter <name>]] [--catalog <dir>]",
+		Short: "Lists the third-party services that the token broker knows",
+		Long: `
+Lists the services that the token broker knows: those of its built-in catalogue,
+of connector files in the directories that --catalog names, and of the
+configuration that --config names, whose connectors are the ones that can be used.
+
+With the name of one it says where that one's credentials go, what it takes to
+use it, and what an import of a connection must send.
+
+Nothing is opened and nobody is asked: it works offline, beside a running server,
+and needs no secrets.`,
+		Flags: flags,
+		Func: func(fl caddycmd.Flags) (int, error) {
+			c := connectorsCommand{config: fl.String("config"), adapter: fl.String("adapter"), dirs: dirs, out: os.Stdout}
+			if err := c.run(fl.Args()); err != nil {
+				return caddy.ExitCodeFailedStartup, err
+			}
+			return caddy.ExitCodeSuccess, nil
+		},
+	})
+}
+
+// A dirFlag is a flag that can be given several times.
+type dirFlag []string
+
+// String implements [flag.Value].
+func (f *dirFlag) String() string { return strings.Join(*f, " ") }
+
+// Set implements [flag.Value].
+func (f *dirFlag) Set(dir string) error {
+	*f = append(*f, dir)
+	return nil
+}
+
+// A connectorsCommand is one run of `token-broker connectors`.
+type connectorsCommand struct {
+	config, adapter string
+	dirs            []string
+	out             io.Writer
+}
+
+func (c *connectorsCommand) run(args []string) error {
+	if len(args) > 1 {
+		return fmt.Errorf("connectors takes one connector, or none to list all; got %d", len(args))
+	}
+	app, err := c.app()
+	if err != nil {
+		return err
+	}
+	known, err := app.knownConnectors()
+	if err != nil {
+		return err
+	}
+	usable, err := app.usableConnectors(known)
+	if err != nil {
+		return err
+	}
+	for id, k := range usable {
+		known[id] = k
+	}
+	if len(args) == 0 {
+		return c.list(known)
+	}
+	id, err := connector.ParseID(args[0])
+	k, ok := known[id]
+	if !ok {
+		return unknownConnector(args[0], err, known)
+	}
+	_, err = io.WriteString(c.out, describe(&k))
+	return err
+}
+
+// app returns the configuration, as far as it is about connectors.
+func (c *connectorsCommand) app() (*App, error) {
+	app := &App{}
+	if c.config != "" {
+		config, _, _, err := caddycmd.LoadConfig(c.config, c.adapter)
+		if err != nil {
+			return nil, err
+		}
+		var w struct {
+			Apps struct {
+				TokenBroker *App `json:"token_broker"`
+			} `json:"apps"`
+		}
+		if err := json.Unmarshal(config, &w); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.config, err)
+		}
+		if w.Apps.TokenBroker == nil {
+			return nil, fmt.Errorf("%s: the global option token_broker is missing", c.config)
+		}
+		app = w.Apps.TokenBroker
+	}
+	for _, dir := range c.dirs {
+		if !slices.Contains(app.Catalogs, dir) {
+			app.Catalogs = append(app.Catalogs, dir)
+		}
+	}
+	return app, nil
+}
+
+// usableConnectors returns the connectors that the configuration has a block for.
+func (a *App) usableConnectors(known map[connector.ID]knownConnector) (map[connector.ID]knownConnector, error) {
+	usable := make(map[connector.ID]knownConnector, len(a.Connectors))
+	for _, name := range slices.Sorted(maps.Keys(a.Connectors)) {
+		id, err := connector.ParseID(name)
+		if err != nil {
+			return nil, fmt.Errorf("connector %w", err)
+		}
+		block := cmp.Or(a.Connectors[name], &ConnectorConfig{})
+		def, err := block.override(id, known, a.AllowPrivateHosts)
+		if err != nil {
+			return nil, err
+		}
+		from := "configuration"
+		if k, ok := known[id]; ok {
+			from = k.from + ", configuration"
+		}
+		usable[id] = knownConnector{def, from}
+	}
+	return usable, nil
+}
+
+// list writes one line for each connector.
+func (c *connectorsCommand) list(known map[connector.ID]knownConnector) error {
+	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tNAME\tAUTH\tGRANT\tFROM\tSOURCE")
+	for _, id := range slices.SortedFunc(maps.Keys(known), compareIDs) {
+		k := known[id]
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", id, k.Name, k.AuthType,
+			cmp.Or(string(k.GrantType), "-"), k.from, cmp.Or(k.Source, "-"))
+	}
+	return w.Flush()
+}
+
+func compareIDs(a, b connector.ID) int { return strings.Compare(a.String(), b.String()) }
+
+// unknownConnector is the error of a name that no connector has; it lists those that
+// may have been meant.
+func unknownConnector(name string, err error, known map[connector.ID]knownConnector) error {
+	near := nearConnectors(name, known)
+	switch {
+	case len(near) > 0:
+		return fmt.Errorf("there is no connector %s; did you mean %s?", name, strings.Join(near, ", "))
+	case err != nil:
+		return err
+	default:
+		return fmt.Errorf("there is no connector %s; `connectors` lists them, and CONTRIBUTING.md says how to add one", name)
+	}
+}
+
+// nearConnectors returns the names that are nearly the one given, the nearest first.
+func nearConnectors(name string, known map[connector.ID]knownConnector) []string {
+	const most, farthest = 5, 3
+	name = strings.ToLower(name)
+	distances := make(map[string]int)
+	for id := range known {
+		full := id.String()
+		d := min(distance(name, full), distance(name, id.ServiceID))
+		if _, service, ok := strings.Cut(name, "/"); ok {
+			d = min(d, 1+distance(service, id.ServiceID)) // another unified API
+		} else if strings.Contains(id.ServiceID, name) && name != "" {
+			d = min(d, 1)
+		}
+		if d <= min(farthest, len(name)/2) {
+			distances[full] = d
+		}
+	}
+	near := slices.SortedFunc(maps.Keys(distances), func(a, b string) int {
+		return cmp.Or(cmp.Compare(distances[a], distances[b]), strings.Compare(a, b))
+	})
+	return near[:min(len(near), most)]
+}
+
+// distance is how many bytes have to be changed, added or removed to make a into b
+// (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,160 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+func init() {
+	caddy.RegisterModule(DownstreamProxy{})
+}
+
+// The defaults of a [DownstreamProxy].
+const (
+	defaultProxyTimeout = 28 * time.Second // the Proxy API's
+	maxProxyTimeout     = 2 * time.Minute
+)
+
+// DownstreamProxy is the Proxy API: it sends requests for /proxy, and for all that is
+// below it, on to the URL in the header x-apideck-downstream-url, with the credential of
+// the consumer's connection. Requests for other paths go on to the next handler.
+//
+// What is below /proxy is added to the URL's path, and the request's query to the URL's
+// query. Bodies, events and upgraded connections (WebSocket) pass byte for byte as they
+// come. Redirects are handed to the caller.
+//
+// A request whose x-apideck-downstream-authorization brings a credential of the caller's
+// own is kept out of the access log, which would print it; this handler's log has a line
+// about it instead.
+type DownstreamProxy struct {
+	// How long downstream may take to begin its response, counted from the last byte of
+	// the request that came from the caller. The response's body may take as long as it
+	// does. Callers choose another with the header x-apideck-timeout, in milliseconds.
+	// Default: `28s`.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// The longest timeout that callers can choose; more counts as this. Default: `2m`,
+	// or the timeout if that is longer.
+	MaxTimeout caddy.Duration `json:"max_timeout,omitempty"`
+
+	// Whose certificates are trusted. Default: those that the system trusts.
+	TrustPoolRaw json.RawMessage `json:"tls_trust_pool,omitempty" caddy:"namespace=tls.ca_pool.source inline_key=provider"`
+
+	app     *App
+	logger  *slog.Logger
+	public  *http.Transport // dials public addresses only
+	private *http.Transport // and private ones too
+	tunnels *tunnels
+}
+
+// CaddyModule returns the Caddy module information.
+func (DownstreamProxy) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.downstream_proxy", New: func() caddy.Module { return new(DownstreamProxy) }}
+}
+
+// Provision makes the transports.
+func (h *DownstreamProxy) Provision(ctx caddy.Context) (err error) {
+	h.logger = ctx.Slogger()
+	if h.app, err = loadApp(ctx); err != nil {
+		return err
+	}
+	if h.Timeout < 0 || h.MaxTimeout < 0 {
+		return errors.New("downstream_proxy: timeout and max_timeout must not be negative")
+	}
+	if h.Timeout == 0 {
+		h.Timeout = caddy.Duration(defaultProxyTimeout)
+	}
+	if h.MaxTimeout == 0 {
+		h.MaxTimeout = max(h.Timeout, caddy.Duration(maxProxyTimeout))
+	}
+	if h.MaxTimeout < h.Timeout {
+		return fmt.Errorf("downstream_proxy: max_timeout %s is less than timeout %s", time.Duration(h.MaxTimeout), time.Duration(h.Timeout))
+	}
+	h.tunnels = newTunnels()
+	return h.provisionTransports(ctx)
+}
+
+// ServeHTTP implements [caddyhttp.MiddlewareHandler]. Errors are answered here, for
+// Caddy's error log would print the request's headers.
+func (h *DownstreamProxy) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	below, ok := belowProxy(r.URL)
+	if !ok {
+		return next.ServeHTTP(w, r)
+	}
+	p := &passage{proxy: h, w: w, r: r, below: below, id: newRequestID()}
+	w.Header()[requestIDHeader] = []string{p.id}
+	if _, ok := r.Header[authorizationHeader]; ok {
+		defer p.logInstead()()
+	}
+	if err := p.serve(); err != nil {
+		p.fail(err)
+	}
+	return nil
+}
+
+// belowProxy returns what stands below /proxy, percent-encoded as it came, and whether
+// the path is /proxy or below it at all. A slash that is percent-encoded is none.
+func belowProxy(u *url.URL) (below string, ok bool) {
+	const root = "/proxy"
+	if !strings.HasPrefix(u.Path, root) {
+		return "", false
+	}
+	if u.RawPath == "" {
+		below = u.Path[len(root):]
+		if below == "" {
+			return "", true
+		}
+		return strings.TrimPrefix(u.EscapedPath(), root), below[0] == '/'
+	}
+	first, rest, slash := strings.Cut(strings.TrimPrefix(u.EscapedPath(), "/"), "/")
+	if decoded, err := url.PathUnescape(first); err != nil || "/"+decoded != root {
+		return "", false
+	}
+	if slash {
+		rest = "/" + rest
+	}
+	return rest, true
+}
+
+// transportFor returns the transport for a connector's hosts. There are two, so that
+// a connection that one of them keeps open is not used by the other.
+func (h *DownstreamProxy) transportFor(id connector.ID) *http.Transport {
+	config := h.app.shared.broker.Config()
+	if conn := config.Connectors[id]; conn != nil && (conn.AllowPrivate || config.AllowPrivateHosts) {
+		return h.private
+	}
+	return h.public
+}
+
+// Cleanup ends upgraded connections, which would go on by a configuration that is no
+// longer valid, and closes those to downstream that are idle. Requests can still be
+// under way and are not disturbed.
+func (h *DownstreamProxy) Cleanup() error {
+	if h.tunnels != nil {
+		h.tunnels.close()
+	}
+	for _, transport := range []*http.Transport{h.public, h.private} {
+		if transport != nil {
+			transport.CloseIdleConnections()
+		}
+	}
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*DownstreamProxy)(nil)
+	_ caddy.CleanerUpper          = (*DownstreamProxy)(nil)
+	_ caddyhttp.MiddlewareHandler = (*DownstreamProxy)(nil)
+)

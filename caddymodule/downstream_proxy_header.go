@@ -1,0 +1,143 @@
+package caddymodule
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// notSentOn are the headers of a request that do not reach downstream, besides those that
+// [isKeptBack] knows by their beginning.
+var notSentOn = map[string]bool{
+	// They belong to the connection (RFC 9110 section 7.6.1), or net/http writes them.
+	"Connection": true, "Keep-Alive": true, "Te": true, "Trailer": true, "Transfer-Encoding": true,
+	"Upgrade": true, "Content-Length": true, "Http2-Settings": true,
+	// They are for the broker.
+	"Authorization": true, "Cookie": true, "Host": true,
+	// They name this listener and who calls it.
+	"Forwarded": true, "Baggage": true, "X-Real-Ip": true,
+}
+
+// isKeptBack reports whether a header of the caller does not reach downstream.
+func isKeptBack(name string) bool {
+	if notSentOn[name] {
+		return true
+	}
+	switch name[0] {
+	case 'X':
+		return strings.HasPrefix(name, "X-Apideck") || strings.HasPrefix(name, "X-Token-Broker-") ||
+			strings.HasPrefix(name, "X-Forwarded-")
+	case 'P':
+		return strings.HasPrefix(name, "Proxy-")
+	default:
+		return false
+	}
+}
+
+var (
+	noValue    = []string{""} // of a User-Agent: net/http then sends none
+	viaHTTP1   = []string{"1.1 Caddy"}
+	viaHTTP2   = []string{"2.0 Caddy"}
+	upgrade    = []string{"Upgrade"}
+	websocket  = []string{"websocket"}
+	teTrailers = []string{"trailers"}
+)
+
+// requestHeader returns the headers that go downstream, without a credential. The map is
+// a new one; the values are shared with the caller's, and not changed.
+func requestHeader(r *http.Request) http.Header {
+	header := make(http.Header, len(r.Header)+2)
+	for name, values := range r.Header {
+		if name != "" && !isKeptBack(name) {
+			header[name] = values
+		}
+	}
+	for _, values := range r.Header["Connection"] {
+		for token := range strings.SplitSeq(values, ",") {
+			delete(header, http.CanonicalHeaderKey(strings.TrimSpace(token)))
+		}
+	}
+	if httpguts.HeaderValuesContainsToken(r.Header["Te"], "trailers") {
+		header["Te"] = teTrailers
+	}
+	if wantsWebSocket(r) {
+		header["Connection"], header["Upgrade"] = upgrade, websocket
+	}
+	if _, ok := header["User-Agent"]; !ok {
+		header["User-Agent"] = noValue
+	}
+	via := viaHTTP1 // RFC 9110 section 7.6.3
+	if r.ProtoMajor == 2 {
+		via = viaHTTP2
+	}
+	if own := header["Via"]; own != nil {
+		via = append(own[:len(own):len(own)], via...)
+	}
+	header["Via"] = via
+	return header
+}
+
+// wantsWebSocket reports whether r asks to go on as a WebSocket (RFC 6455 section 4.1).
+// Other upgrades are not offered to downstream, which may then answer as if none had
+// been asked for (RFC 9110 section 7.8).
+func wantsWebSocket(r *http.Request) bool {
+	return r.ProtoMajor == 1 && r.Header["Upgrade"] != nil && httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") &&
+		len(r.Header["Upgrade"]) == 1 && strings.EqualFold(r.Header["Upgrade"][0], "websocket")
+}
+
+// notHandedOn are the headers of a response that do not reach the caller, besides those
+// that [isHeldBack] knows by their beginning.
+var notHandedOn = map[string]bool{
+	"Connection": true, "Keep-Alive": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
+	// Where else downstream is to be found. The caller would take it for where we are.
+	"Alt-Svc": true,
+}
+
+// isHeldBack reports whether a header of downstream does not reach the caller: those of
+// the connection, and what only the broker may say.
+func isHeldBack(name string) bool {
+	if name == "" || notHandedOn[name] {
+		return true
+	}
+	switch name[0] {
+	case 'X':
+		return strings.HasPrefix(name, "X-Apideck") || strings.HasPrefix(name, "X-Token-Broker-") ||
+			strings.HasPrefix(name, rateLimitPrefix)
+	case 'P':
+		return strings.HasPrefix(name, "Proxy-")
+	default:
+		return false
+	}
+}
+
+// handOn copies the headers of a response for the caller.
+func handOn(to, from http.Header) {
+	for name, values := range from {
+		if !isHeldBack(name) {
+			to[name] = values
+		}
+	}
+	for _, values := range from["Connection"] {
+		for token := range strings.SplitSeq(values, ",") {
+			name := http.CanonicalHeaderKey(strings.TrimSpace(token))
+			if _, ok := from[name]; ok && name != requestIDHeader {
+				delete(to, name)
+			}
+		}
+	}
+}
+
+// answerHeader sets the headers of the answer to what downstream has sent and what is
+// to be said about it.
+func answerHeader(to http.Header, resp *http.Response, method, asked string, now time.Time) {
+	handOn(to, resp.Header)
+	if method == http.MethodHead && asked != http.MethodHead {
+		delete(to, "Content-Length") // of a body that does not come
+	}
+	if resp.StatusCode >= http.StatusBadRequest {
+		to[downstreamErrorHeader] = []string{"true"}
+	}
+	setRateLimit(to, resp.Header, now)
+}

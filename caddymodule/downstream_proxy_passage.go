@@ -1,0 +1,191 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// A passage is one request on its way downstream and back.
+type passage struct {
+	proxy *DownstreamProxy
+	w     http.ResponseWriter
+	r     *http.Request
+	below string // what stands below /proxy
+	id    string
+
+	control
+	key    broker.Key
+	url    *url.URL
+	body   *callersBody // nil if there is none
+	answer answer
+
+	cancel  context.CancelCauseFunc
+	timer   *time.Timer
+	movedAt atomic.Int64 // when something of the request's body was last read, Unix nanoseconds
+	waits   atomic.Int32 // for the response's header: one of the three below
+}
+
+// What became of the wait for the response's header.
+const (
+	waiting int32 = iota
+	answered
+	timedOut
+)
+
+// newRequestID returns a random UUID (version 4, RFC 9562 section 5.4). It is a name and
+// no secret.
+func newRequestID() string {
+	var b [16]byte
+	high, low := rand.Uint64(), rand.Uint64()
+	for i := range 8 {
+		b[i], b[8+i] = byte(high>>(8*i)), byte(low>>(8*i))
+	}
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	var s [36]byte
+	hex.Encode(s[0:], b[0:4])
+	hex.Encode(s[9:], b[4:6])
+	hex.Encode(s[14:], b[6:8])
+	hex.Encode(s[19:], b[8:10])
+	hex.Encode(s[24:], b[10:])
+	s[8], s[13], s[18], s[23] = '-', '-', '-', '-'
+	return string(s[:])
+}
+
+// serve does everything. An error means that nothing was answered yet.
+func (p *passage) serve() (err error) {
+	if p.control, err = p.proxy.readControl(p.r, p.below); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(p.r.Context())
+	defer cancel(nil)
+	p.cancel = cancel
+	p.timer = time.AfterFunc(time.Hour, p.expire)
+	p.timer.Reset(p.timeout) // only now, since expire reads p.timer
+	defer p.timer.Stop()
+
+	if p.key, p.url, err = p.proxy.app.shared.broker.Resolve(ctx, p.call); err != nil {
+		return err
+	}
+	admission, err := p.proxy.app.shared.broker.Admit(p.key)
+	if err != nil {
+		return err
+	}
+	defer admission.Release()
+	x := exchange{
+		admission: admission, via: p.proxy.transportFor(p.key.Connector), early: p.answer.early(p.w),
+		maxBody: p.proxy.app.maxRequestBody(p.key.Application),
+	}
+	if !p.authorization.IsZero() {
+		x.authorize = func(out *http.Request) (*broker.Authorization, error) {
+			return p.proxy.app.shared.broker.AuthorizeWith(out, p.key, p.authorization)
+		}
+	}
+	ctx = x.watch(ctx)
+	out := p.outgoing(ctx)
+	defer func() {
+		if p.body != nil {
+			_ = p.body.Close()
+		}
+	}()
+	resp, err := x.do(out, func() *http.Request { return p.outgoing(ctx) })
+	p.answer.begin()
+	if !p.waits.CompareAndSwap(waiting, answered) {
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		return errProxyTimedOut
+	}
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	return p.handOn(resp)
+}
+
+// expire ends the wait for the response's header, unless the request's body has moved
+// meanwhile.
+func (p *passage) expire() {
+	if p.waits.Load() != waiting {
+		return
+	}
+	if rest := time.Until(time.Unix(0, p.movedAt.Load()).Add(p.timeout)); rest > 0 {
+		p.timer.Reset(rest)
+		return
+	}
+	if !p.waits.CompareAndSwap(waiting, timedOut) {
+		return
+	}
+	p.cancel(errProxyTimedOut)
+	if hasBody(p.r) {
+		// net/http waits for a read of the body that is under way, which can wait for the
+		// caller. This ends it; the server then ends the connection too.
+		_ = http.NewResponseController(p.w).SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+func hasBody(r *http.Request) bool {
+	return r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
+}
+
+// outgoing returns the request to put the credential into.
+func (p *passage) outgoing(ctx context.Context) *http.Request {
+	r, u := p.r, *p.url
+	out := (&http.Request{
+		Method: p.method, URL: &u, Host: u.Host,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: requestHeader(r), ContentLength: r.ContentLength,
+	}).WithContext(ctx)
+	if !hasBody(r) {
+		out.ContentLength = 0
+		return out
+	}
+	// If downstream refuses the body before it says 100, net/http would send it all the
+	// same to keep the connection; but then the caller has to send it.
+	out.Close = r.Header["Expect"] != nil
+	onEnd := sendTrailers(out, r, p.proxy.app.shared.broker.InjectedHeaders(p.key.Connector))
+	if p.body == nil {
+		p.body = &callersBody{ReadCloser: r.Body, onEnd: onEnd, movedAt: &p.movedAt}
+		// Otherwise the server would read the rest of the body before it writes, instead of
+		// leaving it to us. HTTP/2 needs none of that.
+		_ = http.NewResponseController(p.w).EnableFullDuplex()
+	} else {
+		onEnd() // a repetition: the body has been read, and its trailers are there
+	}
+	out.Body = p.body
+	return out
+}
+
+// Errors of the proxy itself. See apiErrorOf.
+var (
+	errProxyTimedOut = errors.New("downstream did not begin its response in time")
+	errBadResponse   = errors.New("downstream's response is malformed")
+	errUnreadBody    = errors.New("the request's body could not be read to its end: send it again")
+)
+
+// fail answers with an error. Nothing was answered before.
+func (p *passage) fail(err error) {
+	p.answer.begin()
+	const clientClosedRequest = 499 // as Caddy has it: for the access log, nobody reads it
+	switch fault := p.body.fault(); {
+	case p.waits.Load() == timedOut:
+		err = errProxyTimedOut
+	case p.r.Context().Err() != nil:
+		p.w.WriteHeader(clientClosedRequest)
+		return
+	case fault != nil:
+		err = errors.Join(errUnreadBody, fault)
+	}
+	e := apiErrorOf(err, time.Now())
+	e.log(p.r.Context(), p.proxy.logger)
+	p.answer.status = e.status
+	p.w.Header()[downstreamErrorHeader] = []string{"false"}
+	e.write(p.w)
+}

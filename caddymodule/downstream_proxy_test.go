@@ -1,0 +1,314 @@
+package caddymodule
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// forward is a Caddyfile with the Proxy API, the downstream d for the connector crm/acme,
+// and whatever other connectors there are.
+func (d *downstream) forward(t testing.TB, options string, connectors ...string) (caddyfile, log string) {
+	t.Helper()
+	connectors = append([]string{connectorLines("crm/acme", d.URL, "allow_private")}, connectors...)
+	globals, log := globals(t, brokerLines(t, t.TempDir(), connectors...))
+	return globals + fmt.Sprintf("http:// {\nlog\nconnections_api\ndownstream_proxy {\ntls_trust_pool file {\npem_file %s\n}\n%s\n}\n}", d.ca, options), log
+}
+
+// call has the headers of a call to the Proxy API.
+func call(url string, more ...string) []string {
+	return caller(append([]string{"X-Apideck-Service-Id", "acme", "X-Apideck-Downstream-Url", url}, more...)...)
+}
+
+func TestProxySendsTheRequestOnWithTheCredential(t *testing.T) {
+	d := newDownstream(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("X-Own", "kept")
+		fmt.Fprintf(w, "got %s", body)
+	})
+	caddyfile, _ := d.forward(t, "")
+	handler := run(t, caddyfile)
+	importToken(t, handler, "crm/acme", "access-1")
+
+	resp := do(t, handler, "POST", "http://broker/proxy", "hello", call(d.URL+"/v1/things?q=1",
+		"X-Custom", "kept", "Content-Type", "text/plain", "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")...)
+	if got := readAll(t, resp); resp.StatusCode != http.StatusOK || got != "got hello" || resp.Header.Get("X-Own") != "kept" {
+		t.Fatalf("got status %d with %v: %s", resp.StatusCode, resp.Header, got)
+	}
+	if id := resp.Header.Get("X-Apideck-Request-Id"); len(id) != 36 {
+		t.Errorf("got request id %q", id)
+	}
+	if _, ok := resp.Header["X-Apideck-Downstream-Error"]; ok {
+		t.Error("a success is said to be an error")
+	}
+	got := d.request(t)
+	if got.Method != "POST" || got.URL.String() != "/v1/things?q=1" || "https://"+got.Host != d.URL {
+		t.Errorf("downstream was asked %s %s of %s", got.Method, got.URL, got.Host)
+	}
+	for name, want := range map[string]string{
+		"Authorization": "Bearer access-1", "X-Custom": "kept", "Content-Type": "text/plain", "Content-Length": "5",
+		"Traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+	} {
+		if got := strings.Join(got.Header.Values(name), "|"); got != want {
+			t.Errorf("got %s %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestProxyKeepsTheCallersOwnHeadersBack(t *testing.T) {
+	d := newDownstream(t, ok)
+	caddyfile, _ := d.forward(t, "")
+	handler := run(t, caddyfile)
+	importToken(t, handler, "crm/acme", "access-1")
+	do(t, handler, "GET", "http://broker/proxy", "", call(d.URL+"/", "Cookie", "a=1", "Proxy-Authorization", "x", "Proxy-Whatever", "x",
+		"X-Forwarded-For", "10.0.0.1", "X-Forwarded-Whatever", "x", "Forwarded", "for=x", "Baggage", "a=b", "X-Apideck-Metadata", "x",
+		"X-Apideckish", "x", "X-Token-Broker-Error", "x", "X-Real-Ip", "10.0.0.1",
+		"Connection", "x-hop, Authorization", "Connection", " x-hop-2 ,close", "X-Hop", "1", "X-Hop-2", "2", "Keep-Alive", "1",
+		"Te", "gzip, trailers", "Upgrade", "h2c", "Http2-Settings", "x", "X-Kept", "1")...)
+	header := d.request(t).Header
+	var names []string
+	for name := range header {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	if want := []string{"Authorization", "Te", "Via", "X-Kept"}; !slices.Equal(names, want) {
+		t.Errorf("got headers %v, want %v", header, want)
+	}
+	if got := header.Values("Authorization"); !slices.Equal(got, []string{"Bearer access-1"}) {
+		t.Errorf("got Authorization %q", got)
+	}
+	if header.Get("Te") != "trailers" {
+		t.Errorf("got TE %q", header.Get("Te"))
+	}
+}
+
+func TestProxyAddsWhatIsBelowItToTheURL(t *testing.T) {
+	d := newDownstream(t, ok)
+	caddyfile, _ := d.forward(t, "")
+	handler := run(t, caddyfile)
+	importToken(t, handler, "crm/acme", "access-1")
+	for _, tt := range []struct{ target, url, want string }{
+		{"/proxy", "", "/"},
+		{"/proxy/", "/", "/"},
+		{"/proxy", "?a=1", "/?a=1"},
+		{"/proxy/", "/v1", "/v1"},
+		{"/proxy/things", "/v1", "/v1/things"},
+		{"/proxy/things", "/v1/", "/v1/things"},
+		{"/proxy/things/", "", "/things/"},
+		{"/proxy/a%2Fb", "/v1", "/v1/a%2Fb"},
+		{"/%70roxy/a%20b", "/v1", "/v1/a%20b"},
+		{"/proxy?b=2", "/v1?a=1", "/v1?a=1&b=2"},
+		{"/proxy/x?b={c}", "/v1", "/v1/x?b=%7Bc%7D"},
+		{"/proxy", "/query?q=select * from \"Account\" where a = 'ü'", "/query?q=select%20*%20from%20%22Account%22%20where%20a%20=%20'%C3%BC'"},
+		{"/proxy", "/a b/{}/x;y=1,2(3)!$&'*+:@", "/a%20b/%7B%7D/x;y=1,2(3)!$&'*+:@"},
+		{"/proxy", "/%E4%F6", "/%E4%F6"},
+		{"/proxy", "/x?q={\"a\":[1]}&y=%zz", "/x?q=%7B%22a%22:[1]%7D&y=%zz"},
+	} {
+		resp := do(t, handler, "GET", "http://broker"+tt.target, "", call(d.URL+tt.url)...)
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("%s with %s: got status %d: %s", tt.target, tt.url, resp.StatusCode, readAll(t, resp))
+			continue
+		}
+		if got := d.request(t).RequestURI; got != tt.want {
+			t.Errorf("%s with %s: downstream was asked for %s, want %s", tt.target, tt.url, got, tt.want)
+		}
+	}
+	for _, target := range []string{"/proxyx", "/", "/proxy%2Fx", "/Proxy", "/x/proxy"} {
+		do(t, handler, "GET", "http://broker"+target, "", call(d.URL)...)
+		d.wantNone(t)
+	}
+}
+
+func TestProxyRefusesURLsThatLeadElsewhere(t *testing.T) {
+	d := newDownstream(t, ok)
+	caddyfile, _ := d.forward(t, "")
+	handler := run(t, caddyfile)
+	importToken(t, handler, "crm/acme", "access-1")
+	host := strings.TrimPrefix(d.URL, "https://")
+	for _, url := range []string{
+		"https://user@" + host, "https://" + host + "@evil.test", "https://evil.test", "https://127.0.0.1",
+		"https://" + host + ".evil.test", `https://evil.test\@` + host, `https://` + host + `\evil`, "https://[::ffff:127.0.0.1]:1/",
+		"https://evil.test#" + host, "https://" + host + "/#x", "//" + host, "/path", host, "ftp://" + host, "https:/" + host, "https:///x",
+		"https://" + host + "/../x", "https://" + host + "/a/%2e%2E/x", "https://" + host + "/a/..%2f..", "https://" + host + "/%252e%252e/",
+		"https://" + host + "/..;x/", "https://" + host + "/a/..%5c", "https://" + host + "/%", "https://" + host + "/%zz", "https://%31",
+		"https://169.254.169.254/", "https://" + host + ":1", "https://" + host + ":99999", "javascript:alert(1)", "https://{host}/", "{url}",
+		"https://evil.test:443 " + host, "https://evil.test/?https://" + host, "https://[" + host + "]", "https://", "://x", "https://[", "https://127.1/",
+	} {
+		resp := do(t, handler, "GET", "http://broker/proxy", "", call(url)...)
+		if resp.StatusCode != 400 && resp.StatusCode != 403 && resp.StatusCode != 422 {
+			t.Errorf("%s: got status %d: %s", url, resp.StatusCode, readAll(t, resp))
+		}
+		if resp.Header.Get("X-Apideck-Downstream-Error") != "false" || resp.Header.Get("X-Apideck-Request-Id") == "" {
+			t.Errorf("%s: got %v", url, resp.Header)
+		}
+		d.wantNone(t)
+	}
+	for _, below := range []string{"/proxy/..", "/proxy/%2e%2e/x", "/proxy/a/..%2F..%2Fx", "/proxy/..%5cx", "/proxy/%252e%252e/"} {
+		resp := do(t, handler, "GET", "http://broker"+below, "", call(d.URL+"/v1")...)
+		if resp.StatusCode != 400 {
+			t.Errorf("%s: got status %d: %s", below, resp.StatusCode, readAll(t, resp))
+		}
+		d.wantNone(t)
+	}
+}
+
+func TestProxyTakesTheMethodOfTheHeader(t *testing.T) {
+	d := newDownstream(t, ok)
+	caddyfile, _ := d.forward(t, "")
+	handler := run(t, caddyfile)
+	importToken(t, handler, "crm/acme", "access-1")
+	for _, tt := range []struct{ method, header, want string }{
+		{"GET", "", "GET"}, {"HEAD", "", "HEAD"}, {"OPTIONS", "", "OPTIONS"}, {"PATCH", "", "PATCH"}, {"DELETE", "", "DELETE"},
+		{"PROPFIND", "", "PROPFIND"}, {"POST", "get", "GET"}, {"GET", "DELETE", "DELETE"}, {"POST", "REPORT", "REPORT"},
+	} {
+		resp := do(t, handler, tt.method, "http://broker/proxy", "", call(d.URL, "X-Apideck-Downstream-Method", tt.header)...)
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("%v: got status %d", tt, resp.StatusCode)
+			continue
+		}
+		if got := d.request(t).Method; got != tt.want {
+			t.Errorf("%v: downstream was asked %s", tt, got)
+		}
+	}
+	for _, tt := range []struct {
+		method, header string
+		status         int
+	}{{"TRACE", "", 405}, {"TRACE", "GET", 405}, {"GET", "trace", 405}, {"GET", "CONNECT", 405}, {"GET", "A B", 400}, {"GET", "GET\x80", 400}} {
+		resp := do(t, handler, tt.method, "http://broker/proxy", "", call(d.URL, "X-Apideck-Downstream-Method", tt.header)...)
+		if resp.StatusCode != tt.status {
+			t.Errorf("%v: got status %d: %s", tt, resp.StatusCode, readAll(t, resp))
+		}
+		d.wantNone(t)
+	}
+}
+
+func TestProxyRefusesCallersItDoesNotKnow(t *testing.T) {
+	d := newDownstream(t, ok)
+	caddyfile, _ := d.forward(t, "")
+	handler := run(t, caddyfile)
+	importToken(t, handler, "crm/acme", "access-1")
+	url := "X-Apideck-Downstream-Url"
+	for name, tt := range map[string]struct {
+		header []string
+		status int
+		want   string
+	}{
+		"nothing":         {nil, 401, "UnauthorizedError"},
+		"wrong key":       {[]string{"Authorization", "Bearer wrong", "X-Apideck-App-Id", "my-app", url, d.URL}, 401, "UnauthorizedError"},
+		"no consumer":     {[]string{"Authorization", "Bearer " + testKey, "X-Apideck-App-Id", "my-app", url, d.URL}, 400, "RequestHeadersValidationError"},
+		"no URL":          {caller("X-Apideck-Service-Id", "acme"), 400, "RequestHeadersValidationError"},
+		"an empty URL":    {caller("X-Apideck-Service-Id", "acme", url, ""), 400, "RequestHeadersValidationError"},
+		"two URLs":        {caller(url, d.URL, url, "https://evil.test"), 400, "RequestHeadersValidationError"},
+		"unknown service": {caller(url, d.URL, "X-Apideck-Service-Id", "other"), 404, "ConnectorNotFoundError"},
+		"unknown API":     {caller(url, d.URL, "X-Apideck-Service-Id", "acme", "X-Apideck-Unified-Api", "hris"), 404, "ConnectorNotFoundError"},
+		"no connection": {[]string{"Authorization", "Bearer " + testKey, "X-Apideck-App-Id", "my-app", "X-Apideck-Consumer-Id", "john",
+			url, d.URL, "X-Apideck-Service-Id", "acme"}, 404, "ConnectionNotFoundError"},
+		"no connection, no service": {[]string{"Authorization", "Bearer " + testKey, "X-Apideck-App-Id", "my-app", "X-Apideck-Consumer-Id", "john",
+			url, d.URL}, 404, "ConnectionNotFoundError"},
+		"no connector for the host": {caller(url, "https://elsewhere.test"), 403, "ForbiddenError"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wantError(t, do(t, handler, "GET", "http://broker/proxy", "", tt.header...), tt.status, tt.want)
+			d.wantNone(t)
+		})
+	}
+}
+
+func TestProxyFindsTheOnlyConnectionForTheHost(t *testing.T) {
+	d := newDownstream(t, ok)
+	caddyfile, _ := d.forward(t, "", connectorLines("hris/acme", d.URL, "allow_private"),
+		connectorLines("crm/other", d.URL, "allow_private"), connectorLines("crm/far", "https://api.far.test"))
+	handler := run(t, caddyfile)
+	importToken(t, handler, "crm/far", "far-access")
+	importToken(t, handler, "crm/acme", "acme-access")
+	url := []string{"X-Apideck-Downstream-Url", d.URL}
+	send := func(more ...string) *http.Response {
+		return do(t, handler, "GET", "http://broker/proxy", "", caller(append(url, more...)...)...)
+	}
+	want := func(what, token string, more ...string) {
+		t.Helper()
+		resp := send(more...)
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: got status %d: %s", what, resp.StatusCode, readAll(t, resp))
+		}
+		if got := d.request(t).Header.Get("Authorization"); got != "Bearer "+token {
+			t.Errorf("%s: got %s", what, got)
+		}
+	}
+	// Official clients send the headers that they were not given too.
+	want("only one", "acme-access", "X-Apideck-Service-Id", "", "X-Apideck-Unified-Api", "", "X-Apideck-Timeout", "", "X-Apideck-Downstream-Authorization", "")
+	want("only one of the service", "acme-access", "X-Apideck-Service-Id", "acme")
+
+	importToken(t, handler, "hris/acme", "hris-access")
+	importToken(t, handler, "crm/other", "other-access")
+	body := wantError(t, send(), 400, "RequestHeadersValidationError")
+	for _, name := range []string{"crm/acme", "hris/acme", "crm/other"} {
+		if !strings.Contains(body["message"].(string), name) {
+			t.Errorf("%v does not name %s", body, name)
+		}
+	}
+	if strings.Contains(fmt.Sprint(body), "far") {
+		t.Errorf("%v names a connection for another host", body)
+	}
+	body = wantError(t, send("X-Apideck-Service-Id", "acme"), 400, "RequestHeadersValidationError")
+	if message := body["message"].(string); !strings.Contains(message, "crm/acme, hris/acme") || !strings.Contains(message, "x-apideck-unified-api") {
+		t.Errorf("got %s", message)
+	}
+	wantError(t, send("X-Apideck-Unified-Api", "crm"), 400, "RequestHeadersValidationError")
+	d.wantNone(t)
+	want("whole", "hris-access", "X-Apideck-Service-Id", "acme", "X-Apideck-Unified-Api", "hris")
+	want("only one of the API", "hris-access", "X-Apideck-Unified-Api", "hris")
+	want("another service", "other-access", "X-Apideck-Service-Id", "other")
+}
+
+func TestProxyDirectiveIsParsed(t *testing.T) {
+	for config, want := range map[string]string{
+		"downstream_proxy": "",
+		"downstream_proxy {\ntimeout 1s\nmax_timeout 5s\n}": "",
+		"downstream_proxy x":                                 "wrong argument count",
+		"downstream_proxy {\ntimeout\n}":                     "timeout takes one argument",
+		"downstream_proxy {\ntimeout x\n}":                   "not a duration",
+		"downstream_proxy {\ntimeout 1s\ntimeout 2s\n}":      "already set",
+		"downstream_proxy {\nwhatever\n}":                    "unrecognized subdirective",
+		"downstream_proxy {\ntls_trust_pool\n}":              "wrong argument count",
+		"downstream_proxy {\ntls_trust_pool no-such-pool\n}": "no-such-pool",
+		"downstream_proxy {\ntimeout -1s\n}":                 "must be longer",
+	} {
+		err := new(DownstreamProxy).UnmarshalCaddyfile(caddyfile.NewTestDispenser(config))
+		switch {
+		case err == nil && want != "":
+			t.Errorf("%q: there is no error, want %s", config, want)
+		case err != nil && (want == "" || !strings.Contains(err.Error(), want)):
+			t.Errorf("%q: got %v, want %s", config, err, want)
+		}
+	}
+}
+
+// selfSigned returns a certificate that nobody has signed.
+func selfSigned(t *testing.T) tls.Certificate {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}
+}

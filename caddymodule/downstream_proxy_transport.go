@@ -1,0 +1,75 @@
+package caddymodule
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// trustPoolNamespace is where modules are that say whose certificates are trusted.
+const trustPoolNamespace = "tls.ca_pool.source"
+
+// Limits of connections to downstream.
+const (
+	proxyHandshakeTimeout  = 10 * time.Second
+	proxyContinueTimeout   = time.Second // for downstream's 100, see RFC 9110 section 10.1.1
+	proxyIdleTimeout       = 90 * time.Second
+	proxyIdlePerHost       = 256
+	proxyPingInterval      = 15 * time.Second // over HTTP/2, where a dead connection would take many requests with it
+	maxProxyResponseHeader = 1 << 20
+)
+
+func (h *DownstreamProxy) provisionTransports(ctx caddy.Context) error {
+	var roots *x509.CertPool
+	if h.TrustPoolRaw != nil {
+		raw := h.TrustPoolRaw
+		mod, err := ctx.LoadModule(h, "TrustPoolRaw")
+		if err != nil {
+			return fmt.Errorf("downstream_proxy: tls_trust_pool: %w", err)
+		}
+		h.TrustPoolRaw = raw // loading the module has removed it
+		ca, ok := mod.(caddytls.CA)
+		if !ok {
+			return fmt.Errorf("downstream_proxy: tls_trust_pool: %T has no certificates", mod)
+		}
+		roots = ca.CertPool()
+	}
+	h.public, h.private = newProxyTransport(false, roots), newProxyTransport(true, roots)
+	return nil
+}
+
+// newProxyTransport returns a transport that dials by itself, and only where it may. It
+// asks for nothing that the caller did not ask for, such as compression.
+func newProxyTransport(allowPrivate bool, roots *x509.CertPool) *http.Transport {
+	dialer := broker.GuardedDialer(allowPrivate)
+	return &http.Transport{
+		Proxy: nil, // it would dial in our place
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err != nil && !errors.Is(err, broker.ErrAddressNotAllowed) {
+				return nil, reverseproxy.NewDialError(err)
+			}
+			return conn, err
+		},
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+		TLSHandshakeTimeout:    proxyHandshakeTimeout,
+		ForceAttemptHTTP2:      true,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: proxyPingInterval},
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    proxyIdlePerHost,
+		IdleConnTimeout:        proxyIdleTimeout,
+		ExpectContinueTimeout:  proxyContinueTimeout,
+		MaxResponseHeaderBytes: maxProxyResponseHeader,
+	}
+}

@@ -1,0 +1,141 @@
+package caddymodule
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// brokerPrefix is how the headers begin that callers send to the broker.
+const brokerPrefix = "X-Apideck-"
+
+// callerHeaders are the headers that callers send to the broker, or that are none of
+// downstream's business, besides those with brokerPrefix: canonical names.
+type callerHeaders map[string]struct{}
+
+// newCallerHeaders adds those that the placeholders in fields read.
+func newCallerHeaders(fields ...string) callerHeaders {
+	names := []string{
+		"Authorization", "Proxy-Authorization", "Cookie", broker.ErrorHeader,
+		// They name this listener and who calls it.
+		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded",
+	}
+	for _, field := range fields {
+		names = append(names, headersRead(field)...)
+	}
+	h := make(callerHeaders, len(names))
+	for _, name := range names {
+		if !isBrokers(name) {
+			h[http.CanonicalHeaderKey(name)] = struct{}{}
+		}
+	}
+	return h
+}
+
+// headersRead returns the request headers that the placeholders in s read.
+func headersRead(s string) []string {
+	const prefix = "{http.request.header."
+	var names []string
+	for _, placeholder := range placeholderPattern.FindAllString(s, -1) {
+		if name, ok := strings.CutPrefix(strings.ToLower(placeholder), prefix); ok {
+			names = append(names, strings.TrimSuffix(name, "}"))
+		}
+	}
+	return names
+}
+
+// isBrokers reports whether a header is one of those to the broker.
+func isBrokers(name string) bool {
+	return len(name) >= len(brokerPrefix) && strings.EqualFold(name[:len(brokerPrefix)], brokerPrefix)
+}
+
+func (h callerHeaders) has(name string) bool {
+	_, ok := h[name]
+	return ok || isBrokers(name)
+}
+
+// mayBeSet reports whether the reverse_proxy around this transport sets such a header,
+// or Host, by itself (header_up). Then it must be seen which of them came from the
+// caller; otherwise all did.
+func (h callerHeaders) mayBeSet(ctx caddy.Context) bool {
+	lineage := ctx.Modules() // the transport last
+	if len(lineage) < 2 {
+		return true
+	}
+	proxy, ok := lineage[len(lineage)-2].(*reverseproxy.Handler)
+	if !ok {
+		return true
+	}
+	if proxy.Headers == nil || proxy.Headers.Request == nil {
+		return false
+	}
+	ops := proxy.Headers.Request
+	for _, set := range []http.Header{ops.Add, ops.Set} {
+		for name := range set {
+			if name = http.CanonicalHeaderKey(name); strings.Contains(name, "{") || name == "Host" || h.has(name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// RequestHeaderOps removes what callers send to the broker, and sets Host, where
+// operators set such headers too: Caddy applies it before the operator's header_up,
+// which therefore stays. In RoundTrip it would be too late to tell them apart. Where
+// nobody does, RoundTrip removes them itself, for a fraction of the time.
+func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
+	if !t.operator {
+		return nil
+	}
+	remove := []string{strings.ToLower(brokerPrefix) + "*"} // in lower case Caddy need not fold it for each request
+	for _, name := range slices.Sorted(maps.Keys(t.callers)) {
+		remove = append(remove, strings.ToLower(name))
+	}
+	return &headers.HeaderOps{
+		Set:    http.Header{"Host": {"{http.reverse_proxy.upstream.hostport}"}},
+		Delete: remove,
+	}
+}
+
+// outgoing returns a copy of req to put the credential into: Caddy logs the original,
+// and uses it for the next attempt. The values of headers are shared, so they are
+// replaced and not changed.
+func (t *Transport) outgoing(ctx context.Context, req *http.Request) *http.Request {
+	out := req.WithContext(ctx)
+	target := *req.URL
+	out.URL = &target
+	t.SetScheme(out)
+	toUpstream := !t.operator || out.Host == target.Host // otherwise the operator's header_up set it
+	switch target.Scheme {
+	case "https":
+		target.Host = strings.TrimSuffix(target.Host, ":443")
+	case "http":
+		target.Host = strings.TrimSuffix(target.Host, ":80")
+	}
+	if toUpstream {
+		out.Host = target.Host
+	}
+	out.Header = t.outgoingHeader(req.Header)
+	out.Trailer = nil // the caller's, and unchecked
+	return out
+}
+
+func (t *Transport) outgoingHeader(header http.Header) http.Header {
+	out := make(http.Header, len(header)+2) // the credential and, if traced, the span
+	for name, values := range header {
+		if t.operator || !t.callers.has(name) {
+			out[name] = values
+		}
+	}
+	delete(out, "Baggage") // of a trace: it is for our own services, whoever set it
+	return out
+}

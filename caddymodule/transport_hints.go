@@ -1,0 +1,37 @@
+package caddymodule
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+)
+
+// watch returns ctx with a hook that scrubs the 1xx responses to requests of the
+// exchange. Caddy's reverse_proxy hands those on from a hook that it made for this
+// request alone: ours is put in front, in place. Another one beside it would be composed
+// with it by reflection, for each request.
+func (x *exchange) watch(ctx context.Context) context.Context {
+	trace := httptrace.ContextClientTrace(ctx)
+	if trace == nil {
+		trace = &httptrace.ClientTrace{}
+		ctx = httptrace.WithClientTrace(ctx, trace)
+	}
+	next := trace.Got1xxResponse
+	// It is called from a goroutine of net/http.
+	trace.Got1xxResponse = func(code int, header textproto.MIMEHeader) error {
+		if auth := x.sent.Load(); auth != nil {
+			auth.Scrub(http.Header(header))
+		}
+		if x.early != nil {
+			if err := x.early(code, http.Header(header)); err != nil {
+				return err
+			}
+		}
+		if next == nil {
+			return nil
+		}
+		return next(code, header)
+	}
+	return ctx
+}

@@ -1,0 +1,444 @@
+package tests
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
+)
+
+// stream is a connector with an API key, whose service is the test's own.
+const stream = "file-storage/stream"
+
+// withService makes a service of the test's own the connector stream's.
+func (d *deployment) withService(t *testing.T, service http.HandlerFunc) *httptest.Server {
+	t.Helper()
+	srv := httptest.NewServer(service)
+	t.Cleanup(srv.Close)
+	d.broker += fmt.Sprintf("connector %s {\nauth_type apiKey\nbase_url %s\nallow_private\n}\n", stream, srv.URL)
+	return srv
+}
+
+// proxied returns a call to the Proxy API.
+func (p *process) proxied(ctx context.Context, t *testing.T, method, below, target string, body io.Reader, more ...string) *http.Request {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, method, p.apiURL("/proxy"+below), body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = p.deployment.apiHeader(consumer)
+	req.Header.Set("X-Apideck-Downstream-Url", target)
+	for i := 0; i < len(more); i += 2 {
+		req.Header.Add(more[i], more[i+1])
+	}
+	return req
+}
+
+// stayOpen is a client without a limit of time, and whose connections are its own.
+func stayOpen(t *testing.T) *http.Client {
+	transport := &http.Transport{DisableCompression: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, CheckRedirect: client.CheckRedirect}
+}
+
+func sendProxied(t *testing.T, req *http.Request) answer {
+	t.Helper()
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer{resp.StatusCode, resp.Header, body}
+}
+
+// Calls to the Proxy API leave with the consumer's token, refreshed where it has to be.
+func TestProxyCallsDownstreamWithAFreshToken(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		p := d.start(t)
+		p.importTokens(t, acme, consumer, d.provider.Login(t, consumer, 2*oauthserver.DefaultLifetime)) // expired
+		for _, more := range [][]string{
+			nil, // it is the only connection for the host
+			{"X-Apideck-Service-Id", "acme"},
+			{"X-Apideck-Service-Id", "acme", "X-Apideck-Unified-Api", "crm", "X-Apideck-Timeout", "", "X-Apideck-Downstream-Method", "get"},
+		} {
+			got := sendProxied(t, p.proxied(t.Context(), t, http.MethodGet, "/contacts", d.provider.APIURL, nil, more...))
+			var body struct{ Generation int }
+			got.decode(t, &body)
+			if got.status != http.StatusOK || body.Generation != 1 || got.header.Get("X-Apideck-Request-Id") == "" {
+				t.Errorf("%q: the answer is %v, want that of the refreshed token", more, got)
+			}
+		}
+		sendProxied(t, p.proxied(t.Context(), t, http.MethodGet, "", d.provider.APIURL, nil, "X-Apideck-Consumer-Id", "")).
+			wantError(t, http.StatusBadRequest, "RequestHeadersValidationError")
+
+		// A second connection for the same host, and it has to be said which.
+		p.importBody(t, keyed, consumer, `{"settings": {"api_key": "a-key"}}`).connection(t)
+		sendProxied(t, p.proxied(t.Context(), t, http.MethodGet, "", d.provider.APIURL, nil)).
+			wantError(t, http.StatusBadRequest, "RequestHeadersValidationError", acme, keyed, "x-apideck-service-id")
+		sendProxied(t, p.proxied(t.Context(), t, http.MethodGet, "", d.provider.APIURL, nil, "X-Apideck-Service-Id", "quickbooks")).
+			wantError(t, http.StatusNotFound, "ConnectionNotFoundError")
+		p.stop(t)
+	})
+}
+
+// A credential goes nowhere else than to the connector's hosts, however a URL looks.
+func TestProxySendsNoCredentialElsewhere(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		reached := make(chan string, 100)
+		other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { reached <- r.URL.String() }))
+		t.Cleanup(other.Close)
+		service := d.withService(t, func(w http.ResponseWriter, r *http.Request) {
+			if code, err := strconv.Atoi(strings.Trim(r.URL.Path, "/")); err == nil {
+				http.Redirect(w, r, other.URL+"/redirected", code)
+				return
+			}
+			reached <- "the service: " + r.URL.String()
+		})
+		p := d.start(t)
+		p.importBody(t, stream, consumer, `{"settings": {"api_key": "a-key"}}`).connection(t)
+		host, elsewhere := strings.TrimPrefix(service.URL, "http://"), strings.TrimPrefix(other.URL, "http://")
+		for _, target := range []string{
+			other.URL, "http://" + host + "@" + elsewhere, "http://" + elsewhere + "#" + host, "http://" + elsewhere + "?" + host,
+			"http://" + elsewhere + "/" + host, `http://` + elsewhere + `\@` + host, "http://localhost:" + service.Listener.Addr().String()[10:],
+			"http://127.1:" + host[10:], "http://0x7f000001:" + host[10:], "http://2130706433:" + host[10:], "http://0.0.0.0:" + host[10:],
+			"http://[::]:" + host[10:], "http://[::1]:" + host[10:], "http://[64:ff9b::7f00:1]:" + host[10:], "http://169.254.169.254/latest/meta-data",
+			"http://" + host + ".evil.example", "http://" + strings.Replace(host, ":", "%3A", 1), "//" + host, host, "file:///etc/passwd",
+			"http://" + host + "/../x", "http://" + host + "/%2e%2e%2fx", "http://" + host + "/a/..;/x", "http://" + host + "/%252e%252e%252fx",
+			"{api_key}/x", "http://" + host + "/?q={api_key}", "http://{api_key}.example/", "http://" + host + "/{missing}",
+		} {
+			for _, more := range [][]string{{"X-Apideck-Service-Id", "stream"}, nil, {"X-Apideck-Service-Id", "stream", "X-Apideck-Downstream-Authorization", "Bearer x"}} {
+				got := sendProxied(t, p.proxied(t.Context(), t, http.MethodGet, "", target, nil, more...))
+				if got.status < 400 || got.status > 422 || got.header.Get("X-Token-Broker-Error") == "" || got.header.Get("X-Apideck-Downstream-Error") != "false" {
+					t.Errorf("%s, %q: the answer is %v", target, more, got)
+				}
+				if strings.Contains(string(got.body), "a-key") {
+					t.Errorf("%s: the answer has the key in it: %v", target, got)
+				}
+			}
+		}
+		for _, code := range []int{301, 302, 303, 307, 308} {
+			got := sendProxied(t, p.proxied(t.Context(), t, http.MethodPost, fmt.Sprintf("/%d", code), service.URL, strings.NewReader("body"), "X-Apideck-Service-Id", "stream"))
+			if got.status != code || got.header.Get("Location") != other.URL+"/redirected" {
+				t.Errorf("%d: the answer is %v", code, got)
+			}
+		}
+		select {
+		case what := <-reached:
+			t.Errorf("%s was asked for", what)
+		default:
+		}
+	})
+}
+
+// What the caller says about its connection, and about itself, does not reach downstream;
+// not by smuggling either.
+func TestProxyIsNotTalkedIntoAnything(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		requests := make(chan *http.Request, 100)
+		service := d.withService(t, func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			requests <- r
+		})
+		p := d.start(t)
+		p.importBody(t, stream, consumer, `{"settings": {"api_key": "a-key"}}`).connection(t)
+		host := strings.TrimPrefix(p.apiURL(""), "http://")
+		head := "Host: " + host + "\r\nAuthorization: Bearer " + d.apiKey + "\r\nx-apideck-app-id: " + application + "\r\nx-apideck-consumer-id: " + consumer +
+			"\r\nx-apideck-service-id: stream\r\nx-apideck-downstream-url: " + service.URL + "\r\nCookie: a=1\r\n"
+		for name, tt := range map[string]struct {
+			request string
+			status  int // 0: any below 500
+			sent    bool
+		}{
+			"connection names authorization": {"GET /proxy HTTP/1.1\r\n" + head + "Connection: authorization, close\r\n\r\n", 200, true},
+			"connection in two headers":      {"GET /proxy HTTP/1.1\r\n" + head + "Connection: x-a\r\nConnection: x-b, close\r\nX-A: 1\r\nX-B: 1\r\n\r\n", 200, true},
+			"absolute form":                  {"GET http://" + host + "/proxy HTTP/1.1\r\n" + head + "Connection: close\r\n\r\n", 200, true},
+			"length and chunks":              {"POST /proxy HTTP/1.1\r\n" + head + "Connection: close\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x HTTP/1.1\r\n\r\n", 0, true},
+			"two lengths":                    {"POST /proxy HTTP/1.1\r\n" + head + "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", 400, false},
+			"chunked twice":                  {"POST /proxy HTTP/1.1\r\n" + head + "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 501, false}, // which is net/http's answer
+			"folded header":                  {"GET /proxy HTTP/1.1\r\n" + head + "Connection: close\r\nX-Folded: a\r\n Authorization: Bearer forged\r\n\r\n", 0, true},
+			"space in a name":                {"GET /proxy HTTP/1.1\r\n" + head + "X-A : 1\r\n\r\n", 400, false},
+			"two authorizations":             {"GET /proxy HTTP/1.1\r\n" + head + "Authorization: Bearer x\r\nConnection: close\r\n\r\n", 400, false},
+			"a bare CR":                      {"GET /proxy HTTP/1.1\r\n" + head + "X-A: 1\rX-B: 2\r\n\r\n", 400, false},
+			"a NUL":                          {"GET /proxy HTTP/1.1\r\n" + head + "X-A: 1\x002\r\n\r\n", 400, false},
+			"a trace":                        {"TRACE /proxy HTTP/1.1\r\n" + head + "Connection: close\r\n\r\n", 405, false},
+			"a broken body":                  {"POST /proxy HTTP/1.1\r\n" + head + "Transfer-Encoding: chunked\r\n\r\nxyz\r\n", 400, true},
+		} {
+			conn, err := net.Dial("tcp", host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.SetDeadline(time.Now().Add(waitTimeout))
+			_, _ = io.WriteString(conn, tt.request)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				continue
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+			_ = conn.Close()
+			if tt.status != 0 && resp.StatusCode != tt.status || tt.status == 0 && resp.StatusCode >= 500 {
+				t.Errorf("%s: the status is %d, want %d", name, resp.StatusCode, tt.status)
+			}
+			for len(requests) > 0 {
+				got := <-requests
+				for _, header := range []string{"Cookie", "X-Apideck-App-Id", "X-A", "X-B"} {
+					if got.Header.Get(header) != "" && tt.sent {
+						t.Errorf("%s: downstream got %s: %q", name, header, got.Header.Values(header))
+					}
+				}
+				if values := got.Header.Values("Authorization"); !tt.sent || len(values) != 1 || values[0] != "Bearer a-key" || got.URL.Path != "/" {
+					t.Errorf("%s: downstream got %s %s with %q", name, got.Method, got.URL, values)
+				}
+			}
+		}
+	})
+}
+
+// The caller's own credential is seen by downstream alone, at whatever level is logged.
+func TestProxyKeepsTheCallersCredentialOutOfTheLogs(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		const own = "Bearer own-" + brokertest.AccessCanary
+		got := make(chan string, 10)
+		service := d.withService(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("X-Echo", r.Header.Get("Authorization"))
+			got <- r.Header.Get("Authorization")
+		})
+		d.global = "debug\nmetrics"
+		accessLog := filepath.Join(d.dir, "access.log")
+		d.site = "log {\noutput file " + accessLog + "\n}\nlog stderr {\noutput stderr\n}"
+		p := d.start(t)
+		p.importBody(t, stream, consumer, `{"settings": {"api_key": "a-key"}}`).connection(t)
+		for _, target := range []string{service.URL, "http://127.0.0.1:1", "http://evil.example", service.URL + "/%"} {
+			for _, more := range [][]string{{"X-Apideck-Service-Id", "stream"}, {"X-Apideck-Service-Id", "none"}, {"X-Apideck-App-Id", "second"}} {
+				answer := sendProxied(t, p.proxied(t.Context(), t, http.MethodGet, "", target, nil, append(more, "X-Apideck-Downstream-Authorization", own)...))
+				wantNoCanaryInAnswer(t, "the answer for "+target, answer)
+			}
+		}
+		sendProxied(t, p.proxied(t.Context(), t, http.MethodGet, "/seen", service.URL, nil, "X-Apideck-Service-Id", "stream"))
+		p.stop(t)
+		if first := <-got; first != own {
+			t.Errorf("downstream got %q", first)
+		}
+		access, err := os.ReadFile(accessLog)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantNoCanary(t, "the access log", access)
+		wantNoCanary(t, "the log", []byte(p.log.String()))
+		if !strings.Contains(string(access), "/proxy/seen") {
+			t.Error("a request without the header is not in the access log: the test is no test")
+		}
+		if lines := strings.Count(p.log.String(), `"logger":"http.handlers.downstream_proxy","msg":"handled request"`); lines != 12 {
+			t.Errorf("the proxy has logged %d requests, want 12", lines)
+		}
+	})
+}
+
+// An event is with the caller as soon as it is sent.
+func TestProxyPassesEventsOnAtOnce(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		const events, inTime = 101, 50 * time.Millisecond
+		sent := make(chan time.Time, events)
+		service := d.withService(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			rc := http.NewResponseController(w)
+			_ = rc.Flush()
+			for i := range events {
+				time.Sleep(5 * time.Millisecond) // so that each is sent by itself
+				sent <- time.Now()
+				fmt.Fprintf(w, "data: %d\n\n", i)
+				_ = rc.Flush()
+			}
+		})
+		p := d.start(t)
+		p.importBody(t, stream, consumer, `{"settings": {"api_key": "a-key"}}`).connection(t)
+		resp, err := stayOpen(t).Do(p.proxied(t.Context(), t, http.MethodGet, "", service.URL, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		var delays []time.Duration
+		for lines := bufio.NewReader(resp.Body); len(delays) < events; {
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasPrefix(line, "data") {
+				delays = append(delays, time.Since(<-sent))
+			}
+		}
+		slices.Sort(delays)
+		t.Logf("events arrive after %v in the median, %v at most", delays[events/2], delays[events-1])
+		if delays[events/2] > inTime {
+			t.Errorf("events arrive after %v in the median, want %v", delays[events/2], inTime)
+		}
+	})
+}
+
+// A body of 1 GiB passes both ways at once, byte for byte, and takes no memory.
+func TestProxyPassesAGibibyteInConstantMemory(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		const size, most = 1 << 30, 64 << 20
+		if os.Getenv("CI") == "" && testing.Short() {
+			t.Skip("short")
+		}
+		uploaded := make(chan [sha256.Size]byte, 1)
+		service := d.withService(t, func(w http.ResponseWriter, r *http.Request) {
+			_ = http.NewResponseController(w).EnableFullDuplex()
+			sum := sha256.New()
+			_, _ = io.Copy(w, io.TeeReader(r.Body, sum))
+			uploaded <- [sha256.Size]byte(sum.Sum(nil))
+		})
+		p := d.start(t)
+		p.importBody(t, stream, consumer, `{"settings": {"api_key": "a-key"}}`).connection(t)
+		before := p.peakMemory(t)
+		source := &pattern{left: size, sum: sha256.New()}
+		begun := time.Now()
+		resp, err := stayOpen(t).Do(p.proxied(t.Context(), t, http.MethodPost, "", service.URL, source))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		downloaded := sha256.New()
+		if n, err := io.Copy(downloaded, resp.Body); err != nil || n != size {
+			t.Fatalf("%d bytes have come back: %v", n, err)
+		}
+		if want := [sha256.Size]byte(source.sum.Sum(nil)); <-uploaded != want || [sha256.Size]byte(downloaded.Sum(nil)) != want {
+			t.Error("the bytes are not those that were sent")
+		}
+		growth := p.peakMemory(t) - before
+		t.Logf("1 GiB up and down in %v; the process has grown by %d KiB at most", time.Since(begun).Round(time.Millisecond), growth>>10)
+		if growth > most {
+			t.Errorf("the process has grown by %d KiB, want at most %d", growth>>10, most>>10)
+		}
+	})
+}
+
+// peakMemory returns the most memory that the process has had since it was last asked,
+// in bytes.
+func (p *process) peakMemory(t *testing.T) int {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/", p.cmd.Process.Pid)
+	status, err := os.ReadFile(dir + "status")
+	if err != nil {
+		t.Skipf("there is no way to measure memory here: %v", err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	kib, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = os.WriteFile(dir+"clear_refs", []byte("5"), 0)
+	return kib << 10
+}
+
+// pattern is a body that does not repeat itself within what anybody buffers.
+type pattern struct {
+	left int
+	next uint64
+	sum  hash.Hash
+}
+
+// Read implements [io.Reader].
+func (p *pattern) Read(b []byte) (int, error) {
+	if p.left == 0 {
+		return 0, io.EOF
+	}
+	b = b[:min(len(b), p.left)]
+	for i := 0; i < len(b); i += 8 {
+		p.next = p.next*6364136223846793005 + 1442695040888963407
+		for j := i; j < min(i+8, len(b)); j++ {
+			b[j] = byte(p.next >> (8 * (j - i)))
+		}
+	}
+	p.sum.Write(b)
+	p.left -= len(b)
+	return len(b), nil
+}
+
+// A WebSocket goes both ways, ends with either side, and with the configuration.
+func TestProxyCarriesAWebSocket(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		ended := make(chan struct{}, 1)
+		service := d.withService(t, func(w http.ResponseWriter, r *http.Request) {
+			conn, buffered, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			defer func() { _ = conn.Close(); ended <- struct{}{} }()
+			fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-Authorization: %s\r\n\r\n", r.Header.Get("Authorization"))
+			_, _ = io.Copy(conn, buffered)
+		})
+		p := d.start(t)
+		p.importBody(t, stream, consumer, `{"settings": {"api_key": "a-key-of-its-own"}}`).connection(t)
+		open := func() (net.Conn, *bufio.Reader) {
+			base, err := url.Parse(p.apiURL(""))
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn, err := net.Dial("tcp", base.Host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = conn.Close() })
+			_ = conn.SetDeadline(time.Now().Add(waitTimeout))
+			req := p.proxied(t.Context(), t, http.MethodGet, "", service.URL, nil, "Connection", "Upgrade", "Upgrade", "websocket")
+			if err := req.Write(conn); err != nil {
+				t.Fatal(err)
+			}
+			buffered := bufio.NewReader(conn)
+			resp, err := http.ReadResponse(buffered, req)
+			if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || strings.Contains(fmt.Sprint(resp.Header), "a-key") {
+				t.Fatalf("the answer is %v, %v", resp, err)
+			}
+			for i := range 3 {
+				fmt.Fprintf(conn, "%d\n", i)
+				if line, err := buffered.ReadString('\n'); err != nil || line != fmt.Sprintf("%d\n", i) {
+					t.Fatalf("got %q, %v", line, err)
+				}
+			}
+			return conn, buffered
+		}
+		conn, _ := open()
+		_ = conn.Close()
+		<-ended
+		conn, buffered := open()
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if rest, err := io.ReadAll(buffered); err != nil || len(rest) > 0 {
+			t.Errorf("got %q, %v at the end", rest, err)
+		}
+		<-ended
+		_, buffered = open()
+		p.reload(t)
+		if rest, _ := io.ReadAll(buffered); string(rest) != "\x88\x02\x03\xe9" {
+			t.Errorf("got %q at a reload, want a close frame", rest)
+		}
+		<-ended
+		open()
+		p.stop(t)
+		<-ended
+	})
+}
