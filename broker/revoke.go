@@ -153,8 +153,10 @@ func (b *Broker) sendRevocation(ctx context.Context, rv *revocation) error {
 // request returns the request, with the client authenticated as at the token endpoint.
 func (rv *revocation) request(ctx context.Context, endpoint string) (*http.Request, error) {
 	form := url.Values{"token": {rv.token.Reveal()}, "token_type_hint": {rv.hint}}
-	id, secret := rv.conn.Client.ID, rv.conn.Client.Secret.Reveal()
-	if rv.conn.AuthStyle == connector.AuthParams {
+	client, _ := rv.conn.clientFor(rv.settings)
+	id, secret := client.ID, client.Secret.Reveal()
+	inParams := rv.conn.AuthStyle == connector.AuthParams || secret == "" // a public client says its id, and that only so
+	if inParams {
 		form.Set("client_id", id)
 		if secret != "" {
 			form.Set("client_secret", secret)
@@ -166,7 +168,7 @@ func (rv *revocation) request(ctx context.Context, endpoint string) (*http.Reque
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
-	if rv.conn.AuthStyle != connector.AuthParams {
+	if !inParams {
 		req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret)) // RFC 6749 section 2.3.1
 	}
 	return req, nil
@@ -180,7 +182,8 @@ func (rv *revocation) errorCode(body []byte) string {
 	if !bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) || json.Unmarshal(body, &answer) != nil || answer.Error == "" {
 		return ""
 	}
-	return showable(answer.Error, []string{rv.token.Reveal(), rv.conn.Client.Secret.Reveal()})
+	client, _ := rv.conn.clientFor(rv.settings)
+	return showable(answer.Error, []string{rv.token.Reveal(), client.Secret.Reveal()})
 }
 
 // report tells operators what became of the grant.

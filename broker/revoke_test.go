@@ -124,6 +124,30 @@ func TestDeleteRevokesTheGrantAtTheProvider(t *testing.T) {
 	})
 }
 
+// A connection that has an OAuth client of its own has its grant from that.
+func TestGrantOfAConnectionsOwnClientIsRevokedWithIt(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		e := h.revoking()
+		conn := h.config.Connectors[acme]
+		conn.Settings = append(conn.Settings, connector.Setting{Name: "client_id"}, connector.Setting{Name: "client_secret", Sensitive: true})
+		if _, _, err := h.importBody(h.key, `{"credentials": {"access_token": "a1", "refresh_token": "r1", `+issued(0)+`},
+			"settings": {"client_id": "own", "client_secret": "own-secret"}}`); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Delete(t.Context(), h.key); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if e.sent() != 1 {
+			t.Fatalf("got %d requests, want 1", e.sent())
+		}
+		if id, secret, _ := e.requests[0].BasicAuth(); id != "own" || secret != "own-secret" {
+			t.Errorf("got the client %q, want the connection's own", id)
+		}
+	})
+}
+
 func TestDeleteDoesNotDependOnRevocation(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
