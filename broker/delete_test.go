@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"context"
 	"errors"
 	"sync/atomic"
 	"testing"
@@ -35,6 +36,34 @@ func TestAnswerForADeletedConnectionIsRevoked(t *testing.T) {
 		if rec := h.record(h.key); !rec.IsTombstone() || rec.Credentials != nil {
 			t.Error("the connection is back")
 		}
+	})
+}
+
+// The same when the broker is closing meanwhile.
+func TestAnswerForADeletedConnectionIsRevokedWhenAllEnds(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		e := h.revoking()
+		release := make(chan struct{})
+		h.provider.Grant("r1")
+		h.provider.Deliver = func(int) error { <-release; return nil }
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
+		if err := h.Delete(t.Context(), h.key); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		closed := make(chan error, 1)
+		go func() { closed <- h.Close(context.Background()) }()
+		synctest.Wait()
+		close(release)
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
+		if got, want := e.revoked(), "r1 refresh_token, refresh-1 refresh_token"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		h.start()
 	})
 }
 

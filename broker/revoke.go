@@ -54,24 +54,31 @@ func newRevocation(cfg *Config, conn *Connector, key Key, settings map[string]an
 	return rv
 }
 
-// revoke revokes in the background, within the time of a token request. Nothing depends
-// on whether it succeeds, which the log and a span say. rv may be nil.
+// revoke revokes in the background. Nothing depends on whether it succeeds, which the log
+// and a span say. rv may be nil.
 func (b *Broker) revoke(cause context.Context, rv *revocation) {
-	if rv == nil {
-		return
-	}
-	begun := b.begin(func() {
-		ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.revoke",
-			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(connectorAttribute(rv.key)))
-		ctx, cancel := context.WithTimeout(ctx, rv.cfg.refreshTimeout())
-		defer cancel()
-		err := b.tryToRevoke(ctx, rv)
-		rv.report(ctx, span, err)
-		endSpan(span, err)
-	})
-	if !begun {
+	if rv != nil && !b.begin(func() { b.carryOut(cause, rv) }) {
 		rv.report(context.Background(), trace.SpanFromContext(cause), ErrShuttingDown)
 	}
+}
+
+// revokeLate is revoke for what a token endpoint has answered too late. Whoever saves that
+// is waited for when the broker closes, and so does it then itself.
+func (b *Broker) revokeLate(cause context.Context, rv *revocation) {
+	if rv != nil && !b.begin(func() { b.carryOut(cause, rv) }) {
+		b.carryOut(cause, rv)
+	}
+}
+
+// carryOut revokes within the time of a token request.
+func (b *Broker) carryOut(cause context.Context, rv *revocation) {
+	ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.revoke",
+		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(connectorAttribute(rv.key)))
+	ctx, cancel := context.WithTimeout(ctx, rv.cfg.refreshTimeout())
+	defer cancel()
+	err := b.tryToRevoke(ctx, rv)
+	rv.report(ctx, span, err)
+	endSpan(span, err)
 }
 
 func (b *Broker) tryToRevoke(ctx context.Context, rv *revocation) error {

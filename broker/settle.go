@@ -33,7 +33,7 @@ func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snaps
 		a.emit(ctx, event, snap)
 	} else if errors.Is(err, ErrConnectionNotFound) {
 		// Nobody will ever use what has come too late.
-		r.broker.revoke(ctx, newRevocation(a.cfg, a.conn, r.key, held.rec.Settings, ans.accessToken, ans.refreshToken))
+		r.broker.revokeLate(ctx, newRevocation(a.cfg, a.conn, r.key, held.rec.Settings, ans.accessToken, ans.refreshToken))
 	}
 	switch {
 	case err == nil && a.usable(snap):
