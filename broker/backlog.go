@@ -321,7 +321,7 @@ func (b *Broker) flushAnswer(ctx context.Context, u *unsaved) error {
 		attrs = append(attrs, slog.String("reason", err.Error()))
 		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "a refreshed token that had not been saved is of no use any more", attrs...)
 		if errors.Is(err, ErrConnectionNotFound) {
-			b.revoke(ctx, newRevocation(cfg, cfg.Connectors[u.key.Connector], u.key, nil, u.answer.accessToken, u.answer.refreshToken))
+			b.revokeLate(ctx, newRevocation(cfg, cfg.Connectors[u.key.Connector], u.key, nil, u.answer.accessToken, u.answer.refreshToken))
 		}
 	} else {
 		cfg.logger().LogAttrs(ctx, slog.LevelInfo, "the store has taken a refreshed token that had not been saved", attrs...)

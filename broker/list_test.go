@@ -149,7 +149,7 @@ func TestListIsInOrderAndLeavesOutTombstones(t *testing.T) {
 // and among those of others.
 func BenchmarkListAmong(b *testing.B) {
 	for _, others := range []int{0, 1_000, 100_000} {
-		b.Run(fmt.Sprint(others), func(b *testing.B) {
+		b.Run(fmt.Sprintf("others=%d", others), func(b *testing.B) {
 			store, err := boltstore.Open(b.Context(), boltstore.Config{Dir: b.TempDir()})
 			if err != nil {
 				b.Fatal(err)

@@ -54,24 +54,31 @@ func newRevocation(cfg *Config, conn *Connector, key Key, settings map[string]an
 	return rv
 }
 
-// revoke revokes in the background, within the time of a token request. Nothing depends
-// on whether it succeeds, which the log and a span say. rv may be nil.
+// revoke revokes in the background. Nothing depends on whether it succeeds, which the log
+// and a span say. rv may be nil.
 func (b *Broker) revoke(cause context.Context, rv *revocation) {
-	if rv == nil {
-		return
-	}
-	begun := b.begin(func() {
-		ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.revoke",
-			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(connectorAttribute(rv.key)))
-		ctx, cancel := context.WithTimeout(ctx, rv.cfg.refreshTimeout())
-		defer cancel()
-		err := b.tryToRevoke(ctx, rv)
-		rv.report(ctx, span, err)
-		endSpan(span, err)
-	})
-	if !begun {
+	if rv != nil && !b.begin(func() { b.carryOut(cause, rv) }) {
 		rv.report(context.Background(), trace.SpanFromContext(cause), ErrShuttingDown)
 	}
+}
+
+// revokeLate is revoke for what a token endpoint has answered too late. Whoever saves that
+// is waited for when the broker closes, and so does it then itself.
+func (b *Broker) revokeLate(cause context.Context, rv *revocation) {
+	if rv != nil && !b.begin(func() { b.carryOut(cause, rv) }) {
+		b.carryOut(cause, rv)
+	}
+}
+
+// carryOut revokes within the time of a token request.
+func (b *Broker) carryOut(cause context.Context, rv *revocation) {
+	ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.revoke",
+		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(connectorAttribute(rv.key)))
+	ctx, cancel := context.WithTimeout(ctx, rv.cfg.refreshTimeout())
+	defer cancel()
+	err := b.tryToRevoke(ctx, rv)
+	rv.report(ctx, span, err)
+	endSpan(span, err)
 }
 
 func (b *Broker) tryToRevoke(ctx context.Context, rv *revocation) error {
@@ -153,8 +160,10 @@ func (b *Broker) sendRevocation(ctx context.Context, rv *revocation) error {
 // request returns the request, with the client authenticated as at the token endpoint.
 func (rv *revocation) request(ctx context.Context, endpoint string) (*http.Request, error) {
 	form := url.Values{"token": {rv.token.Reveal()}, "token_type_hint": {rv.hint}}
-	id, secret := rv.conn.Client.ID, rv.conn.Client.Secret.Reveal()
-	if rv.conn.AuthStyle == connector.AuthParams {
+	client, _ := rv.conn.clientFor(rv.settings)
+	id, secret := client.ID, client.Secret.Reveal()
+	inParams := rv.conn.AuthStyle == connector.AuthParams || secret == "" // a public client says its id, and that only so
+	if inParams {
 		form.Set("client_id", id)
 		if secret != "" {
 			form.Set("client_secret", secret)
@@ -166,7 +175,7 @@ func (rv *revocation) request(ctx context.Context, endpoint string) (*http.Reque
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
-	if rv.conn.AuthStyle != connector.AuthParams {
+	if !inParams {
 		req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret)) // RFC 6749 section 2.3.1
 	}
 	return req, nil
@@ -180,7 +189,8 @@ func (rv *revocation) errorCode(body []byte) string {
 	if !bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) || json.Unmarshal(body, &answer) != nil || answer.Error == "" {
 		return ""
 	}
-	return showable(answer.Error, []string{rv.token.Reveal(), rv.conn.Client.Secret.Reveal()})
+	client, _ := rv.conn.clientFor(rv.settings)
+	return showable(answer.Error, []string{rv.token.Reveal(), client.Secret.Reveal()})
 }
 
 // report tells operators what became of the grant.

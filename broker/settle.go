@@ -33,7 +33,7 @@ func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snaps
 		a.emit(ctx, event, snap)
 	} else if errors.Is(err, ErrConnectionNotFound) {
 		// Nobody will ever use what has come too late.
-		r.broker.revoke(ctx, newRevocation(a.cfg, a.conn, r.key, held.rec.Settings, ans.accessToken, ans.refreshToken))
+		r.broker.revokeLate(ctx, newRevocation(a.cfg, a.conn, r.key, held.rec.Settings, ans.accessToken, ans.refreshToken))
 	}
 	switch {
 	case err == nil && a.usable(snap):
@@ -67,7 +67,9 @@ func (a *attempt) saveLater(ctx context.Context, held *hold, u *unsaved, err err
 	defer r.unsaved.Store(false)
 	b.keep(ctx, a.cfg, u)
 	rec := held.rec.Clone()
-	if _, err := u.merge(rec, a.policy(held), b.clock.Now()); err == nil {
+	// Of a copy, since from keep on u is with whoever flushes the backlog.
+	shown := unsaved{id: u.id, key: u.key, bought: u.bought, answer: u.answer}
+	if _, err := shown.merge(rec, a.policy(held), b.clock.Now()); err == nil {
 		a.landed = true
 		if snap := r.install(rec, held.rev, b.clock.Now()); a.usable(snap) {
 			a.flight.land(snap, nil)

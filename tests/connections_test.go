@@ -3,6 +3,7 @@ package tests
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"reflect"
@@ -243,22 +244,42 @@ func TestApplicationsAreIsolated(t *testing.T) {
 	})
 }
 
+// With a connection its grant goes, at the provider too.
+func TestDeletionRevokesTheGrant(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		p := d.start(t)
+		p.importTokens(t, acme, consumer, d.provider.Login(t, consumer, 2*oauthserver.DefaultLifetime))
+		p.generationOf(t, "/acme/contacts", consumer)
+		p.importTokens(t, acme, "another", d.provider.Login(t, "another", 0))
+		if got := p.api(t, http.MethodDelete, "connections/"+acme, consumer, ""); got.status != http.StatusNoContent {
+			t.Fatalf("a deletion = %v, want 204", got)
+		}
+		eventually(t, "the revocation", func() error {
+			want := []oauthserver.Generation{{Customer: consumer, Number: 1}}
+			if got := d.provider.Revoked(); !slices.Equal(got, want) {
+				return fmt.Errorf("revoked so far: %v, want %v", got, want)
+			}
+			return nil
+		})
+		eventually(t, "the log's line", func() error {
+			if !strings.Contains(p.log.String(), "was revoked at the provider") {
+				return errors.New("it is not there")
+			}
+			return nil
+		})
+		if got := p.generationOf(t, "/acme/contacts", "another"); got != 0 {
+			t.Errorf("downstream saw token %d of another customer, want that of the login", got)
+		}
+	})
+}
+
 // Whoever deletes while a refresh is under way is not undone by its answer.
 func TestConnectionIsDeletedDuringItsRefresh(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		p := d.start(t)
-		release := make(chan struct{})
-		d.provider.OnToken(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-			<-release
-			next.ServeHTTP(w, r)
-		})
+		gate := d.provider.HoldToken(t)
 		p.importTokens(t, acme, consumer, d.provider.Login(t, consumer, 2*oauthserver.DefaultLifetime))
-		eventually(t, "a token request", func() error {
-			if len(d.provider.TokenRequests(consumer)) == 0 {
-				return errors.New("there is none yet")
-			}
-			return nil
-		})
+		gate.Await(t)
 		begun := time.Now()
 		if got := p.api(t, http.MethodDelete, "connections/"+acme, consumer, ""); got.status != http.StatusNoContent {
 			t.Errorf("a deletion = %v, want 204", got)
@@ -266,9 +287,14 @@ func TestConnectionIsDeletedDuringItsRefresh(t *testing.T) {
 		if waited := time.Since(begun); waited > 5*time.Second {
 			t.Errorf("the deletion took %v, as if it waited for the refresh", waited)
 		}
-		close(release)
+		gate.Open()
 		d.awaitRedeems(t, consumer, 1)
 		p.stop(t) // which waits for what is under way
+		for _, token := range []int{0, 1} {
+			if want := (oauthserver.Generation{Customer: consumer, Number: token}); !slices.Contains(d.provider.Revoked(), want) {
+				t.Errorf("revoked were %v, want %v among them", d.provider.Revoked(), want)
+			}
+		}
 		p = d.start(t)
 		p.get(t, acme, consumer).wantError(t, http.StatusNotFound, "ConnectionNotFoundError")
 		p.awaitList(t, "?configured=true", consumer)
@@ -306,9 +332,7 @@ func TestBadRequestsToTheConnectionsAPI(t *testing.T) {
 		for _, test := range tests {
 			t.Run(test.name, func(t *testing.T) {
 				header := d.apiHeader(consumer)
-				for name, values := range test.header {
-					header[name] = values
-				}
+				maps.Copy(header, test.header)
 				send(t, test.method, p.apiURL("/vault/"+test.path), header, test.body).wantError(t, test.status, test.typeName, test.message)
 			})
 		}

@@ -105,7 +105,7 @@ func (d *deployment) caddyfile(t testing.TB, p ports) string {
 		"APIKey": d.secretFile(t, "api-key", d.apiKey), "ClientID": oauthserver.ClientID,
 		"ClientSecret":  d.secretFile(t, "client-secret", d.clientSecret),
 		"WebhookSecret": d.secretFile(t, "webhook-secret", d.webhookSecret),
-		"TokenURL":      d.provider.TokenURL, "API": d.provider.APIURL, "WebhookURL": d.webhooks.url,
+		"TokenURL":      d.provider.TokenURL, "RevocationURL": d.provider.RevocationURL, "API": d.provider.APIURL, "WebhookURL": d.webhooks.url,
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -135,6 +135,7 @@ var caddyfileTemplate = template.Must(template.New("Caddyfile").Parse(`{
 			auth_type oauth2
 			auth_style params
 			token_url {{.TokenURL}}
+			revocation_url {{.RevocationURL}}
 			base_url {{.API}}
 			setting secret_note sensitive
 			client_id {{.ClientID}}

@@ -36,8 +36,9 @@ type Config struct {
 
 // A Server is a running authorization server and its API, on two hosts.
 type Server struct {
-	TokenURL string // of the token endpoint
-	APIURL   string // of the API, without a path
+	TokenURL      string // of the token endpoint
+	RevocationURL string // of the revocation endpoint
+	APIURL        string // of the API, without a path
 
 	config   Config
 	provider fosite.OAuth2Provider
@@ -58,6 +59,7 @@ type Server struct {
 	calls     []*Call               // in the order of arrival
 	spent     map[string]bool       // signatures of refresh tokens that were replaced
 	reuses    int
+	revoked   []Generation // whose tokens came to the revocation endpoint
 }
 
 // A Generation says which token of a grant one is.
@@ -85,11 +87,11 @@ func Start(t testing.TB, config Config) *Server {
 		},
 	}
 	s.provider = s.compose()
-	token := httptest.NewServer(http.HandlerFunc(s.serveToken))
+	token := httptest.NewServer(http.HandlerFunc(s.serveOAuth))
 	t.Cleanup(token.Close)
 	api := httptest.NewServer(http.HandlerFunc(s.serveAPI))
 	t.Cleanup(api.Close)
-	s.TokenURL, s.APIURL = token.URL+"/oauth/token", api.URL
+	s.TokenURL, s.RevocationURL, s.APIURL = token.URL+"/oauth/token", token.URL+revocationPath, api.URL
 	return s
 }
 
@@ -107,6 +109,7 @@ func (s *Server) compose() fosite.OAuth2Provider {
 		compose.OAuth2ClientCredentialsGrantFactory,
 		passwordGrant,
 		compose.OAuth2TokenIntrospectionFactory,
+		compose.OAuth2TokenRevocationFactory,
 	)
 }
 
