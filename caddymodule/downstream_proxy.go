@@ -94,7 +94,7 @@ func (h *DownstreamProxy) ServeHTTP(w http.ResponseWriter, r *http.Request, next
 	}
 	p := &passage{proxy: h, w: w, r: r, below: below, id: newRequestID()}
 	w.Header()[requestIDHeader] = []string{p.id}
-	if _, ok := r.Header[authorizationHeader]; ok {
+	if hasOwnCredential(r) {
 		defer p.logInstead()()
 	}
 	if err := p.serve(); err != nil {

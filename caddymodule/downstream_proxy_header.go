@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,7 +74,7 @@ func requestHeader(r *http.Request) http.Header {
 		via = viaHTTP2
 	}
 	if own := header["Via"]; own != nil {
-		via = append(own[:len(own):len(own)], via...)
+		via = append(slices.Clip(own), via...)
 	}
 	header["Via"] = via
 	return header

@@ -2,10 +2,17 @@ package caddymodule
 
 import (
 	"log/slog"
+	"net/http"
+	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
+
+// hasOwnCredential reports whether the request brings a credential of the caller's own.
+func hasOwnCredential(r *http.Request) bool {
+	return slices.ContainsFunc(r.Header[authorizationHeader], func(value string) bool { return value != "" })
+}
 
 // logInstead keeps the request out of Caddy's access log, which prints headers that it
 // does not know for credentials. What it returns writes the line in its place, if the

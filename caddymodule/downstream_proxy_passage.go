@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -145,6 +146,7 @@ func (p *passage) outgoing(ctx context.Context) *http.Request {
 	}).WithContext(ctx)
 	if !hasBody(r) {
 		out.ContentLength = 0
+		delete(out.Header, "Expect")
 		return out
 	}
 	// If downstream refuses the body before it says 100, net/http would send it all the
@@ -184,7 +186,7 @@ func (p *passage) fail(err error) {
 		err = errors.Join(errUnreadBody, fault)
 	}
 	e := apiErrorOf(err, time.Now())
-	e.log(p.r.Context(), p.proxy.logger)
+	e.log(p.r.Context(), p.proxy.logger.With(slog.String("request_id", p.id)))
 	p.answer.status = e.status
 	p.w.Header()[downstreamErrorHeader] = []string{"false"}
 	e.write(p.w)

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -81,7 +82,7 @@ func TestProxyPassesEachEventOnAsItComes(t *testing.T) {
 	resp := roundTrip(t, newCall(t.Context(), t, srv, "GET", d.URL, nil)) // the header has come, and no event yet
 	events := bufio.NewReader(resp.Body)
 	for i := range 3 {
-		next <- fmt.Sprint(i)
+		next <- strconv.Itoa(i)
 		line, err := events.ReadString('\n')
 		if err != nil || line != fmt.Sprintf("data: %d\n", i) {
 			t.Fatalf("got %q, %v", line, err)
@@ -109,23 +110,60 @@ func TestProxyPassesABodyOnWhileItComes(t *testing.T) {
 			_ = rc.Flush()
 		}
 	})
-	for _, versions := range []string{"over HTTP/1.1 and HTTP/2"} {
-		t.Run(versions, func(t *testing.T) {
-			srv, _ := d.serve(t, "")
-			body, caller := io.Pipe()
-			resp := roundTrip(t, newCall(t.Context(), t, srv, "POST", d.URL, body))
-			answers := bufio.NewReader(resp.Body)
-			for i := range 3 {
-				fmt.Fprintf(caller, "%d\n", i)
-				if line, err := answers.ReadString('\n'); err != nil || line != fmt.Sprintf("echo %d\n", i) {
-					t.Fatalf("got %q, %v", line, err)
-				}
-			}
-			_ = caller.Close()
-			if rest, err := io.ReadAll(answers); err != nil || len(rest) > 0 {
-				t.Errorf("got %q, %v at the end", rest, err)
-			}
-		})
+	srv, _ := d.serve(t, "")
+	body, caller := io.Pipe()
+	resp := roundTrip(t, newCall(t.Context(), t, srv, "POST", d.URL, body))
+	answers := bufio.NewReader(resp.Body)
+	for i := range 3 {
+		fmt.Fprintf(caller, "%d\n", i)
+		if line, err := answers.ReadString('\n'); err != nil || line != fmt.Sprintf("echo %d\n", i) {
+			t.Fatalf("got %q, %v", line, err)
+		}
+	}
+	_ = caller.Close()
+	if rest, err := io.ReadAll(answers); err != nil || len(rest) > 0 {
+		t.Errorf("got %q, %v at the end", rest, err)
+	}
+}
+
+// TestProxySpeaksHTTP2 has both ways at once again, with trailers.
+func TestProxySpeaksHTTP2(t *testing.T) {
+	d := newDownstream(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "X-Sum")
+		w.Header().Set("X-Proto", r.Proto)
+		w.Header().Set("X-Echo", r.Header.Get("Authorization"))
+		_ = http.NewResponseController(w).Flush()
+		line, _ := bufio.NewReader(r.Body).ReadString('\n')
+		fmt.Fprint(w, line)
+		w.Header().Set("X-Sum", fmt.Sprint(r.Trailer, r.Header.Get("Connection"), r.Header.Get("Te")))
+	})
+	d.CloseClientConnections()
+	h2 := httptest.NewUnstartedServer(d.Config.Handler)
+	h2.EnableHTTP2 = true
+	h2.TLS = &tls.Config{Certificates: d.TLS.Certificates}
+	h2.StartTLS()
+	t.Cleanup(h2.Close)
+	d.Server = h2
+	srv, _ := d.serve(t, "")
+	body, caller := io.Pipe()
+	req := newCall(t.Context(), t, srv, "POST", d.URL, body, "Te", "trailers", "Connection", "te, x-hop", "X-Hop", "1")
+	req.Trailer = http.Header{"X-Own": {"1"}}
+	resp := roundTrip(t, req)
+	if proto := resp.Header.Get("X-Proto"); proto != "HTTP/2.0" || strings.Contains(fmt.Sprint(resp.Header), "canary") {
+		t.Errorf("downstream was asked by %s, and answered %v", proto, resp.Header)
+	}
+	fmt.Fprintln(caller, "hello")
+	_ = caller.Close()
+	if got := readAll(t, resp); got != "hello\n" {
+		t.Errorf("got %q", got)
+	}
+	if got := resp.Trailer.Get("X-Sum"); !strings.Contains(got, "trailers") {
+		t.Errorf("got the trailers %v", resp.Trailer)
+	}
+	// A WebSocket takes HTTP/1.1, and gets it.
+	resp = roundTrip(t, newCall(t.Context(), t, srv, "GET", d.URL, nil, "Connection", "Upgrade", "Upgrade", "websocket"))
+	if proto := resp.Header.Get("X-Proto"); proto != "HTTP/1.1" {
+		t.Errorf("a WebSocket was asked for by %s", proto)
 	}
 }
 
@@ -160,10 +198,10 @@ func TestProxyGoesOnIfTheBodyTakesLongerThanTheTimeout(t *testing.T) {
 		defer caller.Close()
 		for range 8 {
 			_, _ = caller.Write([]byte("x"))
-			time.Sleep(100 * time.Millisecond) // the caller's network, not a wait for anything
+			time.Sleep(200 * time.Millisecond) // the caller's network, not a wait for anything
 		}
 	}()
-	resp := roundTrip(t, newCall(t.Context(), t, srv, "POST", d.URL, body, "X-Apideck-Timeout", "400"))
+	resp := roundTrip(t, newCall(t.Context(), t, srv, "POST", d.URL, body, "X-Apideck-Timeout", "1000"))
 	if got := readAll(t, resp); resp.StatusCode != http.StatusOK || got != "xxxxxxxx" {
 		t.Errorf("got status %d: %s", resp.StatusCode, got)
 	}
@@ -172,11 +210,14 @@ func TestProxyGoesOnIfTheBodyTakesLongerThanTheTimeout(t *testing.T) {
 func TestProxyTimesOut(t *testing.T) {
 	gone := make(chan struct{})
 	d := newDownstream(t, func(_ http.ResponseWriter, r *http.Request) {
-		<-r.Context().Done()
-		close(gone)
+		if r.URL.Path == "/hang" {
+			<-r.Context().Done()
+			close(gone)
+		}
 	})
 	srv, _ := d.serve(t, "")
-	resp := roundTrip(t, newCall(t.Context(), t, srv, "GET", d.URL, nil, "X-Apideck-Timeout", "50"))
+	roundTrip(t, newCall(t.Context(), t, srv, "GET", d.URL, nil)) // so that there is a connection
+	resp := roundTrip(t, newCall(t.Context(), t, srv, "GET", d.URL+"/hang", nil, "X-Apideck-Timeout", "500"))
 	wantError(t, resp, http.StatusGatewayTimeout, "ProxyTimedOutError")
 	if resp.Header.Get("X-Apideck-Request-Id") == "" || resp.Header.Get("X-Apideck-Downstream-Error") != "false" {
 		t.Errorf("got %v", resp.Header)
@@ -187,11 +228,11 @@ func TestProxyTimesOut(t *testing.T) {
 func TestProxyTimeoutEndsWithTheResponsesHeader(t *testing.T) {
 	d := newDownstream(t, func(w http.ResponseWriter, _ *http.Request) {
 		_ = http.NewResponseController(w).Flush()
-		time.Sleep(300 * time.Millisecond) // downstream's work, not a wait for anything
+		time.Sleep(1200 * time.Millisecond) // downstream's work, not a wait for anything
 		fmt.Fprint(w, "late")
 	})
 	srv, _ := d.serve(t, "")
-	resp := roundTrip(t, newCall(t.Context(), t, srv, "GET", d.URL, nil, "X-Apideck-Timeout", "200"))
+	resp := roundTrip(t, newCall(t.Context(), t, srv, "GET", d.URL, nil, "X-Apideck-Timeout", "1000"))
 	if got := readAll(t, resp); got != "late" {
 		t.Errorf("got %q", got)
 	}
@@ -205,7 +246,7 @@ func TestProxyTimeoutThatMakesNoSenseIsTheDefault(t *testing.T) {
 		"1": time.Millisecond, " 30000 ": 30 * time.Second, "120001": 2 * time.Minute, "9223372036854775807": 2 * time.Minute,
 		"99999999999999999999": 28 * time.Second,
 	} {
-		r := httptest.NewRequest("GET", "/proxy", nil)
+		r := httptest.NewRequest(http.MethodGet, "/proxy", nil)
 		r.Header.Set("X-Apideck-Timeout", value)
 		if got := h.timeoutOf(r); got != want {
 			t.Errorf("%q: got %v, want %v", value, got, want)
@@ -358,7 +399,7 @@ func TestProxySurvivesHostileResponses(t *testing.T) {
 			"/garbage":   "CREDENTIAL garbage\r\n\r\n",
 			"/header":    "HTTP/1.1 200 OK\r\nCREDENTIAL\r\n\r\n",
 			"/nothing":   "",
-			"/many":      strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", 50),
+			"/many":      strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", 50) + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
 			"/long":      "HTTP/1.1 200 OK\r\nX-Long: " + strings.Repeat("x", 2<<20) + "\r\n\r\n",
 			"/conflict":  "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
 			"/smuggling": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, identity\r\n\r\nhello",
@@ -434,7 +475,7 @@ func TestProxyAnswersHeadWithoutABody(t *testing.T) {
 		method, header, length, body string
 	}{{"HEAD", "", "5", ""}, {"HEAD", "GET", "5", ""}, {"GET", "HEAD", "0", ""}, {"GET", "", "5", "hello"}} {
 		resp := roundTrip(t, newCall(t.Context(), t, srv, tt.method, d.URL, nil, "X-Apideck-Downstream-Method", tt.header))
-		if got := readAll(t, resp); resp.StatusCode != 200 || got != tt.body || resp.Header.Get("Content-Length") != tt.length {
+		if got := readAll(t, resp); resp.StatusCode != http.StatusOK || got != tt.body || resp.Header.Get("Content-Length") != tt.length {
 			t.Errorf("%v: got status %d, length %s: %q", tt, resp.StatusCode, resp.Header.Get("Content-Length"), got)
 		}
 	}
@@ -534,7 +575,7 @@ func TestProxySendsTheCallersOwnCredential(t *testing.T) {
 
 	wantError(t, do(t, handler, "GET", "http://broker/proxy", "", call("https://evil.test", own...)...), 403, "ForbiddenError")
 	wantError(t, do(t, handler, "GET", "http://broker/proxy", "", append([]string{"X-Apideck-App-Id", "x"}, own...)...), 401, "UnauthorizedError")
-	do(t, handler, "GET", "http://broker/proxy", "", call(d.URL)...)
+	do(t, handler, "GET", "http://broker/proxy", "", call(d.URL, "X-Apideck-Downstream-Authorization", "")...)
 	text := logged(t, log)
 	if strings.Contains(text, "canary") {
 		t.Errorf("the log shows the credential: %s", text)
@@ -542,7 +583,7 @@ func TestProxySendsTheCallersOwnCredential(t *testing.T) {
 	if got := strings.Count(text, `"msg":"handled request"`); got != 5 { // the import, and the four above
 		t.Errorf("the log has %d lines about requests:\n%s", got, text)
 	}
-	if got := strings.Count(text, "http.handlers.downstream_proxy"); got < 3 {
+	if got := strings.Count(text, `"logger":"http.handlers.downstream_proxy","msg":"handled request"`); got != 3 {
 		t.Errorf("the proxy has logged %d lines:\n%s", got, text)
 	}
 }

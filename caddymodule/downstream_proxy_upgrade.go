@@ -28,13 +28,13 @@ func (p *passage) upgrade(resp *http.Response) error {
 	}
 	defer caller.Close()
 	if err := buffered.Flush(); err != nil {
-		return nil //nolint:nilerr // the caller is gone
+		return nil // the caller is gone
 	}
 	// What the caller has sent already was read together with its request.
 	if n := buffered.Reader.Buffered(); n > 0 {
 		early, _ := buffered.Peek(n)
 		if _, err := downstream.Write(early); err != nil {
-			return nil //nolint:nilerr // downstream is gone, which the caller sees
+			return nil // downstream is gone, which the caller sees
 		}
 	}
 	t := &tunnel{caller: caller, downstream: downstream}

@@ -138,10 +138,10 @@ func downstreamAPIError(err error) *apiError {
 	if broken, ok := errors.AsType[*downstreamError](err); ok && broken.timeout {
 		return proxyTimedOut()
 	}
-	e := &apiError{status: http.StatusBadGateway, typeName: "ConnectorExecutionError", message: "Downstream gave no answer", detail: err.Error()}
+	e := &apiError{status: http.StatusBadGateway, typeName: "ConnectorExecutionError", message: "Downstream gave no answer", detail: err.Error(), internal: err}
 	if _, ok := errors.AsType[reverseproxy.DialError](err); ok {
 		// The text can name addresses of the network that this runs in.
-		e.detail, e.internal = "no connection to it came about", err
+		e.detail = "no connection to it came about"
 	}
 	return e
 }

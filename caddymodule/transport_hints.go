@@ -23,6 +23,9 @@ func (x *exchange) watch(ctx context.Context) context.Context {
 		if auth := x.sent.Load(); auth != nil {
 			auth.Scrub(http.Header(header))
 		}
+		if x.hints.Add(1) > maxEarlyResponses { // net/http leaves it to hooks how many there may be
+			return &downstreamError{}
+		}
 		if x.early != nil {
 			if err := x.early(code, http.Header(header)); err != nil {
 				return err

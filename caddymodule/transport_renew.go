@@ -18,6 +18,9 @@ import (
 // maxReplayBody bounds the request bodies that are kept for being sent again, in bytes.
 const maxReplayBody = 64 << 10
 
+// maxEarlyResponses bounds how many responses may come before the final one (1xx).
+const maxEarlyResponses = 32
+
 // An exchange is one request of a caller, sent with a connection's credential. It is what
 // [Transport] and [DownstreamProxy] have in common.
 type exchange struct {
@@ -31,7 +34,8 @@ type exchange struct {
 	// early is called with each 1xx response, scrubbed. It may be nil.
 	early func(code int, header http.Header) error
 
-	sent atomic.Pointer[broker.Authorization] // by the latest attempt
+	sent  atomic.Pointer[broker.Authorization] // by the latest attempt
+	hints atomic.Int32                         // 1xx responses to it
 }
 
 // do sends out, whose context is from watch. A request that downstream answers 401 is
@@ -62,7 +66,7 @@ func (x *exchange) do(out *http.Request, again func() *http.Request) (*http.Resp
 		return resp, nil
 	}
 	out = again()
-	if sent != nil {
+	if body != nil {
 		out.Body = io.NopCloser(bytes.NewReader(sent))
 	}
 	_, second, err := x.attempt(out)
@@ -84,6 +88,7 @@ func (x *exchange) attempt(out *http.Request) (*broker.Authorization, *http.Resp
 		return nil, nil, refusal{err}
 	}
 	x.sent.Store(auth)
+	x.hints.Store(0)
 	resp, err := send(x.via, out, x.admission.Key().Connector)
 	if errors.Is(err, broker.ErrAddressNotAllowed) {
 		return nil, nil, refusal{err}
