@@ -67,9 +67,7 @@ func (p *passage) serve() (err error) {
 	}
 	ctx, cancel := context.WithCancelCause(p.r.Context())
 	defer cancel(nil)
-	p.cancel = cancel
-	p.timer = time.AfterFunc(time.Hour, p.expire)
-	p.timer.Reset(p.timeout) // only now, since expire reads p.timer
+	p.wait(cancel)
 	defer p.timer.Stop()
 
 	if p.key, p.url, err = p.proxy.app.shared.broker.Resolve(ctx, p.call); err != nil {
@@ -109,6 +107,13 @@ func (p *passage) serve() (err error) {
 	}
 	defer resp.Body.Close()
 	return p.handOn(resp)
+}
+
+// wait begins the wait for the response's header.
+func (p *passage) wait(cancel context.CancelCauseFunc) {
+	p.cancel = cancel
+	p.timer = time.AfterFunc(time.Hour, p.expire)
+	p.timer.Reset(p.timeout) // only now, since expire reads p.timer
 }
 
 // expire ends the wait for the response's header, unless the request's body has moved

@@ -1,0 +1,73 @@
+package caddymodule
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+func TestProxyRenewsAndRepeatsAfterA401(t *testing.T) {
+	tokens := make(chan string, 10)
+	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"access_token": "access-2", "refresh_token": "refresh-2", "expires_in": 3600, "token_type": "Bearer"}`)
+	}))
+	t.Cleanup(auth.Close)
+	d := newDownstream(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		tokens <- r.Header.Get("Authorization") + " " + string(body) + " " + r.Header.Get("X-Custom")
+		if r.Header.Get("Authorization") != "Bearer access-2" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+	caddyfile, _ := d.forward(t, "")
+	caddyfile = strings.Replace(caddyfile, "https://auth.acme.test/token", auth.URL, 1)
+	handler := run(t, caddyfile)
+	importToken(t, handler, "crm/acme", "access-1")
+	resp := do(t, handler, "POST", "http://broker/proxy", "body", call(d.URL, "X-Custom", "kept")...)
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("got status %d: %s", resp.StatusCode, readAll(t, resp))
+	}
+	if first, second := <-tokens, <-tokens; first != "Bearer access-1 body kept" || second != "Bearer access-2 body kept" {
+		t.Errorf("downstream got %q, then %q", first, second)
+	}
+}
+
+func TestProxySendsTheCallersOwnCredential(t *testing.T) {
+	d := newDownstream(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Echo", r.Header.Get("Authorization"))
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	caddyfile, log := d.forward(t, "")
+	handler := run(t, caddyfile)
+	importToken(t, handler, "crm/acme", "access-1")
+	own := []string{"X-Apideck-Downstream-Authorization", "Token canary-own"}
+	resp := do(t, handler, "GET", "http://broker/proxy?q=canary-query", "", call(d.URL, own...)...)
+	if resp.StatusCode != http.StatusUnauthorized || resp.Header.Get("X-Apideck-Downstream-Error") != "true" || resp.Header.Get("X-Token-Broker-Error") != "" {
+		t.Errorf("got status %d with %v", resp.StatusCode, resp.Header)
+	}
+	if strings.Contains(fmt.Sprint(resp.Header), "canary") {
+		t.Errorf("got %v", resp.Header)
+	}
+	if got := d.request(t).Header.Values("Authorization"); len(got) != 1 || got[0] != "Token canary-own" {
+		t.Errorf("downstream got %q", got)
+	}
+	d.wantNone(t) // nothing is renewed
+
+	wantError(t, do(t, handler, "GET", "http://broker/proxy", "", call("https://evil.test", own...)...), 403, "ForbiddenError")
+	wantError(t, do(t, handler, "GET", "http://broker/proxy", "", append([]string{"X-Apideck-App-Id", "x"}, own...)...), 401, "UnauthorizedError")
+	do(t, handler, "GET", "http://broker/proxy", "", call(d.URL, "X-Apideck-Downstream-Authorization", "")...)
+	text := logged(t, log)
+	if strings.Contains(text, "canary") {
+		t.Errorf("the log shows the credential: %s", text)
+	}
+	if got := strings.Count(text, `"msg":"handled request"`); got != 5 { // the import, and the four above
+		t.Errorf("the log has %d lines about requests:\n%s", got, text)
+	}
+	if got := strings.Count(text, `"logger":"http.handlers.downstream_proxy","msg":"handled request"`); got != 3 {
+		t.Errorf("the proxy has logged %d lines:\n%s", got, text)
+	}
+}

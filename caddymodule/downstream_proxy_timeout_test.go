@@ -1,0 +1,107 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestProxyTimesOut(t *testing.T) {
+	gone := make(chan struct{})
+	d := newDownstream(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hang" {
+			<-r.Context().Done()
+			close(gone)
+		}
+	})
+	srv, _ := d.serve(t, "")
+	roundTrip(t, newCall(t.Context(), t, srv, "GET", d.URL, nil)) // so that there is a connection
+	resp := roundTrip(t, newCall(t.Context(), t, srv, "GET", d.URL+"/hang", nil, "X-Apideck-Timeout", "500"))
+	wantError(t, resp, http.StatusGatewayTimeout, "ProxyTimedOutError")
+	if resp.Header.Get("X-Apideck-Request-Id") == "" || resp.Header.Get("X-Apideck-Downstream-Error") != "false" {
+		t.Errorf("got %v", resp.Header)
+	}
+	soon(t, gone, "the end of the request downstream")
+}
+
+func TestProxyTimeoutThatMakesNoSenseIsTheDefault(t *testing.T) {
+	h := &DownstreamProxy{}
+	h.Timeout, h.MaxTimeout = 28e9, 120e9
+	for value, want := range map[string]time.Duration{
+		"": 28 * time.Second, "0": 28 * time.Second, "-1": 28 * time.Second, "x": 28 * time.Second, "1.5": 28 * time.Second,
+		"1": time.Millisecond, " 30000 ": 30 * time.Second, "120001": 2 * time.Minute, "9223372036854775807": 2 * time.Minute,
+		"99999999999999999999": 28 * time.Second,
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/proxy", nil)
+		r.Header.Set("X-Apideck-Timeout", value)
+		if got := h.timeoutOf(r); got != want {
+			t.Errorf("%q: got %v, want %v", value, got, want)
+		}
+	}
+}
+
+func TestProxyGivesUpWhenTheCallerDoes(t *testing.T) {
+	begun, gone := make(chan struct{}), make(chan struct{})
+	d := newDownstream(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "begin")
+		_ = http.NewResponseController(w).Flush()
+		close(begun)
+		<-r.Context().Done()
+		close(gone)
+	})
+	srv, _ := d.serve(t, "")
+	ctx, cancel := context.WithCancel(t.Context())
+	roundTrip(t, newCall(ctx, t, srv, "GET", d.URL, nil))
+	soon(t, begun, "the beginning of the response")
+	cancel()
+	soon(t, gone, "the end of the request downstream")
+}
+
+func TestProxySaysThatDownstreamIsOutOfReach(t *testing.T) {
+	d := newDownstream(t, ok)
+	srv, _ := d.serve(t, "")
+	d.Close()
+	resp := roundTrip(t, newCall(t.Context(), t, srv, "GET", d.URL, nil))
+	wantError(t, resp, http.StatusBadGateway, "ConnectorExecutionError")
+}
+
+// The timeout counts from the last byte of the request's body, and ends when the
+// response begins.
+func TestProxyTimeoutCountsWhileNothingMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		p := &passage{r: httptest.NewRequest(http.MethodPost, "/proxy", nil), control: control{timeout: 28 * time.Second}}
+		p.wait(cancel)
+		for range 10 {
+			time.Sleep(20 * time.Second)
+			p.movedAt.Store(time.Now().UnixNano())
+		}
+		time.Sleep(27 * time.Second)
+		synctest.Wait()
+		if ctx.Err() != nil {
+			t.Fatal("it has timed out while the body moved")
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !errors.Is(context.Cause(ctx), errProxyTimedOut) || p.waits.Load() != timedOut {
+			t.Errorf("it has not timed out: %v", context.Cause(ctx))
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		defer cancel(nil)
+		p := &passage{r: httptest.NewRequest(http.MethodPost, "/proxy", nil), control: control{timeout: 28 * time.Second}}
+		p.wait(cancel)
+		p.waits.CompareAndSwap(waiting, answered)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if ctx.Err() != nil {
+			t.Errorf("it has timed out while the response went on: %v", context.Cause(ctx))
+		}
+	})
+}

@@ -1,0 +1,203 @@
+package tests
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// An event is with the caller as soon as it is sent.
+func TestProxyPassesEventsOnAtOnce(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		const events, inTime = 101, 50 * time.Millisecond
+		sent := make(chan time.Time, events)
+		service := d.withService(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			rc := http.NewResponseController(w)
+			_ = rc.Flush()
+			for i := range events {
+				time.Sleep(5 * time.Millisecond) // so that each is sent by itself
+				sent <- time.Now()
+				fmt.Fprintf(w, "data: %d\n\n", i)
+				_ = rc.Flush()
+			}
+		})
+		p := d.start(t)
+		p.importBody(t, stream, consumer, `{"settings": {"api_key": "a-key"}}`).connection(t)
+		resp, err := stayOpen(t).Do(p.proxied(t.Context(), t, http.MethodGet, "", service.URL, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		var delays []time.Duration
+		for lines := bufio.NewReader(resp.Body); len(delays) < events; {
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasPrefix(line, "data") {
+				delays = append(delays, time.Since(<-sent))
+			}
+		}
+		slices.Sort(delays)
+		t.Logf("events arrive after %v in the median, %v at most", delays[events/2], delays[events-1])
+		if delays[events/2] > inTime {
+			t.Errorf("events arrive after %v in the median, want %v", delays[events/2], inTime)
+		}
+	})
+}
+
+// A body of 1 GiB passes both ways at once, byte for byte, and takes no memory.
+func TestProxyPassesAGibibyteInConstantMemory(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		const size, most = 1 << 30, 64 << 20
+		uploaded := make(chan [sha256.Size]byte, 1)
+		service := d.withService(t, func(w http.ResponseWriter, r *http.Request) {
+			_ = http.NewResponseController(w).EnableFullDuplex()
+			sum := sha256.New()
+			_, _ = io.Copy(w, io.TeeReader(r.Body, sum))
+			uploaded <- [sha256.Size]byte(sum.Sum(nil))
+		})
+		p := d.start(t)
+		p.importBody(t, stream, consumer, `{"settings": {"api_key": "a-key"}}`).connection(t)
+		before := p.peakMemory(t)
+		source := &pattern{left: size, sum: sha256.New()}
+		begun := time.Now()
+		resp, err := stayOpen(t).Do(p.proxied(t.Context(), t, http.MethodPost, "", service.URL, source))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		downloaded := sha256.New()
+		if n, err := io.Copy(downloaded, resp.Body); err != nil || n != size {
+			t.Fatalf("%d bytes have come back: %v", n, err)
+		}
+		if want := [sha256.Size]byte(source.sum.Sum(nil)); <-uploaded != want || [sha256.Size]byte(downloaded.Sum(nil)) != want {
+			t.Error("the bytes are not those that were sent")
+		}
+		growth := p.peakMemory(t) - before
+		t.Logf("1 GiB up and down in %v; the process has grown by %d KiB at most", time.Since(begun).Round(time.Millisecond), growth>>10)
+		if growth > most {
+			t.Errorf("the process has grown by %d KiB, want at most %d", growth>>10, most>>10)
+		}
+	})
+}
+
+// peakMemory returns the most memory that the process has had since it was last asked,
+// in bytes.
+func (p *process) peakMemory(t *testing.T) int {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/", p.cmd.Process.Pid)
+	status, err := os.ReadFile(dir + "status")
+	if err != nil {
+		t.Skipf("there is no way to measure memory here: %v", err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	kib, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = os.WriteFile(dir+"clear_refs", []byte("5"), 0)
+	return kib << 10
+}
+
+// pattern is a body that does not repeat itself within what anybody buffers.
+type pattern struct {
+	left int
+	next uint64
+	sum  hash.Hash
+}
+
+// Read implements [io.Reader].
+func (p *pattern) Read(b []byte) (int, error) {
+	if p.left == 0 {
+		return 0, io.EOF
+	}
+	b = b[:min(len(b), p.left)]
+	for i := 0; i < len(b); i += 8 {
+		p.next = p.next*6364136223846793005 + 1442695040888963407
+		for j := i; j < min(i+8, len(b)); j++ {
+			b[j] = byte(p.next >> (8 * (j - i)))
+		}
+	}
+	p.sum.Write(b)
+	p.left -= len(b)
+	return len(b), nil
+}
+
+// A WebSocket goes both ways, ends with either side, and with the configuration.
+func TestProxyCarriesAWebSocket(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		ended := make(chan struct{}, 1)
+		service := d.withService(t, func(w http.ResponseWriter, r *http.Request) {
+			conn, buffered, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			defer func() { _ = conn.Close(); ended <- struct{}{} }()
+			fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-Authorization: %s\r\n\r\n", r.Header.Get("Authorization"))
+			_, _ = io.Copy(conn, buffered)
+		})
+		p := d.start(t)
+		p.importBody(t, stream, consumer, `{"settings": {"api_key": "a-key-of-its-own"}}`).connection(t)
+		open := func() (net.Conn, *bufio.Reader) {
+			base, err := url.Parse(p.apiURL(""))
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn, err := net.Dial("tcp", base.Host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = conn.Close() })
+			_ = conn.SetDeadline(time.Now().Add(waitTimeout))
+			req := p.proxied(t.Context(), t, http.MethodGet, "", service.URL, nil, "Connection", "Upgrade", "Upgrade", "websocket")
+			if err := req.Write(conn); err != nil {
+				t.Fatal(err)
+			}
+			buffered := bufio.NewReader(conn)
+			resp, err := http.ReadResponse(buffered, req)
+			if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || strings.Contains(fmt.Sprint(resp.Header), "a-key") {
+				t.Fatalf("the answer is %v, %v", resp, err)
+			}
+			for i := range 3 {
+				fmt.Fprintf(conn, "%d\n", i)
+				if line, err := buffered.ReadString('\n'); err != nil || line != fmt.Sprintf("%d\n", i) {
+					t.Fatalf("got %q, %v", line, err)
+				}
+			}
+			return conn, buffered
+		}
+		conn, _ := open()
+		_ = conn.Close()
+		<-ended
+		conn, buffered := open()
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if rest, err := io.ReadAll(buffered); err != nil || len(rest) > 0 {
+			t.Errorf("got %q, %v at the end", rest, err)
+		}
+		<-ended
+		_, buffered = open()
+		p.reload(t)
+		if rest, _ := io.ReadAll(buffered); string(rest) != "\x88\x02\x03\xe9" {
+			t.Errorf("got %q at a reload, want a close frame", rest)
+		}
+		<-ended
+		open()
+		p.stop(t)
+		<-ended
+	})
+}
