@@ -57,6 +57,7 @@ func (p *passage) handOn(resp *http.Response) error {
 	}
 	p.answer.status = resp.StatusCode
 	answerHeader(p.w.Header(), resp, p.method, p.r.Method, time.Now())
+	p.closeIfUnread()
 	announced := announceTrailers(p.w.Header(), resp.Trailer)
 	p.w.WriteHeader(resp.StatusCode)
 	if p.r.Method == http.MethodHead || resp.Body == http.NoBody {

@@ -20,6 +20,7 @@ type callersBody struct {
 
 	mu     sync.Mutex // guards what is below
 	closed bool
+	ended  bool  // it was read to its end
 	err    error // of reading it
 }
 
@@ -37,15 +38,23 @@ func (b *callersBody) Read(p []byte) (int, error) {
 	if n > 0 {
 		b.movedAt.Store(time.Now().UnixNano())
 	}
-	switch {
-	case errors.Is(err, io.EOF):
-		b.onEnd()
-	case err != nil:
-		b.mu.Lock()
-		b.err = err
-		b.mu.Unlock()
+	if err != nil {
+		b.end(err)
 	}
 	return n, err
+}
+
+func (b *callersBody) end(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !errors.Is(err, io.EOF) {
+		b.err = err
+		return
+	}
+	if !b.ended {
+		b.onEnd()
+	}
+	b.ended = true
 }
 
 // Close implements [io.Closer]. It does not close the caller's body: that would wait for
@@ -65,6 +74,16 @@ func (b *callersBody) fault() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.err
+}
+
+// isUnread reports whether there is a body of which not all was read.
+func (b *callersBody) isUnread() bool {
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.ended
 }
 
 // sendTrailers makes the caller's trailers those of out, once they have come. Those

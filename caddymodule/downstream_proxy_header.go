@@ -38,12 +38,13 @@ func isKeptBack(name string) bool {
 }
 
 var (
-	noValue    = []string{""} // of a User-Agent: net/http then sends none
-	viaHTTP1   = []string{"1.1 Caddy"}
-	viaHTTP2   = []string{"2.0 Caddy"}
-	upgrade    = []string{"Upgrade"}
-	websocket  = []string{"websocket"}
-	teTrailers = []string{"trailers"}
+	noValue         = []string{""} // of a User-Agent: net/http then sends none
+	viaHTTP1        = []string{"1.1 Caddy"}
+	viaHTTP2        = []string{"2.0 Caddy"}
+	connectionClose = []string{"close"}
+	upgrade         = []string{"Upgrade"}
+	websocket       = []string{"websocket"}
+	teTrailers      = []string{"trailers"}
 )
 
 // requestHeader returns the headers that go downstream, without a credential. The map is
@@ -84,7 +85,7 @@ func requestHeader(r *http.Request) http.Header {
 // Other upgrades are not offered to downstream, which may then answer as if none had
 // been asked for (RFC 9110 section 7.8).
 func wantsWebSocket(r *http.Request) bool {
-	return r.ProtoMajor == 1 && r.Header["Upgrade"] != nil && httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") &&
+	return r.ProtoMajor == 1 && r.Header["Upgrade"] != nil && !hasBody(r) && httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") &&
 		len(r.Header["Upgrade"]) == 1 && strings.EqualFold(r.Header["Upgrade"][0], "websocket")
 }
 

@@ -170,6 +170,15 @@ func (p *passage) outgoing(ctx context.Context) *http.Request {
 	return out
 }
 
+// closeIfUnread makes this the last request of its connection if its body is on its way
+// still. Full duplex leaves what remains of it to us, and net/http might take it for the
+// next request.
+func (p *passage) closeIfUnread() {
+	if p.r.ProtoMajor == 1 && p.body.isUnread() {
+		p.w.Header()["Connection"] = connectionClose
+	}
+}
+
 // Errors of the proxy itself. See apiErrorOf.
 var (
 	errProxyTimedOut = errors.New("downstream did not begin its response in time")
@@ -194,5 +203,6 @@ func (p *passage) fail(err error) {
 	e.log(p.r.Context(), p.proxy.logger.With(slog.String("request_id", p.id)))
 	p.answer.status = e.status
 	p.w.Header()[downstreamErrorHeader] = []string{"false"}
+	p.closeIfUnread()
 	e.write(p.w)
 }

@@ -47,7 +47,9 @@ func newCall(ctx context.Context, t *testing.T, srv *httptest.Server, method, ur
 
 func roundTrip(t *testing.T, req *http.Request) *http.Response {
 	t.Helper()
-	resp, err := (&http.Transport{DisableKeepAlives: true, DisableCompression: true}).RoundTrip(req)
+	transport := &http.Transport{DisableCompression: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,9 +184,10 @@ func TestProxyAnswersBeforeTheBodyHasCome(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), deadline)
 		t.Cleanup(cancel)
 		resp := roundTrip(t, newCall(ctx, t, srv, "POST", d.URL+path, body, "X-Apideck-Timeout", "500"))
-		if resp.StatusCode != want {
-			t.Errorf("%s: got status %d, want %d", path, resp.StatusCode, want)
+		if resp.StatusCode != want || !resp.Close {
+			t.Errorf("%s: got status %d, want %d, and that the connection ends: %v", path, resp.StatusCode, want, resp.Header)
 		}
+		_ = caller.Close()
 	}
 }
 
