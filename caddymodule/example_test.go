@@ -64,6 +64,11 @@ func TestExampleWorks(t *testing.T) {
 			t.Errorf("call: got status %d: %s", status, body)
 		}
 	}
+	status, body = get(t, "GET", url["8080"]+"/proxy", "", "Authorization", "Bearer sandbox-key", "X-Apideck-App-Id", "sandbox-app",
+		"X-Apideck-Consumer-Id", "jane", "X-Apideck-Downstream-Url", url["8089"]+"/api/hello")
+	if status != http.StatusOK || !strings.Contains(body, `"path":"/api/hello"`) {
+		t.Errorf("call by URL: got status %d: %s", status, body)
+	}
 	if status, body = get(t, "GET", url["8089"]+"/webhooks", ""); status != http.StatusOK || !strings.Contains(body, `{"webhooks":[]}`) {
 		t.Errorf("webhooks: got status %d: %s", status, body)
 	}

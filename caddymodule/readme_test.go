@@ -42,7 +42,7 @@ func TestReadmeKnowsEveryModule(t *testing.T) {
 	}
 	for _, id := range []string{
 		string(App{}.CaddyModule().ID), string(VaultStorage{}.CaddyModule().ID), string(EmbeddedStorage{}.CaddyModule().ID),
-		string(ConnectionsAPI{}.CaddyModule().ID), string(Transport{}.CaddyModule().ID), string(adminAPI{}.CaddyModule().ID),
+		string(ConnectionsAPI{}.CaddyModule().ID), string(DownstreamProxy{}.CaddyModule().ID), string(Transport{}.CaddyModule().ID), string(adminAPI{}.CaddyModule().ID),
 	} {
 		if !strings.Contains(string(readme), "`"+id+"`") {
 			t.Errorf("the README does not name the module %s", id)
