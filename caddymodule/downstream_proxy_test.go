@@ -171,8 +171,15 @@ func TestProxyTakesTheMethodOfTheHeader(t *testing.T) {
 	handler := run(t, caddyfile)
 	importToken(t, handler, "crm/acme", "access-1")
 	for _, tt := range []struct{ method, header, want string }{
-		{"GET", "", "GET"}, {"HEAD", "", "HEAD"}, {"OPTIONS", "", "OPTIONS"}, {"PATCH", "", "PATCH"}, {"DELETE", "", "DELETE"},
-		{"PROPFIND", "", "PROPFIND"}, {"POST", "get", "GET"}, {"GET", "DELETE", "DELETE"}, {"POST", "REPORT", "REPORT"},
+		{"GET", "", "GET"},
+		{"HEAD", "", "HEAD"},
+		{"OPTIONS", "", "OPTIONS"},
+		{"PATCH", "", "PATCH"},
+		{"DELETE", "", "DELETE"},
+		{"PROPFIND", "", "PROPFIND"},
+		{"POST", "get", "GET"},
+		{"GET", "DELETE", "DELETE"},
+		{"POST", "REPORT", "REPORT"},
 	} {
 		resp := do(t, handler, tt.method, "http://broker/proxy", "", call(d.URL, "X-Apideck-Downstream-Method", tt.header)...)
 		if resp.StatusCode != http.StatusOK {
@@ -214,10 +221,14 @@ func TestProxyRefusesCallersItDoesNotKnow(t *testing.T) {
 		"two URLs":        {caller(url, d.URL, url, "https://evil.test"), 400, "RequestHeadersValidationError"},
 		"unknown service": {caller(url, d.URL, "X-Apideck-Service-Id", "other"), 404, "ConnectorNotFoundError"},
 		"unknown API":     {caller(url, d.URL, "X-Apideck-Service-Id", "acme", "X-Apideck-Unified-Api", "hris"), 404, "ConnectorNotFoundError"},
-		"no connection": {[]string{"Authorization", "Bearer " + testKey, "X-Apideck-App-Id", "my-app", "X-Apideck-Consumer-Id", "john",
-			url, d.URL, "X-Apideck-Service-Id", "acme"}, 404, "ConnectionNotFoundError"},
-		"no connection, no service": {[]string{"Authorization", "Bearer " + testKey, "X-Apideck-App-Id", "my-app", "X-Apideck-Consumer-Id", "john",
-			url, d.URL}, 404, "ConnectionNotFoundError"},
+		"no connection": {[]string{
+			"Authorization", "Bearer " + testKey, "X-Apideck-App-Id", "my-app", "X-Apideck-Consumer-Id", "john",
+			url, d.URL, "X-Apideck-Service-Id", "acme",
+		}, 404, "ConnectionNotFoundError"},
+		"no connection, no service": {[]string{
+			"Authorization", "Bearer " + testKey, "X-Apideck-App-Id", "my-app", "X-Apideck-Consumer-Id", "john",
+			url, d.URL,
+		}, 404, "ConnectionNotFoundError"},
 		"no connector for the host": {caller(url, "https://elsewhere.test"), 403, "ForbiddenError"},
 	} {
 		t.Run(name, func(t *testing.T) {

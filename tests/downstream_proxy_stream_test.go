@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -115,25 +116,25 @@ func (p *process) peakMemory(t *testing.T) int {
 // pattern is a body that does not repeat itself within what anybody buffers.
 type pattern struct {
 	left int
-	next uint64
 	sum  hash.Hash
 }
+
+// period is what a pattern consists of. Its length is odd, so that no buffer's fits.
+var period = func() []byte {
+	b := make([]byte, 8<<20+1)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(b)
+	return b
+}()
 
 // Read implements [io.Reader].
 func (p *pattern) Read(b []byte) (int, error) {
 	if p.left == 0 {
 		return 0, io.EOF
 	}
-	b = b[:min(len(b), p.left)]
-	for i := 0; i < len(b); i += 8 {
-		p.next = p.next*6364136223846793005 + 1442695040888963407
-		for j := i; j < min(i+8, len(b)); j++ {
-			b[j] = byte(p.next >> (8 * (j - i)))
-		}
-	}
-	p.sum.Write(b)
-	p.left -= len(b)
-	return len(b), nil
+	n := copy(b[:min(len(b), p.left)], period[p.left%len(period):])
+	p.sum.Write(b[:n])
+	p.left -= n
+	return n, nil
 }
 
 // A WebSocket goes both ways, ends with either side, and with the configuration.

@@ -89,8 +89,8 @@ func TestExampleCommandsWork(t *testing.T) {
 	// A token of the example lives for a minute, which is long to wait.
 	e := startExample(t, "token_lifetime 1m", "token_lifetime 3s")
 	steps := commandsInComment(readFromRoot(t, "Caddyfile.example"))
-	if len(steps) != 4 || !strings.Contains(steps[0], "run --config Caddyfile.example") {
-		t.Fatalf("the commands are %q, want four steps, the first of which starts the example", steps)
+	if len(steps) != 5 || !strings.Contains(steps[0], "run --config Caddyfile.example") {
+		t.Fatalf("the commands are %q, want five steps, the first of which starts the example", steps)
 	}
 	if got := e.bash(t, steps[1]); !strings.Contains(got, `"state":"callable"`) {
 		t.Errorf("importing prints %s, want a connection that is callable", got)
@@ -98,7 +98,10 @@ func TestExampleCommandsWork(t *testing.T) {
 	if got := e.bash(t, steps[2]); !strings.Contains(got, `"path":"/api/hello"`) || !strings.Contains(got, `"token_number"`) {
 		t.Errorf("calling prints %s, want that the third party has seen a token", got)
 	}
-	if got := e.bash(t, steps[3]); !strings.Contains(got, "invalid_grant") {
+	if got := e.bash(t, steps[3]); !strings.Contains(got, `"path":"/api/hello"`) || !strings.Contains(got, `"token_number"`) {
+		t.Errorf("calling by URL prints %s, want that the third party has seen a token", got)
+	}
+	if got := e.bash(t, steps[4]); !strings.Contains(got, "invalid_grant") {
 		t.Errorf("breaking the grant prints %s, want that the third party has refused", got)
 	}
 	webhooks := "http://127.0.0.1:" + e.ports["8089"] + "/webhooks"

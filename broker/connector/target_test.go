@@ -104,10 +104,18 @@ func TestTargetIsOneThatAConnectorMayAllow(t *testing.T) {
 		target string
 		want   bool
 	}{
-		{plain, "https://api.plain.example/x", true}, {plain, "https://www.plain.example", true}, {plain, "https://plain.example", false},
-		{plain, "https://api.plain.example:8443", false}, {plain, "http://api.plain.example", false}, {plain, "https://{x}.plain.example", true},
-		{shop, "https://acme.shop.example/x", true}, {shop, "https://login.shop.example/x", true}, {shop, "https://shop.example.evil.example/x", false},
-		{shop, "https://evilshop.example/", false}, {dynamics, "https://x.crm.dynamics.example/", true}, {dynamics, "https://x.dynamics.example/", false},
+		{plain, "https://api.plain.example/x", true},
+		{plain, "https://www.plain.example", true},
+		{plain, "https://plain.example", false},
+		{plain, "https://api.plain.example:8443", false},
+		{plain, "http://api.plain.example", false},
+		{plain, "https://{x}.plain.example", true},
+		{shop, "https://acme.shop.example/x", true},
+		{shop, "https://login.shop.example/x", true},
+		{shop, "https://shop.example.evil.example/x", false},
+		{shop, "https://evilshop.example/", false},
+		{dynamics, "https://x.crm.dynamics.example/", true},
+		{dynamics, "https://x.dynamics.example/", false},
 	} {
 		target, err := ParseTarget(tt.target, "", "")
 		if err != nil {
