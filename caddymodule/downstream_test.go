@@ -20,11 +20,19 @@ type downstream struct {
 
 func newDownstream(t testing.TB, answer http.HandlerFunc) *downstream {
 	t.Helper()
+	return newDownstreamOver(t, "http/1.1", answer)
+}
+
+// newDownstreamOver returns a downstream that speaks h2, or http/1.1 alone.
+func newDownstreamOver(t testing.TB, protocol string, answer http.HandlerFunc) *downstream {
+	t.Helper()
 	d := &downstream{requests: make(chan *http.Request, 100)}
-	d.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	d.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		d.requests <- r
 		answer(w, r)
 	}))
+	d.EnableHTTP2 = protocol == "h2"
+	d.StartTLS()
 	t.Cleanup(d.Close)
 	d.ca = filepath.Join(t.TempDir(), "ca.pem")
 	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: d.Certificate().Raw})
