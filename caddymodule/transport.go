@@ -110,7 +110,7 @@ func (t *Transport) checkNames() error {
 // RoundTrip implements [http.RoundTripper].
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if isHealthCheck(req) {
-		return t.checkHealth(t.outgoing(req.Context(), req))
+		return t.checkHealth(t.direct(req.Context(), req, true))
 	}
 	key, err := t.authenticate(req)
 	if err != nil {

@@ -110,11 +110,20 @@ func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
 // and uses it for the next attempt. The values of headers are shared, so they are
 // replaced and not changed.
 func (t *Transport) outgoing(ctx context.Context, req *http.Request) *http.Request {
+	out := t.direct(ctx, req, t.operator)
+	out.Header = t.outgoingHeader(req.Header)
+	return out
+}
+
+// direct returns a copy of req, which shares its header, with scheme and host as they go
+// over the wire. With keepHost a Host that is not the upstream's stays: it is not the
+// caller's.
+func (t *Transport) direct(ctx context.Context, req *http.Request, keepHost bool) *http.Request {
 	out := req.WithContext(ctx)
 	target := *req.URL
 	out.URL = &target
 	t.SetScheme(out)
-	toUpstream := !t.operator || out.Host == target.Host // otherwise the operator's header_up set it
+	toUpstream := !keepHost || out.Host == target.Host
 	switch target.Scheme {
 	case "https":
 		target.Host = strings.TrimSuffix(target.Host, ":443")
@@ -124,7 +133,6 @@ func (t *Transport) outgoing(ctx context.Context, req *http.Request) *http.Reque
 	if toUpstream {
 		out.Host = target.Host
 	}
-	out.Header = t.outgoingHeader(req.Header)
 	out.Trailer = nil // the caller's, and unchecked
 	return out
 }

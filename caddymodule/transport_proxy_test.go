@@ -38,11 +38,14 @@ func TestDialErrorsAreRetried(t *testing.T) {
 
 func TestHealthChecksHaveNoCredential(t *testing.T) {
 	d := newDownstream(t, ok)
-	caddyfile, _ := d.proxy(t, "app my-app", "health_uri /health\nhealth_interval 1h")
+	caddyfile, _ := d.proxy(t, "app my-app", "health_uri /health\nhealth_interval 1h\nhealth_headers {\nHost health.acme.test\nCookie operator=1\n}")
 	run(t, caddyfile)
 	got := d.request(t)
 	if got.URL.Path != "/health" || got.Header.Get("Authorization") != "" {
 		t.Errorf("got %s with %v", got.URL, got.Header)
+	}
+	if got.Host != "health.acme.test" || got.Header.Get("Cookie") != "operator=1" {
+		t.Errorf("the operator's headers did not arrive: Host %s with %v", got.Host, got.Header)
 	}
 }
 
