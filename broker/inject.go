@@ -141,12 +141,16 @@ func (c *Connector) injections(rec *Record) ([]connector.Injection, error) {
 // sent notes a value that responses are not to show.
 func (a *Authorization) sent(value string) { a.values = append(a.values, NewSecret(value)) }
 
-// forms are those that a value may have in a header. None is shorter than the value.
+// forms are those that a value may have in a header. None is shorter than the value. In
+// base64 it is found with and without padding.
 func forms(value string) []string {
-	all := []string{value, base64.StdEncoding.EncodeToString([]byte(value))}
-	for _, escaped := range []string{url.QueryEscape(value), url.PathEscape(value)} {
-		if !slices.Contains(all, escaped) { // few tokens have anything to escape
-			all = append(all, escaped)
+	b := []byte(value)
+	all := []string{value}
+	for _, form := range []string{
+		url.QueryEscape(value), url.PathEscape(value), base64.RawStdEncoding.EncodeToString(b), base64.RawURLEncoding.EncodeToString(b),
+	} {
+		if !slices.Contains(all, form) {
+			all = append(all, form)
 		}
 	}
 	return all
@@ -239,7 +243,8 @@ func (a *Authorization) Scrub(header http.Header) {
 	delete(header, ErrorHeader) // both are canonical, as is what net/http has read
 	delete(header, ImportHeader)
 	longest := 0
-	for _, values := range header {
+	for name, values := range header {
+		longest = max(longest, len(name))
 		for _, value := range values {
 			longest = max(longest, len(value))
 		}
@@ -283,13 +288,18 @@ func (a *Authorization) rejected() {
 	r.rejectInBackground(a.conn, a.generation)
 }
 
-// scrub replaces secret wherever it stands in header values.
+// scrub replaces secret wherever it stands in header values, and removes headers that
+// have it in their name.
 func scrub(header http.Header, secret string) {
 	const shortest = 4 // below that it is no secret, and replacing it would garble
 	if len(secret) < shortest {
 		return
 	}
-	for _, values := range header {
+	for name, values := range header {
+		if len(name) >= len(secret) && strings.Contains(strings.ToLower(name), strings.ToLower(secret)) {
+			delete(header, name) // names are read without regard to case
+			continue
+		}
 		for i, value := range values {
 			if strings.Contains(value, secret) {
 				values[i] = strings.ReplaceAll(value, secret, redacted)

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -202,6 +203,10 @@ func TestResponseHeadersDoNotShowTheCredential(t *testing.T) {
 		}
 		resp := brokertest.Response(200, "ok")
 		resp.Header["X-Echo"] = []string{"a", "Bearer " + brokertest.AccessCanary + "!"}
+		resp.Header["X-"+http.CanonicalHeaderKey(brokertest.AccessCanary)] = []string{"1"}
+		for name, encoding := range map[string]*base64.Encoding{"Std": base64.StdEncoding, "Url": base64.URLEncoding, "Raw": base64.RawStdEncoding} {
+			resp.Header["X-"+name] = []string{encoding.EncodeToString([]byte(brokertest.AccessCanary))}
+		}
 		resp.Header.Set(broker.ErrorHeader, "forged")
 		resp.Trailer = http.Header{"X-Late": {brokertest.AccessCanary}}
 		auth.Observe(resp)
@@ -210,6 +215,16 @@ func TestResponseHeadersDoNotShowTheCredential(t *testing.T) {
 		}
 		if got, want := fmt.Sprint(resp.Header["X-Echo"], resp.Trailer["X-Late"]), "[a Bearer REDACTED!] [REDACTED]"; got != want {
 			t.Errorf("got %s, want %s", got, want)
+		}
+		for name, values := range resp.Header {
+			for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+				if strings.Contains(values[0], encoding.EncodeToString([]byte(brokertest.AccessCanary))) {
+					t.Errorf("%s shows the credential in base64: %s", name, values[0])
+				}
+			}
+			if strings.Contains(strings.ToLower(name), strings.ToLower(brokertest.AccessCanary)) {
+				t.Errorf("a header is called %s", name)
+			}
 		}
 		if resp.Header.Get(broker.ErrorHeader) != "" {
 			t.Error("downstream's response passes for one of the broker's")
