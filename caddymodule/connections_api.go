@@ -176,10 +176,9 @@ func (api *ConnectionsAPI) serve(w http.ResponseWriter, r *http.Request, parts [
 	}
 	serve, ok := routes[i].methods[method]
 	if !ok {
-		w.Header().Set("Allow", routes[i].allowed())
 		return &apiError{
 			status: http.StatusMethodNotAllowed, typeName: "MethodNotAllowedError",
-			message: "The method is not allowed here", detail: "allowed: " + routes[i].allowed(),
+			message: "The method is not allowed here", detail: "allowed: " + routes[i].allowed(), allow: routes[i].allowed(),
 		}
 	}
 	return serve(api, w, r.WithContext(ctx), request{application, parts})

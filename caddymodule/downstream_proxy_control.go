@@ -113,6 +113,7 @@ func methodRefused() error {
 	return &apiError{
 		status: http.StatusMethodNotAllowed, typeName: "MethodNotAllowedError",
 		message: "No request of this method is sent with a credential", detail: "refused: TRACE, CONNECT",
+		allow: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT", // and those that RFC 9110 does not know
 	}
 }
 

@@ -32,6 +32,7 @@ type apiError struct {
 	message    string
 	detail     any           // a string, or an object
 	retryAfter time.Duration // 0: callers are not told when to try again
+	allow      string        // of a 405: the methods that there are, as the header has them
 	internal   error         // logged, never shown; nil if there is nothing to log
 }
 
@@ -208,6 +209,9 @@ func (e *apiError) header() http.Header {
 	}
 	if e.status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", "Bearer") // RFC 9110 section 15.5.2
+	}
+	if e.allow != "" {
+		h.Set("Allow", e.allow) // RFC 9110 section 15.5.6
 	}
 	if e.retryAfter > 0 {
 		seconds := (e.retryAfter + time.Second - 1) / time.Second
