@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -54,20 +55,41 @@ func (p *process) sidecarURL(path string) string {
 	return fmt.Sprintf("http://127.0.0.1:%d%s", p.ports.Sidecar, path)
 }
 
-// try sends a request.
-func try(ctx context.Context, method, url string, header http.Header, body string) (answer, error) {
-	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+// do sends a request. The exchange has to be as docs/openapi.yaml says if it is with the
+// API, and is an error otherwise.
+func do(req *http.Request) (answer, error) {
+	document, err := theContract()
 	if err != nil {
 		return answer{}, err
 	}
-	req.Header = header.Clone()
+	var body []byte
+	if req.Body != nil {
+		if body, err = io.ReadAll(req.Body); err != nil {
+			return answer{}, err
+		}
+		req.Body = io.NopCloser(bytes.NewReader(body))
+	}
 	resp, err := client.Do(req)
 	if err != nil {
 		return answer{}, err
 	}
 	defer resp.Body.Close()
 	content, err := io.ReadAll(resp.Body)
-	return answer{resp.StatusCode, resp.Header, content}, err
+	got := answer{resp.StatusCode, resp.Header, content}
+	if err != nil {
+		return got, err
+	}
+	return got, document.check(req, body, got)
+}
+
+// try sends a request, see [do].
+func try(ctx context.Context, method, url string, header http.Header, body string) (answer, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+	if err != nil {
+		return answer{}, err
+	}
+	req.Header = header.Clone()
+	return do(req)
 }
 
 // send sends a request that has to be answered, whatever the answer.
