@@ -16,10 +16,11 @@ type TokenRequest struct {
 	Refresh   Generation // whose refresh token was sent, and which; Customer is empty if it is none of ours
 	Source    string     // the query of the token URL, to tell clients apart
 	Arrived   time.Time
-	Status    int  // 0: not answered, or not yet
-	Delivered bool // whole: the client was still there when the answer was written
-	Granted   bool // it was carried out: new tokens were issued, delivered or not
-	Reused    bool // the refresh token had been spent, so that the grant is revoked
+	Answered  time.Time // zero: not answered, or not yet
+	Status    int       // 0: not answered, or not yet
+	Delivered bool      // whole: the client was still there when the answer was written
+	Granted   bool      // it was carried out: new tokens were issued, delivered or not
+	Reused    bool      // the refresh token had been spent, so that the grant is revoked
 }
 
 // A Call is a request that the API got.
@@ -104,7 +105,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).Flush()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	entry.Status, entry.Delivered = recorder.status, r.Context().Err() == nil
+	entry.Status, entry.Delivered, entry.Answered = recorder.status, r.Context().Err() == nil, time.Now()
 }
 
 // redeem answers a token request as fosite does.

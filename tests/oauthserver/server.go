@@ -101,6 +101,9 @@ func (s *Server) compose() fosite.OAuth2Provider {
 		RefreshTokenScopes:  []string{}, // all grants get a refresh token
 		GlobalSecret:        []byte(rand.Text() + rand.Text()),
 		ClientSecretsHasher: plain{},
+		// What is not set here fosite sets at first use, without a lock.
+		ScopeStrategy:            fosite.WildcardScopeStrategy,
+		AudienceMatchingStrategy: fosite.DefaultAudienceMatchingStrategy,
 	}
 	s.store = newStore(s)
 	s.strategy = &strategy{CoreStrategy: compose.NewOAuth2HMACStrategy(config), server: s}

@@ -1,0 +1,221 @@
+package tests
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// How the deployment is called during the chaos.
+const (
+	chaosCallEvery   = 2 * time.Second // each connection
+	chaosCallTimeout = 8 * time.Second
+	// A fault is felt for as long: what waits for a lease (9 s), and then for a retry.
+	chaosAftermath = 30 * time.Second
+)
+
+// A call is a call through the sidecar and what came of it.
+type call struct {
+	customer     string
+	replica      string
+	begun, ended time.Time
+	answer       answer
+	err          error
+}
+
+func (c call) ok() bool { return c.err == nil && c.answer.status == http.StatusOK }
+
+// kind says what came of the call, in a few words.
+func (c call) kind() string {
+	switch {
+	case c.err != nil && errors.Is(c.err, context.DeadlineExceeded):
+		return "no answer in time"
+	case c.err != nil:
+		return "no answer"
+	}
+	by := "by downstream"
+	if name := c.answer.header.Get("X-Token-Broker-Error"); name != "" {
+		by = name
+		var body struct {
+			Detail struct{ Debug struct{ Code string } }
+		}
+		if json.Unmarshal(c.answer.body, &body) == nil && body.Detail.Debug.Code != "" {
+			by += " " + body.Detail.Debug.Code
+		}
+	}
+	return fmt.Sprintf("%d %s", c.answer.status, by)
+}
+
+// callSteadily calls each connection all the time, through one replica after the other.
+func (c *chaos) callSteadily(t *testing.T) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var calling sync.WaitGroup
+	for i := range chaosConnections {
+		calling.Go(func() {
+			wait := time.Duration(i) * chaosCallEvery / chaosConnections // not all at once
+			for next := i; ; next++ {
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(wait):
+				}
+				c.call(chaosCustomer(i), c.replicas[next%len(c.replicas)])
+				wait = chaosCallEvery
+			}
+		})
+	}
+	stop = func() {
+		cancel()
+		calling.Wait()
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func (c *chaos) call(customer string, r *replica) call {
+	ctx, cancel := context.WithTimeout(context.Background(), chaosCallTimeout)
+	defer cancel()
+	made := call{customer: customer, replica: r.name, begun: time.Now()}
+	url := r.process().sidecarURL("/acme/contacts")
+	made.answer, made.err = try(ctx, http.MethodGet, url, http.Header{"X-Apideck-Consumer-Id": {customer}}, "")
+	made.ended = time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls = append(c.calls, made)
+	return made
+}
+
+// settle calls all connections until each either works or has to be authorised again
+// because its grant was revoked.
+func (c *chaos) settle(t *testing.T) {
+	t.Helper()
+	deadline := time.Now().Add(chaosHealing)
+	if err := inParallel(chaosConnections, func(i int) error {
+		customer := chaosCustomer(i)
+		for next := i; ; next++ {
+			got := c.call(customer, c.replicas[next%len(c.replicas)])
+			revoked := c.isRevoked(customer)
+			switch {
+			case got.ok() && !revoked, revoked && got.kind() == "401 UnauthorizedError invalid_grant":
+				return nil
+			case time.Now().After(deadline):
+				return fmt.Errorf("%s: its grant is revoked: %t; the last call: %s: %v", customer, revoked, got.answer, got.err)
+			}
+			time.Sleep(pollInterval)
+		}
+	}); err != nil {
+		t.Errorf("connections have not recovered within %v:\n%v", chaosHealing, err)
+	}
+}
+
+// isRevoked reports whether a spent refresh token of the customer's was sent.
+func (c *chaos) isRevoked(customer string) bool {
+	for _, r := range c.provider.TokenRequests(customer) {
+		if r.Reused {
+			return true
+		}
+	}
+	return false
+}
+
+// explains reports whether a failed call is a consequence of what was broken, or of
+// what was revoked in consequence.
+func (c *chaos) explains(failed call) bool {
+	since := failed.begun.Add(-chaosAftermath)
+	during := func(kinds ...string) bool { return c.wasBroken(failed.begun, failed.ended, failed.replica, kinds...) }
+	switch kind := failed.kind(); kind {
+	case "no answer":
+		return during(processFault, shutdownFault, reloadFault)
+	case "no answer in time", "503 ServiceUnavailableError":
+		return c.wasBroken(since, failed.ended, "", processFault, networkFault, vaultFault, endpointFault) ||
+			during(shutdownFault)
+	case "401 UnauthorizedError invalid_grant":
+		return c.isRevoked(failed.customer)
+	case "401 by downstream":
+		// The token was replaced or revoked, and the replica could not get to the new one.
+		return c.isRevoked(failed.customer) || c.wasBroken(since, failed.ended, "", processFault, networkFault, vaultFault, endpointFault)
+	default:
+		return false
+	}
+}
+
+// reportCalls counts the calls by what came of them, and checks that there is a reason
+// for each that failed.
+func (c *chaos) reportCalls(t *testing.T) {
+	t.Helper()
+	kinds, unexplained := make(map[string]int), make(map[string][]call)
+	for _, made := range c.calls {
+		if made.ok() {
+			kinds["200"]++
+			continue
+		}
+		kind := made.kind()
+		kinds[kind]++
+		if !c.explains(made) {
+			unexplained[kind] = append(unexplained[kind], made)
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		t.Logf("%6d calls: %s", kinds[kind], kind)
+	}
+	for kind, calls := range unexplained {
+		first := calls[0]
+		t.Errorf("%d calls ended with %s, for no reason; the first, %v into the chaos, of %s through replica %s: %v %v",
+			len(calls), kind, first.begun.Sub(c.begun), first.customer, first.replica, first.answer, first.err)
+	}
+}
+
+// An outageOf is a time in which no call of a connection succeeded.
+type outageOf struct {
+	customer string
+	begun    time.Time
+	length   time.Duration
+	kinds    map[string]int // what came of the calls meanwhile
+}
+
+// reportOutages logs for how long connections were without a successful call, from the
+// beginning of the first that failed. Those that were revoked do not count.
+func (c *chaos) reportOutages(t *testing.T) {
+	t.Helper()
+	calls := slices.Clone(c.calls)
+	slices.SortFunc(calls, func(a, b call) int { return a.ended.Compare(b.ended) })
+	current, longest := make(map[string]*outageOf), make(map[string]outageOf)
+	for _, made := range calls {
+		down := current[made.customer]
+		switch {
+		case made.ok() && down != nil:
+			if down.length = made.ended.Sub(down.begun); down.length > longest[made.customer].length {
+				longest[made.customer] = *down
+			}
+			delete(current, made.customer)
+		case !made.ok():
+			if down == nil {
+				down = &outageOf{customer: made.customer, begun: made.begun, kinds: make(map[string]int)}
+				current[made.customer] = down
+			}
+			down.kinds[made.kind()]++
+		}
+	}
+	var outages []outageOf
+	for i := range chaosConnections {
+		if customer := chaosCustomer(i); !c.isRevoked(customer) {
+			outages = append(outages, longest[customer])
+		}
+	}
+	if len(outages) == 0 {
+		t.Fatal("no connection has survived")
+	}
+	slices.SortFunc(outages, func(a, b outageOf) int { return cmp.Compare(a.length, b.length) })
+	last := outages[len(outages)-1]
+	t.Logf("the longest outage of each of %d connections: %v for half of them, at most %v: of %s, %v into the chaos, %v",
+		len(outages), outages[len(outages)/2].length.Round(time.Millisecond), last.length.Round(time.Millisecond),
+		last.customer, last.begun.Sub(c.begun).Round(time.Millisecond), last.kinds)
+}

@@ -1,0 +1,144 @@
+package tests
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
+)
+
+// chaosSlack is how much later than it happened something can be noted.
+const chaosSlack = 5 * time.Second
+
+// A history is what became of a connection: what the OAuth server has seen, and what
+// the brokers have said.
+type history struct {
+	requests  []oauthserver.TokenRequest // in the order of arrival
+	leases    []logLine                  // that were taken
+	ambiguous []logLine                  // answers, and leases that were taken over
+}
+
+// verify compares what the brokers have recorded with what has happened.
+func (c *chaos) verify(t *testing.T) {
+	t.Helper()
+	leases := make(map[string]logLine) // taken, by id
+	histories := make(map[string]*history)
+	for i := range chaosConnections {
+		histories[chaosCustomer(i)] = &history{requests: c.provider.TokenRequests(chaosCustomer(i))}
+	}
+	for _, r := range c.replicas {
+		for _, line := range r.logged() {
+			h := histories[line.customer()]
+			if h == nil {
+				continue
+			}
+			if line.Lease != "" {
+				leases[line.Lease] = line
+				h.leases = append(h.leases, line)
+			}
+			if isAmbiguous(line) {
+				h.ambiguous = append(h.ambiguous, line)
+			}
+		}
+	}
+	revoked, redeems, ambiguous := 0, 0, 0
+	for customer, h := range histories {
+		slices.SortFunc(h.ambiguous, func(a, b logLine) int { return a.At.Compare(b.At) })
+		c.wantResendsRecorded(t, customer, h)
+		c.wantRecordsReal(t, customer, h, leases)
+		redeems += len(h.requests)
+		ambiguous += len(h.ambiguous)
+		if c.isRevoked(customer) {
+			revoked++
+		}
+	}
+	t.Logf("%d token requests, %d of them not answered whole; %d outcomes ambiguous; %d of %d grants revoked",
+		redeems, len(c.provider.Undelivered()), ambiguous, revoked, chaosConnections)
+	if redeems < chaosConnections || revoked > chaosConnections/2 {
+		t.Error("too little has happened, or too much")
+	}
+	c.reportCalls(t)
+	c.reportOutages(t)
+}
+
+// isAmbiguous reports whether the line tells of such an outcome, not of the event that
+// follows from it.
+func isAmbiguous(l logLine) bool {
+	return l.Class == "ambiguous" && !strings.HasPrefix(l.Message, "vault.") || isTakeover(l)
+}
+
+func isTakeover(l logLine) bool { return strings.Contains(l.Message, "was taken over") }
+
+// wantResendsRecorded checks that between two requests with the same refresh token the
+// outcome of the first was recorded as ambiguous, unless it cannot have been spent.
+func (c *chaos) wantResendsRecorded(t *testing.T, customer string, h *history) {
+	t.Helper()
+	last := make(map[int]oauthserver.TokenRequest)
+	for _, r := range h.requests {
+		before, again := last[r.Refresh.Number]
+		last[r.Refresh.Number] = r
+		if !again || before.Status == http.StatusServiceUnavailable {
+			continue
+		}
+		recorded := slices.ContainsFunc(h.ambiguous, func(l logLine) bool {
+			return l.At.After(before.Arrived.Add(-chaosSlack)) && l.At.Before(r.Arrived)
+		})
+		if !recorded {
+			t.Errorf("%s: refresh token %d was sent by replica %s %v into the chaos, and again by %s after %v, which nobody has recorded as ambiguous: %+v, %+v",
+				customer, r.Refresh.Number, before.Source, before.Arrived.Sub(c.begun), r.Source, r.Arrived.Sub(before.Arrived), before, r)
+		}
+	}
+}
+
+// wantRecordsReal checks that each ambiguous outcome was one: an answer that the OAuth
+// server did not deliver whole, or not in time, or a process that was killed, paused or
+// cut off between lease and save.
+func (c *chaos) wantRecordsReal(t *testing.T, customer string, h *history, leases map[string]logLine) {
+	t.Helper()
+	unmatched := slices.Clone(h.requests)
+	for _, l := range h.ambiguous {
+		if isTakeover(l) {
+			c.wantHolderBroken(t, customer, l, leases)
+			continue
+		}
+		i := slices.IndexFunc(unmatched, func(r oauthserver.TokenRequest) bool {
+			near := l.At.Sub(r.Arrived).Abs() < chaosSlack
+			return near && r.Source == "from="+l.Replica && (!r.Delivered || r.Status >= 500 || h.gaveUp(l, r))
+		})
+		switch {
+		case i >= 0:
+			unmatched = slices.Delete(unmatched, i, i+1)
+		case !c.wasBroken(l.At.Add(-chaosSlack), l.At, l.Replica, processFault):
+			t.Errorf("%s: replica %s has recorded an ambiguous outcome (%s) %v into the chaos, and all was well: %+v",
+				customer, l.Replica, l.Code, l.At.Sub(c.begun), h.requests)
+		}
+	}
+}
+
+// gaveUp reports whether the answer was too late, if only just: the replica had waited
+// for all of the timeout.
+func (h *history) gaveUp(l logLine, r oauthserver.TokenRequest) bool {
+	waited := slices.ContainsFunc(h.leases, func(lease logLine) bool {
+		since := l.At.Sub(lease.At)
+		return lease.Replica == l.Replica && since >= chaosTimeout && since < chaosTimeout+chaosSlack
+	})
+	return l.Code == "no_answer" && waited && r.Answered.After(l.At.Add(-time.Second))
+}
+
+// wantHolderBroken checks that the process whose lease was taken over had no chance to
+// give it back.
+func (c *chaos) wantHolderBroken(t *testing.T, customer string, takeover logLine, leases map[string]logLine) {
+	t.Helper()
+	taken, known := leases[takeover.From]
+	from, holder := taken.At.Add(-chaosSlack), taken.Replica
+	if !known { // its holder could not even say that it had it
+		from, holder = takeover.At.Add(-chaosAftermath), ""
+	}
+	if !c.wasBroken(from, takeover.At, holder, processFault, networkFault, vaultFault) {
+		t.Errorf("%s: replica %s has taken over a lease of replica %q %v into the chaos, which that had taken %v before, and all was well",
+			customer, takeover.Replica, holder, takeover.At.Sub(c.begun), takeover.At.Sub(taken.At))
+	}
+}

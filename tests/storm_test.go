@@ -1,0 +1,221 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/vaulttest"
+	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
+)
+
+// The size of the storm, and how long it may take on a machine that is busy otherwise.
+const (
+	stormPerReplica = 1000
+	stormTimeout    = 90 * time.Second
+)
+
+// Three processes over one Vault, a token that has expired, and thousands of requests
+// that are all there before the token endpoint answers.
+func TestStormAcrossReplicasIsOneRedeem(t *testing.T) {
+	t.Parallel()
+	const lifetime = 2 * time.Second // of the login's token
+	d := newDeployment(t, oauthserver.Config{})
+	replicas := d.replicas(t, vaulttest.Shared(t), 3, "60s")
+	for _, r := range replicas {
+		r.start(t)
+	}
+	awaitAll(t, replicas)
+	gate := d.provider.HoldToken(t)
+	login := d.provider.Login(t, consumer, oauthserver.DefaultLifetime-lifetime)
+	replicas[0].process().importTokens(t, acme, consumer, login)
+	eventually(t, "the end of the token", func() error {
+		if expiry := login.IssuedAt.Add(login.Lifetime); time.Now().Before(expiry) {
+			return fmt.Errorf("it is at %v", expiry)
+		}
+		return nil
+	})
+	if got := d.provider.TokenRequests(consumer); len(got) != 0 {
+		t.Fatalf("token requests: %+v, want none before the storm", got)
+	}
+
+	s := newStorm(t, len(replicas)*stormPerReplica)
+	for i := range s.size {
+		go s.call(replicas[i%len(replicas)].process().sidecarURL("/acme/contacts"))
+	}
+	gate.Await(t)
+	s.awaitSent(t)
+	gate.Open()
+	s.wantGeneration(t, 1)
+	d.wantRedeems(t, consumer, 1)
+}
+
+// A storm is many requests at a time.
+type storm struct {
+	ctx     context.Context
+	client  *http.Client
+	size    int
+	sent    atomic.Int64
+	allSent chan struct{}
+	answers chan stormAnswer
+}
+
+type stormAnswer struct {
+	body string
+	err  error
+}
+
+func newStorm(t *testing.T, size int) *storm {
+	ctx, cancel := context.WithTimeout(t.Context(), stormTimeout)
+	t.Cleanup(cancel)
+	transport := &http.Transport{DisableKeepAlives: true}
+	return &storm{
+		ctx: ctx, client: &http.Client{Transport: transport}, size: size,
+		allSent: make(chan struct{}), answers: make(chan stormAnswer, size),
+	}
+}
+
+// call sends one request and notes the answer.
+func (s *storm) call(url string) {
+	body, err := s.get(url)
+	s.answers <- stormAnswer{body, err}
+}
+
+func (s *storm) get(url string) (string, error) {
+	ctx := httptrace.WithClientTrace(s.ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) {
+		if s.sent.Add(1) == int64(s.size) {
+			close(s.allSent)
+		}
+	}})
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("X-Apideck-Consumer-Id", consumer)
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", resp.Status, body)
+	}
+	return string(body), err
+}
+
+// awaitSent waits until all requests are on their way.
+func (s *storm) awaitSent(t *testing.T) {
+	t.Helper()
+	select {
+	case <-s.allSent:
+	case <-s.ctx.Done():
+		t.Fatalf("%d of %d requests could be sent within %v", s.sent.Load(), s.size, stormTimeout)
+	}
+}
+
+// wantGeneration checks that all got an answer, from a downstream that saw that token.
+func (s *storm) wantGeneration(t *testing.T, generation int) {
+	t.Helper()
+	want := fmt.Sprintf(`"generation":%d,`, generation)
+	var failed, stale int
+	var err error
+	for range s.size {
+		got := <-s.answers
+		switch {
+		case got.err != nil:
+			failed++
+			err = got.err
+		case !strings.Contains(got.body, want):
+			stale++
+		}
+	}
+	if failed+stale > 0 {
+		t.Errorf("of %d requests %d failed, the last with %v, and %d went with an old token; want none", s.size, failed, err, stale)
+	}
+}
+
+// Ten configurations come and go while the token endpoint takes its time, and requests
+// wait in all of them.
+func TestTenReloadsDuringARefreshLoseNothing(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		const reloads = 10
+		gate := d.provider.HoldToken(t)
+		ports := ports{freePort(t), freePort(t), freePort(t)}
+		config := func(number int) string {
+			d.site = fmt.Sprintf("header X-Configuration %d", number)
+			return patch(t, d.caddyfile(t, ports), "timeout 10s", "timeout 60s")
+		}
+		p := d.runCaddyfile(t, ports, config(0))
+		p.awaitReady(t)
+		p.importTokens(t, acme, consumer, d.expired(t, consumer))
+		gate.Await(t)
+		s := newStorm(t, reloads+1)
+		for number := range reloads {
+			go s.call(p.sidecarURL("/acme/contacts"))
+			eventually(t, "the request's arrival", func() error {
+				if int(s.sent.Load()) <= number {
+					return errors.New("it was not sent")
+				}
+				return nil
+			})
+			p.load(t, config(number+1))
+			got := send(t, http.MethodGet, p.apiURL("/"), http.Header{}, "")
+			if got := got.header.Get("X-Configuration"); got != fmt.Sprint(number+1) {
+				t.Fatalf("the configuration is %q, want %d", got, number+1)
+			}
+		}
+		go s.call(p.sidecarURL("/acme/contacts"))
+		s.awaitSent(t)
+		gate.Open()
+		s.wantGeneration(t, 1)
+		d.wantUnbroken(t, p, consumer, 1)
+		d.wantRedeems(t, consumer, 1)
+	})
+}
+
+// The process is asked to end while the token endpoint has the refresh token, spent, and
+// has not answered yet; twenty times. The next process finds what the last one saved.
+func TestTwentyShutdownsDuringARedeemBurnNothing(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		const rounds = 20
+		d.global = "log {\nlevel DEBUG\n}"
+		customer := func(round int) string { return fmt.Sprintf("customer-%d", round) }
+		for round := range rounds {
+			gate := d.provider.HoldToken(t)
+			p := d.start(t)
+			if round > 0 {
+				d.wantUnbroken(t, p, customer(round-1), 1)
+			}
+			p.importTokens(t, acme, customer(round), d.expired(t, customer(round)))
+			gate.Await(t)
+			p.terminate(t)
+			eventually(t, "the beginning of the shutdown", func() error {
+				if _, err := get(p.apiURL("/"), http.Header{}); err == nil {
+					return errors.New("it still takes requests")
+				}
+				return nil
+			})
+			if p.hasExited() {
+				t.Fatal("the process has ended before the token endpoint had answered")
+			}
+			gate.Open()
+			p.awaitExit(t)
+			if log := p.log.String(); strings.Contains(log, `"class":"ambiguous"`) || strings.Contains(log, "was taken over") {
+				t.Fatalf("round %d: an outcome is ambiguous", round)
+			}
+		}
+		p := d.start(t)
+		for round := range rounds {
+			d.wantUnbroken(t, p, customer(round), 1)
+			d.wantRedeems(t, customer(round), 1)
+		}
+	})
+}
