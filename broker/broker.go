@@ -124,15 +124,6 @@ func (b *Broker) InjectedHeaders(id connector.ID) []string {
 	return conn.injectedHeaders()
 }
 
-// refresher returns what this process knows of a connection.
-func (b *Broker) refresher(key Key) *refresher {
-	if r, ok := b.refreshers.Load(key); ok {
-		return r.(*refresher)
-	}
-	r, _ := b.refreshers.LoadOrStore(key, &refresher{broker: b, key: key, application: b.inFlightOf(key.Application)})
-	return r.(*refresher)
-}
-
 // store returns the store, opened if need be.
 func (b *Broker) store(ctx context.Context) (Store, error) {
 	if s := b.opened.Load(); s != nil {

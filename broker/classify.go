@@ -66,6 +66,9 @@ func classify(t *tokenTransport, token *oauth2.Token, err error, def *connector.
 		ans.retryAfter = parseRetryAfter(t.header.Get("Retry-After"), now)
 	case t.status == http.StatusRequestTimeout, t.status >= 500, t.status < 200:
 		ans.class, ans.code = ClassAmbiguous, codeHTTPStatus+strconv.Itoa(t.status)
+	case t.status >= 400 && t.cut:
+		// It could have said anything, of this refresh token too.
+		ans.class, ans.code = ClassAmbiguous, codeHTTPStatus+strconv.Itoa(t.status)
 	case t.status >= 300:
 		ans.class, ans.code = classifyRefusal(t, def, secrets)
 	default:

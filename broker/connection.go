@@ -120,7 +120,7 @@ func (r *Record) health(def *connector.Definition) Health {
 		return HealthMissingSettings
 	case oauth && r.Credentials == nil && !def.FetchesTokens(), r.IsParked():
 		return HealthNeedsAuth
-	case oauth && r.Cycle.Phase != PhaseHealthy:
+	case oauth && !r.Cycle.FailedAt.IsZero():
 		return HealthPendingRefresh
 	default:
 		return HealthOK

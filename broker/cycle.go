@@ -156,6 +156,9 @@ func (r *Record) tokenError(now time.Time) *TokenError {
 	if err.Class == "" {
 		err.Class = ClassTransient
 	}
+	if err.Parked && c.Code != codeNoRefreshToken && c.Code != codeAccessTokenRefused {
+		err.RetryAt = c.FailedAt.Add(cooldown)
+	}
 	if cred := r.Credentials; cred != nil {
 		err.FirstRedeem = cred.FromImport && !cred.Redeemed
 	}
@@ -197,7 +200,7 @@ func (r *refresher) reject(ctx context.Context, cfg *Config, conn *Connector, ge
 
 // rejectInBackground is reject for a caller that has its answer already.
 func (r *refresher) rejectInBackground(conn *Connector, generation uint64) {
-	r.broker.begin(func() {
+	r.react(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 		defer cancel()
 		_ = r.reject(ctx, r.broker.Config(), conn, generation, codeAccessTokenRefused)

@@ -93,14 +93,15 @@ type TokenError struct {
 	Class Class  // what kind of failure stands in the way
 	Code  string // the OAuth error code (RFC 6749 section 5.2) or the broker's own word for it
 
-	// Parked: no further attempt is made until the connection is imported again.
+	// Parked: no further attempt is made by itself.
 	Parked bool
 	// Unfit: what the connection has in its settings cannot be used; Err says which.
 	Unfit bool
 	// FirstRedeem: the failure came with the first redeem after an import.
 	FirstRedeem bool
 
-	// RetryAt is when the next attempt may be made, zero if none is planned.
+	// RetryAt is when the next attempt may be made, zero if there will be none. With a
+	// parked connection somebody has to ask for it: an import, or a validation.
 	RetryAt time.Time
 	// FailedAt is when the last attempt failed.
 	FailedAt time.Time

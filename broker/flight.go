@@ -25,7 +25,7 @@ func (f *flight) land(snap *snapshot, err error) {
 // start begins a refresh, unless one is under way, and returns it. The span in
 // cause is what the refresh is linked to; cause's end does not matter.
 func (r *refresher) start(cause context.Context) *flight {
-	r.mu.Lock()
+	r = r.lock()
 	defer r.mu.Unlock()
 	if r.flight != nil {
 		return r.flight

@@ -199,12 +199,16 @@ func (b *Broker) isShared() bool {
 	return true
 }
 
+// maxUnsent is how many leases are remembered that may have been written and were not used.
+const maxUnsent = 32
+
 // noteUnsent remembers a lease that is about to be written: whatever becomes of the
 // save, nothing has been sent with it.
 func (r *refresher) noteUnsent(leaseID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.unsent = append(r.unsent, leaseID)
+	// As long as a store is read-only there is another one with every attempt.
+	r.unsent = append(r.unsent[max(0, len(r.unsent)-maxUnsent+1):], leaseID)
 }
 
 // setUnsent forgets the leases before: the record holds leaseID, or none that counts.

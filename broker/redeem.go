@@ -92,6 +92,7 @@ type tokenTransport struct {
 	header   http.Header
 	body     []byte
 	complete bool // body is all of the response's
+	cut      bool // it broke off
 }
 
 var errSentAlready = errors.New("the token request was sent already")
@@ -125,7 +126,7 @@ func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer resp.Body.Close()
 	t.status, t.header = resp.StatusCode, resp.Header
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenResponse+1))
-	t.complete = err == nil && len(body) <= maxTokenResponse
+	t.complete, t.cut = err == nil && len(body) <= maxTokenResponse, err != nil
 	t.body = body[:min(len(body), maxTokenResponse)]
 	resp.Body = io.NopCloser(bytes.NewReader(t.body))
 	if t.isJSON() {

@@ -44,11 +44,25 @@ func (a *Authorization) RenewInBackground() {
 	if a.callers {
 		return
 	}
-	a.refresher.broker.begin(func() {
-		ctx, cancel := context.WithTimeout(a.refresher.broker.life, leaseDuration(a.refresher.broker.Config().refreshTimeout()))
+	b := a.refresher.broker
+	a.refresher.react(func() {
+		ctx, cancel := context.WithTimeout(b.life, leaseDuration(b.Config().refreshTimeout()))
 		defer cancel()
 		a.Renew(ctx)
 	})
+}
+
+// react does what a 401 asks for in the background, for one of many at a time.
+func (r *refresher) react(reaction func()) {
+	if r.reacting.Swap(true) {
+		return
+	}
+	if !r.broker.begin(func() {
+		defer r.reacting.Store(false)
+		reaction()
+	}) {
+		r.reacting.Store(false)
+	}
 }
 
 // forcing is what a connection's 401s, and requests to validate it, have led to.

@@ -24,8 +24,11 @@ type refresher struct {
 	usedAt     atomic.Int64             // when a call used the connection, Unix nanoseconds, about
 	idleUntil  atomic.Int64             // a refresh of the valid token has found nothing to do; Unix nanoseconds
 	forced     atomic.Bool              // a 401 has led to a refresh, and nothing yet says that it helped
+	reacting   atomic.Bool              // to a 401, in the background
 
 	mu      sync.Mutex // guards the fields below; never held across I/O
+	known   bool       // there is a record, as far as is known
+	gone    bool       // another refresher has its place in the broker, or may get it
 	reading *reading   // nil if nobody reads
 	flight  *flight    // nil if no refresh is under way
 	unsent  []string   // ids of leases that this process may have written and did not use
@@ -49,6 +52,12 @@ type watermark struct {
 func (r *refresher) isSetBack(rec *Record) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.noteSeen(rec)
+}
+
+// noteSeen is isSetBack for a caller that holds mu.
+func (r *refresher) noteSeen(rec *Record) bool {
+	r.known = true
 	if rec.Generation < r.highest.generation && !rec.CreatedAt.After(r.highest.createdAt) {
 		return true
 	}
@@ -144,8 +153,10 @@ func (s *snapshot) wantsRefresh(now time.Time) bool {
 // knows a newer one. It returns the newest.
 func (r *refresher) install(rec *Record, rev Revision, readAt time.Time) *snapshot {
 	next := newSnapshot(rec, rev, readAt)
-	r.isSetBack(rec) // which notes it as seen
-	r.touch(readAt)
+	r = r.lock()
+	r.noteSeen(rec)
+	r.touch(readAt) // before it can be taken for idle
+	r.mu.Unlock()
 	for {
 		cur := r.snap.Load()
 		if cur != nil && !rec.CreatedAt.After(cur.rec.CreatedAt) && (cur.rec.Generation > rec.Generation ||
@@ -163,15 +174,19 @@ func (r *refresher) install(rec *Record, rev Revision, readAt time.Time) *snapsh
 
 // forget drops the snapshot because the record is gone.
 func (r *refresher) forget() {
-	if !r.unsaved.Load() {
-		r.snap.Store(nil)
+	if r.unsaved.Load() {
+		return
 	}
+	r.snap.Store(nil)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.known = false
 }
 
 // read loads the record; concurrent callers share one load. A caller that goes away
 // leaves the others their answer. Errors: [ErrConnectionNotFound], [ErrStoreUnavailable].
 func (r *refresher) read(ctx context.Context) (*snapshot, error) {
-	r.mu.Lock()
+	r = r.lock()
 	rd := r.reading
 	if rd == nil {
 		rd = &reading{done: make(chan struct{})}
@@ -197,6 +212,9 @@ func (r *refresher) runReading(ctx context.Context, rd *reading) {
 	rd.snap, rd.err = r.load(ctx)
 	r.mu.Lock()
 	r.reading = nil
+	if r.highest == (watermark{}) {
+		r.discard() // anybody can ask for what was never there
+	}
 	r.mu.Unlock()
 	close(rd.done)
 }

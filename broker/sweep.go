@@ -18,8 +18,6 @@ const (
 	sweepPace      = 20 * time.Millisecond // between two records
 	sweepLease     = 5 * time.Minute       // renewed while a sweep goes on
 	tombstoneAge   = 24 * time.Hour        // then a tombstone is removed for good
-	idleAfter      = time.Hour             // then what was read of a connection is dropped from memory
-	touchEvery     = time.Minute           // how exactly the use of a connection is noted
 	purgeTolerance = time.Hour             // clocks of replicas differ by less
 )
 
@@ -219,26 +217,4 @@ func (b *Broker) revive(ctx context.Context, seen *Record, conn *Connector) erro
 	}
 	b.refresher(seen.Key).start(ctx)
 	return nil
-}
-
-// evictIdle drops from memory what was read of connections that nobody uses. What it
-// takes to recognise a store that was set back stays.
-func (b *Broker) evictIdle() {
-	now := b.clock.Now()
-	b.refreshers.Range(func(_, value any) bool {
-		r := value.(*refresher)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.flight == nil && r.reading == nil && !r.unsaved.Load() && now.Sub(time.Unix(0, r.usedAt.Load())) > idleAfter {
-			r.snap.Store(nil)
-		}
-		return true
-	})
-}
-
-// touch notes that the connection is used.
-func (r *refresher) touch(now time.Time) {
-	if used := r.usedAt.Load(); now.UnixNano()-used > int64(touchEvery) {
-		r.usedAt.Store(now.UnixNano())
-	}
 }

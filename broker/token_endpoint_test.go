@@ -79,7 +79,10 @@ func TestTokenEndpointAnswers(t *testing.T) {
 		"only a refresh token":        {reply(200, `{"refresh_token":"r2"}`), broker.ClassTransient, "no_access_token", "r2"},
 		"a body of 10 MB":             {reply(200, `{"access_token":"a2","x":"`+strings.Repeat("x", 10<<20)+`"}`), broker.ClassAmbiguous, "unusable_answer", ""},
 		"a token of 100 kB":           {reply(200, `{"access_token":"`+strings.Repeat("x", 100<<10)+`","refresh_token":"r2"}`), broker.ClassAmbiguous, "unusable_answer", ""},
-		"body cut short":              {cutShort, broker.ClassAmbiguous, "unusable_answer", ""},
+		"body cut short":              {cutShort(200, `{"access_token":"a2"`), broker.ClassAmbiguous, "unusable_answer", ""},
+		"refusal cut short":           {cutShort(400, `{"error":"invalid_client"`), broker.ClassAmbiguous, "http_400", ""},
+		"redirect cut short":          {cutShort(307, ``), broker.ClassConfiguration, "http_307", ""},
+		"a refusal of 10 MB":          {reply(403, strings.Repeat("x", 10<<20)), broker.ClassConfiguration, "http_403", ""},
 		"connection reset":            {reset, broker.ClassAmbiguous, "no_answer", ""},
 		"hangs":                       {hang, broker.ClassAmbiguous, "no_answer", ""},
 		"permanent redirect (307)":    {redirect(307), broker.ClassConfiguration, "http_307", ""},
@@ -141,9 +144,12 @@ func reset(w http.ResponseWriter, _ *http.Request) {
 	_ = conn.Close()
 }
 
-func cutShort(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Length", "1000")
-	_, _ = io.WriteString(w, `{"access_token":"a2"`)
+func cutShort(status int, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}
 }
 
 func redirect(status int) http.HandlerFunc {
@@ -163,6 +169,35 @@ func TestTokenEndpointOutOfReachIsTransient(t *testing.T) {
 	var failed *broker.TokenError
 	if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) || failed.Class != broker.ClassTransient || failed.Code != "not_sent" {
 		t.Errorf("got %v, want a transient failure", err)
+	}
+}
+
+// A token endpoint that takes the connection and then does nothing: whether it will read
+// what was written to it nobody knows; of a handshake it has not even the beginning.
+func TestTokenEndpointThatReadsNothing(t *testing.T) {
+	t.Parallel()
+	for scheme, want := range map[string]struct {
+		class broker.Class
+		code  string
+	}{
+		"http":  {broker.ClassAmbiguous, "no_answer"},
+		"https": {broker.ClassTransient, "not_sent"},
+	} {
+		t.Run(scheme, func(t *testing.T) {
+			t.Parallel()
+			h := newHarness(t)
+			h.useRealTransport()
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = listener.Close() })
+			h.pointAt(scheme + "://" + listener.Addr().String())
+			var failed *broker.TokenError
+			if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) || failed.Class != want.class || failed.Code != want.code {
+				t.Errorf("got %v, want class %s, code %s", err, want.class, want.code)
+			}
+		})
 	}
 }
 

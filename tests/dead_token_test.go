@@ -93,8 +93,23 @@ func wantNeedsAuth(t *testing.T, got answer) {
 	if detail["type"] != "refresh_token_connector_error" || detail["message"] == "" {
 		t.Errorf("the detail is %v, want type refresh_token_connector_error and a message", body.Detail)
 	}
-	if debug, _ := detail["debug"].(map[string]any); debug["code"] != "invalid_grant" {
-		t.Errorf("the detail's debug is %v, want code invalid_grant", detail["debug"])
+	if message, _ := detail["message"].(string); !strings.Contains(message, "the grant may have been refreshed elsewhere since it was exported") {
+		t.Errorf("the message is %q, want what a first refresh that fails may mean", message)
+	}
+	debug, _ := detail["debug"].(map[string]any)
+	if debug["code"] != "invalid_grant" {
+		t.Errorf("the detail's debug is %v, want code invalid_grant", debug)
+	}
+	// As in the Vault API's own example, of a failure a moment ago: 30 s and 48 h.
+	now := float64(time.Now().UnixMilli())
+	for name, want := range map[string]time.Duration{"retry_after_ms": 30 * time.Second, "credentials_expire_at_ms": 48 * time.Hour} {
+		at, _ := debug[name].(float64)
+		if got := time.Duration(at-now) * time.Millisecond; got > want || got < want-waitTimeout {
+			t.Errorf("%s is %v from now, want %v after the failure", name, got, want)
+		}
+	}
+	if left, ok := debug["cooldown_remaining_ms"].(float64); !ok || left < 0 || left > 30_000 {
+		t.Errorf("cooldown_remaining_ms is %v, want what is left of 30 s", debug["cooldown_remaining_ms"])
 	}
 }
 

@@ -1,0 +1,156 @@
+package broker_test
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+)
+
+// An outcome is what a failed attempt leads to.
+type outcome struct {
+	class  broker.Class
+	state  broker.State
+	health broker.Health
+	events string
+	takes  time.Duration // the attempt
+	// The next attempt comes so long after this one.
+	soonest, latest time.Duration
+}
+
+// never is when a parked connection's next attempt comes.
+const never = -1 * time.Second
+
+// What a token endpoint answers, and all that follows from it for a connection whose
+// token has expired and that is called once a second: TestTokenEndpointAnswers has the
+// same answers, and more, on the wire.
+func TestOutcomesOfARefresh(t *testing.T) {
+	t.Parallel()
+	answer := func(status int, body string) func() (*http.Response, error) {
+		return func() (*http.Response, error) { return brokertest.Response(status, body), nil }
+	}
+	later := func(status int, retryAfter func() string) func() (*http.Response, error) {
+		return func() (*http.Response, error) {
+			resp := brokertest.Response(status, "")
+			resp.Header.Set("Retry-After", retryAfter())
+			return resp, nil
+		}
+	}
+	parked := outcome{broker.ClassPermanent, broker.StateInvalid, broker.HealthNeedsAuth, "failed", 0, never, never}
+	paused := outcome{broker.ClassConfiguration, broker.StateCallable, broker.HealthPendingRefresh, "failed", 0, 5 * time.Minute, 5*time.Minute + time.Second}
+	transient := outcome{broker.ClassTransient, broker.StateCallable, broker.HealthPendingRefresh, "pending", 0, 500 * time.Millisecond, time.Second}
+	ambiguous := transient
+	ambiguous.class = broker.ClassAmbiguous
+	asTold := transient
+	asTold.soonest, asTold.latest = 10*time.Minute-time.Second, 10*time.Minute+time.Second // dates are whole seconds
+	hung := ambiguous
+	hung.takes, hung.soonest, hung.latest = 20*time.Second, 20*time.Second, 21*time.Second
+
+	for name, test := range map[string]struct {
+		answer func() (*http.Response, error)
+		want   outcome
+	}{
+		"invalid_grant":           {answer(400, `{"error":"invalid_grant"}`), parked},
+		"invalid_grant with 401":  {answer(401, `{"error":"invalid_grant"}`), parked},
+		"invalid_client":          {answer(401, `{"error":"invalid_client"}`), paused},
+		"unauthorized_client":     {answer(400, `{"error":"unauthorized_client"}`), paused},
+		"unsupported_grant_type":  {answer(400, `{"error":"unsupported_grant_type"}`), paused},
+		"invalid_scope":           {answer(400, `{"error":"invalid_scope"}`), paused},
+		"invalid_request":         {answer(400, `{"error":"invalid_request"}`), paused},
+		"an unknown code":         {answer(400, `{"error":"no_coffee"}`), paused},
+		"400 without a body":      {answer(400, ``), paused},
+		"401":                     {answer(401, ``), paused},
+		"403":                     {answer(403, `<html>`), paused},
+		"307":                     {answer(307, ``), paused},
+		"408":                     {answer(408, ``), ambiguous},
+		"429":                     {answer(429, ``), transient},
+		"429 with seconds":        {later(429, func() string { return "600" }), asTold},
+		"429 with a date":         {later(429, func() string { return time.Now().Add(10 * time.Minute).UTC().Format(http.TimeFormat) }), asTold},
+		"500":                     {answer(500, ``), ambiguous},
+		"503":                     {answer(503, ``), transient},
+		"503 with seconds":        {later(503, func() string { return "600" }), asTold},
+		"200 with garbage":        {answer(200, `<html>`), ambiguous},
+		"only a refresh token":    {answer(200, `{"refresh_token":"r2"}`), transient},
+		"10 MB":                   {answer(200, `{"access_token":"a2","x":"`+strings.Repeat("x", 10<<20)+`"}`), ambiguous},
+		"hangs":                   {func() (*http.Response, error) { time.Sleep(20 * time.Second); return nil, errReset }, hung},
+		"reset":                   {func() (*http.Response, error) { return nil, errReset }, ambiguous},
+		"a refusal cut in middle": {func() (*http.Response, error) { return cutAnswer(400, `{"error":"invalid_`), nil }, ambiguous},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			virtually(t, func(t *testing.T, h *harness) {
+				var first, second atomic.Pointer[time.Time] // when they were sent
+				h.provider.Respond = func(n int, _ url.Values) (*http.Response, error) {
+					now := time.Now()
+					if n == 1 {
+						first.Store(&now)
+					} else {
+						second.CompareAndSwap(nil, &now)
+					}
+					return test.answer()
+				}
+				h.mustImport("a1", "r1", issued(2*time.Hour))
+				time.Sleep(test.want.takes + 100*time.Millisecond)
+				wantOutcome(t, h, test.want)
+				for begun := time.Now(); second.Load() == nil && time.Since(begun) < time.Hour; time.Sleep(time.Second) {
+					if _, err := h.Source(h.key).Token(t.Context()); err == nil {
+						t.Fatal("there is a token")
+					}
+				}
+				if second.Load() == nil {
+					if test.want.latest != never {
+						t.Errorf("there was no other attempt for an hour, want one after %v to %v", test.want.soonest, test.want.latest)
+					}
+				} else if wait := second.Load().Sub(*first.Load()); wait < test.want.soonest || wait > test.want.latest {
+					t.Errorf("the next attempt came after %v, want %v to %v", wait, test.want.soonest, test.want.latest)
+				}
+			})
+		})
+	}
+}
+
+// wantOutcome checks what is stored, shown and said after the first attempt.
+func wantOutcome(t *testing.T, h *harness, want outcome) {
+	t.Helper()
+	synctest.Wait()
+	rec := h.record(h.key)
+	if rec.Cycle.Class != want.class || rec.Lease != nil || rec.Credentials == nil {
+		t.Errorf("the record has class %s (%s), lease %v; want %s and the credentials", rec.Cycle.Class, rec.Cycle.Code, rec.Lease, want.class)
+	}
+	view, err := h.Connection(t.Context(), h.key)
+	if err != nil || view.State != want.state || view.Health != want.health || view.LastRefreshFailedAt.IsZero() {
+		t.Errorf("got state %s, health %s, last failed at %v, %v; want %s, %s", view.State, view.Health, view.LastRefreshFailedAt, err, want.state, want.health)
+	}
+	isPermanent := want.class == broker.ClassPermanent
+	if view.CredentialsExpireAt.IsZero() == isPermanent {
+		t.Errorf("the credentials expire at %v", view.CredentialsExpireAt)
+	}
+	if got := h.events.types(); got != want.events {
+		t.Errorf("got events %q, want %q", got, want.events)
+	}
+	_, err = h.Source(h.key).Token(t.Context())
+	failed, ok := errors.AsType[*broker.TokenError](err)
+	if !ok || failed.Class != want.class || failed.Parked != isPermanent || !failed.RetryAt.After(time.Now()) {
+		t.Errorf("got %#v, want a TokenError of class %s with a time for the next attempt", err, want.class)
+	}
+}
+
+// cutAnswer is a response whose body breaks off.
+func cutAnswer(status int, body string) *http.Response {
+	resp := brokertest.Response(status, "")
+	resp.Body = io.NopCloser(io.MultiReader(strings.NewReader(body), errorReader{}))
+	return resp
+}
+
+type errorReader struct{}
+
+// Read implements [io.Reader].
+func (errorReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }

@@ -1,0 +1,176 @@
+package broker_test
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+// Consumers are whatever callers say.
+func TestInventedConsumersLeaveNothingInMemory(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		down := h.failing()
+		h.mustImport("a1", "r1", issued(0))
+		for _, outage := range []bool{false, true} {
+			down.Store(outage)
+			want := broker.ErrConnectionNotFound
+			if outage {
+				want = broker.ErrStoreUnavailable
+			}
+			var wg sync.WaitGroup
+			for i := range 300 {
+				key := h.key
+				key.Consumer = fmt.Sprint("invented ", i/3)
+				wg.Go(func() {
+					var err error
+					switch i % 3 {
+					case 0:
+						_, err = h.Source(key).Token(t.Context())
+					case 1:
+						_, err = h.Authorize(request(t, "https://api.acme.test/"), key)
+					case 2:
+						_, err = h.Connection(t.Context(), key)
+					}
+					if !errors.Is(err, want) {
+						t.Errorf("got %v, want %v", err, want)
+					}
+				})
+			}
+			wg.Wait()
+			synctest.Wait()
+			if got := h.Refreshers(); got != 1 {
+				t.Errorf("outage %t: %d connections are known, want the one that there is", outage, got)
+			}
+		}
+		down.Store(false)
+		if got := h.token(h.key); got != "a1" {
+			t.Errorf("got %q, want a1", got)
+		}
+	})
+}
+
+// A source may have been asked for before there was a connection: it shares everything
+// with those that were asked for later.
+func TestSourceOfAnInventedConsumerWorksOnceThereIsAConnection(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		early := h.Source(h.key)
+		for range 2 {
+			if _, err := early.Token(t.Context()); !errors.Is(err, broker.ErrConnectionNotFound) {
+				t.Fatalf("got %v, want ErrConnectionNotFound", err)
+			}
+		}
+		h.provider.Grant("r1")
+		h.provider.Deliver = func(int) error { time.Sleep(10 * time.Second); return nil }
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		var wg sync.WaitGroup
+		for _, source := range []broker.Source{early, h.Source(h.key), early} {
+			wg.Go(func() {
+				if tok, err := source.Token(t.Context()); err != nil || tok.Generation != 2 {
+					t.Errorf("got generation %d, %v; want 2", tok.Generation, err)
+				}
+			})
+		}
+		wg.Wait()
+		if got := len(h.provider.Requests()); got != 1 {
+			t.Errorf("got %d token requests, want 1", got)
+		}
+	})
+}
+
+// Of a deleted connection something is remembered for as long as its tombstone lasts: a
+// backup of the store could bring it back.
+func TestDeletedConnectionsLeaveMemoryAfterTheirTombstones(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(0))
+		if err := h.Delete(t.Context(), h.key); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Hour)
+		if got := h.Refreshers(); got != 1 {
+			t.Errorf("after 20 hours %d connections are known, want 1", got)
+		}
+		time.Sleep(10 * time.Hour)
+		if got := h.Refreshers(); got != 0 {
+			t.Errorf("after 30 hours %d connections are known, want none", got)
+		}
+	})
+}
+
+// Callers of a connection that comes and goes get its latest token, and each refresh
+// token of it is sent once, whoever has asked for what before.
+func TestConnectionThatComesAndGoesHasOneRefreshAtATime(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		var under, most atomic.Int32
+		h.provider.Deliver = func(int) error {
+			most.Store(max(most.Load(), under.Add(1)))
+			time.Sleep(time.Second)
+			under.Add(-1)
+			return nil
+		}
+		source := h.Source(h.key)
+		const rounds = 30
+		for i := range rounds {
+			refresh := fmt.Sprint("r", i)
+			h.provider.Grant(refresh)
+			var wg sync.WaitGroup
+			for range 10 {
+				wg.Go(func() { _, _ = source.Token(t.Context()) })
+			}
+			wg.Go(func() { h.mustImport("a", refresh, issued(2*time.Hour)) })
+			wg.Wait()
+			h.token(h.key)
+			if err := h.store.Delete(t.Context(), h.key); err != nil { // as an operator does, by hand
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		if got := most.Load(); got != 1 {
+			t.Errorf("there were %d redeems at a time", got)
+		}
+		if got := len(h.provider.Requests()); got != rounds {
+			t.Errorf("got %d token requests, want %d", got, rounds)
+		}
+	})
+}
+
+// A flood of 401s to requests that cannot be sent again is dealt with once. The test counts
+// goroutines, so that it has to be alone.
+func TestRejectionsInAFloodAreDealtWithOnce(t *testing.T) {
+	virtually(t, func(t *testing.T, h *harness) {
+		h.provider.Grant("r1")
+		h.provider.Deliver = func(int) error { time.Sleep(10 * time.Second); return nil }
+		h.mustImport("a1", "r1", issued(0))
+		auth, err := h.Authorize(request(t, "https://api.acme.test/"), h.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := runtime.NumGoroutine()
+		for range 1000 {
+			auth.RenewInBackground()
+		}
+		synctest.Wait()
+		if got := runtime.NumGoroutine() - before; got > 2 {
+			t.Errorf("%d goroutines wait for one refresh", got)
+		}
+		time.Sleep(time.Minute)
+		if tok, err := h.Source(h.key).Token(t.Context()); err != nil || tok.Generation != 2 {
+			t.Errorf("got generation %d, %v; want 2", tok.Generation, err)
+		}
+		auth.RenewInBackground() // which has to be possible again
+		synctest.Wait()
+		if got := len(h.provider.Requests()); got != 1 {
+			t.Errorf("got %d token requests, want 1", got)
+		}
+	})
+}
