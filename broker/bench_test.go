@@ -118,3 +118,23 @@ func BenchmarkAuthorize(b *testing.B) {
 		admission.Release()
 	}
 }
+
+func TestCachedTokenIsHandedOutWithoutALock(t *testing.T) {
+	t.Parallel()
+	source := cachedSources(t, 1)[0]
+	unlock := source.Lock()
+	defer unlock()
+	handed := make(chan error, 1)
+	go func() {
+		_, err := source.Token(context.Background())
+		handed <- err
+	}()
+	select {
+	case err := <-handed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for a lock")
+	}
+}

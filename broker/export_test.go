@@ -9,3 +9,19 @@ func (b *Broker) Refreshers() int {
 	})
 	return n
 }
+
+// Lock takes every lock that a refresh of the source's connection could take, and
+// returns what gives them back.
+func (s Source) Lock() (unlock func()) {
+	b := s.refresher.broker
+	s.refresher.mu.Lock()
+	b.mu.Lock()
+	b.pauses.mu.Lock()
+	b.backlog.mu.Lock()
+	return func() {
+		b.backlog.mu.Unlock()
+		b.pauses.mu.Unlock()
+		b.mu.Unlock()
+		s.refresher.mu.Unlock()
+	}
+}

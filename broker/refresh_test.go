@@ -28,7 +28,7 @@ func TestStormOnAnExpiredTokenRedeemsOnce(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 
 		first, cancel := context.WithCancel(t.Context())
-		const callers = 2000
+		const callers = 10_000
 		var wg sync.WaitGroup
 		tokens := make([]string, callers)
 		for i := range callers {
@@ -355,9 +355,10 @@ func TestDeadConnectionCostsTheTokenEndpointOneCall(t *testing.T) {
 func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
+		const connections = 1000
 		good := h.config.Connectors[acme].Client
 		h.config.Connectors[acme].Client = broker.Client{ID: "client", Secret: broker.NewSecret("wrong")}
-		keys := make([]broker.Key, 20)
+		keys := make([]broker.Key, connections)
 		for i := range keys {
 			keys[i] = h.key
 			keys[i].Consumer = fmt.Sprint("customer ", i)
@@ -368,19 +369,31 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		for range 60 {
+		const rounds = 12
+		refused := func(keys []broker.Key) {
 			for _, key := range keys {
 				if _, err := h.Source(key).Token(t.Context()); err == nil {
 					t.Fatal("got a token")
 				}
 			}
-			time.Sleep(time.Minute)
 		}
-		if got := len(h.provider.Requests()); got > 13 {
+		for range rounds {
+			refused(keys[:50])
+			time.Sleep(2 * time.Minute)
+			refused(keys[50:100])
+			time.Sleep(3 * time.Minute)
+		}
+		refused(keys)
+		if got := len(h.provider.Requests()); got < rounds-1 || got > rounds+1 {
 			t.Errorf("got %d token requests in an hour, want one every 5 minutes", got)
 		}
 		if got := h.events.types(); got != "failed" {
 			t.Errorf("got events %q, want one failed for the connector", got)
+		}
+		for _, key := range keys {
+			if rec := h.record(key); rec.Credentials == nil || rec.IsParked() || !rec.Cycle.CredentialsExpireAt.IsZero() {
+				t.Fatalf("%s has lost its credentials, or will", key.Consumer)
+			}
 		}
 
 		synctest.Wait() // a flight under way would keep the client that it began with
