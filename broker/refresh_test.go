@@ -64,6 +64,32 @@ func TestStormOnAnExpiredTokenRedeemsOnce(t *testing.T) {
 	})
 }
 
+func TestStormAcrossReplicasRedeemsOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
+		replicas := []*harness{newHarnessOn(t, store, provider), newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)}
+		provider.Grant("r1")
+		provider.Deliver = func(int) error { time.Sleep(10 * time.Second); return nil }
+		replicas[0].mustImport("a1", "r1", issued(0))
+		time.Sleep(2 * time.Hour)
+		const callers = 10_000
+		var wg sync.WaitGroup
+		for i := range callers {
+			h := replicas[i%len(replicas)]
+			wg.Go(func() {
+				if tok, err := h.Source(h.key).Token(t.Context()); err != nil || tok.Generation != 2 {
+					t.Errorf("caller %d: got generation %d, %v; want 2", i, tok.Generation, err)
+				}
+			})
+		}
+		wg.Wait()
+		if got := len(provider.Requests()); got != 1 {
+			t.Errorf("got %d token requests, want 1", got)
+		}
+	})
+}
+
 func TestTwoReplicasRedeemOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

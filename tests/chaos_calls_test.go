@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -214,8 +215,16 @@ func (c *chaos) reportOutages(t *testing.T) {
 		t.Fatal("no connection has survived")
 	}
 	slices.SortFunc(outages, func(a, b outageOf) int { return cmp.Compare(a.length, b.length) })
+	var each strings.Builder
+	for i, o := range outages {
+		if i%8 == 0 {
+			each.WriteString("\n")
+		}
+		fmt.Fprintf(&each, "  %s %6.2f s", o.customer, o.length.Seconds())
+	}
+	t.Logf("the longest outage of each connection that was not revoked:%s", &each)
 	last := outages[len(outages)-1]
-	t.Logf("the longest outage of each of %d connections: %v for half of them, at most %v: of %s, %v into the chaos, %v",
+	t.Logf("the longest outages of %d connections: %v for half of them, at most %v: of %s, %v into the chaos, %v",
 		len(outages), outages[len(outages)/2].length.Round(time.Millisecond), last.length.Round(time.Millisecond),
 		last.customer, last.begun.Sub(c.begun).Round(time.Millisecond), last.kinds)
 }
