@@ -32,6 +32,7 @@ type unsaved struct {
 	bought    TokenHash // the refresh token that the answer was bought with
 	answer    answer
 	journaled atomic.Bool
+	failedAt  int64 // when it could not be saved for its own sake, Unix nanoseconds; owned by who flushes
 
 	done  chan struct{} // closed when the three below are set
 	snap  *snapshot
@@ -262,6 +263,10 @@ func (b *Broker) replay(ctx context.Context) error {
 	return b.flush(ctx)
 }
 
+// flushAgain is how soon an answer is tried again that cannot be saved for a reason of its
+// own: every save of whatever else begins with the backlog.
+const flushAgain = 30 * time.Second
+
 // flush saves the whole backlog. Its error is that of a store which does not answer;
 // what cannot be saved for another reason stays, and blocks its own connection alone.
 func (b *Broker) flush(ctx context.Context) error {
@@ -272,9 +277,13 @@ func (b *Broker) flush(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", ErrStoreUnavailable, ctx.Err())
 	}
 	for _, u := range b.backlog.list() {
+		if isWithin(flushAgain, u.failedAt, b.clock.Now()) {
+			continue
+		}
 		if err := b.flushAnswer(ctx, u); isUnavailable(err) {
 			return err
 		} else if err != nil {
+			u.failedAt = b.clock.Now().UnixNano()
 			b.Config().logger().LogAttrs(ctx, slog.LevelError, "a refreshed token cannot be saved; its connection is not written to",
 				slog.String("connection", u.key.String()), slog.String("error", err.Error()))
 		}

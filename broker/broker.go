@@ -34,6 +34,7 @@ type Broker struct {
 	applications sync.Map // string :: *inFlight
 	services     atomic.Pointer[services]
 	pauses       pauses
+	doubts       doubts
 	backlog      *backlog
 	journal      Journal // nil if there is none
 

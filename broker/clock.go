@@ -31,4 +31,11 @@ func (SystemClock) Sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// isWithin reports whether less than d has gone by since then, Unix nanoseconds. If the
+// clock was set back, that is long ago: nothing is to wait for as long as that was.
+func isWithin(d time.Duration, then int64, now time.Time) bool {
+	since := now.UnixNano() - then
+	return since >= 0 && since < int64(d)
+}
+
 var _ Clock = SystemClock{}

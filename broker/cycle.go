@@ -35,6 +35,7 @@ type cyclePolicy struct {
 	giveUp    time.Duration
 	retention time.Duration // of a parked connection's credentials; 0: for ever
 	quiet     bool          // the event was emitted for another connection
+	alone     bool          // a refusal of the client is taken for one of this connection
 }
 
 // succeed merges a token endpoint's answer into the record and ends the cycle. It
@@ -95,6 +96,9 @@ func (r *Record) fail(ans answer, policy cyclePolicy, now time.Time) EventType {
 		}
 	case ClassConfiguration:
 		c.RetryAt = time.Time{} // the connector's pause says when
+		if policy.alone {
+			c.RetryAt = now.Add(max(cooldown, backoff(c.Attempts)))
+		}
 		if policy.quiet {
 			return ""
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -51,6 +52,9 @@ func (r *refresher) fly(cause context.Context, f *flight) {
 	r.mu.Lock()
 	r.flight = nil
 	r.forcing.clear()
+	if !isUnavailable(err) {
+		r.outages = 0
+	}
 	r.mu.Unlock()
 	if !attempt.landed {
 		f.land(snap, err)
@@ -60,6 +64,19 @@ func (r *refresher) fly(cause context.Context, f *flight) {
 
 // storeRetry is how long a refresh waits for a store that does not answer.
 const storeRetry = 5 * time.Second
+
+// maxStoreRetry bounds what becomes of that while the store goes on not answering: all
+// that could not be refreshed would else ask for it every few seconds.
+const maxStoreRetry = time.Minute
+
+// outageWait returns how long to wait for the store this time.
+func (r *refresher) outageWait() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	wait := min(storeRetry<<min(r.outages, 8), maxStoreRetry)
+	r.outages++
+	return wait - rand.N(wait/4)
+}
 
 // planRetry starts another refresh when the outcome of the last one says that it
 // makes sense, if none is planned yet.
@@ -81,6 +98,8 @@ func (r *refresher) planRetry(cause context.Context, snap *snapshot, err error) 
 		wait = failed.RetryAt.Sub(b.clock.Now())
 	case !isUnavailable(err):
 		return
+	default:
+		wait = r.outageWait()
 	}
 	if wait <= 0 {
 		wait = storeRetry // something else was in the way, a paused connector or another replica's lease
@@ -149,12 +168,13 @@ func (a *attempt) once(ctx context.Context) (*snapshot, error) {
 	}
 	if held.lease == nil {
 		// Nothing to do, or nothing left to do: calls need not ask again at once.
-		a.refresher.idleUntil.Store(a.refresher.broker.clock.Now().Add(storeRetry).UnixNano())
+		a.refresher.idleSince.Store(a.refresher.broker.clock.Now().UnixNano())
 		return held.snap, nil
 	}
 	sentAt := a.refresher.broker.clock.Now()
 	if held.isLate(sentAt, a.cfg.refreshTimeout()) {
 		a.giveBack(ctx, held)
+		a.refresher.broker.pauses.release(a.conn, held.rec, sentAt)
 		return nil, fmt.Errorf("%w: it took too long to save a lease", ErrStoreUnavailable)
 	}
 	answer := a.redeem(ctx, held, sentAt)

@@ -46,6 +46,8 @@ func TestOutcomesOfARefresh(t *testing.T) {
 	}
 	parked := outcome{broker.ClassPermanent, broker.StateInvalid, broker.HealthNeedsAuth, "failed", 0, never, never}
 	paused := outcome{broker.ClassConfiguration, broker.StateCallable, broker.HealthPendingRefresh, "failed", 0, 5 * time.Minute, 5*time.Minute + time.Second}
+	doubtful := paused // it may be about this connection alone
+	doubtful.soonest, doubtful.latest = 30*time.Second, 30*time.Second
 	transient := outcome{broker.ClassTransient, broker.StateCallable, broker.HealthPendingRefresh, "pending", 0, 500 * time.Millisecond, time.Second}
 	ambiguous := transient
 	ambiguous.class = broker.ClassAmbiguous
@@ -63,13 +65,13 @@ func TestOutcomesOfARefresh(t *testing.T) {
 		"invalid_client":          {answer(401, `{"error":"invalid_client"}`), paused},
 		"unauthorized_client":     {answer(400, `{"error":"unauthorized_client"}`), paused},
 		"unsupported_grant_type":  {answer(400, `{"error":"unsupported_grant_type"}`), paused},
-		"invalid_scope":           {answer(400, `{"error":"invalid_scope"}`), paused},
-		"invalid_request":         {answer(400, `{"error":"invalid_request"}`), paused},
-		"an unknown code":         {answer(400, `{"error":"no_coffee"}`), paused},
-		"400 without a body":      {answer(400, ``), paused},
-		"401":                     {answer(401, ``), paused},
-		"403":                     {answer(403, `<html>`), paused},
-		"307":                     {answer(307, ``), paused},
+		"invalid_scope":           {answer(400, `{"error":"invalid_scope"}`), doubtful},
+		"invalid_request":         {answer(400, `{"error":"invalid_request"}`), doubtful},
+		"an unknown code":         {answer(400, `{"error":"no_coffee"}`), doubtful},
+		"400 without a body":      {answer(400, ``), doubtful},
+		"401":                     {answer(401, ``), doubtful},
+		"403":                     {answer(403, `<html>`), doubtful},
+		"307":                     {answer(307, ``), doubtful},
 		"408":                     {answer(408, ``), ambiguous},
 		"429":                     {answer(429, ``), transient},
 		"429 with seconds":        {later(429, func() string { return "600" }), asTold},

@@ -61,6 +61,13 @@ func (c *Connector) scopes(rec *Record) []pauseScope {
 	return []pauseScope{wide}
 }
 
+// sharesTokenRequests reports whether the record's token requests differ from those of
+// other connections in the refresh token alone.
+func (c *Connector) sharesTokenRequests(rec *Record) bool {
+	scopes := c.scopes(rec)
+	return len(scopes) == 1 && scopes[0].connection == (Key{})
+}
+
 func (c *Connector) clientSettings(scope pauseScope, rec *Record) clientSettings {
 	client, more := c.Client, strings.Builder{}
 	for _, name := range slices.Sorted(maps.Keys(c.TokenParams)) {

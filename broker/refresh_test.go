@@ -404,9 +404,9 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 			}
 		}
 		for range rounds {
-			refused(keys[:50])
+			refused(keys[:20])
 			time.Sleep(2 * time.Minute)
-			refused(keys[50:100])
+			refused(keys[20:40])
 			time.Sleep(3 * time.Minute)
 		}
 		refused(keys)

@@ -19,6 +19,7 @@ var errSuperseded = errors.New("the record has moved on")
 func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snapshot, error) {
 	r := a.refresher
 	r.broker.pauses.resume(a.conn, held.rec)
+	a.clearDoubts(held)
 	u := &unsaved{id: held.lease.ID, key: r.key, bought: held.lease.RefreshToken, answer: ans}
 	policy := a.policy(held)
 	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
@@ -108,9 +109,14 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 		return nil, errSuperseded
 	}
 	now := r.broker.clock.Now()
+	if ans.class == ClassPermanent { // which it says of a grant of a client that it knows
+		a.clearDoubts(held)
+		r.broker.pauses.release(a.conn, held.rec, now)
+	}
 	var until time.Time
 	announce := true
-	if ans.class == ClassConfiguration {
+	alone := ans.class == ClassConfiguration && a.conn.sharesTokenRequests(held.rec) && r.broker.doubts.concern(r.key, ans.code)
+	if ans.class == ClassConfiguration && !alone {
 		until = now.Add(probeInterval)
 		var wide bool
 		announce, wide = r.broker.pauses.pause(a.conn, held.rec, ans.code, until)
@@ -125,7 +131,7 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 		}
 	}
 	policy := a.policy(held)
-	policy.quiet = !announce
+	policy.quiet, policy.alone = !announce, alone
 	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) {
 		if rec == nil || rec.IsTombstone() {
 			return "", connectionNotFound(r.key)

@@ -22,7 +22,7 @@ type refresher struct {
 	readFailed atomic.Int64             // when a read last failed, Unix nanoseconds
 	unsaved    atomic.Bool              // snap is newer than what the store has taken
 	usedAt     atomic.Int64             // when a call used the connection, Unix nanoseconds, about
-	idleUntil  atomic.Int64             // a refresh of the valid token has found nothing to do; Unix nanoseconds
+	idleSince  atomic.Int64             // when a refresh of the valid token has found nothing to do, Unix nanoseconds
 	forced     atomic.Bool              // a 401 has led to a refresh, and nothing yet says that it helped
 	reacting   atomic.Bool              // to a 401, in the background
 
@@ -35,6 +35,7 @@ type refresher struct {
 
 	retryAt     time.Time          // when the next attempt is planned for
 	cancelRetry context.CancelFunc // nil if none is planned
+	outages     int                // flights in a row that the store did not answer
 
 	forcing forcing
 	highest watermark
@@ -279,7 +280,7 @@ func (r *refresher) latest(ctx context.Context) (*snapshot, error) {
 	if snap == nil || !snap.servable(now) {
 		return r.read(ctx)
 	}
-	if now.Sub(time.Unix(0, r.readFailed.Load())) < readCooldown {
+	if isWithin(readCooldown, r.readFailed.Load(), now) {
 		return snap, nil
 	}
 	waiting, cancel := context.WithTimeout(ctx, patience)

@@ -95,7 +95,7 @@ func (r *refresher) usable(ctx context.Context, conn *Connector, snap *snapshot)
 	refused := r.refused(snap, conn, now)
 	switch {
 	case snap.servable(now) && !snap.rec.wasRejected():
-		if snap.wantsRefresh(now) && conn.canRefresh(snap.rec.Credentials) && refused == nil && now.UnixNano() >= r.idleUntil.Load() {
+		if snap.wantsRefresh(now) && conn.canRefresh(snap.rec.Credentials) && refused == nil && !isWithin(storeRetry, r.idleSince.Load(), now) {
 			r.start(ctx) // nobody waits: the token is valid still
 		}
 		return snap, nil

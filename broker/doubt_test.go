@@ -1,0 +1,120 @@
+package broker_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+)
+
+// refuseSome answers requests for refresh tokens that begin with "bad" without saying
+// what is wrong, until the returned switch is on.
+func (h *harness) refuseSome() *atomic.Bool {
+	var mended atomic.Bool
+	h.provider.Respond = func(_ int, form url.Values) (*http.Response, error) {
+		if strings.HasPrefix(form.Get("refresh_token"), "bad") && !mended.Load() {
+			return brokertest.Response(400, map[string]any{"error": "invalid_request"}), nil
+		}
+		return nil, nil
+	}
+	return &mended
+}
+
+// importAs imports a token that expired long ago for a customer.
+func (h *harness) importAs(customer, refresh string) broker.Key {
+	h.t.Helper()
+	key := h.key
+	key.Consumer = customer
+	h.provider.Grant(refresh)
+	if _, _, err := h.importBody(key, fmt.Sprintf(`{"credentials":{"access_token":"a","refresh_token":%q,%s}}`, refresh, issued(2*time.Hour))); err != nil {
+		h.t.Fatal(err)
+	}
+	synctest.Wait()
+	return key
+}
+
+// One customer's refresh token is malformed, and the token endpoint says invalid_request:
+// nobody else has to wait for that.
+func TestRefusalOfOneConnectionDoesNotPauseTheConnector(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.refuseSome()
+		for i := range 10 {
+			bad := h.importAs(fmt.Sprint("bad ", i), fmt.Sprint("bad ", i))
+			if _, err := h.Source(bad).Token(t.Context()); err == nil {
+				t.Error("a refused connection has a token")
+			}
+			h.token(h.importAs(fmt.Sprint("good ", i), fmt.Sprint("good ", i)))
+		}
+		if got := strings.Count(h.events.types(), "failed"); got != 10 {
+			t.Errorf("got %d events failed, want one for each connection that is refused", got)
+		}
+	})
+}
+
+// The same answer for one after the other is not their fault: the connector is paused.
+func TestRefusalsInARowPauseTheConnector(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		mended := h.refuseSome()
+		const connections = 100
+		keys := make([]broker.Key, connections)
+		for i := range keys {
+			keys[i] = h.importAs(fmt.Sprint("customer ", i), fmt.Sprint("bad ", i))
+		}
+		if got := len(h.provider.Requests()); got != 3 {
+			t.Errorf("got %d token requests, want 3: then it is the connector's fault", got)
+		}
+		if got := h.events.types(); got != "failed failed failed" {
+			t.Errorf("got events %q, want three", got)
+		}
+		mended.Store(true)
+		time.Sleep(5*time.Minute + time.Second)
+		for _, key := range keys {
+			h.token(key)
+		}
+	})
+}
+
+// A grant that is gone says that the client is right: the next connection need not wait
+// for another five minutes.
+func TestDeadGrantDoesNotProlongAPause(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		var mended atomic.Bool // at the provider, which nobody can know of
+		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
+			if mended.Load() {
+				return nil, nil
+			}
+			return brokertest.Response(401, map[string]any{"error": "invalid_client"}), nil
+		}
+		first := h.importAs("first", "r1")
+		dead := h.key
+		dead.Consumer = "dead"
+		if _, _, err := h.importBody(dead, `{"credentials":{"access_token":"a","refresh_token":"gone",`+issued(2*time.Hour)+`}}`); err != nil {
+			t.Fatal(err)
+		}
+		mended.Store(true)
+		time.Sleep(5*time.Minute - time.Second)
+		var failed *broker.TokenError
+		if _, err := h.Source(first).Token(t.Context()); !errors.As(err, &failed) || failed.Class != broker.ClassConfiguration {
+			t.Errorf("got %v, want that the connector is paused", err)
+		}
+		if err := h.Delete(t.Context(), first); err != nil { // so that the probe is the other's
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if _, err := h.Source(dead).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked {
+			t.Errorf("got %v, want that the grant is gone", err)
+		}
+		h.token(h.importAs("second", "r2"))
+	})
+}
