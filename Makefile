@@ -10,6 +10,9 @@ BUILD_FLAGS := -trimpath -tags nobadger,nomysql,nopgx -ldflags '-s -w'
 TOOL := go tool -modfile=$(CURDIR)/tools/go.mod
 
 TEST_TIMEOUT ?= 10m
+# Random runs of the refresh engine, beyond those with the race detector: a seed each.
+SEEDS ?= 3000
+FIRST_SEED ?= 1000
 E2E_TIMEOUT ?= 20m
 FUZZTIME ?= 20s
 BENCH ?= .
@@ -29,6 +32,7 @@ run: build ## Build it, and run Caddyfile.example.
 .PHONY: test
 test: gcc vaultserver sdk ## Run all tests with the race detector. The first run builds Vault, in some minutes.
 	go test -race -timeout $(TEST_TIMEOUT) ./...
+	go test -timeout $(TEST_TIMEOUT) -run TestRandomInterleavings ./broker -first-seed $(FIRST_SEED) -seeds $(SEEDS)
 	cd tests && go test -race -timeout $(E2E_TIMEOUT) ./...
 	@$(HAVE_NODE) || echo '$(NO_NODE)' >&2
 

@@ -35,6 +35,7 @@ type Broker struct {
 	services     atomic.Pointer[services]
 	pauses       pauses
 	doubts       doubts
+	announced    announced
 	backlog      *backlog
 	journal      Journal // nil if there is none
 

@@ -1,8 +1,10 @@
 package broker
 
 import (
+	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
@@ -47,10 +49,23 @@ func (d *doubts) clear(key Key) {
 	delete(d.refused, key.Connector)
 }
 
-// clearDoubts is called when the token endpoint has shown that it knows the client: the
-// connector's, unless the connection has one of its own.
-func (a *attempt) clearDoubts(held *hold) {
+// clientAccepted is called when the token endpoint has taken a token request. What it
+// thinks of a connection's own client says nothing of the connector's.
+func (a *attempt) clientAccepted(ctx context.Context, held *hold) {
+	b := a.refresher.broker
+	b.pauses.resume(a.conn, held.rec)
 	if _, own := a.conn.clientFor(held.rec.Settings); !own {
-		a.refresher.broker.doubts.clear(a.refresher.key)
+		b.doubts.clear(a.refresher.key)
+		b.endAnnouncement(ctx, a.conn)
+	}
+}
+
+// clientKnown is called when the token endpoint has refused a grant for good, which it
+// says to a client that it knows: the next connection may try at once.
+func (a *attempt) clientKnown(held *hold, now time.Time) {
+	b := a.refresher.broker
+	b.pauses.release(a.conn, held.rec, now)
+	if _, own := a.conn.clientFor(held.rec.Settings); !own {
+		b.doubts.clear(a.refresher.key)
 	}
 }

@@ -118,3 +118,67 @@ func TestDeadGrantDoesNotProlongAPause(t *testing.T) {
 		h.token(h.importAs("second", "r2"))
 	})
 }
+
+// A wrong client is told of once, though each replica finds out for itself, and each
+// process again; and once more when it is wrong another time.
+func TestWrongClientIsToldOnceAcrossReplicas(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
+		replicas := []*harness{newHarnessOn(t, store, provider), newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)}
+		told := func() string {
+			events := ""
+			for _, h := range replicas {
+				events += h.events.types()
+			}
+			return events
+		}
+		var wrong atomic.Bool
+		wrong.Store(true)
+		provider.Respond = func(int, url.Values) (*http.Response, error) {
+			if wrong.Load() {
+				return brokertest.Response(401, map[string]any{"error": "invalid_client"}), nil
+			}
+			return nil, nil
+		}
+		keys := make([]broker.Key, len(replicas))
+		for i, h := range replicas {
+			keys[i] = h.importAs(fmt.Sprint("customer ", i), fmt.Sprint("r", i))
+		}
+		if got := len(provider.Requests()); got != len(replicas) {
+			t.Errorf("got %d token requests, want one of each replica", got)
+		}
+		if got := told(); got != "failed" {
+			t.Errorf("got events %q, want one failed", got)
+		}
+
+		restarted := replicas[1]
+		abandon(t, restarted.Broker)
+		restarted.start()
+		if _, err := restarted.Source(keys[1]).Token(t.Context()); err == nil {
+			t.Error("got a token")
+		}
+		synctest.Wait()
+		if got := told(); got != "failed" {
+			t.Errorf("got events %q after a restart, want no more", got)
+		}
+
+		wrong.Store(false)
+		time.Sleep(5*time.Minute + time.Second)
+		for i, h := range replicas {
+			h.token(keys[i])
+		}
+		synctest.Wait()
+		wrong.Store(true)
+		time.Sleep(2 * time.Hour)
+		for i, h := range replicas {
+			if _, err := h.Source(keys[i]).Token(t.Context()); err == nil {
+				t.Error("got a token")
+			}
+		}
+		synctest.Wait()
+		if got := told(); strings.Count(got, "failed") != 2 {
+			t.Errorf("got events %q, want failed once more", got)
+		}
+	})
+}

@@ -18,8 +18,7 @@ var errSuperseded = errors.New("the record has moved on")
 // used all the same, and saving is repeated until the store takes it.
 func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snapshot, error) {
 	r := a.refresher
-	r.broker.pauses.resume(a.conn, held.rec)
-	a.clearDoubts(held)
+	a.clientAccepted(ctx, held)
 	u := &unsaved{id: held.lease.ID, key: r.key, bought: held.lease.RefreshToken, answer: ans}
 	policy := a.policy(held)
 	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
@@ -109,9 +108,8 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 		return nil, errSuperseded
 	}
 	now := r.broker.clock.Now()
-	if ans.class == ClassPermanent { // which it says of a grant of a client that it knows
-		a.clearDoubts(held)
-		r.broker.pauses.release(a.conn, held.rec, now)
+	if ans.class == ClassPermanent {
+		a.clientKnown(held, now)
 	}
 	var until time.Time
 	announce := true
@@ -120,6 +118,7 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 		until = now.Add(probeInterval)
 		var wide bool
 		announce, wide = r.broker.pauses.pause(a.conn, held.rec, ans.code, until)
+		announce = announce && (!wide || r.broker.announce(ctx, a.conn, now))
 		if announce {
 			what := "the token endpoint refuses what only this connection's settings say; the connection is paused and has lost nothing. " +
 				"Check the settings that token requests have in them"

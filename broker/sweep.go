@@ -21,9 +21,12 @@ const (
 	purgeTolerance = time.Hour             // clocks of replicas differ by less
 )
 
-// sweepKey is where the lease of the sweep is. Its application has a control
+// ownApplication is that of the records which are the broker's own. It has a control
 // character in it, so that no caller can name it.
-var sweepKey = Key{Application: "\x01broker", Consumer: "sweep", Connector: connector.ID{UnifiedAPI: "broker", ServiceID: "sweep"}}
+const ownApplication = "\x01broker"
+
+// sweepKey is where the lease of the sweep is.
+var sweepKey = Key{Application: ownApplication, Consumer: "sweep", Connector: connector.ID{UnifiedAPI: "broker", ServiceID: "sweep"}}
 
 // sweepRegularly sweeps until the broker closes.
 func (b *Broker) sweepRegularly() {
@@ -72,7 +75,7 @@ func (b *Broker) sweep(ctx context.Context, observed *observer) (err error) {
 			}
 			renewed = b.clock.Now()
 		}
-		if key == sweepKey {
+		if key.Application == ownApplication {
 			continue
 		}
 		if err := b.sweepRecord(ctx, key); isUnavailable(err) {

@@ -1,0 +1,91 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// announceAgain is how long after it was told of a pause is old news.
+const announceAgain = 24 * time.Hour
+
+// announced knows the connectors whose pause this process has found to be told of. What
+// counts is in the store, in a record of the broker's own for each connector: replicas
+// find out one by one that a client is wrong, and again after each restart.
+type announced struct {
+	mu    sync.Mutex // guards known
+	known map[connector.ID]bool
+}
+
+func (a *announced) set(id connector.ID, known bool) (before bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before = a.known[id]
+	if !known {
+		delete(a.known, id)
+		return before
+	}
+	if a.known == nil {
+		a.known = make(map[connector.ID]bool)
+	}
+	a.known[id] = true
+	return before
+}
+
+func pauseKey(id connector.ID) Key {
+	return Key{Application: ownApplication, Consumer: "pause", Connector: id}
+}
+
+// fingerprint identifies the client of a connector, and how it asks for tokens.
+func (c *Connector) fingerprint() TokenHash {
+	return NewSecret(fmt.Sprintf("%q", c.clientSettings(pauseScope{connector: c.ID}, nil))).Hash()
+}
+
+// announce reports whether it is this process that tells of the pause of a connector.
+// While the store cannot say, it is: better twice than never.
+func (b *Broker) announce(ctx context.Context, conn *Connector, now time.Time) bool {
+	b.announced.set(conn.ID, true)
+	client := conn.fingerprint()
+	_, _, err := b.update(ctx, pauseKey(conn.ID), func(rec *Record) (*Record, error) {
+		if rec == nil {
+			rec = &Record{Key: pauseKey(conn.ID), CreatedAt: now}
+		}
+		if c := rec.Cycle; c.Phase == PhaseFailed && c.Parked == client && now.Sub(c.FailedAt).Abs() < announceAgain {
+			return nil, errSuperseded
+		}
+		rec.UpdatedAt = now
+		rec.Cycle = Cycle{Phase: PhaseFailed, Class: ClassConfiguration, FailedAt: now, Parked: client}
+		return rec, nil
+	})
+	return !errors.Is(err, errSuperseded)
+}
+
+// endAnnouncement is called when the token endpoint has taken a connector's client: if it
+// is wrong another time, that is news. Nothing waits for it.
+func (b *Broker) endAnnouncement(cause context.Context, conn *Connector) {
+	if !b.announced.set(conn.ID, false) {
+		return
+	}
+	b.begin(func() {
+		ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.resume")
+		ctx, cancel := context.WithTimeout(ctx, openTimeout)
+		defer cancel()
+		_, _, err := b.update(ctx, pauseKey(conn.ID), func(rec *Record) (*Record, error) {
+			if rec == nil || rec.Cycle.Phase != PhaseFailed {
+				return nil, errSuperseded
+			}
+			rec.UpdatedAt, rec.Cycle = b.clock.Now(), Cycle{}
+			return rec, nil
+		})
+		if errors.Is(err, errSuperseded) {
+			err = nil
+		} else if err != nil {
+			b.announced.set(conn.ID, true) // the next one that succeeds tries again
+		}
+		endSpan(span, err)
+	})
+}
