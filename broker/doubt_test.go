@@ -127,11 +127,11 @@ func TestWrongClientIsToldOnceAcrossReplicas(t *testing.T) {
 		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
 		replicas := []*harness{newHarnessOn(t, store, provider), newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)}
 		told := func() string {
-			events := ""
+			var events []string
 			for _, h := range replicas {
-				events += h.events.types()
+				events = append(events, h.events.types())
 			}
-			return events
+			return strings.TrimSpace(strings.Join(events, " "))
 		}
 		var wrong atomic.Bool
 		wrong.Store(true)

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -96,16 +97,30 @@ func (r *replica) resume(t testing.TB)     { r.process().signal(t, syscall.SIGCO
 func (r *replica) kill(t testing.TB)       { r.process().kill(t) }
 func (r *replica) awaitReady(t testing.TB) { t.Helper(); r.process().awaitReady(t) }
 
-// reload gives the process its configuration once more.
-func (r *replica) reload(t testing.TB) { t.Helper(); r.process().load(t, r.config(t)) }
+// reload gives the process its configuration once more, as soon as it listens.
+func (r *replica) reload(t testing.TB) {
+	t.Helper()
+	config := r.config(t)
+	eventually(t, "a reload of replica "+r.name, func() error { return r.process().tryLoad(config) })
+}
 
 // load gives a process a configuration, even if it is the one that it has.
 func (p *process) load(t testing.TB, caddyfile string) {
 	t.Helper()
-	header := http.Header{"Content-Type": {"text/caddyfile"}, "Cache-Control": {"must-revalidate"}}
-	if got := send(t, http.MethodPost, p.adminURL("/load"), header, caddyfile); got.status != http.StatusOK {
-		t.Fatalf("loading a configuration = %v, want 200", got)
+	if err := p.tryLoad(caddyfile); err != nil {
+		t.Fatal(err)
 	}
+}
+
+func (p *process) tryLoad(caddyfile string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
+	defer cancel()
+	header := http.Header{"Content-Type": {"text/caddyfile"}, "Cache-Control": {"must-revalidate"}}
+	got, err := try(ctx, http.MethodPost, p.adminURL("/load"), header, caddyfile)
+	if err == nil && got.status != http.StatusOK {
+		err = fmt.Errorf("loading a configuration = %v, want 200", got)
+	}
+	return err
 }
 
 // A logLine is what a broker has logged.
