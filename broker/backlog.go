@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
@@ -267,6 +269,10 @@ func (b *Broker) replay(ctx context.Context) error {
 // own: every save of whatever else begins with the backlog.
 const flushAgain = 30 * time.Second
 
+// maxFlushes is how many answers are saved at a time. After an outage there can be very
+// many, and the leases that keep others from sending the same refresh tokens run out.
+const maxFlushes = 16
+
 // flush saves the whole backlog. Its error is that of a store which does not answer;
 // what cannot be saved for another reason stays, and blocks its own connection alone.
 func (b *Broker) flush(ctx context.Context) error {
@@ -276,19 +282,31 @@ func (b *Broker) flush(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", ErrStoreUnavailable, ctx.Err())
 	}
+	var down atomic.Bool
+	var saves errgroup.Group
+	saves.SetLimit(maxFlushes)
 	for _, u := range b.backlog.list() {
 		if isWithin(flushAgain, u.failedAt, b.clock.Now()) {
 			continue
 		}
-		if err := b.flushAnswer(ctx, u); isUnavailable(err) {
-			return err
-		} else if err != nil {
-			u.failedAt = b.clock.Now().UnixNano()
-			b.Config().logger().LogAttrs(ctx, slog.LevelError, "a refreshed token cannot be saved; its connection is not written to",
-				slog.String("connection", u.key.String()), slog.String("error", err.Error()))
-		}
+		saves.Go(func() error {
+			if down.Load() {
+				return nil // the error is that of another
+			}
+			err := b.flushAnswer(ctx, u)
+			if isUnavailable(err) {
+				down.Store(true)
+				return err
+			}
+			if err != nil {
+				u.failedAt = b.clock.Now().UnixNano()
+				b.Config().logger().LogAttrs(ctx, slog.LevelError, "a refreshed token cannot be saved; its connection is not written to",
+					slog.String("connection", u.key.String()), slog.String("error", err.Error()))
+			}
+			return nil
+		})
 	}
-	return nil
+	return saves.Wait()
 }
 
 // Recover reads the journal, in the background, and saves what it has as soon as the

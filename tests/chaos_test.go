@@ -167,5 +167,7 @@ func (c *chaos) heal(t *testing.T) {
 			c.start(t, r)
 		}
 	}
-	awaitAll(t, c.replicas)
+	for _, r := range c.replicas {
+		within(t, chaosHealing, "readiness of replica "+r.name, r.process().ready)
+	}
 }
