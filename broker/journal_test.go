@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -147,6 +148,59 @@ func TestRefreshTokenThatCameAloneIsNotLost(t *testing.T) {
 		h.token(h.key)
 		if got := fmt.Sprint(h.redeemed()); got != "[r1 r2]" {
 			t.Errorf("redeemed %s, want [r1 r2]", got)
+		}
+	})
+}
+
+// An outage has left many answers, and the store is slow when it is back. All are saved
+// before other replicas have watched the leases for long enough to take them over.
+func TestManyAnswersAreSavedBeforeTheirLeasesRunOut(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
+		one, two := newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)
+		const connections = 60
+		var down, slow atomic.Bool
+		store.Fail = func(op string, _ broker.Key) error {
+			if down.Load() {
+				return broker.ErrStoreUnavailable
+			}
+			if slow.Load() && op == brokertest.OpSave {
+				time.Sleep(time.Second)
+			}
+			return nil
+		}
+		var answered atomic.Int32
+		provider.Deliver = func(int) error {
+			time.Sleep(10 * time.Second)
+			answered.Add(1)
+			return nil
+		}
+		keys := make([]broker.Key, connections)
+		for i := range keys {
+			keys[i] = one.importAs(fmt.Sprint("customer ", i), fmt.Sprint("r", i))
+		}
+		down.Store(true)
+		time.Sleep(5 * time.Minute)
+		if got := answered.Load(); got != connections {
+			t.Fatalf("%d tokens were refreshed, want %d", got, connections)
+		}
+		slow.Store(true)
+		down.Store(false)
+		var calls sync.WaitGroup
+		for _, key := range keys {
+			calls.Go(func() {
+				for {
+					if _, err := two.Source(key).Token(t.Context()); err == nil {
+						return
+					}
+					time.Sleep(time.Second)
+				}
+			})
+		}
+		calls.Wait()
+		if got := len(provider.Requests()); got != connections {
+			t.Errorf("got %d token requests, want %d: nothing is sent twice", got, connections)
 		}
 	})
 }
