@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"strings"
+	"sync"
 
 	"github.com/ory/fosite"
 	"github.com/ory/fosite/handler/oauth2"
@@ -67,6 +68,8 @@ func (s *strategy) ValidateRefreshToken(ctx context.Context, r fosite.Requester,
 type store struct {
 	*storage.MemoryStore
 	server *Server
+
+	revoking sync.RWMutex // fosite's own does not keep reads from revocations
 }
 
 func newStore(server *Server) *store {
@@ -80,7 +83,9 @@ func newStore(server *Server) *store {
 
 // GetRefreshTokenSession implements [oauth2.RefreshTokenStorage].
 func (s *store) GetRefreshTokenSession(ctx context.Context, signature string, session fosite.Session) (fosite.Requester, error) {
+	s.revoking.RLock()
 	r, err := s.MemoryStore.GetRefreshTokenSession(ctx, signature, session)
+	s.revoking.RUnlock()
 	s.server.mu.Lock()
 	defer s.server.mu.Unlock()
 	if errors.Is(err, fosite.ErrInactiveToken) && s.server.spent[signature] {
@@ -97,7 +102,16 @@ func (s *store) RotateRefreshToken(ctx context.Context, requestID, signature str
 	s.server.mu.Lock()
 	s.server.spent[signature] = true
 	s.server.mu.Unlock()
+	s.revoking.Lock()
+	defer s.revoking.Unlock()
 	return s.MemoryStore.RotateRefreshToken(ctx, requestID, signature)
+}
+
+// RevokeRefreshToken implements [oauth2.TokenRevocationStorage].
+func (s *store) RevokeRefreshToken(ctx context.Context, requestID string) error {
+	s.revoking.Lock()
+	defer s.revoking.Unlock()
+	return s.MemoryStore.RevokeRefreshToken(ctx, requestID)
 }
 
 // plain compares client secrets as they are: bcrypt would only cost time here.
