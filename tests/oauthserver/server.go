@@ -119,7 +119,7 @@ func (s *Server) compose() fosite.OAuth2Provider {
 // passwordGrant is what some services still want, and fosite calls deprecated, as RFC 9700
 // section 2.4 does.
 func passwordGrant(config fosite.Configurator, storage, strategy any) any {
-	return &oauth2.ResourceOwnerPasswordCredentialsGrantHandler{
+	return &oauth2.ResourceOwnerPasswordCredentialsGrantHandler{ //nolint:staticcheck // deprecated to discourage its use, and there is no other
 		ResourceOwnerPasswordCredentialsGrantStorage: storage.(oauth2.ResourceOwnerPasswordCredentialsGrantStorage),
 		HandleHelper: &oauth2.HandleHelper{
 			AccessTokenStrategy: strategy.(oauth2.AccessTokenStrategy),
