@@ -21,6 +21,7 @@ type callersBody struct {
 	mu     sync.Mutex // guards what is below
 	closed bool
 	ended  bool  // it was read to its end
+	cut    bool  // reading it was cut off
 	err    error // of reading it
 }
 
@@ -76,6 +77,18 @@ func (b *callersBody) fault() error {
 	return b.err
 }
 
+// cutOff notes that reading the body is about to be cut off. It reports false if that is
+// not needed, since all of it was read.
+func (b *callersBody) cutOff() bool {
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.cut = !b.ended
+	return b.cut
+}
+
 // isUnread reports whether there is a body of which not all was read.
 func (b *callersBody) isUnread() bool {
 	if b == nil {
@@ -83,7 +96,7 @@ func (b *callersBody) isUnread() bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !b.ended
+	return !b.ended || b.cut
 }
 
 // sendTrailers makes the caller's trailers those of out, once they have come. Those

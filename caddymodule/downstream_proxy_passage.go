@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,15 +32,11 @@ type passage struct {
 	cancel  context.CancelCauseFunc
 	timer   *time.Timer
 	movedAt atomic.Int64 // when something of the request's body was last read, Unix nanoseconds
-	waits   atomic.Int32 // for the response's header: one of the three below
-}
 
-// What became of the wait for the response's header.
-const (
-	waiting int32 = iota
-	answered
-	timedOut
-)
+	waiting sync.Mutex // guards what is below, and the writer while the wait is ended by the clock
+	over    bool       // nobody waits any more for the response's header
+	late    bool       // because it took too long
+}
 
 // newRequestID returns a random UUID (version 4, RFC 9562 section 5.4). It is a name and
 // no secret.
@@ -67,8 +64,11 @@ func (p *passage) serve() (err error) {
 	}
 	ctx, cancel := context.WithCancelCause(p.r.Context())
 	defer cancel(nil)
+	if hasBody(p.r) {
+		p.body = &callersBody{ReadCloser: p.r.Body, movedAt: &p.movedAt}
+	}
 	p.wait(cancel)
-	defer p.timer.Stop()
+	defer p.stopWaiting()
 
 	if p.key, p.url, err = p.proxy.app.shared.broker.Resolve(ctx, p.call); err != nil {
 		return err
@@ -96,7 +96,7 @@ func (p *passage) serve() (err error) {
 	}()
 	resp, err := x.do(out, func() *http.Request { return p.outgoing(ctx) })
 	p.answer.begin()
-	if !p.waits.CompareAndSwap(waiting, answered) {
+	if !p.stopWaiting() {
 		if err == nil {
 			_ = resp.Body.Close()
 		}
@@ -116,25 +116,35 @@ func (p *passage) wait(cancel context.CancelCauseFunc) {
 	p.timer.Reset(p.timeout) // only now, since expire reads p.timer
 }
 
+// stopWaiting reports false if the response has taken too long. When it returns, the
+// clock no longer touches anything of the request, which is soon the server's again.
+func (p *passage) stopWaiting() bool {
+	p.timer.Stop()
+	p.waiting.Lock()
+	defer p.waiting.Unlock()
+	p.over = true
+	return !p.late
+}
+
 // expire ends the wait for the response's header, unless the request's body has moved
 // meanwhile.
 func (p *passage) expire() {
-	if p.waits.Load() != waiting {
+	p.waiting.Lock()
+	defer p.waiting.Unlock()
+	if p.over {
 		return
 	}
 	if rest := time.Until(time.Unix(0, p.movedAt.Load()).Add(p.timeout)); rest > 0 {
 		p.timer.Reset(rest)
 		return
 	}
-	if !p.waits.CompareAndSwap(waiting, timedOut) {
-		return
-	}
-	p.cancel(errProxyTimedOut)
-	if hasBody(p.r) {
+	p.over, p.late = true, true
+	if p.body.cutOff() {
 		// net/http waits for a read of the body that is under way, which can wait for the
 		// caller. This ends it; the server then ends the connection too.
 		_ = http.NewResponseController(p.w).SetReadDeadline(time.Unix(1, 0))
 	}
+	p.cancel(errProxyTimedOut)
 }
 
 func hasBody(r *http.Request) bool {
@@ -149,7 +159,7 @@ func (p *passage) outgoing(ctx context.Context) *http.Request {
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: requestHeader(r), ContentLength: r.ContentLength,
 	}).WithContext(ctx)
-	if !hasBody(r) {
+	if p.body == nil {
 		out.ContentLength = 0
 		delete(out.Header, "Expect")
 		return out
@@ -158,8 +168,8 @@ func (p *passage) outgoing(ctx context.Context) *http.Request {
 	// same to keep the connection; but then the caller has to send it.
 	out.Close = r.Header["Expect"] != nil
 	onEnd := sendTrailers(out, r, p.proxy.app.shared.broker.InjectedHeaders(p.key.Connector))
-	if p.body == nil {
-		p.body = &callersBody{ReadCloser: r.Body, onEnd: onEnd, movedAt: &p.movedAt}
+	if p.body.onEnd == nil {
+		p.body.onEnd = onEnd
 		// Otherwise the server would read the rest of the body before it writes, instead of
 		// leaving it to us. HTTP/2 needs none of that.
 		_ = http.NewResponseController(p.w).EnableFullDuplex()
@@ -191,7 +201,7 @@ func (p *passage) fail(err error) {
 	p.answer.begin()
 	const clientClosedRequest = 499 // as Caddy has it: for the access log, nobody reads it
 	switch fault := p.body.fault(); {
-	case p.waits.Load() == timedOut:
+	case p.late: // since stopWaiting nobody changes it
 		err = errProxyTimedOut
 	case p.r.Context().Err() != nil:
 		p.w.WriteHeader(clientClosedRequest)

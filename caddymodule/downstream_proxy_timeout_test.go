@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,7 +90,7 @@ func TestProxyTimeoutCountsWhileNothingMoves(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if !errors.Is(context.Cause(ctx), errProxyTimedOut) || p.waits.Load() != timedOut {
+		if !errors.Is(context.Cause(ctx), errProxyTimedOut) || p.stopWaiting() {
 			t.Errorf("it has not timed out: %v", context.Cause(ctx))
 		}
 	})
@@ -97,11 +99,37 @@ func TestProxyTimeoutCountsWhileNothingMoves(t *testing.T) {
 		defer cancel(nil)
 		p := &passage{r: httptest.NewRequest(http.MethodPost, "/proxy", nil), control: control{timeout: 28 * time.Second}}
 		p.wait(cancel)
-		p.waits.CompareAndSwap(waiting, answered)
+		p.stopWaiting()
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if ctx.Err() != nil {
 			t.Errorf("it has timed out while the response went on: %v", context.Cause(ctx))
 		}
 	})
+}
+
+// A connection that had a request time out serves the next one, if that one's body was
+// read.
+func TestProxyKeepsTheConnectionAfterATimeout(t *testing.T) {
+	d := newDownstream(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if r.URL.Path == "/hang" {
+			<-r.Context().Done()
+		}
+	})
+	srv, _ := d.serve(t, "")
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	for range 5 {
+		for path, want := range map[string]int{"/": http.StatusOK, "/hang": http.StatusGatewayTimeout} {
+			resp, err := transport.RoundTrip(newCall(t.Context(), t, srv, "POST", d.URL+path, strings.NewReader("body"), "X-Apideck-Timeout", "300"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body := readAll(t, resp); resp.StatusCode != want && path == "/hang" || resp.Close {
+				t.Errorf("%s: got status %d with %v: %s", path, resp.StatusCode, resp.Header, body)
+			}
+			_ = resp.Body.Close()
+		}
+	}
 }
