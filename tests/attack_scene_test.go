@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"text/template"
@@ -90,7 +91,7 @@ func (s *attackScene) url(path string) string { return "http://" + s.good.addres
 func (s *attackScene) wantRefused(t testing.TB, answer string, status ...int) {
 	t.Helper()
 	got := statuses(answer)
-	if len(got) != 1 || !contains(status, got[0]) || !strings.Contains(answer, "X-Token-Broker-Error: ") {
+	if len(got) != 1 || !slices.Contains(status, got[0]) || !strings.Contains(answer, "X-Token-Broker-Error: ") {
 		t.Errorf("the answer is %q, want one of %v from the broker", answer, status)
 	}
 	s.good.wantNone(t)
@@ -110,15 +111,6 @@ func (s *attackScene) only(t testing.TB) rawRequest {
 		t.Errorf("downstream got Authorization %q, want the connection's", got)
 	}
 	return seen[0]
-}
-
-func contains(list []int, n int) bool {
-	for _, m := range list {
-		if m == n {
-			return true
-		}
-	}
-	return false
 }
 
 // newAttackScene starts a process with a connection for each of the connectors.

@@ -17,8 +17,14 @@ var headerAttacks = []attack{
 		s.importBody(t, "crm/keyed", s.consumer, fmt.Sprintf(`{"settings": {"api_key": %q}}`, stolen)).connection(t)
 		for _, lines := range [][]string{
 			{"X-Api-Key: callers-1", "X-API-KEY: callers-2", "x-api-key: callers-3"},
-			{"X-Api-Key: callers-1", " folded"}, {"X-Api-Key: callers-1", "\tfolded"},
-			{"X-Api-Key : callers-1"}, {"X-Api-Key\t: callers-1"}, {"X_Api_Key: callers-1"}, {": callers-1"}, {"X-Api-Key: callers-1\x00"}, {"X-Api-Key: callers-1\rX-More: 1"},
+			{"X-Api-Key: callers-1", " folded"},
+			{"X-Api-Key: callers-1", "\tfolded"},
+			{"X-Api-Key : callers-1"},
+			{"X-Api-Key\t: callers-1"},
+			{"X_Api_Key: callers-1"},
+			{": callers-1"},
+			{"X-Api-Key: callers-1\x00"},
+			{"X-Api-Key: callers-1\rX-More: 1"},
 		} {
 			before := len(s.good.seen())
 			answer := s.call(t, w, "keyed", s.url("/"), lines...)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,7 +39,7 @@ type ports struct{ Admin, Plain, Transport, Proxy int }
 func prepare(ctx context.Context, o *options, parent string, upstream *upstreamProcess, connections int) (*setup, error) {
 	s := &setup{
 		connections: connections, binary: o.binary, upstream: upstream.address,
-		dir: filepath.Join(parent, fmt.Sprint(connections)),
+		dir: filepath.Join(parent, strconv.Itoa(connections)),
 	}
 	modules, err := exec.CommandContext(ctx, o.binary, "list-modules").Output()
 	if err != nil {
