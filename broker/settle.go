@@ -65,11 +65,10 @@ func (a *attempt) saveLater(ctx context.Context, held *hold, u *unsaved, err err
 	a.log(ctx, slog.LevelError, "the store did not take a refreshed token; it is served from memory, and saving is retried", err)
 	r.unsaved.Store(true)
 	defer r.unsaved.Store(false)
-	b.keep(ctx, a.cfg, u)
 	rec := held.rec.Clone()
-	// Of a copy, since from keep on u is with whoever flushes the backlog.
-	shown := unsaved{id: u.id, key: u.key, bought: u.bought, answer: u.answer}
-	if _, err := shown.merge(rec, a.policy(held), b.clock.Now()); err == nil {
+	_, err = u.merge(rec, a.policy(held), b.clock.Now()) // from then on it belongs to who flushes
+	b.keep(ctx, a.cfg, u)
+	if err == nil {
 		a.landed = true
 		if snap := r.install(rec, held.rev, b.clock.Now()); a.usable(snap) {
 			a.flight.land(snap, nil)
