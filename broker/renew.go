@@ -80,7 +80,7 @@ func (f *forcing) clear() { f.generation, f.unparked = 0, "" }
 // force allows a refresh of a token that is valid by the clock, because downstream
 // has rejected it. It reports false while the cooldown lasts.
 func (r *refresher) force(generation uint64, now time.Time) bool {
-	r.mu.Lock()
+	r = r.lock()
 	defer r.mu.Unlock()
 	f := &r.forcing
 	if f.generation == generation {

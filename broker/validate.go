@@ -137,7 +137,7 @@ func (r *refresher) renewOnce(ctx context.Context, conn *Connector) (*snapshot, 
 
 // underWay returns the refresh that has not ended yet, if there is one.
 func (r *refresher) underWay() *flight {
-	r.mu.Lock()
+	r = r.lock()
 	defer r.mu.Unlock()
 	return r.flight
 }
@@ -155,7 +155,7 @@ func (r *refresher) forceOnce(rec *Record, now time.Time) bool {
 	if now.Before(rec.Cycle.RetryAt) || lately(rec.Cycle.FailedAt) || c != nil && c.Redeemed && lately(c.IssuedAt) {
 		return false
 	}
-	r.mu.Lock()
+	r = r.lock()
 	defer r.mu.Unlock()
 	f := &r.forcing
 	if now.Before(f.next) {
