@@ -83,7 +83,7 @@ var errRequestBody = errors.New("the request's body is larger than this applicat
 func tooLarge(limit int64) error {
 	return &apiError{
 		status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
-		message: fmt.Sprintf("The request's body is larger than %s: send less at a time", humanize.IBytes(uint64(limit))), //nolint:gosec // limits are not negative here
+		message: fmt.Sprintf("The request's body is larger than %s: send less at a time", humanize.IBytes(uint64(limit))),
 		detail:  "refused: the body is too large",
 	}
 }

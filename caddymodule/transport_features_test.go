@@ -96,7 +96,7 @@ func TestHeadersOfAnswersCanBeChanged(t *testing.T) {
 		t.Errorf("got %v", resp.Header)
 	}
 	got := d.request(t)
-	if got.Header.Get("X-Up") != "GET" || got.Header.Get("X-Private") != "" || got.Header.Get("Cookie") != "" || got.URL.Path != "/v2/" || got.Method != "PUT" {
+	if got.Header.Get("X-Up") != "GET" || got.Header.Get("X-Private") != "" || got.Header.Get("Cookie") != "" || got.URL.Path != "/v2/" || got.Method != http.MethodPut {
 		t.Errorf("downstream got %s %s with %v", got.Method, got.URL, got.Header)
 	}
 }
