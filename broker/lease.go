@@ -144,6 +144,10 @@ func (a *attempt) takeLease(ctx context.Context, rec *Record, rev Revision, take
 	begun := b.clock.Now()
 	saved, err := b.save(ctx, next, rev)
 	if err != nil {
+		if !errors.Is(err, ErrConflict) {
+			a.cfg.logger().LogAttrs(ctx, slog.LevelDebug, "the store did not say whether it has a lease; nothing is sent with it",
+				slog.String("connection", a.refresher.key.String()), slog.String("lease", next.Lease.ID), slog.String("error", err.Error()))
+		}
 		return nil, err
 	}
 	a.refresher.setUnsent(next.Lease.ID)
