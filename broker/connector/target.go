@@ -2,8 +2,10 @@ package connector
 
 import (
 	"errors"
+	"hash/maphash"
 	"net/url"
 	"strings"
+	"sync/atomic"
 )
 
 // A Target is a URL that a caller wants to have called, with settings of the connection
@@ -41,11 +43,11 @@ func ParseTarget(s, morePath, moreQuery string) (*Target, error) {
 		return nil, err
 	}
 	if hasQuery || moreQuery != "" {
-		t.query = parseTargetText(query, isQueryByte)
+		t.query = parseTargetText(query, queryBytes)
 		if moreQuery != "" && query != "" {
 			moreQuery = "&" + moreQuery
 		}
-		t.query = append(t.query, targetPart{literal: encodeExcept(moreQuery, isQueryByte)})
+		t.query = append(t.query, targetPart{literal: encodeExcept(moreQuery, queryBytes)})
 	}
 	return t, nil
 }
@@ -60,7 +62,8 @@ func (t *Target) parseOrigin(s string) (path string, err error) {
 		if strings.ContainsAny(authority, `\% `) {
 			return "", errors.New("has a host with a backslash, a percent sign or a space in it")
 		}
-		return path, t.base.parseAuthority(authority)
+		t.base, err = readAuthority(t.base.scheme, authority)
+		return path, err
 	}
 	authority, path := cutAuthority(s)
 	name, ok := strings.CutPrefix(authority, "{")
@@ -72,16 +75,48 @@ func (t *Target) parseOrigin(s string) (path string, err error) {
 	return path, nil
 }
 
+// authorities are those that were read lately, by hash: targets have few hosts, and
+// reading one costs more than all the rest of a target.
+var (
+	authorities    [256]atomic.Pointer[readTemplate]
+	authoritiesKey = maphash.MakeSeed()
+)
+
+// A readTemplate is a template of a scheme and an authority, which is not changed.
+type readTemplate struct {
+	authority string
+	template  urlTemplate
+}
+
+// maxAuthority bounds the authorities that are remembered, in bytes.
+const maxAuthority = 128
+
+func readAuthority(scheme, authority string) (urlTemplate, error) {
+	slot := &authorities[maphash.String(authoritiesKey, authority)%uint64(len(authorities))]
+	if known := slot.Load(); known != nil && known.authority == authority && known.template.scheme == scheme {
+		return known.template, nil
+	}
+	t := urlTemplate{scheme: scheme}
+	if err := t.parseAuthority(authority); err != nil {
+		return urlTemplate{}, err
+	}
+	if len(authority) <= maxAuthority {
+		authority = strings.Clone(authority) // not the request's whole header
+		slot.Store(&readTemplate{authority, t})
+	}
+	return t, nil
+}
+
 func parseTargetPath(path, more string) ([]targetPart, error) {
 	if strings.Contains(path, `\`) {
 		return nil, errors.New("has a backslash in its path: percent-encode it as %5C")
 	}
-	parts := parseTargetText(path, isPathByte)
+	parts := parseTargetText(path, pathBytes)
 	if more != "" {
 		if n := len(parts); n > 0 {
 			parts[n-1].literal = strings.TrimSuffix(parts[n-1].literal, "/")
 		}
-		parts = append(parts, targetPart{literal: "/" + encodeExcept(strings.TrimPrefix(more, "/"), isPathByte)})
+		parts = append(parts, targetPart{literal: "/" + encodeExcept(strings.TrimPrefix(more, "/"), pathBytes)})
 	}
 	for _, p := range parts {
 		if _, err := url.PathUnescape(p.literal); err != nil {
@@ -92,7 +127,7 @@ func parseTargetPath(path, more string) ([]targetPart, error) {
 }
 
 // parseTargetText finds the settings in a path or query.
-func parseTargetText(s string, allowed func(byte) bool) []targetPart {
+func parseTargetText(s string, allowed *byteSet) []targetPart {
 	var parts []targetPart
 	var literal strings.Builder
 	for s != "" {
@@ -181,12 +216,17 @@ func (d *Definition) RenderTarget(t *Target, settings map[string]any) (*url.URL,
 	if hasDotSegment(path) {
 		return nil, errors.New("must not have . or .. in its path, in whatever encoding")
 	}
-	s := scheme + "://" + authority(host) + path
+	query := ""
 	if t.query != nil {
-		query, err := d.renderTargetText(t.query, settings, queryValue)
-		if err != nil {
+		if query, err = d.renderTargetText(t.query, settings, queryValue); err != nil {
 			return nil, err
 		}
+	}
+	if isPlainPath(path) && query != "" == (t.query != nil) { // what url.Parse makes of it is known
+		return &url.URL{Scheme: scheme, Host: authority(host), Path: path, RawQuery: query}, nil
+	}
+	s := scheme + "://" + authority(host) + path
+	if t.query != nil {
 		s += "?" + query
 	}
 	u, err := url.Parse(s)
@@ -194,6 +234,16 @@ func (d *Definition) RenderTarget(t *Target, settings map[string]any) (*url.URL,
 		return nil, errors.New("is no URL") // without the text, which has the settings in it
 	}
 	return u, nil
+}
+
+// isPlainPath reports whether a path has nothing in it that is ever escaped.
+func isPlainPath(s string) bool {
+	for i := range len(s) {
+		if !plainPath[s[i]] {
+			return false
+		}
+	}
+	return s == "" || s[0] == '/'
 }
 
 func (d *Definition) renderTargetHost(t *Target, settings map[string]any) (string, hostPort, error) {
@@ -296,9 +346,9 @@ func hasDotSegment(path string) bool {
 const upperHex = "0123456789ABCDEF"
 
 // encodeExcept percent-encodes the bytes of s that are not allowed.
-func encodeExcept(s string, allowed func(byte) bool) string {
+func encodeExcept(s string, allowed *byteSet) string {
 	i := 0
-	for i < len(s) && allowed(s[i]) {
+	for i < len(s) && allowed[s[i]] {
 		i++
 	}
 	if i == len(s) {
@@ -307,7 +357,7 @@ func encodeExcept(s string, allowed func(byte) bool) string {
 	var b strings.Builder
 	b.WriteString(s[:i])
 	for ; i < len(s); i++ {
-		if c := s[i]; allowed(c) {
+		if c := s[i]; allowed[c] {
 			b.WriteByte(c)
 		} else {
 			b.Write([]byte{'%', upperHex[c>>4], upperHex[c&15]})
@@ -316,13 +366,29 @@ func encodeExcept(s string, allowed func(byte) bool) string {
 	return b.String()
 }
 
-// isPathByte reports whether c may stand in a path (RFC 3986 section 3.3), or is a
-// percent sign or one of the brackets that are left alone there in practice.
-func isPathByte(c byte) bool {
-	return c > ' ' && c < 0x7f && strings.IndexByte("\"<>\\^`{|}?#", c) < 0
+// Sets of bytes: those that may stand in a path (RFC 3986 section 3.3) or in a query
+// (section 3.4), or that are a percent sign or one of the brackets that are left alone
+// there in practice; and those of a path that nobody escapes (section 2.3).
+var (
+	pathBytes  = printableBut("\"<>\\^`{|}?#")
+	queryBytes = printableBut("\"<>\\^`{|}#")
+	plainPath  = only("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/")
+)
+
+type byteSet [256]bool
+
+func printableBut(excluded string) *byteSet {
+	var set byteSet
+	for c := ' ' + 1; c < 0x7f; c++ {
+		set[c] = !strings.ContainsRune(excluded, c)
+	}
+	return &set
 }
 
-// isQueryByte reports whether c may stand in a query (RFC 3986 section 3.4), the same.
-func isQueryByte(c byte) bool {
-	return c > ' ' && c < 0x7f && strings.IndexByte("\"<>\\^`{|}#", c) < 0
+func only(included string) *byteSet {
+	var set byteSet
+	for _, c := range []byte(included) {
+		set[c] = true
+	}
+	return &set
 }

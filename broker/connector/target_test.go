@@ -2,6 +2,7 @@ package connector
 
 import (
 	"encoding/json"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -150,6 +151,9 @@ func FuzzTarget(f *testing.F) {
 			}
 			if u.User != nil || u.Fragment != "" || u.Opaque != "" || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 				t.Errorf("got %#v", u)
+			}
+			if again, err := url.Parse(u.String()); err != nil || *again != *u {
+				t.Errorf("got %#v, which is read as %#v", u, again)
 			}
 			line := u.RequestURI()
 			if strings.ContainsFunc(line, func(r rune) bool { return r <= ' ' || r >= 0x7f }) || line[0] != '/' {
