@@ -32,6 +32,7 @@ type unsaved struct {
 	id        string
 	key       Key
 	bought    TokenHash // the refresh token that the answer was bought with
+	over      uint64    // the generation that it was to replace; 0: not known
 	answer    answer
 	journaled atomic.Bool
 	failedAt  int64 // when it could not be saved for its own sake, Unix nanoseconds; owned by who flushes
@@ -53,6 +54,7 @@ type unsavedJSON struct {
 	TokenType    string        `json:"token_type,omitempty"`
 	Lifetime     time.Duration `json:"lifetime,omitempty"`
 	SentAt       time.Time     `json:"sent_at"`
+	Over         uint64        `json:"over,omitempty"`
 }
 
 func newBacklog() *backlog {
@@ -135,14 +137,18 @@ func (u *unsaved) isSavedIn(rec *Record) bool {
 		(ans.refreshToken.IsZero() || c.RefreshToken.Equal(ans.refreshToken))
 }
 
-// isStaleFor reports whether the record has a token from a later redeem of the same
-// refresh token, which the endpoint did not replace. Of an answer with a refresh token
-// of its own nothing is ever called stale: it may be the only one that works.
+// isStaleFor reports whether the record has had other credentials since, with the same
+// refresh token, which the endpoint did not replace: those of a later redeem or of an
+// import, or the answer's own. Of an answer with a refresh token of its own nothing is
+// ever called stale: it may be the only one that works.
 func (u *unsaved) isStaleFor(rec *Record) bool {
 	if rec.Lease != nil && rec.Lease.ID == u.id {
 		return false // nobody has redeemed since, whatever the clocks of others say
 	}
 	replaced := !u.answer.refreshToken.IsZero() && u.answer.refreshToken.Hash() != u.bought
+	if u.over > 0 {
+		return !replaced && rec.Generation > u.over
+	}
 	c := rec.Credentials
 	return !replaced && c != nil && c.Redeemed && c.IssuedAt.After(u.answer.sentAt)
 }
@@ -174,7 +180,7 @@ func (b *Broker) journalAnswer(ctx context.Context, u *unsaved) error {
 	data, err := json.Marshal(unsavedJSON{
 		Application: u.key.Application, Consumer: u.key.Consumer, Connector: u.key.Connector.String(), Bought: u.bought,
 		AccessToken: u.answer.accessToken.Reveal(), RefreshToken: u.answer.refreshToken.Reveal(),
-		TokenType: u.answer.tokenType, Lifetime: u.answer.lifetime, SentAt: u.answer.sentAt.UTC(),
+		TokenType: u.answer.tokenType, Lifetime: u.answer.lifetime, SentAt: u.answer.sentAt.UTC(), Over: u.over,
 	})
 	if err != nil {
 		return fmt.Errorf("encoding an answer: %w", err)
@@ -244,7 +250,7 @@ func decodeUnsaved(entry JournalEntry) (*unsaved, error) {
 	}
 	u := &unsaved{
 		id: entry.ID, key: Key{Application: w.Application, Consumer: w.Consumer, Connector: id},
-		bought: w.Bought, answer: ans, done: make(chan struct{}),
+		bought: w.Bought, over: w.Over, answer: ans, done: make(chan struct{}),
 	}
 	u.journaled.Store(true)
 	return u, nil

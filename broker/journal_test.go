@@ -204,3 +204,49 @@ func TestManyAnswersAreSavedBeforeTheirLeasesRunOut(t *testing.T) {
 		}
 	})
 }
+
+// The save of a token was done and its answer lost. Before that is found out, an import
+// brings a later access token for the same refresh token: it stays.
+func TestAnswerIsNotBroughtBackOverALaterImport(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		var lose atomic.Bool
+		h.store.FailAfter = func(op string, _ broker.Key) error {
+			if op == brokertest.OpSave && lose.Swap(false) {
+				return broker.ErrStoreUnavailable
+			}
+			return nil
+		}
+		h.provider.KeepRefresh = true
+		h.provider.Grant("r1")
+		h.provider.Deliver = func(int) error {
+			time.Sleep(10 * time.Second)
+			lose.Store(true)
+			return nil
+		}
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		rec := h.record(h.key)
+		if !strings.HasPrefix(rec.Credentials.AccessToken.Reveal(), "access-1-") {
+			t.Fatal("the token was not saved")
+		}
+		_, rev, err := h.store.Load(t.Context(), h.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// As another replica imports it.
+		rec.Generation++
+		rec.Credentials.AccessToken, rec.Credentials.Redeemed, rec.Credentials.IssuedAt = broker.NewSecret("a9"), false, time.Now()
+		if _, err := h.store.Save(t.Context(), rec, rev); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if got := h.record(h.key); got.Credentials.AccessToken.Reveal() != "a9" || got.Generation != rec.Generation {
+			t.Errorf("generation %d has %q, want what was imported", got.Generation, got.Credentials.AccessToken.Reveal())
+		}
+		if got := h.journal.Len(); got != 0 {
+			t.Errorf("got %d entries in the journal, want none", got)
+		}
+	})
+}

@@ -57,8 +57,8 @@ type armed struct {
 	pause time.Duration // 0: it crashes
 }
 
-// shutdownTime is the timeout of a token request and five seconds.
-const shutdownTime = 25 * time.Second
+// shutdownTime is the longest timeout of a token request and five seconds.
+const shutdownTime = 35 * time.Second
 
 // start begins a process. The caller holds the world's mu, or is alone.
 func (r *replica) start() {

@@ -5,9 +5,11 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
 // An attempt is one token request.
@@ -141,6 +143,9 @@ func (w *world) send(a *attempt) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, earlier := range a.token.attempts {
+		if w.provider.rotation.Kind == connector.RotationNever && a.token.isKept() {
+			continue // another's answer has shown that the token is not spent, and was recorded after this one
+		}
 		known := a.lease == nil || a.lease.ambiguous || earlier.lease == nil || earlier.lease.ambiguous
 		if earlier.inDoubt() && !known && !a.token.grant.excused {
 			w.violate("%s sends %s again, which %s may have spent, and no record says so", a.process.name, a.token.value, earlier.process.name)
@@ -156,6 +161,11 @@ func (w *world) returned(a *attempt, class broker.Class) {
 	defer w.mu.Unlock()
 	a.returned, a.class = true, class
 	w.logf("%s: %s was answered: %q", a.process.name, a.token.value, class)
+}
+
+// isKept reports whether the answer to one of the attempts is in a store or a journal.
+func (t *refreshToken) isKept() bool {
+	return slices.ContainsFunc(t.attempts, func(a *attempt) bool { return a.durable })
 }
 
 func (w *world) flip() bool {

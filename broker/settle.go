@@ -19,7 +19,7 @@ var errSuperseded = errors.New("the record has moved on")
 func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snapshot, error) {
 	r := a.refresher
 	a.clientAccepted(ctx, held)
-	u := &unsaved{id: held.lease.ID, key: r.key, bought: held.lease.RefreshToken, answer: ans}
+	u := &unsaved{id: held.lease.ID, key: r.key, bought: held.lease.RefreshToken, over: held.rec.Generation, answer: ans}
 	policy := a.policy(held)
 	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
 	if errors.Is(err, errSavedAlready) {
