@@ -92,11 +92,9 @@ func (c *chaos) wantResendsRecorded(t *testing.T, customer string, h *history) {
 			continue
 		}
 		recorded := slices.ContainsFunc(h.ambiguous, func(l logLine) bool {
-			since := before.Arrived
-			if isTakeover(l) {
-				since = since.Add(-chaosSlack) // whoever lost the lease can have been about to send
-			}
-			return l.At.After(since) && l.At.Before(r.Arrived)
+			// Before it has arrived a request can have been given up by who has sent it, and its
+			// sender can have lost the lease.
+			return l.At.After(before.Arrived.Add(-chaosSlack)) && l.At.Before(r.Arrived)
 		})
 		if !recorded {
 			t.Errorf("%s: refresh token %d was sent by replica %s %v into the chaos, and again by %s after %v, which nobody has recorded as ambiguous: %+v, %+v",
