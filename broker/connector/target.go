@@ -101,7 +101,11 @@ func parseTargetText(s string, allowed func(byte) bool) []targetPart {
 		if !open {
 			break
 		}
-		name, rest, closed := strings.Cut(after, "}")
+		// Not as far as the next }, which can be a mebibyte away, and that for each {.
+		name, rest, closed := after, "", false
+		if i := strings.IndexAny(after, "{}"); i >= 0 {
+			name, rest, closed = after[:i], after[i+1:], after[i] == '}'
+		}
 		if !closed || !isTargetSetting(name) {
 			literal.WriteString("%7B")
 			s = after
