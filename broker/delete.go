@@ -27,6 +27,7 @@ func (b *Broker) Delete(ctx context.Context, key Key) (err error) {
 	cfg := b.Config()
 	now := b.clock.Now()
 	state := b.refresher(key)
+	defer state.leave()
 	var last *Record
 	tombstone, rev, err := b.updateWith(ctx, key, b.saveTombstone, func(rec *Record) (*Record, error) {
 		if rec == nil || rec.IsTombstone() {
