@@ -9,6 +9,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.opentelemetry.io/otel/trace"
@@ -219,6 +220,9 @@ func setsParameter(pair, name string) bool {
 func (a *Authorization) Observe(resp *http.Response) {
 	a.Scrub(resp.Header)
 	a.Scrub(resp.Trailer) // the names that were announced; the values come at the end
+	if phrase := http.StatusText(resp.StatusCode); !strings.HasSuffix(resp.Status, phrase) || len(resp.Status) != len("200 ")+len(phrase) {
+		resp.Status = strconv.Itoa(resp.StatusCode) + " " + phrase // which a configuration can hand on
+	}
 	if resp.Body != nil && resp.StatusCode != http.StatusSwitchingProtocols && mayHaveTrailers(resp) {
 		resp.Body = &scrubbedBody{ReadCloser: resp.Body, auth: a, resp: resp}
 	}
