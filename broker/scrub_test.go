@@ -46,7 +46,7 @@ func FuzzScrub(f *testing.F) {
 		scrub(header, secret)
 		got := header.Get("X")
 		// What is around a secret may form it anew only together with the mark in its place.
-		for _, rest := range strings.Split(got, redacted) {
+		for rest := range strings.SplitSeq(got, redacted) {
 			if decoded, _ := percentDecoded(rest); strings.Contains(decoded, secret) {
 				t.Errorf("%q still has %q in it: %q", value, secret, got)
 			}

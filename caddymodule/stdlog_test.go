@@ -48,7 +48,8 @@ func TestWhatDownstreamSendsUnaskedIsNotLogged(t *testing.T) {
 	}{
 		"transport": {
 			func() (string, string) { return d.proxy(t, "app my-app\nversions 1.1", "") },
-			"http://broker/", []string{"X-Apideck-Consumer-Id", "jane"},
+			"http://broker/",
+			[]string{"X-Apideck-Consumer-Id", "jane"},
 		},
 		"proxy": {func() (string, string) { return d.forward(t, "") }, "http://broker/proxy", call(d.URL)},
 	} {
