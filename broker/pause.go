@@ -46,7 +46,10 @@ type clientSettings struct {
 }
 
 // clientErrors are the codes of RFC 6749 section 5.2 that are about the client alone.
-var clientErrors = []string{"invalid_client", "unauthorized_client", "unsupported_grant_type"}
+// unauthorized_client, which is about the client and a grant type, is not one: some token
+// endpoints say it of a refresh token that was issued to another client, where RFC 6749
+// has invalid_grant, and anybody who may import has one of those.
+var clientErrors = []string{"invalid_client", "unsupported_grant_type"}
 
 // scopes are what a refusal of the record's token request may be about: the connector
 // first, then the connection alone, whose settings may be what is refused. One that has
