@@ -15,7 +15,8 @@ import (
 // secret in it, so that a writer which has not heard of it cannot bring it back, and
 // what the store keeps of earlier revisions is destroyed. Where the connector names a
 // revocation endpoint the grant is taken back there (RFC 7009), in the background: what
-// comes of that changes nothing. Errors: [*InputError], [ErrConnectorNotFound],
+// comes of that changes nothing. So a deletion is for good: importing the same tokens
+// again works only if it comes before they are taken back, which is given up then. Errors: [*InputError], [ErrConnectorNotFound],
 // [ErrConnectionNotFound], [ErrStoreUnavailable].
 func (b *Broker) Delete(ctx context.Context, key Key) (err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.delete", trace.WithAttributes(connectorAttribute(key)))
@@ -26,6 +27,7 @@ func (b *Broker) Delete(ctx context.Context, key Key) (err error) {
 	cfg := b.Config()
 	now := b.clock.Now()
 	state := b.refresher(key)
+	defer state.leave()
 	var last *Record
 	tombstone, rev, err := b.updateWith(ctx, key, b.saveTombstone, func(rec *Record) (*Record, error) {
 		if rec == nil || rec.IsTombstone() {

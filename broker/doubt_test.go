@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
 // refuseSome answers requests for refresh tokens that begin with "bad" without saying
@@ -179,6 +180,54 @@ func TestWrongClientIsToldOnceAcrossReplicas(t *testing.T) {
 		synctest.Wait()
 		if got := told(); strings.Count(got, "failed") != 2 {
 			t.Errorf("got events %q, want failed once more", got)
+		}
+	})
+}
+
+// Where settings decide the token endpoint, one tenant's may not know the client: it is in
+// another region, or its owner has removed the integration. The others go on.
+func TestTokenEndpointOfOneTenantDoesNotPauseTheOthers(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		tenants := connector.ID{UnifiedAPI: "crm", ServiceID: "tenants"}
+		h.connect(connector.Definition{
+			ID: tenants, TokenURL: "https://{tenant}.acme.test/token", Settings: []connector.Setting{{Name: "tenant", Required: true}},
+		})
+		h.Configure(h.config)
+		// The provider's forms do not say which endpoint they were sent to, the refresh token does.
+		h.provider.Respond = func(_ int, form url.Values) (*http.Response, error) {
+			if strings.HasPrefix(form.Get("refresh_token"), "strange") {
+				return brokertest.Response(401, map[string]any{"error": "invalid_client"}), nil
+			}
+			return nil, nil
+		}
+		key := func(consumer string) broker.Key {
+			key := h.at(tenants)
+			key.Consumer = consumer
+			return key
+		}
+		connect := func(consumer, tenant, refresh string) {
+			t.Helper()
+			h.provider.Grant(refresh)
+			if _, _, err := h.importBody(key(consumer), `{"credentials":{"access_token":"a","refresh_token":"`+refresh+`",`+
+				issued(2*time.Hour)+`},"settings":{"tenant":"`+tenant+`"}}`); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		connect("jane", "elsewhere", "strange-1")
+		connect("john", "good", "r1")
+		if got := h.token(key("john")); got == "" || got == "a" {
+			t.Errorf("got %q, want a new token", got)
+		}
+		// The strange tenant's connections share its pause.
+		before := len(h.provider.Requests())
+		connect("joan", "elsewhere", "strange-2")
+		if got := len(h.provider.Requests()); got != before {
+			t.Errorf("got %d requests more to an endpoint that does not know the client", got-before)
+		}
+		if log := string(h.log.Bytes()); !strings.Contains(log, "a token endpoint that settings decide refuses") {
+			t.Errorf("the log does not say what is paused: %s", log)
 		}
 	})
 }

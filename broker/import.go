@@ -62,6 +62,7 @@ func (b *Broker) Import(ctx context.Context, key Key, imp *Import) (_ *Connectio
 	}
 	now := b.clock.Now()
 	state := b.refresher(key)
+	defer state.leave()
 	var replaced bool
 	rec, rev, err := b.update(ctx, key, func(old *Record) (*Record, error) {
 		rec := old

@@ -9,6 +9,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.opentelemetry.io/otel/trace"
@@ -218,6 +219,10 @@ func setsParameter(pair, name string) bool {
 // That of a switch of protocols stays what it is, a connection.
 func (a *Authorization) Observe(resp *http.Response) {
 	a.Scrub(resp.Header)
+	a.Scrub(resp.Trailer) // the names that were announced; the values come at the end
+	if phrase := http.StatusText(resp.StatusCode); !strings.HasSuffix(resp.Status, phrase) || len(resp.Status) != len("200 ")+len(phrase) {
+		resp.Status = strconv.Itoa(resp.StatusCode) + " " + phrase // which a configuration can hand on
+	}
 	if resp.Body != nil && resp.StatusCode != http.StatusSwitchingProtocols && mayHaveTrailers(resp) {
 		resp.Body = &scrubbedBody{ReadCloser: resp.Body, auth: a, resp: resp}
 	}
@@ -286,26 +291,6 @@ func (a *Authorization) rejected() {
 		return
 	}
 	r.rejectInBackground(a.conn, a.generation)
-}
-
-// scrub replaces secret wherever it stands in header values, and removes headers that
-// have it in their name.
-func scrub(header http.Header, secret string) {
-	const shortest = 4 // below that it is no secret, and replacing it would garble
-	if len(secret) < shortest {
-		return
-	}
-	for name, values := range header {
-		if len(name) >= len(secret) && strings.Contains(strings.ToLower(name), strings.ToLower(secret)) {
-			delete(header, name) // names are read without regard to case
-			continue
-		}
-		for i, value := range values {
-			if strings.Contains(value, secret) {
-				values[i] = strings.ReplaceAll(value, secret, redacted)
-			}
-		}
-	}
 }
 
 // injectedHeaders returns the names of the headers that credentials are put in.

@@ -209,7 +209,11 @@ func TestResponseHeadersDoNotShowTheCredential(t *testing.T) {
 		}
 		resp.Header.Set(broker.ErrorHeader, "forged")
 		resp.Trailer = http.Header{"X-Late": {brokertest.AccessCanary}}
+		resp.Status = "200 " + brokertest.AccessCanary
 		auth.Observe(resp)
+		if resp.Status != "200 OK" {
+			t.Errorf("got the status line %q, want 200 OK", resp.Status)
+		}
 		if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "ok" {
 			t.Errorf("got body %q, %v", body, err)
 		}

@@ -79,11 +79,13 @@ func (b *Broker) Admit(key Key) (*Admission, error) {
 	}
 	r := b.refresher(key)
 	if limit := cfg.Limits.application(key.Application); !r.application.enter(limit) {
+		r.leave()
 		return nil, fmt.Errorf("%w: application %s has %d of them; try again when some are done",
 			ErrTooManyRequests, quotePart(key.Application), limit)
 	}
 	if limit := cfg.Limits.connection(); !r.inFlight.enter(limit) {
 		r.application.leave()
+		r.leave()
 		return nil, fmt.Errorf("%w: this connection has %d of them; try again when some are done", ErrTooManyRequests, limit)
 	}
 	return &Admission{refresher: r}, nil
@@ -97,6 +99,7 @@ func (a *Admission) Release() {
 	if !a.released.Swap(true) {
 		a.refresher.inFlight.leave()
 		a.refresher.application.leave()
+		a.refresher.leave()
 	}
 }
 

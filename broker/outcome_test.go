@@ -63,7 +63,7 @@ func TestOutcomesOfARefresh(t *testing.T) {
 		"invalid_grant":           {answer(400, `{"error":"invalid_grant"}`), parked},
 		"invalid_grant with 401":  {answer(401, `{"error":"invalid_grant"}`), parked},
 		"invalid_client":          {answer(401, `{"error":"invalid_client"}`), paused},
-		"unauthorized_client":     {answer(400, `{"error":"unauthorized_client"}`), paused},
+		"unauthorized_client":     {answer(400, `{"error":"unauthorized_client"}`), doubtful},
 		"unsupported_grant_type":  {answer(400, `{"error":"unsupported_grant_type"}`), paused},
 		"invalid_scope":           {answer(400, `{"error":"invalid_scope"}`), doubtful},
 		"invalid_request":         {answer(400, `{"error":"invalid_request"}`), doubtful},

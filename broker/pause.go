@@ -26,7 +26,8 @@ type pauses struct {
 // A pauseScope is what a pause is about.
 type pauseScope struct {
 	connector  connector.ID
-	connection Key // zero: every connection of the connector
+	endpoint   string // a token endpoint that settings decide; empty: the connector's
+	connection Key    // zero: every connection of the connector, or of that endpoint
 }
 
 type pause struct {
@@ -45,13 +46,16 @@ type clientSettings struct {
 }
 
 // clientErrors are the codes of RFC 6749 section 5.2 that are about the client alone.
-var clientErrors = []string{"invalid_client", "unauthorized_client", "unsupported_grant_type"}
+// unauthorized_client, which is about the client and a grant type, is not one: some token
+// endpoints say it of a refresh token that was issued to another client, where RFC 6749
+// has invalid_grant, and anybody who may import has one of those.
+var clientErrors = []string{"invalid_client", "unsupported_grant_type"}
 
 // scopes are what a refusal of the record's token request may be about: the connector
 // first, then the connection alone, whose settings may be what is refused. One that has
 // a client of its own has nothing to do with the connector's.
 func (c *Connector) scopes(rec *Record) []pauseScope {
-	wide, narrow := pauseScope{connector: c.ID}, pauseScope{connector: c.ID, connection: rec.Key}
+	wide, narrow := pauseScope{connector: c.ID, endpoint: c.endpointOf(rec)}, pauseScope{connector: c.ID, connection: rec.Key}
 	if _, own := c.clientFor(rec.Settings); own {
 		return []pauseScope{narrow}
 	}
@@ -59,6 +63,20 @@ func (c *Connector) scopes(rec *Record) []pauseScope {
 		return []pauseScope{wide, narrow}
 	}
 	return []pauseScope{wide}
+}
+
+// endpointOf returns the token endpoint of the record's tenant, empty if all connections
+// have the same. What one tenant's endpoint thinks of the client says nothing of others: it
+// may be in another region, or belong to a customer who has removed the integration.
+func (c *Connector) endpointOf(rec *Record) string {
+	if !strings.Contains(c.TokenURL+c.RefreshURL, "{") {
+		return ""
+	}
+	endpoint, err := c.tokenEndpoint(rec)
+	if err != nil {
+		return "" // a setting is missing, and so there will be no request
+	}
+	return endpoint
 }
 
 // sharesTokenRequests reports whether the record's token requests differ from those of
@@ -148,7 +166,7 @@ func (p *pauses) release(conn *Connector, rec *Record, now time.Time) {
 }
 
 // pause stops for a while what the code of a refusal is about. It reports whether that
-// was not paused yet, and whether it is the connector.
+// was not paused yet, and whether it is about more than the one connection.
 func (p *pauses) pause(conn *Connector, rec *Record, code string, until time.Time) (begun, wide bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -167,18 +185,18 @@ func (p *pauses) pause(conn *Connector, rec *Record, code string, until time.Tim
 	return old == nil || old.client != next.client, scope.connection == (Key{})
 }
 
-// manyPauses is from how many on those of single connections are thrown away again:
-// nobody may ever ask for them any more.
+// manyPauses is from how many on those of single connections, and tenants, are thrown
+// away again: nobody may ever ask for them any more.
 const manyPauses = 1024
 
-// prune forgets pauses of single connections that have been over for a while. The
+// prune forgets pauses of single connections and tenants that have been over for a while. The
 // caller holds mu.
 func (p *pauses) prune(now time.Time) {
 	if len(p.paused) < manyPauses {
 		return
 	}
 	maps.DeleteFunc(p.paused, func(scope pauseScope, paused *pause) bool {
-		return scope.connection != (Key{}) && now.Sub(paused.until) > probeInterval
+		return (scope.connection != (Key{}) || scope.endpoint != "") && now.Sub(paused.until) > probeInterval
 	})
 }
 

@@ -43,6 +43,19 @@ func (r *refresher) discard() {
 	r.broker.refreshers.CompareAndDelete(r.key, r)
 }
 
+// leave is called when something was done with a connection that may not be there: then
+// it leaves nothing behind.
+func (r *refresher) leave() {
+	if r.snap.Load() != nil || r.inFlight.n.Load() > 0 { // whose number limits look at
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.highest == (watermark{}) {
+		r.discard()
+	}
+}
+
 // evictIdle drops from memory what was read of connections that nobody uses. What it
 // takes to recognise a store that was set back stays, for as long as there is a record.
 func (b *Broker) evictIdle() {

@@ -57,6 +57,54 @@ func TestInventedConsumersLeaveNothingInMemory(t *testing.T) {
 	})
 }
 
+// Nor does what callers try with them and may not: what fails before it comes to a record.
+func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		for name, try := range map[string]func(key broker.Key) error{
+			"import of nothing": func(key broker.Key) error {
+				_, _, err := h.importBody(key, `{"settings": {"a": 1}}`)
+				return err
+			},
+			"update": func(key broker.Key) error {
+				_, err := h.Update(t.Context(), key, &broker.Update{Settings: map[string]any{"a": "b"}})
+				return err
+			},
+			"delete": func(key broker.Key) error { return h.Delete(t.Context(), key) },
+			"admission and no call": func(key broker.Key) error {
+				admission, err := h.Admit(key)
+				if err == nil {
+					admission.Release()
+				}
+				return broker.ErrConnectionNotFound
+			},
+			"admission refused": func(key broker.Key) error {
+				h.config.Limits.Connection = -1
+				admission, err := h.Admit(key)
+				if err == nil {
+					defer admission.Release()
+				}
+				_, err = admission.Authorize(request(t, "https://evil.test/"))
+				return err
+			},
+			"validate": func(key broker.Key) error { _, err := h.Validate(t.Context(), key); return err },
+			"token":    func(key broker.Key) error { _, err := h.ObtainToken(t.Context(), key); return err },
+		} {
+			for i := range 100 {
+				key := h.key
+				key.Consumer = fmt.Sprint("invented ", i)
+				if err := try(key); err == nil {
+					t.Errorf("%s: got no error", name)
+				}
+			}
+			synctest.Wait()
+			if got := h.Refreshers(); got != 0 {
+				t.Errorf("%s: %d connections are known, want none", name, got)
+			}
+		}
+	})
+}
+
 // A source may have been asked for before there was a connection: it shares everything
 // with those that were asked for later.
 func TestSourceOfAnInventedConsumerWorksOnceThereIsAConnection(t *testing.T) {

@@ -83,6 +83,9 @@ func (b *Broker) carryOut(cause context.Context, rv *revocation) {
 
 func (b *Broker) tryToRevoke(ctx context.Context, rv *revocation) error {
 	for try := 1; ; try++ {
+		if b.isConnectedAgain(ctx, rv.key) {
+			return errConnectedAgain
+		}
 		err := b.sendRevocation(ctx, rv)
 		if err == nil || !errors.Is(err, errRevokeLater) || try == revocationTries {
 			return err
@@ -94,10 +97,19 @@ func (b *Broker) tryToRevoke(ctx context.Context, rv *revocation) error {
 	}
 }
 
+// isConnectedAgain reports whether a deleted connection has been imported anew. That may
+// have brought the very grant that it had, or another token of it: revoking one ends all
+// of them (RFC 7009 section 2.1), and nobody can tell from outside.
+func (b *Broker) isConnectedAgain(ctx context.Context, key Key) bool {
+	rec, _, err := b.load(ctx, key)
+	return err == nil && !rec.IsTombstone() && rec.Credentials != nil
+}
+
 // Errors of a revocation. What the endpoint said is not in them, other than its code.
 var (
 	errRevokeLater    = errors.New("the revocation endpoint is out of reach")
 	errRevokeRefused  = errors.New("the revocation endpoint refuses")
+	errConnectedAgain = errors.New("the connection was imported anew meanwhile, maybe with the same grant")
 	errNoRevokeTarget = errors.New("the revocation_url needs a setting that the connection does not have")
 )
 

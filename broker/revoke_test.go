@@ -218,6 +218,30 @@ func TestDeleteDoesNotDependOnRevocation(t *testing.T) {
 	}
 }
 
+// Whoever deletes a connection and imports the same tokens a moment later wants them to
+// work. What has been revoked by then is gone, but nothing is revoked from then on.
+func TestGrantThatIsImportedAgainIsNotRevoked(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		e := h.revoking()
+		e.respond = func(int) (*http.Response, error) { return brokertest.Response(http.StatusServiceUnavailable, ""), nil }
+		h.provider.Grant("r1")
+		h.mustImport("a1", "r1", issued(0))
+		if err := h.Delete(t.Context(), h.key); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // until the pause before the second try
+		h.mustImport("a1", "r1", issued(0))
+		time.Sleep(time.Minute)
+		if got := e.sent(); got != 1 {
+			t.Errorf("got %d requests, want the one before the import", got)
+		}
+		if log := string(h.log.Bytes()); !strings.Contains(log, "imported anew") {
+			t.Errorf("the log does not tell of it: %s", log)
+		}
+	})
+}
+
 func TestCloseWaitsForARevocation(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {

@@ -121,7 +121,10 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 		if announce {
 			what := "the token endpoint refuses what only this connection's settings say; the connection is paused and has lost nothing. " +
 				"Check the settings that token requests have in them"
-			if wide {
+			if wide && a.conn.endpointOf(held.rec) != "" {
+				what = "a token endpoint that settings decide refuses the OAuth client; the connections with the same settings for it are paused, " +
+					"none has lost its credentials. Check these settings, and the connector's client_id, client_secret and auth_style"
+			} else if wide {
 				what = "the token endpoint refuses the OAuth client; the connector is paused, no connection has lost its credentials. " +
 					"Check its client_id, client_secret, auth_style and token_url"
 			}

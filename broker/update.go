@@ -26,6 +26,7 @@ func (b *Broker) Update(ctx context.Context, key Key, up *Update) (_ *Connection
 		return nil, err
 	}
 	state := b.refresher(key)
+	defer state.leave()
 	var replaced bool
 	rec, rev, err := b.update(ctx, key, func(rec *Record) (*Record, error) {
 		if rec == nil || rec.IsTombstone() {

@@ -164,9 +164,17 @@ func TestOpenListenerWarns(t *testing.T) {
 	}{
 		"app, everywhere":       {":0", site("app my-app"), true},
 		"app, everywhere, deep": {"0.0.0.0:0", "route /x/* {\nhandle {\n" + site("app my-app") + "\n}\n}", true},
-		"app, loopback":         {"127.0.0.1:0", site("app my-app"), false},
-		"app, unix":             {"unix//" + t.TempDir() + "/s", site("app my-app"), false},
-		"keys, everywhere":      {":0", site(""), false},
+		"app, everywhere, behind another proxy": {
+			":0", "reverse_proxy 127.0.0.1:1 {\nhandle_response {\n" + site("app my-app") + "\n}\n}", true,
+		},
+		"app, everywhere, behind an interception": {
+			":0", "intercept {\nhandle_response {\n" + site("app my-app") + "\n}\n}\nrespond 200", true,
+		},
+		"app, everywhere, after an error":   {":0", "handle_errors {\n" + site("app my-app") + "\n}\nerror 404", true},
+		"app, everywhere, in a named route": {":0", "invoke open\n}\n&(open) {\n" + site("app my-app"), true},
+		"app, loopback":                     {"127.0.0.1:0", site("app my-app"), false},
+		"app, unix":                         {"unix//" + t.TempDir() + "/s", site("app my-app"), false},
+		"keys, everywhere":                  {":0", site(""), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Cleanup(func() { _ = caddy.Stop() })

@@ -56,6 +56,7 @@ func newProxyTransport(allowPrivate bool, roots *x509.CertPool) *http.Transport 
 	return &http.Transport{
 		Proxy: nil, // it would dial in our place
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			quietNetHTTP()
 			conn, err := dialer.DialContext(ctx, network, address)
 			if err != nil && !errors.Is(err, broker.ErrAddressNotAllowed) {
 				return nil, reverseproxy.NewDialError(err)

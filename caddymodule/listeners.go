@@ -6,6 +6,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/intercept"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
@@ -26,7 +27,7 @@ func (a *App) warnOfOpenListeners() {
 			if isLocal(address) {
 				continue
 			}
-			for _, t := range openTransports(server.Routes) {
+			for _, t := range openTransportsOf(server) {
 				a.logger.LogAttrs(a.ctx, slog.LevelWarn,
 					"anybody who reaches this listener can use the application's connections; add `bind 127.0.0.1` to the site, or remove `app` so that callers authenticate",
 					slog.String("listener", address), slog.String("app", t.App), slog.String("connector", t.Connector))
@@ -35,7 +36,19 @@ func (a *App) warnOfOpenListeners() {
 	}
 }
 
-// openTransports returns the transports in routes that callers need no key for.
+// openTransportsOf returns the transports of a server that callers need no key for.
+func openTransportsOf(server *caddyhttp.Server) []*Transport {
+	found := openTransports(server.Routes)
+	if server.Errors != nil {
+		found = append(found, openTransports(server.Errors.Routes)...)
+	}
+	for _, route := range server.NamedRoutes { // which a request can be sent on to
+		found = append(found, openTransports(caddyhttp.RouteList{*route})...)
+	}
+	return found
+}
+
+// openTransports returns those in routes.
 func openTransports(routes caddyhttp.RouteList) []*Transport {
 	var found []*Transport
 	for _, route := range routes {
@@ -47,8 +60,20 @@ func openTransports(routes caddyhttp.RouteList) []*Transport {
 				if t, ok := handler.Transport.(*Transport); ok && t.App != "" {
 					found = append(found, t)
 				}
+				found = append(found, openTransportsAfter(handler.HandleResponse)...)
+			case *intercept.Intercept:
+				found = append(found, openTransportsAfter(handler.HandleResponse)...)
 			}
 		}
+	}
+	return found
+}
+
+// openTransportsAfter returns those that a response can lead to.
+func openTransportsAfter(responses []caddyhttp.ResponseHandler) []*Transport {
+	var found []*Transport
+	for _, response := range responses {
+		found = append(found, openTransports(response.Routes)...)
 	}
 	return found
 }

@@ -84,6 +84,7 @@ func (t *Transport) guard(rt *http.Transport, allowPrivate bool) error {
 	rt.Proxy = nil // by default Caddy goes by HTTPS_PROXY, and the proxy would dial
 	rt.DialTLSContext = nil
 	rt.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		quietNetHTTP()
 		conn, err := dialer.DialContext(ctx, network, address)
 		switch {
 		case errors.Is(err, broker.ErrAddressNotAllowed):

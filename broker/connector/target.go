@@ -2,6 +2,7 @@ package connector
 
 import (
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"net/url"
 	"strings"
@@ -136,7 +137,11 @@ func parseTargetText(s string, allowed *byteSet) []targetPart {
 		if !open {
 			break
 		}
-		name, rest, closed := strings.Cut(after, "}")
+		// Not as far as the next }, which can be a mebibyte away, and that for each {.
+		name, rest, closed := after, "", false
+		if i := strings.IndexAny(after, "{}"); i >= 0 {
+			name, rest, closed = after[:i], after[i+1:], after[i] == '}'
+		}
 		if !closed || !isTargetSetting(name) {
 			literal.WriteString("%7B")
 			s = after
@@ -287,10 +292,18 @@ func (d *Definition) renderTargetText(
 		if err != nil {
 			return "", d.settingError(p.setting, err.Error())
 		}
+		if b.Len()+len(encoded) > maxFilledIn {
+			return "", d.settingError(p.setting, fmt.Sprintf("makes the URL longer than %d bytes", maxFilledIn))
+		}
 		b.WriteString(encoded)
 	}
 	return b.String(), nil
 }
+
+// maxFilledIn bounds what settings make of the path and of the query of a caller's URL,
+// in bytes. A setting can be long, and be named a hundred thousand times in a header; no
+// server takes URLs that are nearly as long.
+const maxFilledIn = 1 << 20
 
 // checkTargetSetting refuses secrets: a caller, who is not to see them, could have them
 // sent to where they come back. Where secrets go, the connector says.
