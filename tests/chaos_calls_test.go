@@ -108,7 +108,7 @@ func (c *chaos) settle(t *testing.T) {
 			case got.ok() && !revoked, revoked && got.kind() == "401 UnauthorizedError invalid_grant":
 				return nil
 			case time.Now().After(deadline):
-				return fmt.Errorf("%s: its grant is revoked: %t; the last call: %s: %v", customer, revoked, got.answer, got.err)
+				return fmt.Errorf("%s: its grant is revoked: %t; the last call: %s: %w", customer, revoked, got.answer, got.err)
 			}
 			time.Sleep(pollInterval)
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -177,7 +178,7 @@ func TestTenReloadsDuringARefreshLoseNothing(t *testing.T) {
 			p.load(t, config(number+1))
 			eventually(t, "the new configuration", func() error {
 				got, err := get(p.apiURL("/"), http.Header{})
-				if got := got.header.Get("X-Configuration"); err == nil && got != fmt.Sprint(number+1) {
+				if got := got.header.Get("X-Configuration"); err == nil && got != strconv.Itoa(number+1) {
 					err = fmt.Errorf("the configuration is %q, want %d", got, number+1)
 				}
 				return err
