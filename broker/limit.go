@@ -14,20 +14,21 @@ var ErrTooManyRequests = errors.New("too many requests are under way")
 // one application, from using up what all share; what a service itself allows is far
 // less as a rule. 0 is the default, a negative number no limit.
 type Limits struct {
-	// Connection is for each connection. Default: 1000.
+	// Connection is for each connection. Default: 10000.
 	Connection int
 
-	// Application is for all connections of an application together. Default: 10000.
+	// Application is for all connections of an application together. Default: 20000.
 	Application int
 
 	// Applications are for applications that have one of their own.
 	Applications map[string]int
 }
 
-// The defaults of [Limits].
+// The defaults of [Limits]. They bound what hangs. Callers that all come at once, and wait
+// for one refresh, are to get their token.
 const (
-	DefaultConnectionLimit  = 1_000
-	DefaultApplicationLimit = 10_000
+	DefaultConnectionLimit  = 10_000
+	DefaultApplicationLimit = 20_000
 )
 
 func (l *Limits) connection() int { return orDefaultLimit(l.Connection, DefaultConnectionLimit) }

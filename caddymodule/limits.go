@@ -16,10 +16,10 @@ import (
 type LimitsConfig struct {
 	// How many requests of an application may be under way at a time, over all its
 	// connections. An upgraded connection counts until it ends. What is beyond that is
-	// answered 429. Default: `10000`.
+	// answered 429. Default: `20000`.
 	AppConcurrency int `json:"app_concurrency,omitempty"`
 
-	// How many requests of one connection may be under way at a time. Default: `1000`.
+	// How many requests of one connection may be under way at a time. Default: `10000`.
 	ConnectionConcurrency int `json:"connection_concurrency,omitempty"`
 
 	// How large the body of one request may be, in bytes. What is larger is answered

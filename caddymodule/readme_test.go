@@ -41,6 +41,7 @@ func TestReadmeKnowsEveryModule(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, id := range []string{
+		"http.handlers.sandbox_provider",
 		string(App{}.CaddyModule().ID), string(VaultStorage{}.CaddyModule().ID), string(EmbeddedStorage{}.CaddyModule().ID),
 		string(ConnectionsAPI{}.CaddyModule().ID), string(DownstreamProxy{}.CaddyModule().ID), string(Transport{}.CaddyModule().ID), string(adminAPI{}.CaddyModule().ID),
 	} {

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bufio"
+	"encoding/base64"
 	"fmt"
 	"net"
 	"net/http"
@@ -196,10 +197,12 @@ func TestNoLogShowsACredentialWhereverItGoes(t *testing.T) {
 		"header of two words": {`inject header X-Auth "Token token=%s"`, `"api_key": "canary-secret"`},
 		"query":               {"inject query key", `"api_key": "canary-secret"`},
 		"basic":               {"inject basic user api_key\nsetting user", `"api_key": "canary-secret", "user": "me"`},
+		"basic with text":     {`inject basic {user}/token:{api_key}` + "\nsetting user", `"api_key": "canary-secret", "user": "me"`},
+		"cookie":              {"inject cookie session", `"api_key": "canary-secret"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDownstream(t, func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("X-Echo", r.URL.Query().Get("key")+r.Header.Get("X-Api-Key")+r.Header.Get("X-Auth")+r.Header.Get("Authorization"))
+				w.Header().Set("X-Echo", r.URL.Query().Get("key")+r.Header.Get("X-Api-Key")+r.Header.Get("X-Auth")+r.Header.Get("Authorization")+r.Header.Get("Cookie"))
 				w.Header().Set("Location", "/?"+r.URL.RawQuery)
 				w.WriteHeader(http.StatusFound)
 			})
@@ -223,8 +226,13 @@ func TestNoLogShowsACredentialWhereverItGoes(t *testing.T) {
 			if !strings.Contains(text, "upstream roundtrip") || !strings.Contains(text, "handled request") {
 				t.Error("the log lacks what could show it")
 			}
-			if strings.Contains(text, "canary") {
-				t.Errorf("the log shows the credential:\n%s", text)
+			for _, credential := range []string{
+				"canary", base64.StdEncoding.EncodeToString([]byte("me:canary-secret")),
+				base64.StdEncoding.EncodeToString([]byte("me/token:canary-secret")),
+			} {
+				if strings.Contains(text, credential) {
+					t.Errorf("the log shows the credential:\n%s", text)
+				}
 			}
 		})
 	}

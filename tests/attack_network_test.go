@@ -28,12 +28,15 @@ func beyondLoopback(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, address := range addresses {
-		if ip, ok := address.(*net.IPNet); ok && ip.IP.IsPrivate() { // RFC 1918, or RFC 4193
-			return ip.IP.String()
+	isPublic := func(ip net.IP) bool { return ip.IsGlobalUnicast() && !ip.IsPrivate() }
+	for _, fits := range []func(net.IP) bool{net.IP.IsPrivate, isPublic} { // RFC 1918 and RFC 4193 first
+		for _, address := range addresses {
+			if ip, ok := address.(*net.IPNet); ok && fits(ip.IP) {
+				return ip.IP.String()
+			}
 		}
 	}
-	t.Skip("this machine has no private address but loopback, so that nothing here can be tried")
+	t.Skip("this machine has no address but loopback, so that nothing here can be tried")
 	return ""
 }
 

@@ -55,6 +55,9 @@ func (c *chaos) verify(t *testing.T) {
 		ambiguous += len(h.ambiguous)
 		if c.isRevoked(customer) {
 			revoked++
+			if len(h.ambiguous) == 0 {
+				t.Errorf("%s: the grant was revoked, and nothing was recorded as ambiguous: %+v", customer, h.requests)
+			}
 		}
 	}
 	t.Logf("%d token requests, %d of them not answered whole; %d outcomes ambiguous; %d of %d grants revoked",

@@ -24,6 +24,7 @@ func TestNoSecretIsEverShown(t *testing.T) {
 	config := oauthserver.Config{
 		ClientSecret: "client-" + brokertest.ClientSecretCanary + "-secret",
 		AccessPrefix: "at-" + brokertest.AccessCanary + "-", RefreshPrefix: "rt-" + brokertest.RefreshCanary + "-",
+		Passwords: map[string]string{"ann": leakPassword},
 	}
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
@@ -41,6 +42,7 @@ func showNoSecret(t *testing.T, d *deployment) {
 	d.global = "debug\nmetrics"
 	accessLog := filepath.Join(d.dir, "access.log")
 	d.site = "log {\noutput file " + accessLog + "\n}\nlog stderr {\noutput stderr\n}"
+	d.withEveryPlace(t)
 	spans := d.collectTraces(t)
 	p := d.start(t)
 
@@ -48,6 +50,9 @@ func showNoSecret(t *testing.T, d *deployment) {
 	scene.imports()
 	scene.calls()
 	scene.echoes()
+	scene.places()
+	scene.proxy()
+	scene.management()
 	scene.failures()
 	scene.administration()
 	wantSpans(t, spans)
@@ -231,7 +236,9 @@ func wantSpans(t *testing.T, spans *collector) {
 	imported := spans.await(t, "token_broker.import", anySpan)
 	for _, name := range []string{
 		"token_broker.store.load", "token_broker.store.save", "token_broker.token_request",
-		"token_broker.inject", "token_broker.webhook.deliver",
+		"token_broker.inject", "token_broker.downstream", "token_broker.webhook.deliver",
+		"token_broker.list", "token_broker.update", "token_broker.validate", "token_broker.obtain_token",
+		"token_broker.delete", "token_broker.delete_consumer", "token_broker.revoke",
 	} {
 		spans.await(t, name, anySpan)
 	}

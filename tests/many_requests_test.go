@@ -73,10 +73,10 @@ func TestDeadConnectionCostsOneTokenRequest(t *testing.T) {
 }
 
 // The client secret is wrong, which is nobody's fault but the operator's: it is tried
-// with one of hundreds of connections, told once, and once it is right all of them work.
+// with one of a thousand connections, told once, and once it is right all of them work.
 func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
-		const connections = 200
+		const connections = 1000
 		customer := func(i int) string { return fmt.Sprintf("customer-%d", i) }
 		right := d.clientSecret
 		d.clientSecret = "wrong"

@@ -232,7 +232,7 @@ func (f *file) wasteful() bool {
 	return f.size > 4*used
 }
 
-func (f *file) close() error { return f.handle.Close() }
+func (f *file) close() error { return errors.Join(unlock(f.handle), f.handle.Close()) }
 
 // discard deletes the file, while it is locked where that can be done.
 func (f *file) discard() error {

@@ -14,3 +14,6 @@ import (
 func tryLock(*os.File) (bool, error) {
 	return false, fmt.Errorf("a journal on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }
+
+// unlock does nothing: nothing is ever locked.
+func unlock(*os.File) error { return nil }

@@ -24,3 +24,7 @@ func tryLock(f *os.File) (bool, error) {
 		}
 	}
 }
+
+// unlock gives the lock back. Closing alone does that only when nobody else has the open
+// file: a process that was just forked has it until it executes another program.
+func unlock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }

@@ -122,6 +122,9 @@ for (const line of lines) {
 func TestEveryDocumentedReceiverVerifiesTheSignature(t *testing.T) {
 	t.Parallel()
 	node, err := exec.LookPath("node")
+	if err != nil && os.Getenv("CI") == "true" {
+		t.Fatal("node is missing: CI has to check signatures as receivers do")
+	}
 	if err != nil {
 		t.Skip("SIGNATURES NOT CHECKED AGAINST JAVASCRIPT: there is no node on this machine")
 	}

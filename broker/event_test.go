@@ -1,0 +1,68 @@
+package broker_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+)
+
+// Each step of a cycle is told of once, though all replicas are called and try: pending
+// with the first failure, failed when it is given up, recovered with the next success.
+func TestCycleIsToldOnceAcrossReplicas(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
+		replicas := []*harness{newHarnessOn(t, store, provider), newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)}
+		told := func() string {
+			synctest.Wait()
+			var events []string
+			for _, h := range replicas {
+				if types := h.events.types(); types != "" {
+					events = append(events, types)
+				}
+			}
+			return strings.Join(events, " ")
+		}
+		call := func(howLong time.Duration) {
+			for begun := time.Now(); time.Since(begun) < howLong; time.Sleep(5 * time.Second) {
+				for _, h := range replicas {
+					_, _ = h.Source(h.key).Token(t.Context())
+				}
+			}
+		}
+		var down atomic.Bool
+		down.Store(true)
+		provider.Respond = func(int, url.Values) (*http.Response, error) {
+			if down.Load() {
+				return brokertest.Response(http.StatusServiceUnavailable, "down"), nil
+			}
+			return nil, nil
+		}
+		provider.Grant("r1")
+		replicas[0].mustImport("a1", "r1", issued(2*time.Hour))
+		call(5 * time.Minute)
+		if got := told(); got != "pending" {
+			t.Errorf("after the first failures: got events %q, want pending", got)
+		}
+		call(30 * time.Minute)
+		if got := told(); strings.Count(got, "pending") != 1 || strings.Count(got, "failed") != 1 || strings.Contains(got, "recovered") {
+			t.Errorf("after it was given up: got events %q, want pending and failed", got)
+		}
+		down.Store(false)
+		call(10 * time.Minute)
+		for _, event := range []string{"pending", "failed", "recovered"} {
+			if got := told(); strings.Count(got, event) != 1 {
+				t.Errorf("after it has recovered: got events %q, want %s once", got, event)
+			}
+		}
+		for _, h := range replicas {
+			h.token(h.key)
+		}
+	})
+}
