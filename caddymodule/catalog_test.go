@@ -63,3 +63,16 @@ func TestCatalogueErrorsNameTheFileAndTheField(t *testing.T) {
 		}
 	}
 }
+
+func TestAMistypedConnectorIsToldWhatWasMeant(t *testing.T) {
+	for name, want := range map[string]string{
+		"crm/hubspt": "connector crm/hubspt is not in the catalogue: did you mean crm/hubspot?",
+		"crm/acme":   "base_url: is required",
+	} {
+		options, _ := globals(t, brokerLines(t, filepath.Join(t.TempDir(), "store"), "connector "+name+" {\n}"))
+		err := validate(t, options+apiSite)
+		if err == nil || !strings.Contains(err.Error(), want) || (name == "crm/acme") == strings.Contains(err.Error(), "did you mean") {
+			t.Errorf("%s: got %v, want %q", name, err, want)
+		}
+	}
+}

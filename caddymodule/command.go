@@ -185,7 +185,10 @@ func nearConnectors(name string, known map[connector.ID]knownConnector) []string
 		full := id.String()
 		d := min(distance(name, full), distance(name, id.ServiceID))
 		if _, service, ok := strings.Cut(name, "/"); ok {
-			d = min(d, 1+distance(service, id.ServiceID)) // another unified API
+			// Another unified API. The service alone has to be like it: of a short name little is.
+			if apart := distance(service, id.ServiceID); apart <= len(service)/2 {
+				d = min(d, 1+apart)
+			}
 		} else if strings.Contains(id.ServiceID, name) && name != "" {
 			d = min(d, 1)
 		}

@@ -194,6 +194,7 @@ func TestConnectorsNamesWhatMayHaveBeenMeant(t *testing.T) {
 		"hubspot":              "did you mean crm/hubspot?",
 		"CRM/HubSpot":          "did you mean crm/hubspot?",
 		"ats/hubspot":          "did you mean crm/hubspot?",
+		"nope/x":               "there is no connector nope/x; `connectors` lists them",
 		"crm/nobody-knows-it":  "there is no connector crm/nobody-knows-it; `connectors` lists them",
 		"nobody":               "a connector is named <unified_api>/<service_id>",
 		"":                     "a connector is named <unified_api>/<service_id>",

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -154,7 +155,7 @@ func (a *App) provisionConnectors() (map[connector.ID]*broker.Connector, error) 
 		}
 		def, err := block.override(id, known, a.AllowPrivateHosts)
 		if err != nil {
-			return nil, err
+			return nil, mistyped(id, err, known)
 		}
 		client, err := block.client(id, a.logger)
 		if err != nil {
@@ -167,6 +168,16 @@ func (a *App) provisionConnectors() (map[connector.ID]*broker.Connector, error) 
 		connectors[id] = &broker.Connector{Definition: def, Client: client}
 	}
 	return connectors, nil
+}
+
+// mistyped adds to the fault of a connector that is not known the names that may have been
+// meant: a block with a mistyped name lacks everything that the catalogue would have said.
+func mistyped(id connector.ID, err error, known map[connector.ID]knownConnector) error {
+	near := nearConnectors(id.String(), known)
+	if _, ok := known[id]; ok || len(near) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w\nconnector %s is not in the catalogue: did you mean %s?", err, id, strings.Join(near, ", "))
 }
 
 // override lays the block over what is known of the connector, and checks the outcome.

@@ -178,8 +178,8 @@ func tokenAPIError(err *broker.TokenError, now time.Time) *apiError {
 	}
 	if !err.Parked || err.Err != nil {
 		e := unavailable(err, wait)
-		e.message = fmt.Sprintf("There is no valid token for %s now, and its refresh failed (%s); try again later",
-			err.Key.Connector, err.Class)
+		e.message = fmt.Sprintf("There is no valid token for %s now, and its refresh failed (%s); %s",
+			err.Key.Connector, strings.TrimSuffix(string(err.Class)+": "+err.Code, ": "), laterAdvice(err.Class))
 		e.internal = nil // the broker has logged it
 		return e
 	}
@@ -198,6 +198,14 @@ func tokenAPIError(err *broker.TokenError, now time.Time) *apiError {
 		status: http.StatusUnauthorized, typeName: "UnauthorizedError", message: "Unauthorized Request",
 		detail: map[string]any{"type": "refresh_token_connector_error", "message": err.Error(), "debug": debug},
 	}
+}
+
+// laterAdvice says what mends a failure of the class that does not cost the grant.
+func laterAdvice(class broker.Class) string {
+	if class == broker.ClassConfiguration {
+		return "whoever runs the token broker has to mend the connector's client_id, client_secret, auth_style or token_url; try again later"
+	}
+	return "try again later"
 }
 
 // header returns the header of the response that tells of the error.

@@ -51,7 +51,7 @@ func checkResolved(field, resolved string) error {
 	case resolved == "":
 		return fmt.Errorf("%s is empty", field)
 	case strings.ContainsAny(resolved, "\r\n\x00"):
-		return fmt.Errorf("%s contains a line break", field)
+		return fmt.Errorf("%s contains a line break: it has to be one line", field)
 	default:
 		return nil
 	}
