@@ -58,6 +58,16 @@ const (
 // means "as it was".
 const Mask = "********"
 
+// look reads a connection and the connector that it is to.
+func (b *Broker) look(ctx context.Context, key Key) (*Connector, *Connection, error) {
+	conn, err := b.Config().connector(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	view, err := b.show(ctx, conn, key)
+	return conn, view, err
+}
+
 // show reads a connection. One whose credentials in the store are older than those that
 // this process has seen is there, but cannot be used until it is imported again.
 func (b *Broker) show(ctx context.Context, conn *Connector, key Key) (*Connection, error) {
