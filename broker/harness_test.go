@@ -198,7 +198,7 @@ func (h *harness) holdAnswers(refresh string) (release chan struct{}) {
 
 // An eventLog keeps what was emitted.
 type eventLog struct {
-	mu     sync.Mutex
+	mu     sync.Mutex // guards events
 	events []broker.Event
 }
 

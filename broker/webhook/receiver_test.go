@@ -21,7 +21,7 @@ const hookURL = "https://ops.example.com/hooks/path-s3cret?key=query-s3cret"
 type receiver struct {
 	answer func(*http.Request) (int, http.Header)
 
-	mu       sync.Mutex
+	mu       sync.Mutex // guards received
 	received []received
 }
 
