@@ -136,12 +136,9 @@ func classifySuccess(ans answer, t *tokenTransport, token *oauth2.Token, err err
 	return ans
 }
 
-// The codes of RFC 6749 section 5.2 that are no verdict on the refresh token: those that
-// are about the client alone, and those that can be about this one request too.
-var (
-	clientErrors        = []string{"invalid_client", "unauthorized_client", "unsupported_grant_type"}
-	configurationErrors = append([]string{"invalid_scope", "invalid_request"}, clientErrors...)
-)
+// configurationErrors are the codes of RFC 6749 section 5.2 that are no verdict on the
+// refresh token: clientErrors, and those that can be about this one request too.
+var configurationErrors = append([]string{"unauthorized_client", "invalid_scope", "invalid_request"}, clientErrors...)
 
 // errorFields are where token endpoints say what is wrong: RFC 6749 section 5.2 has
 // only the first, HubSpot has "status", others have an object in "error".

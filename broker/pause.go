@@ -44,6 +44,9 @@ type clientSettings struct {
 	more                 TokenHash // of the parameters, and for a single connection of its settings
 }
 
+// clientErrors are the codes of RFC 6749 section 5.2 that are about the client alone.
+var clientErrors = []string{"invalid_client", "unauthorized_client", "unsupported_grant_type"}
+
 // scopes are what a refusal of the record's token request may be about: the connector
 // first, then the connection alone, whose settings may be what is refused. One that has
 // a client of its own has nothing to do with the connector's.
