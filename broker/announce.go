@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"time"
-
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
 // announceAgain is how long after it was told of a pause is old news.
@@ -18,26 +16,32 @@ const announceAgain = 24 * time.Hour
 // find out one by one that a client is wrong, and again after each restart.
 type announced struct {
 	mu    sync.Mutex // guards known
-	known map[connector.ID]bool
+	known map[Key]bool
 }
 
-func (a *announced) set(id connector.ID, known bool) (before bool) {
+func (a *announced) set(key Key, known bool) (before bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	before = a.known[id]
+	before = a.known[key]
 	if !known {
-		delete(a.known, id)
+		delete(a.known, key)
 		return before
 	}
 	if a.known == nil {
-		a.known = make(map[connector.ID]bool)
+		a.known = make(map[Key]bool)
 	}
-	a.known[id] = true
+	a.known[key] = true
 	return before
 }
 
-func pauseKey(id connector.ID) Key {
-	return Key{Application: ownApplication, Consumer: "pause", Connector: id}
+// pauseKey is where the announcement of a pause is: of the connector's or, if settings
+// decide the token endpoint, of all that share the record's.
+func (c *Connector) pauseKey(rec *Record) Key {
+	key := Key{Application: ownApplication, Consumer: "pause", Connector: c.ID}
+	if endpoint := c.endpointOf(rec); endpoint != "" {
+		key.Consumer += " " + string(NewSecret(endpoint).Hash())
+	}
+	return key
 }
 
 // fingerprint identifies the client of a connector, and how it asks for tokens.
@@ -47,12 +51,13 @@ func (c *Connector) fingerprint() TokenHash {
 
 // announce reports whether it is this process that tells of the pause of a connector.
 // While the store cannot say, it is: better twice than never.
-func (b *Broker) announce(ctx context.Context, conn *Connector, now time.Time) bool {
-	b.announced.set(conn.ID, true)
+func (b *Broker) announce(ctx context.Context, conn *Connector, seen *Record, now time.Time) bool {
+	key := conn.pauseKey(seen)
+	b.announced.set(key, true)
 	client := conn.fingerprint()
-	_, _, err := b.update(ctx, pauseKey(conn.ID), func(rec *Record) (*Record, error) {
+	_, _, err := b.update(ctx, key, func(rec *Record) (*Record, error) {
 		if rec == nil {
-			rec = &Record{Key: pauseKey(conn.ID), CreatedAt: now}
+			rec = &Record{Key: key, CreatedAt: now}
 		}
 		if c := rec.Cycle; c.Phase == PhaseFailed && c.Parked == client && now.Sub(c.FailedAt).Abs() < announceAgain {
 			return nil, errSuperseded
@@ -66,15 +71,16 @@ func (b *Broker) announce(ctx context.Context, conn *Connector, now time.Time) b
 
 // endAnnouncement is called when the token endpoint has taken a connector's client: if it
 // is wrong another time, that is news. Nothing waits for it.
-func (b *Broker) endAnnouncement(cause context.Context, conn *Connector) {
-	if !b.announced.set(conn.ID, false) {
+func (b *Broker) endAnnouncement(cause context.Context, conn *Connector, seen *Record) {
+	key := conn.pauseKey(seen)
+	if !b.announced.set(key, false) {
 		return
 	}
 	b.begin(func() {
 		ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.resume")
 		ctx, cancel := context.WithTimeout(ctx, openTimeout)
 		defer cancel()
-		_, _, err := b.update(ctx, pauseKey(conn.ID), func(rec *Record) (*Record, error) {
+		_, _, err := b.update(ctx, key, func(rec *Record) (*Record, error) {
 			if rec == nil || rec.Cycle.Phase != PhaseFailed {
 				return nil, errSuperseded
 			}
@@ -84,7 +90,7 @@ func (b *Broker) endAnnouncement(cause context.Context, conn *Connector) {
 		if errors.Is(err, errSuperseded) {
 			err = nil
 		} else if err != nil {
-			b.announced.set(conn.ID, true) // the next one that succeeds tries again
+			b.announced.set(key, true) // the next one that succeeds tries again
 		}
 		endSpan(span, err)
 	})

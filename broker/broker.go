@@ -109,11 +109,8 @@ func (c *Config) configured(id connector.ID) (*Connector, error) {
 // Connection returns what may be known of a connection. Errors:
 // [ErrConnectorNotFound], [ErrConnectionNotFound], [ErrStoreUnavailable], [*InputError].
 func (b *Broker) Connection(ctx context.Context, key Key) (*Connection, error) {
-	conn, err := b.Config().connector(key)
-	if err != nil {
-		return nil, err
-	}
-	return b.show(ctx, conn, key)
+	_, view, err := b.look(ctx, key)
+	return view, err
 }
 
 // InjectedHeaders returns the names of the headers that a connector's credentials

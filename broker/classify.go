@@ -10,6 +10,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/retryafter"
 )
 
 // A Class says what a failed refresh means for the connection.
@@ -63,7 +64,7 @@ func classify(t *tokenTransport, token *oauth2.Token, err error, def *connector.
 		ans.class, ans.code = ClassAmbiguous, codeNoAnswer
 	case t.status == http.StatusTooManyRequests, t.status == http.StatusServiceUnavailable:
 		ans.class, ans.code = ClassTransient, codeHTTPStatus+strconv.Itoa(t.status)
-		ans.retryAfter = parseRetryAfter(t.header.Get("Retry-After"), now)
+		ans.retryAfter = min(retryafter.Parse(t.header, now), maxRetryAfter)
 	case t.status == http.StatusRequestTimeout, t.status >= 500, t.status < 200:
 		ans.class, ans.code = ClassAmbiguous, codeHTTPStatus+strconv.Itoa(t.status)
 	case t.status >= 400 && t.cut:
@@ -135,10 +136,9 @@ func classifySuccess(ans answer, t *tokenTransport, token *oauth2.Token, err err
 	return ans
 }
 
-// configurationErrors are the codes of RFC 6749 section 5.2 that are about the client.
-var configurationErrors = []string{
-	"invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "invalid_request",
-}
+// configurationErrors are the codes of RFC 6749 section 5.2 that are no verdict on the
+// refresh token: clientErrors, and those that can be about this one request too.
+var configurationErrors = append([]string{"unauthorized_client", "invalid_scope", "invalid_request"}, clientErrors...)
 
 // errorFields are where token endpoints say what is wrong: RFC 6749 section 5.2 has
 // only the first, HubSpot has "status", others have an object in "error".
@@ -171,15 +171,3 @@ func showable(code string, secrets []string) string {
 
 // maxRetryAfter bounds what a token endpoint can ask for.
 const maxRetryAfter = time.Hour
-
-// parseRetryAfter reads a Retry-After header, seconds or a date (RFC 9110 section
-// 10.2.3). 0 means that there is none, or none that can be read.
-func parseRetryAfter(value string, now time.Time) time.Duration {
-	var wait time.Duration
-	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
-		wait = time.Duration(seconds) * time.Second
-	} else if date, err := http.ParseTime(value); err == nil {
-		wait = date.Sub(now)
-	}
-	return min(max(wait, 0), maxRetryAfter)
-}

@@ -54,9 +54,15 @@ const (
 	HealthMissingSettings Health = "missing_settings" // a required setting is missing
 )
 
-// Mask stands for a sensitive setting wherever settings are shown. Sent back, it
-// means "as it was".
-const Mask = "********"
+// look reads a connection and the connector that it is to.
+func (b *Broker) look(ctx context.Context, key Key) (*Connector, *Connection, error) {
+	conn, err := b.Config().connector(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	view, err := b.show(ctx, conn, key)
+	return conn, view, err
+}
 
 // show reads a connection. One whose credentials in the store are older than those that
 // this process has seen is there, but cannot be used until it is imported again.
@@ -124,33 +130,5 @@ func (r *Record) health(def *connector.Definition) Health {
 		return HealthPendingRefresh
 	default:
 		return HealthOK
-	}
-}
-
-// maskSettings returns a copy of settings without the values of sensitive ones.
-func maskSettings(def *connector.Definition, settings map[string]any) map[string]any {
-	masked := make(map[string]any, len(settings))
-	for name, value := range settings {
-		if def.IsSensitive(name) && value != nil && value != "" {
-			value = Mask
-		}
-		masked[name] = maskNested(def, value)
-	}
-	return masked
-}
-
-// maskNested masks what looks sensitive inside a setting that is an object or a list.
-func maskNested(def *connector.Definition, value any) any {
-	switch value := value.(type) {
-	case map[string]any:
-		return maskSettings(def, value)
-	case []any:
-		masked := make([]any, len(value))
-		for i, v := range value {
-			masked[i] = maskNested(def, v)
-		}
-		return masked
-	default:
-		return value
 	}
 }

@@ -19,9 +19,7 @@ func TestAnswerForADeletedConnectionIsRevoked(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		e := h.revoking()
-		release := make(chan struct{})
-		h.provider.Grant("r1")
-		h.provider.Deliver = func(int) error { <-release; return nil }
+		release := h.holdAnswers("r1")
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
 		if err := h.Delete(t.Context(), h.key); err != nil {
@@ -44,9 +42,7 @@ func TestAnswerForADeletedConnectionIsRevokedWhenAllEnds(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		e := h.revoking()
-		release := make(chan struct{})
-		h.provider.Grant("r1")
-		h.provider.Deliver = func(int) error { <-release; return nil }
+		release := h.holdAnswers("r1")
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
 		if err := h.Delete(t.Context(), h.key); err != nil {

@@ -13,7 +13,7 @@ import (
 )
 
 // ErrAddressNotAllowed means that a name resolved to an address which the broker
-// does not connect to, see [CheckAddress]. Nothing was sent.
+// does not connect to, see [GuardedDialer]. Nothing was sent.
 var ErrAddressNotAllowed = errors.New("the address is not allowed")
 
 // How long a connection may take to come about.
@@ -75,11 +75,8 @@ var specialUse = []struct {
 	{netip.MustParsePrefix("::/0"), false, "not global unicast (IPv6)"}, // RFC 4291 section 2.4: 100::/64, 5f00::/16, fec0::/10 and the rest
 }
 
-// CheckAddress reports whether the broker may connect to addr; its error matches
-// [ErrAddressNotAllowed]. Special-use addresses are refused. With allowPrivate those
-// of RFC 1918, RFC 4193 (unique local), RFC 6598 (carrier-grade NAT) and loopback are
-// not; the others are refused all the same.
-func CheckAddress(addr netip.Addr, allowPrivate bool) error {
+// checkAddress reports whether the broker may connect to addr, see [GuardedDialer].
+func checkAddress(addr netip.Addr, allowPrivate bool) error {
 	if !addr.IsValid() {
 		return fmt.Errorf("%w: not an IP address", ErrAddressNotAllowed)
 	}
@@ -101,9 +98,11 @@ func CheckAddress(addr netip.Addr, allowPrivate bool) error {
 	return nil
 }
 
-// GuardedDialer returns a dialer that checks each address it is about to connect to
-// with [CheckAddress]: after name resolution, so that a name which resolves
-// differently the second time (DNS rebinding) does not get past.
+// GuardedDialer returns a dialer that checks each address it is about to connect to:
+// after name resolution, so that a name which resolves differently the second time (DNS
+// rebinding) does not get past. Special-use addresses are refused, with an error that
+// matches [ErrAddressNotAllowed]. With allowPrivate those of RFC 1918, RFC 4193 (unique
+// local), RFC 6598 (carrier-grade NAT) and loopback are not; the others are all the same.
 func GuardedDialer(allowPrivate bool) *net.Dialer {
 	return &net.Dialer{
 		Timeout: dialTimeout,
@@ -112,7 +111,7 @@ func GuardedDialer(allowPrivate bool) *net.Dialer {
 			if err != nil { // a Unix socket, for one
 				return fmt.Errorf("%w: not an IP address", ErrAddressNotAllowed)
 			}
-			return CheckAddress(ap.Addr(), allowPrivate)
+			return checkAddress(ap.Addr(), allowPrivate)
 		},
 	}
 }

@@ -92,7 +92,7 @@ func TestNameThatChangesItsAddressIsCheckedWhenDialled(t *testing.T) {
 
 			// What looks a name up before it dials is content with this answer.
 			addresses, err := dialer.Resolver.LookupNetIP(ctx, "ip4", "rebind.test")
-			if err != nil || len(addresses) != 1 || CheckAddress(addresses[0].Unmap(), false) != nil {
+			if err != nil || len(addresses) != 1 || checkAddress(addresses[0].Unmap(), false) != nil {
 				t.Fatalf("the first answer is %v, %v; want a public address", addresses, err)
 			}
 			conn, err := dialer.DialContext(ctx, "tcp", "rebind.test:80")
@@ -142,13 +142,13 @@ func FuzzAddressesWithAnIPv4AddressInside(f *testing.F) {
 			if addr == netip.IPv6Loopback() { // the IPv4-compatible form of 0.0.0.1
 				continue
 			}
-			if CheckAddress(addr, true) == nil {
+			if checkAddress(addr, true) == nil {
 				t.Errorf("%s, the %s form of %s, is allowed", addr, name, v4)
 			}
 		}
 		for _, allowPrivate := range []bool{false, true} {
 			mapped := netip.AddrFrom16(v4.As16())
-			if (CheckAddress(mapped, allowPrivate) == nil) != (CheckAddress(v4, allowPrivate) == nil) {
+			if (checkAddress(mapped, allowPrivate) == nil) != (checkAddress(v4, allowPrivate) == nil) {
 				t.Errorf("%s and %s differ", mapped, v4)
 			}
 		}

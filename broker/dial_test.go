@@ -111,18 +111,18 @@ func TestAddressesThatMayBeDialled(t *testing.T) {
 	for _, tt := range tests {
 		addr := netip.MustParseAddr(tt.addr)
 		for _, allowPrivate := range []bool{false, true} {
-			err := CheckAddress(addr, allowPrivate)
+			err := checkAddress(addr, allowPrivate)
 			want := tt.want == always || tt.want == private && allowPrivate
 			if got := err == nil; got != want {
-				t.Errorf("CheckAddress(%s, %t) = %v, want allowed %t", tt.addr, allowPrivate, err, want)
+				t.Errorf("checkAddress(%s, %t) = %v, want allowed %t", tt.addr, allowPrivate, err, want)
 			}
 			if err != nil && !errors.Is(err, ErrAddressNotAllowed) {
-				t.Errorf("CheckAddress(%s, %t) = %v, want ErrAddressNotAllowed", tt.addr, allowPrivate, err)
+				t.Errorf("checkAddress(%s, %t) = %v, want ErrAddressNotAllowed", tt.addr, allowPrivate, err)
 			}
 		}
 	}
-	if err := CheckAddress(netip.Addr{}, true); !errors.Is(err, ErrAddressNotAllowed) {
-		t.Errorf("CheckAddress(no address) = %v, want ErrAddressNotAllowed", err)
+	if err := checkAddress(netip.Addr{}, true); !errors.Is(err, ErrAddressNotAllowed) {
+		t.Errorf("checkAddress(no address) = %v, want ErrAddressNotAllowed", err)
 	}
 }
 
@@ -137,11 +137,11 @@ func FuzzCheckAddress(f *testing.F) {
 		if addr.UnmarshalBinary(b) != nil || !addr.IsValid() {
 			return
 		}
-		public, private := CheckAddress(addr, false) == nil, CheckAddress(addr, true) == nil
+		public, private := checkAddress(addr, false) == nil, checkAddress(addr, true) == nil
 		if public && !private {
 			t.Errorf("%s is allowed without allow_private only", addr)
 		}
-		if mapped := netip.AddrFrom16(addr.As16()); (CheckAddress(mapped, true) == nil) != private {
+		if mapped := netip.AddrFrom16(addr.As16()); (checkAddress(mapped, true) == nil) != private {
 			t.Errorf("%s and %s differ", addr, mapped)
 		}
 		plain := addr.Unmap().WithZone("")

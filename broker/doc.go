@@ -16,15 +16,29 @@
 //
 // [Broker.Import] creates it, or updates it without ever replacing credentials by
 // older ones, and queues a refresh if the token that came may be expired.
-// [Source.Token] hands out valid tokens, [Broker.Authorize] puts them into requests.
-// A token is refreshed ahead of its expiry while it is still being served; only when
-// there is no valid one does a caller wait. What a refresh led to is told to the
-// configured [EventSink]. Where the grant allows it, client credentials or a password,
-// tokens are fetched the same way, and an import brings no more than settings.
+// [Source.Token] hands out valid tokens. A token is refreshed ahead of its expiry while
+// it is still being served; only when there is no valid one does a caller wait. What a
+// refresh led to is told to the configured [EventSink]. Where the grant allows it, client
+// credentials or a password, tokens are fetched the same way, and an import brings no
+// more than settings; [Broker.ObtainToken] fetches one at once.
+//
+// [Broker.Connections] lists what a consumer has and could have, [Broker.Validate] finds
+// out whether credentials work, [Broker.Update] changes settings, metadata and whether
+// the connection may be used at all. [Broker.Delete] leaves a tombstone, and takes the
+// grant back where the provider has an endpoint for that (RFC 7009).
+//
+// # A request to downstream
+//
+// [Broker.Resolve] finds the connection and the URL where callers name them in the
+// request; where the configuration does, a [Key] is all it takes. [Broker.Admit] counts
+// the request against the [Limits] until it is released. [Admission.Authorize] puts the
+// credential in, if the request goes to a host that the connector allows and as its
+// [connector.Definition] says, and [Authorization.Observe] scrubs the response of it.
+// After a 401, [Authorization.Renew] says whether there is a newer token to try.
 //
 // Settings say whose credentials they are and, where a connector's URLs have settings in
-// them, which host gets them. So an import that changes such a host must bring the
-// secrets that would go there: who may change settings may not see secrets.
+// them, which host gets them. So an import or update that changes such a host must bring
+// the secrets that would go there: who may change settings may not see secrets.
 //
 // # How a refresh token is kept from being burnt
 //

@@ -56,7 +56,7 @@ func (a *attempt) clientAccepted(ctx context.Context, held *hold) {
 	b.pauses.resume(a.conn, held.rec)
 	if _, own := a.conn.clientFor(held.rec.Settings); !own {
 		b.doubts.clear(a.refresher.key)
-		b.endAnnouncement(ctx, a.conn)
+		b.endAnnouncement(ctx, a.conn, held.rec)
 	}
 }
 

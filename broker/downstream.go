@@ -45,13 +45,14 @@ func (b *Broker) Resolve(ctx context.Context, call Call) (Key, *url.URL, error) 
 		Application: call.Application, Consumer: call.Consumer,
 		Connector: connector.ID{UnifiedAPI: call.UnifiedAPI, ServiceID: call.ServiceID},
 	}
+	cfg := b.Config()
 	if call.UnifiedAPI == "" || call.ServiceID == "" {
 		var err error
-		if key.Connector, err = b.choose(ctx, call); err != nil {
+		if key.Connector, err = b.choose(ctx, cfg, call); err != nil {
 			return Key{}, nil, err
 		}
 	}
-	conn, err := b.Config().connector(key)
+	conn, err := cfg.connector(key)
 	if err != nil {
 		return Key{}, nil, err
 	}
@@ -83,11 +84,10 @@ func renderTarget(conn *Connector, target *connector.Target, settings map[string
 }
 
 // choose finds the connector of a call that does not name it whole.
-func (b *Broker) choose(ctx context.Context, call Call) (connector.ID, error) {
+func (b *Broker) choose(ctx context.Context, cfg *Config, call Call) (connector.ID, error) {
 	if err := validateName("x-apideck-consumer-id", call.Consumer); err != nil {
 		return connector.ID{}, err
 	}
-	cfg := b.Config()
 	named := b.named(cfg, call)
 	if len(named) == 0 {
 		return connector.ID{}, fmt.Errorf("%w: none that is configured goes by these headers", ErrConnectorNotFound)
@@ -145,7 +145,7 @@ func (b *Broker) serviceIndex(cfg *Config) map[string][]connector.ID {
 		index.ids[""] = append(index.ids[""], id)
 	}
 	for _, ids := range index.ids {
-		slices.SortFunc(ids, func(a, b connector.ID) int { return strings.Compare(a.String(), b.String()) })
+		slices.SortFunc(ids, connector.ID.Compare)
 	}
 	b.services.Store(index)
 	return index.ids
@@ -222,7 +222,8 @@ func ambiguous(call Call, ids []connector.ID) error {
 func (b *Broker) AuthorizeWith(req *http.Request, key Key, authorization Secret) (_ *Authorization, err error) {
 	ctx, span := b.tracing.start(req.Context(), "token_broker.inject", trace.WithAttributes(connectorAttribute(key)))
 	defer func() { endSpan(span, err) }()
-	conn, err := b.Config().connector(key)
+	cfg := b.Config()
+	conn, err := cfg.connector(key)
 	if err != nil {
 		return nil, err
 	}
@@ -234,7 +235,7 @@ func (b *Broker) AuthorizeWith(req *http.Request, key Key, authorization Secret)
 	if !snap.rec.Enabled {
 		return nil, ErrConnectionDisabled
 	}
-	if err := conn.allows(b.Config(), req.URL, snap.rec.Settings); err != nil {
+	if err := snap.allows(cfg, conn, req.URL); err != nil {
 		return nil, err
 	}
 	auth := &Authorization{refresher: r, conn: conn, callers: true}

@@ -99,14 +99,21 @@ func (c *Connector) requestToken(ctx context.Context, tokenURL string, rec *Reco
 	}
 	client, _ := c.clientFor(rec.Settings)
 	style := oauth2.AuthStyleInHeader
-	if c.AuthStyle == connector.AuthParams || client.Secret.IsZero() {
-		style = oauth2.AuthStyleInParams // a public client says its id, and that only so (RFC 6749 section 3.2.1)
+	if c.authenticatesInParams(client) {
+		style = oauth2.AuthStyleInParams
 	}
 	cfg := clientcredentials.Config{
 		ClientID: client.ID, ClientSecret: client.Secret.Reveal(),
 		TokenURL: tokenURL, AuthStyle: style, EndpointParams: params,
 	}
 	return cfg.Token(ctx)
+}
+
+// authenticatesInParams reports whether the client says who it is in the body of a
+// request. A public client does, whatever the style: that is its only way to say its id
+// (RFC 6749 section 3.2.1).
+func (c *Connector) authenticatesInParams(client Client) bool {
+	return c.AuthStyle == connector.AuthParams || client.Secret.IsZero()
 }
 
 // secrets are what an answer must not be able to smuggle into a log.

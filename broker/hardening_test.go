@@ -97,7 +97,7 @@ func TestSaveWhoseAnswerWasLostIsRecognised(t *testing.T) {
 		if strings.Contains(string(h.store.Contents()), "a1-") {
 			t.Error("the replaced credentials were not destroyed")
 		}
-		if log := string(h.log.Bytes()); strings.Contains(log, "no use") || strings.Contains(log, "dropped") {
+		if log := h.log.String(); strings.Contains(log, "no use") || strings.Contains(log, "dropped") {
 			t.Errorf("the log says that a token was dropped:\n%s", log)
 		}
 	})

@@ -1,7 +1,6 @@
 package broker_test
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net/http"
@@ -33,7 +32,7 @@ type harness struct {
 	provider *brokertest.Provider
 	journal  *brokertest.MemJournal
 	events   *eventLog
-	log      *syncBuffer
+	log      *brokertest.Log
 	config   *broker.Config
 	key      broker.Key // of a connection to acme
 }
@@ -48,7 +47,7 @@ func newHarness(t *testing.T) *harness {
 func newHarnessOn(t *testing.T, store *brokertest.MemStore, provider *brokertest.Provider) *harness {
 	t.Helper()
 	h := &harness{
-		t: t, store: store, provider: provider, events: &eventLog{}, log: &syncBuffer{}, journal: &brokertest.MemJournal{},
+		t: t, store: store, provider: provider, events: &eventLog{}, log: &brokertest.Log{}, journal: &brokertest.MemJournal{},
 		key: broker.Key{Application: "app", Consumer: "customer", Connector: acme},
 	}
 	provider.ClientSecret = brokertest.ClientSecretCanary
@@ -117,7 +116,7 @@ func (h *harness) stop() {
 	if err := h.Close(ctx); err != nil {
 		h.t.Errorf("closing the broker: %v", err)
 	}
-	brokertest.NoCanary(h.t, "the log", h.log.Bytes())
+	brokertest.NoCanary(h.t, "the log", []byte(h.log.String()))
 }
 
 // at returns the key of the connection to another connector.
@@ -188,9 +187,18 @@ func virtually(t *testing.T, test func(t *testing.T, h *harness)) {
 	synctest.Test(t, func(t *testing.T) { test(t, newHarness(t)) })
 }
 
+// holdAnswers makes the provider keep its answers to a customer's refresh token, until the
+// channel is closed.
+func (h *harness) holdAnswers(refresh string) (release chan struct{}) {
+	release = make(chan struct{})
+	h.provider.Grant(refresh)
+	h.provider.Deliver = func(int) error { <-release; return nil }
+	return release
+}
+
 // An eventLog keeps what was emitted.
 type eventLog struct {
-	mu     sync.Mutex
+	mu     sync.Mutex // guards events
 	events []broker.Event
 }
 
@@ -208,22 +216,4 @@ func (l *eventLog) types() string {
 		types = append(types, strings.TrimPrefix(string(e.Type), "vault.connection.token_refresh."))
 	}
 	return strings.Join(types, " ")
-}
-
-// A syncBuffer is a buffer that several goroutines write to.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) Bytes() []byte {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return bytes.Clone(b.buf.Bytes())
 }

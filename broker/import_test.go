@@ -160,9 +160,7 @@ func TestImportQueuesARefreshWhenTheTokenMayBeExpired(t *testing.T) {
 func TestImportDoesNotWaitForTheRefresh(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		release := make(chan struct{})
-		h.provider.Grant("r1")
-		h.provider.Deliver = func(int) error { <-release; return nil }
+		release := h.holdAnswers("r1")
 		begun := time.Now()
 		h.mustImport("a1", "r1")
 		if waited := time.Since(begun); waited != 0 {
@@ -278,7 +276,7 @@ func TestLongLifetimeIsWarnedAbout(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", `"issued_at":"2000-01-01T00:00:00Z","expires_in":36000000`)
-		if log := string(h.log.Bytes()); !strings.Contains(log, "lifetime of a year or more") {
+		if log := h.log.String(); !strings.Contains(log, "lifetime of a year or more") {
 			t.Errorf("no warning in the log:\n%s", log)
 		}
 	})

@@ -86,18 +86,8 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 			}
 			continue
 		}
-		if err := b.checkJournal(ctx); err != nil {
-			a.log(ctx, slog.LevelError, "no refresh is begun", err)
-			return nil, &TokenError{
-				Key: a.refresher.key, Class: ClassTransient, Code: "journal_unavailable",
-				RetryAt: b.clock.Now().Add(storeRetry), Err: err,
-			}
-		}
-		if !a.probing {
-			if until := b.pauses.claim(a.conn, rec, b.clock.Now()); !until.IsZero() {
-				return nil, paused(a.refresher.key, until)
-			}
-			a.probing = true
+		if err := a.mayTry(ctx, rec); err != nil {
+			return nil, err
 		}
 		held, err := a.takeLease(ctx, rec, rev, takeover)
 		if err != nil && !errors.Is(err, ErrConflict) {
@@ -107,6 +97,26 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 			return held, err
 		}
 	}
+}
+
+// mayTry reports what keeps this attempt from a token request: a journal that could not
+// keep the answer, or a pause that another one probes.
+func (a *attempt) mayTry(ctx context.Context, rec *Record) error {
+	b := a.refresher.broker
+	if err := b.checkJournal(ctx); err != nil {
+		a.log(ctx, slog.LevelError, "no refresh is begun", err)
+		return &TokenError{
+			Key: a.refresher.key, Class: ClassTransient, Code: "journal_unavailable",
+			RetryAt: b.clock.Now().Add(storeRetry), Err: err,
+		}
+	}
+	if !a.probing {
+		if until := b.pauses.claim(a.conn, rec, b.clock.Now()); !until.IsZero() {
+			return paused(a.refresher.key, until)
+		}
+		a.probing = true
+	}
+	return nil
 }
 
 // contend decides whether the lease in rec, if any, has to be waited for, or is that

@@ -68,7 +68,7 @@ func TestTokenThatNothingTakesIsServedAndSavedLater(t *testing.T) {
 			}
 			time.Sleep(5 * time.Minute)
 		}
-		if log := string(h.log.Bytes()); !strings.Contains(log, "neither the store nor the journal") {
+		if log := h.log.String(); !strings.Contains(log, "neither the store nor the journal") {
 			t.Error("the log does not say that the token is in memory only")
 		}
 		down.Store(false)
@@ -116,7 +116,7 @@ func TestShutdownWaitsForATokenThatNothingTakes(t *testing.T) {
 				if !errors.Is(err, context.DeadlineExceeded) || took != 25*time.Second {
 					t.Errorf("closed after %v with %v, want all of 25s and an error", took, err)
 				}
-				if log := string(h.log.Bytes()); !strings.Contains(log, "neither the store nor the journal took a refreshed token before the shutdown") {
+				if log := h.log.String(); !strings.Contains(log, "neither the store nor the journal took a refreshed token before the shutdown") {
 					t.Error("the log does not say which connection may have to be authorised again")
 				}
 				down.Store(false) // or else the broker would never end

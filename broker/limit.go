@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -31,20 +32,10 @@ const (
 	DefaultApplicationLimit = 20_000
 )
 
-func (l *Limits) connection() int { return orDefaultLimit(l.Connection, DefaultConnectionLimit) }
+func (l *Limits) connection() int { return cmp.Or(l.Connection, DefaultConnectionLimit) }
 
 func (l *Limits) application(name string) int {
-	if own := l.Applications[name]; own != 0 {
-		return own
-	}
-	return orDefaultLimit(l.Application, DefaultApplicationLimit)
-}
-
-func orDefaultLimit(n, def int) int {
-	if n == 0 {
-		return def
-	}
-	return n
+	return cmp.Or(l.Applications[name], l.Application, DefaultApplicationLimit)
 }
 
 // inFlight counts the requests that are under way. It outlives configurations, as

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sync/errgroup"
@@ -55,7 +54,7 @@ func (b *Broker) Connections(ctx context.Context, application, consumer string, 
 	if filter.Configured == nil || !*filter.Configured {
 		list = append(list, cfg.available(application, consumer, filter, found)...)
 	}
-	slices.SortFunc(list, func(a, b *Connection) int { return compareIDs(a.Key, b.Key) })
+	slices.SortFunc(list, func(a, b *Connection) int { return a.Key.Connector.Compare(b.Key.Connector) })
 	span.SetAttributes(attribute.Int("token_broker.connections", len(list)))
 	return list, nil
 }
@@ -119,5 +118,3 @@ func (b *Broker) keys(ctx context.Context, application, consumer string) ([]Key,
 	}
 	return keys, nil
 }
-
-func compareIDs(a, b Key) int { return strings.Compare(a.Connector.String(), b.Connector.String()) }

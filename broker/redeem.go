@@ -62,10 +62,7 @@ func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans
 		span.SetAttributes(attribute.String("server.address", u.Hostname()))
 	}
 	once := &tokenTransport{base: b.transport(a.cfg.allowsPrivate(a.conn)), json: a.conn.TokenBody == connector.BodyJSON}
-	client := &http.Client{
-		Transport:     once,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	client := withoutRedirects(once)
 	a.refresher.setUnsent()
 	token, err := a.conn.requestToken(context.WithValue(ctx, oauth2.HTTPClient, client), tokenURL, held.rec)
 	ans = classify(once, token, err, &a.conn.Definition, a.conn.secrets(held.rec), sentAt)
@@ -77,6 +74,14 @@ func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans
 		a.refresher.setUnsent(held.lease.ID) // nothing was spent with the lease
 	}
 	return ans
+}
+
+// withoutRedirects returns a client that sends nothing secret on to where it is told to.
+func withoutRedirects(transport http.RoundTripper) *http.Client {
+	return &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 // A tokenTransport sends one token request and keeps what came back. x/oauth2 drops
@@ -182,15 +187,6 @@ func (b *handedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func addStrings(fields map[string]string, prefix string, members map[string]json.RawMessage) {
-	for name, raw := range members {
-		var s string
-		if json.Unmarshal(raw, &s) == nil {
-			fields[prefix+name] = s
-		}
-	}
-}
-
 func (t *tokenTransport) isJSON() bool {
 	return bytes.HasPrefix(bytes.TrimSpace(t.body), []byte("{"))
 }
@@ -222,4 +218,13 @@ func (t *tokenTransport) fields() map[string]string {
 		fields[name] = values.Get(name)
 	}
 	return fields
+}
+
+func addStrings(fields map[string]string, prefix string, members map[string]json.RawMessage) {
+	for name, raw := range members {
+		var s string
+		if json.Unmarshal(raw, &s) == nil {
+			fields[prefix+name] = s
+		}
+	}
 }

@@ -21,9 +21,7 @@ import (
 func TestStormOnAnExpiredTokenRedeemsOnce(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.provider.Grant("r1")
-		release := make(chan struct{})
-		h.provider.Deliver = func(int) error { <-release; return nil }
+		release := h.holdAnswers("r1")
 		h.mustImport("a1", "r1", issued(0))
 		time.Sleep(2 * time.Hour)
 

@@ -125,9 +125,7 @@ func TestReimportOfTheSameGrantBringsALaterAccessToken(t *testing.T) {
 func TestReimportDuringARedeemDoesNotReplaceTheAccessToken(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		release := make(chan struct{})
-		h.provider.Grant("r1")
-		h.provider.Deliver = func(int) error { <-release; return nil }
+		release := h.holdAnswers("r1")
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
 		if got := h.mustImport("a2", "r1", issued(0)); got != broker.ImportKept {
@@ -144,9 +142,7 @@ func TestReimportDuringARedeemDoesNotReplaceTheAccessToken(t *testing.T) {
 func TestImportOfAnotherGrantDuringARedeemWins(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		release := make(chan struct{})
-		h.provider.Grant("r1")
-		h.provider.Deliver = func(int) error { <-release; return nil }
+		release := h.holdAnswers("r1")
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
 		if got := h.mustImport("a2", "r2", issued(0)); got != broker.ImportStored {
@@ -157,7 +153,7 @@ func TestImportOfAnotherGrantDuringARedeemWins(t *testing.T) {
 		if got := h.token(h.key); got != "a2" {
 			t.Errorf("got token %q, want a2: the answer belongs to the other grant", got)
 		}
-		if !strings.Contains(string(h.log.Bytes()), "a refreshed token was dropped") {
+		if !strings.Contains(h.log.String(), "a refreshed token was dropped") {
 			t.Error("the dropped answer was not logged")
 		}
 	})

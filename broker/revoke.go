@@ -146,11 +146,7 @@ func (b *Broker) sendRevocation(ctx context.Context, rv *revocation) error {
 	if err != nil {
 		return errNoRevokeTarget // not wrapped: it can have the URL in it
 	}
-	client := &http.Client{
-		Transport:     b.transport(rv.cfg.allowsPrivate(rv.conn)),
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	resp, err := client.Do(req)
+	resp, err := withoutRedirects(b.transport(rv.cfg.allowsPrivate(rv.conn))).Do(req)
 	switch {
 	case errors.Is(err, ErrAddressNotAllowed):
 		return &revocationError{kind: ErrAddressNotAllowed}
@@ -174,7 +170,7 @@ func (rv *revocation) request(ctx context.Context, endpoint string) (*http.Reque
 	form := url.Values{"token": {rv.token.Reveal()}, "token_type_hint": {rv.hint}}
 	client, _ := rv.conn.clientFor(rv.settings)
 	id, secret := client.ID, client.Secret.Reveal()
-	inParams := rv.conn.AuthStyle == connector.AuthParams || secret == "" // a public client says its id, and that only so
+	inParams := rv.conn.authenticatesInParams(client)
 	if inParams {
 		form.Set("client_id", id)
 		if secret != "" {

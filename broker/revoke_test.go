@@ -118,7 +118,7 @@ func TestDeleteRevokesTheGrantAtTheProvider(t *testing.T) {
 		if f := e.forms[1]; f.Get("client_id") != "client" || f.Get("client_secret") != brokertest.ClientSecretCanary || e.requests[1].Header.Get("Authorization") != "" {
 			t.Error("the client is not in the parameters")
 		}
-		if got := strings.Count(string(h.log.Bytes()), "was revoked at the provider"); got != 2 {
+		if got := strings.Count(h.log.String(), "was revoked at the provider"); got != 2 {
 			t.Errorf("the log tells of %d revocations, want 2", got)
 		}
 	})
@@ -210,7 +210,7 @@ func TestDeleteDoesNotDependOnRevocation(t *testing.T) {
 				if got := e.sent(); got != tt.sent {
 					t.Errorf("got %d requests, want %d", got, tt.sent)
 				}
-				if log := string(h.log.Bytes()); !strings.Contains(log, tt.log) {
+				if log := h.log.String(); !strings.Contains(log, tt.log) {
 					t.Errorf("got the log %s\nwithout %q", log, tt.log)
 				}
 			})
@@ -236,7 +236,7 @@ func TestGrantThatIsImportedAgainIsNotRevoked(t *testing.T) {
 		if got := e.sent(); got != 1 {
 			t.Errorf("got %d requests, want the one before the import", got)
 		}
-		if log := string(h.log.Bytes()); !strings.Contains(log, "imported anew") {
+		if log := h.log.String(); !strings.Contains(log, "imported anew") {
 			t.Errorf("the log does not tell of it: %s", log)
 		}
 	})

@@ -110,29 +110,13 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 	if ans.class == ClassPermanent {
 		a.clientKnown(held, now)
 	}
-	var until time.Time
-	announce := true
-	alone := ans.class == ClassConfiguration && a.conn.sharesTokenRequests(held.rec) && r.broker.doubts.concern(r.key, ans.code)
-	if ans.class == ClassConfiguration && !alone {
-		until = now.Add(probeInterval)
-		var wide bool
-		announce, wide = r.broker.pauses.pause(a.conn, held.rec, ans.code, until)
-		announce = announce && (!wide || r.broker.announce(ctx, a.conn, now))
-		if announce {
-			what := "the token endpoint refuses what only this connection's settings say; the connection is paused and has lost nothing. " +
-				"Check the settings that token requests have in them"
-			if wide && a.conn.endpointOf(held.rec) != "" {
-				what = "a token endpoint that settings decide refuses the OAuth client; the connections with the same settings for it are paused, " +
-					"none has lost its credentials. Check these settings, and the connector's client_id, client_secret and auth_style"
-			} else if wide {
-				what = "the token endpoint refuses the OAuth client; the connector is paused, no connection has lost its credentials. " +
-					"Check its client_id, client_secret, auth_style and token_url"
-			}
-			a.log(ctx, slog.LevelError, what, &TokenError{Key: r.key, Class: ans.class, Code: ans.code})
-		}
-	}
 	policy := a.policy(held)
-	policy.quiet, policy.alone = !announce, alone
+	policy.alone = ans.class == ClassConfiguration && a.conn.sharesTokenRequests(held.rec) && r.broker.doubts.concern(r.key, ans.code)
+	var until time.Time
+	if ans.class == ClassConfiguration && !policy.alone {
+		until = now.Add(probeInterval)
+		policy.quiet = !a.pause(ctx, held, ans, until, now)
+	}
 	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) {
 		if rec == nil || rec.IsTombstone() {
 			return "", connectionNotFound(r.key)
@@ -158,6 +142,28 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 	default:
 		return nil, &TokenError{Key: r.key, Class: ans.class, Code: ans.code, RetryAt: now.Add(storeRetry), FailedAt: now, Err: err}
 	}
+}
+
+// pause stops until then what the refusal is about, and tells operators of it. It reports
+// false if that is no news.
+func (a *attempt) pause(ctx context.Context, held *hold, ans answer, until, now time.Time) (news bool) {
+	b := a.refresher.broker
+	begun, wide := b.pauses.pause(a.conn, held.rec, ans.code, until)
+	if !begun || wide && !b.announce(ctx, a.conn, held.rec, now) {
+		return false
+	}
+	what := "the token endpoint refuses what only this connection's settings say; the connection is paused and has lost nothing. " +
+		"Check the settings that token requests have in them"
+	switch {
+	case wide && a.conn.endpointOf(held.rec) != "":
+		what = "a token endpoint that settings decide refuses the OAuth client; the connections with the same settings for it are paused, " +
+			"none has lost its credentials. Check these settings, and the connector's client_id, client_secret and auth_style"
+	case wide:
+		what = "the token endpoint refuses the OAuth client; the connector is paused, no connection has lost its credentials. " +
+			"Check its client_id, client_secret, auth_style and token_url"
+	}
+	a.log(ctx, slog.LevelError, what, &TokenError{Key: a.refresher.key, Class: ans.class, Code: ans.code})
+	return true
 }
 
 // awaitNewer gives the process whose lease was taken over the time to save what it

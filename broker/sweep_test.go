@@ -61,9 +61,7 @@ func TestDeletedConnectionIsGoneAndStaysGone(t *testing.T) {
 func TestAnswerForADeletedConnectionIsDropped(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		release := make(chan struct{})
-		h.provider.Grant("r1")
-		h.provider.Deliver = func(int) error { <-release; return nil }
+		release := h.holdAnswers("r1")
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
 		if err := h.Delete(t.Context(), h.key); err != nil {
@@ -188,7 +186,7 @@ func TestStoreThatWasSetBackIsNotRedeemedFrom(t *testing.T) {
 		if got := len(h.provider.Requests()); got != 1 {
 			t.Errorf("got %d token requests, want 1: the refresh token in the store is spent", got)
 		}
-		if !strings.Contains(string(h.log.Bytes()), "Was a backup restored?") {
+		if !strings.Contains(h.log.String(), "Was a backup restored?") {
 			t.Error("it was not reported")
 		}
 	})

@@ -92,9 +92,7 @@ func TestDisabledConnectionGetsNoCredential(t *testing.T) {
 func TestConnectionIsDisabledDuringItsRefresh(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		release := make(chan struct{})
-		h.provider.Grant("r1")
-		h.provider.Deliver = func(int) error { <-release; return nil }
+		release := h.holdAnswers("r1")
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		answered := make(chan error, 1)
 		go func() {

@@ -26,11 +26,7 @@ import (
 func (b *Broker) Validate(ctx context.Context, key Key) (_ *Connection, err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.validate", trace.WithAttributes(connectorAttribute(key)))
 	defer func() { endSpan(span, err) }()
-	conn, err := b.Config().connector(key)
-	if err != nil {
-		return nil, err
-	}
-	view, err := b.show(ctx, conn, key)
+	conn, view, err := b.look(ctx, key)
 	switch {
 	case err != nil:
 		return nil, err
@@ -67,11 +63,7 @@ func isVerdict(err error) bool {
 func (b *Broker) ObtainToken(ctx context.Context, key Key) (_ *Connection, err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.obtain_token", trace.WithAttributes(connectorAttribute(key)))
 	defer func() { endSpan(span, err) }()
-	conn, err := b.Config().connector(key)
-	if err != nil {
-		return nil, err
-	}
-	view, err := b.show(ctx, conn, key)
+	conn, view, err := b.look(ctx, key)
 	switch {
 	case err != nil:
 		return nil, err

@@ -61,9 +61,7 @@ func TestValidateRefreshesAValidToken(t *testing.T) {
 func TestManyWhoValidateShareOneRefresh(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		release := make(chan struct{})
-		h.provider.Grant("r1")
-		h.provider.Deliver = func(int) error { <-release; return nil }
+		release := h.holdAnswers("r1")
 		h.mustImport("a1", "r1", issued(0))
 		var callable atomic.Int32
 		for range 50 {

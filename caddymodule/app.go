@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/webhook"
 	_ "github.com/tokenbroker/caddy-token-broker/caddymodule/sandbox" // the handler sandbox_provider
 )
@@ -248,6 +249,14 @@ func loadApp(ctx caddy.Context) (*App, error) {
 		return nil, err
 	}
 	return mod.(*App), nil
+}
+
+// allowsPrivate reports whether a connector's hosts may be private. Those have a transport
+// of their own, so that a connection which it keeps open is used by no other connector.
+func (a *App) allowsPrivate(id connector.ID) bool {
+	config := a.shared.broker.Config()
+	conn := config.Connectors[id]
+	return conn != nil && (conn.AllowPrivate || config.AllowPrivateHosts)
 }
 
 // Interface guards

@@ -152,15 +152,13 @@ func (a *App) usableConnectors(known map[connector.ID]knownConnector) (map[conne
 func (c *connectorsCommand) list(known map[connector.ID]knownConnector) error {
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "ID\tNAME\tAUTH\tGRANT\tFROM\tSOURCE")
-	for _, id := range slices.SortedFunc(maps.Keys(known), compareIDs) {
+	for _, id := range slices.SortedFunc(maps.Keys(known), connector.ID.Compare) {
 		k := known[id]
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", id, k.Name, k.AuthType,
 			cmp.Or(string(k.GrantType), "-"), k.from, cmp.Or(k.Source, "-"))
 	}
 	return w.Flush()
 }
-
-func compareIDs(a, b connector.ID) int { return strings.Compare(a.String(), b.String()) }
 
 // unknownConnector is the error of a name that no connector has; it lists those that
 // may have been meant.

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -146,10 +145,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, broker.MaxImportBody))
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, &apiError{
-			status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
-			message: "The body is too large", detail: fmt.Sprintf("a body has at most %d bytes", tooLarge.Limit),
-		}
+		return nil, bodyTooLarge(tooLarge.Limit)
 	}
 	if err != nil {
 		return nil, &broker.InputError{Kind: broker.BadSyntax, Fault: "the body could not be read to its end", Fix: "send it again"}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/google/uuid"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
@@ -92,7 +93,7 @@ func (h *DownstreamProxy) ServeHTTP(w http.ResponseWriter, r *http.Request, next
 	if !ok {
 		return next.ServeHTTP(w, r)
 	}
-	p := &passage{proxy: h, w: w, r: r, below: below, id: newRequestID()}
+	p := &passage{proxy: h, w: w, r: r, below: below, id: uuid.NewString()}
 	w.Header()[requestIDHeader] = []string{p.id}
 	if hasOwnCredential(r) {
 		defer p.logInstead()()
@@ -127,11 +128,9 @@ func belowProxy(u *url.URL) (below string, ok bool) {
 	return rest, true
 }
 
-// transportFor returns the transport for a connector's hosts. There are two, so that
-// a connection that one of them keeps open is not used by the other.
+// transportFor returns the transport for a connector's hosts.
 func (h *DownstreamProxy) transportFor(id connector.ID) *http.Transport {
-	config := h.app.shared.broker.Config()
-	if conn := config.Connectors[id]; conn != nil && (conn.AllowPrivate || config.AllowPrivateHosts) {
+	if h.app.allowsPrivate(id) {
 		return h.private
 	}
 	return h.public

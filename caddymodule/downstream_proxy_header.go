@@ -9,32 +9,13 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// notSentOn are the headers of a request that do not reach downstream, besides those that
-// [isKeptBack] knows by their beginning.
-var notSentOn = map[string]bool{
-	// They belong to the connection (RFC 9110 section 7.6.1), or net/http writes them.
-	"Connection": true, "Keep-Alive": true, "Te": true, "Trailer": true, "Transfer-Encoding": true,
-	"Upgrade": true, "Content-Length": true, "Http2-Settings": true,
-	// They are for the broker.
-	"Authorization": true, "Cookie": true, "Host": true,
-	// They name this listener and who calls it.
-	"Forwarded": true, "Baggage": true, "X-Real-Ip": true,
-}
-
 // isKeptBack reports whether a header of the caller does not reach downstream.
 func isKeptBack(name string) bool {
-	if notSentOn[name] {
+	switch name {
+	case "Host", "Content-Length", "Http2-Settings": // net/http writes the ones that are right there
 		return true
 	}
-	switch name[0] {
-	case 'X':
-		return strings.HasPrefix(name, "X-Apideck") || strings.HasPrefix(name, "X-Token-Broker-") ||
-			strings.HasPrefix(name, "X-Forwarded-")
-	case 'P':
-		return strings.HasPrefix(name, "Proxy-")
-	default:
-		return false
-	}
+	return hopByHop[name] || isCallersOwn(name)
 }
 
 var (
@@ -89,18 +70,12 @@ func wantsWebSocket(r *http.Request) bool {
 		len(r.Header["Upgrade"]) == 1 && strings.EqualFold(r.Header["Upgrade"][0], "websocket")
 }
 
-// notHandedOn are the headers of a response that do not reach the caller, besides those
-// that [isHeldBack] knows by their beginning.
-var notHandedOn = map[string]bool{
-	"Connection": true, "Keep-Alive": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
-	// Where else downstream is to be found. The caller would take it for where we are.
-	"Alt-Svc": true,
-}
-
 // isHeldBack reports whether a header of downstream does not reach the caller: those of
 // the connection, and what only the broker may say.
 func isHeldBack(name string) bool {
-	if name == "" || notHandedOn[name] {
+	// Alt-Svc is where else downstream is to be found. The caller would take it for where
+	// we are.
+	if name == "" || name == "Alt-Svc" || hopByHop[name] {
 		return true
 	}
 	switch name[0] {

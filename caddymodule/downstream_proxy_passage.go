@@ -2,10 +2,8 @@ package caddymodule
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"sync"
@@ -38,25 +36,6 @@ type passage struct {
 	late    bool       // because it took too long
 }
 
-// newRequestID returns a random UUID (version 4, RFC 9562 section 5.4). It is a name and
-// no secret.
-func newRequestID() string {
-	var b [16]byte
-	high, low := rand.Uint64(), rand.Uint64()
-	for i := range 8 {
-		b[i], b[8+i] = byte(high>>(8*i)), byte(low>>(8*i))
-	}
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	var s [36]byte
-	hex.Encode(s[0:], b[0:4])
-	hex.Encode(s[9:], b[4:6])
-	hex.Encode(s[14:], b[6:8])
-	hex.Encode(s[19:], b[8:10])
-	hex.Encode(s[24:], b[10:])
-	s[8], s[13], s[18], s[23] = '-', '-', '-', '-'
-	return string(s[:])
-}
-
 // serve does everything. An error means that nothing was answered yet.
 func (p *passage) serve() (err error) {
 	if p.control, err = p.proxy.readControl(p.r, p.below); err != nil {
@@ -70,10 +49,11 @@ func (p *passage) serve() (err error) {
 	p.wait(cancel)
 	defer p.stopWaiting()
 
-	if p.key, p.url, err = p.proxy.app.shared.broker.Resolve(ctx, p.call); err != nil {
+	b := p.proxy.app.shared.broker
+	if p.key, p.url, err = b.Resolve(ctx, p.call); err != nil {
 		return err
 	}
-	admission, err := p.proxy.app.shared.broker.Admit(p.key)
+	admission, err := b.Admit(p.key)
 	if err != nil {
 		return err
 	}
@@ -84,7 +64,7 @@ func (p *passage) serve() (err error) {
 	}
 	if !p.authorization.IsZero() {
 		x.authorize = func(out *http.Request) (*broker.Authorization, error) {
-			return p.proxy.app.shared.broker.AuthorizeWith(out, p.key, p.authorization)
+			return b.AuthorizeWith(out, p.key, p.authorization)
 		}
 	}
 	ctx = x.watch(ctx)

@@ -119,13 +119,18 @@ func proxyTimedOut() *apiError {
 }
 
 func unreadBody(err error) *apiError {
-	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return &apiError{
-			status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
-			message: "The body is too large", detail: fmt.Sprintf("at most %d bytes are taken", tooLarge.Limit),
-		}
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok { // request_body's of Caddy
+		return bodyTooLarge(tooLarge.Limit)
 	}
 	return newAPIError(http.StatusBadRequest, "RequestValidationError", errUnreadBody)
+}
+
+// bodyTooLarge is the error for a request whose body is longer than limit, in bytes.
+func bodyTooLarge(limit int64) *apiError {
+	return &apiError{
+		status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
+		message: "The body is too large", detail: fmt.Sprintf("a body has at most %d bytes", limit),
+	}
 }
 
 // isDownstreams reports whether err is of a request that was sent, or was to be.

@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"sync/atomic"
 
-	"github.com/dustin/go-humanize"
-
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
@@ -80,14 +78,6 @@ func (a *App) maxRequestBody(application string) int64 {
 // errRequestBody is what reading a body ends with that is too large.
 var errRequestBody = errors.New("the request's body is larger than this application may send")
 
-func tooLarge(limit int64) error {
-	return &apiError{
-		status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
-		message: fmt.Sprintf("The request's body is larger than %s: send less at a time", humanize.IBytes(uint64(limit))),
-		detail:  "refused: the body is too large",
-	}
-}
-
 // limitBody refuses a request whose body is known to be too large (413). One of unknown
 // length is cut off when it has become so; the result then says so.
 func limitBody(req *http.Request, limit int64) (*limitedBody, error) {
@@ -95,7 +85,7 @@ func limitBody(req *http.Request, limit int64) (*limitedBody, error) {
 	case limit < 0 || req.Body == nil || req.Body == http.NoBody:
 		return nil, nil
 	case req.ContentLength > limit:
-		return nil, tooLarge(limit)
+		return nil, bodyTooLarge(limit)
 	case req.ContentLength >= 0: // no more than that is read
 		return nil, nil
 	}
@@ -132,7 +122,7 @@ func (b *limitedBody) exceeded() error {
 	if b == nil || !b.over.Load() {
 		return nil
 	}
-	return tooLarge(b.limit)
+	return bodyTooLarge(b.limit)
 }
 
 // releaseAtEnd releases the admission when the response has been read, or when the

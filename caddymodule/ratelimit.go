@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
 	"strings"
@@ -104,14 +105,7 @@ func structuredRateLimit(header http.Header) (limit, remaining, reset string) {
 	}
 	fields := parameters(member)
 	policy := parameters(header.Get("Ratelimit-Policy"))
-	return number(either(fields["limit"], policy["q"])), number(either(fields["remaining"], fields["r"])), either(fields["reset"], fields["t"])
-}
-
-func either(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
+	return number(cmp.Or(fields["limit"], policy["q"])), number(cmp.Or(fields["remaining"], fields["r"])), cmp.Or(fields["reset"], fields["t"])
 }
 
 // parameters returns the first value of each parameter.

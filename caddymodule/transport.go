@@ -186,11 +186,9 @@ func checkUpstream(req *http.Request) error {
 	return nil
 }
 
-// transportFor returns the transport for a connector's hosts. There are two, so that
-// a connection that one of them keeps open is not used by the other.
+// transportFor returns the transport for a connector's hosts.
 func (t *Transport) transportFor(id connector.ID) *http.Transport {
-	config := t.app.shared.broker.Config()
-	if conn := config.Connectors[id]; conn != nil && (conn.AllowPrivate || config.AllowPrivateHosts) {
+	if t.app.allowsPrivate(id) {
 		return t.private
 	}
 	return t.Transport

@@ -121,7 +121,7 @@ func TestCallersHeadersAreRemovedEitherWay(t *testing.T) {
 		importToken(t, handler, "crm/acme", "access-1")
 		resp := do(t, handler, "GET", "http://caller.test/", "", "X-Tenant", "jane", "X-Apideck-Consumer-Id", "caller", "Cookie", "caller=1",
 			"Authorization", "caller", "Forwarded", "for=caller", "X-Forwarded-For", "caller", "X-Apideck-Other", "caller", "X-Token-Broker-Error", "caller",
-			"Proxy-Authorization", "caller", "Baggage", "user=caller")
+			"Proxy-Authorization", "caller", "Baggage", "user=caller", "X-Real-Ip", "caller", "X-Forwarded-Port", "caller", "X-Token-Broker-Import", "caller")
 		if resp.StatusCode != http.StatusOK {
 			t.Fatalf("%s: got status %d: %s", name, resp.StatusCode, readAll(t, resp))
 		}

@@ -10,31 +10,17 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-
-	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
-// brokerPrefix is how the headers begin that callers send to the broker.
-const brokerPrefix = "X-Apideck-"
+// callerHeaders are the headers that a transport's placeholders read, besides those that
+// are [isCallersOwn] for all: canonical names.
+type callerHeaders map[string]bool
 
-// callerHeaders are the headers that callers send to the broker, or that are none of
-// downstream's business, besides those with brokerPrefix: canonical names.
-type callerHeaders map[string]struct{}
-
-// newCallerHeaders adds those that the placeholders in fields read.
 func newCallerHeaders(fields ...string) callerHeaders {
-	names := []string{
-		"Authorization", "Proxy-Authorization", "Cookie", broker.ErrorHeader,
-		// They name this listener and who calls it.
-		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded",
-	}
+	h := make(callerHeaders)
 	for _, field := range fields {
-		names = append(names, headersRead(field)...)
-	}
-	h := make(callerHeaders, len(names))
-	for _, name := range names {
-		if !isBrokers(name) {
-			h[http.CanonicalHeaderKey(name)] = struct{}{}
+		for _, name := range headersRead(field) {
+			h[http.CanonicalHeaderKey(name)] = true
 		}
 	}
 	return h
@@ -52,15 +38,7 @@ func headersRead(s string) []string {
 	return names
 }
 
-// isBrokers reports whether a header is one of those to the broker.
-func isBrokers(name string) bool {
-	return len(name) >= len(brokerPrefix) && strings.EqualFold(name[:len(brokerPrefix)], brokerPrefix)
-}
-
-func (h callerHeaders) has(name string) bool {
-	_, ok := h[name]
-	return ok || isBrokers(name)
-}
+func (h callerHeaders) has(name string) bool { return h[name] || isCallersOwn(name) }
 
 // mayBeSet reports whether the reverse_proxy around this transport sets such a header,
 // or Host, by itself (header_up). Then it must be seen which of them came from the
@@ -96,10 +74,16 @@ func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
 	if !t.operator {
 		return nil
 	}
-	remove := []string{strings.ToLower(brokerPrefix) + "*"} // in lower case Caddy need not fold it for each request
-	for _, name := range slices.Sorted(maps.Keys(t.callers)) {
-		remove = append(remove, strings.ToLower(name))
+	var remove []string
+	for _, prefix := range callersPrefixes {
+		remove = append(remove, prefix+"*")
 	}
+	remove = slices.AppendSeq(remove, maps.Keys(callersOwn))
+	remove = slices.AppendSeq(remove, maps.Keys(t.callers))
+	for i, name := range remove {
+		remove[i] = strings.ToLower(name) // so that Caddy need not fold it for each request
+	}
+	slices.Sort(remove)
 	return &headers.HeaderOps{
 		Set:    http.Header{"Host": {"{http.reverse_proxy.upstream.hostport}"}},
 		Delete: remove,

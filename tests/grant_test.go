@@ -90,7 +90,7 @@ func TestPasswordGrant(t *testing.T) {
 
 // A grantLog has the grant types of token requests.
 type grantLog struct {
-	mu    sync.Mutex
+	mu    sync.Mutex // guards types
 	types []string
 }
 
@@ -116,9 +116,9 @@ func sidecarPath(path, connector, upstream string) string {
 // jsonService is a service with a token endpoint that takes JSON alone, and an API that
 // wants the token in a cookie and an account in basic authentication.
 type jsonService struct {
-	mu       sync.Mutex
-	requests []string // what the token endpoint got
-	calls    []string // what the API got
+	mu       sync.Mutex // guards what is below
+	requests []string   // what the token endpoint got
+	calls    []string   // what the API got
 }
 
 func (s *jsonService) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -1,7 +1,6 @@
 package tests
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -9,10 +8,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 )
 
 // A process is a running token-broker. It is killed at the end of the test.
@@ -21,7 +21,7 @@ type process struct {
 	ports      ports
 	configPath string
 	cmd        *exec.Cmd
-	log        *logBuffer
+	log        *brokertest.Log
 	exited     chan struct{} // closed when it has ended
 }
 
@@ -41,7 +41,7 @@ func (d *deployment) runCaddyfile(t testing.TB, ports ports, caddyfile string) *
 	p := &process{
 		deployment: d, ports: ports,
 		configPath: filepath.Join(t.TempDir(), "Caddyfile"),
-		log:        &logBuffer{}, exited: make(chan struct{}),
+		log:        &brokertest.Log{}, exited: make(chan struct{}),
 	}
 	writeFile(t, p.configPath, caddyfile)
 	p.cmd = d.command("run", "--config", p.configPath)
@@ -157,24 +157,6 @@ func (p *process) cleanUp(t testing.TB) {
 	if t.Failed() {
 		t.Logf("the log of token-broker:\n%s", p.log)
 	}
-}
-
-// A logBuffer takes what a process prints.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer // guarded by mu
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // Ports come from below those that systems give to outgoing connections, which could

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/vaulttest"
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
@@ -29,7 +30,7 @@ type replica struct {
 
 	mu   sync.Mutex // guards what is below
 	p    *process
-	logs []*logBuffer
+	logs []*brokertest.Log
 }
 
 // replicas makes machines of a deployment with a Vault; no process runs yet. Their

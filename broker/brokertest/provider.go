@@ -33,7 +33,7 @@ type Provider struct {
 	// sees in place of the answer: the refresh token is spent, the new one lost.
 	Deliver func(n int) error
 
-	mu       sync.Mutex
+	mu       sync.Mutex // guards what is below
 	requests []url.Values
 	grants   map[string]*grant // refresh token :: its grant
 	issued   int

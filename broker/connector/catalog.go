@@ -13,12 +13,6 @@ import (
 //go:embed catalog/*.json
 var catalogFiles embed.FS
 
-// Lookup returns the catalogue's entry for id. The caller owns it.
-func Lookup(id ID) (Definition, bool) {
-	d, ok := catalog()[id]
-	return d.Clone(), ok
-}
-
 // Catalog returns all entries of the catalogue. The caller owns them.
 func Catalog() map[ID]Definition {
 	c := maps.Clone(catalog())

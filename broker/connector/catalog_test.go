@@ -127,7 +127,7 @@ func TestCatalogueEntriesCanBeCalledWithWhatTheyAskFor(t *testing.T) {
 		if err := d.CheckSettings(settings); err != nil {
 			t.Errorf("%s: %v", id, err)
 		}
-		base, err := d.RenderBaseURL(settings)
+		base, err := renderBaseURL(&d, settings)
 		if err != nil {
 			t.Errorf("%s: base_url: %v", id, err)
 			continue
@@ -156,23 +156,23 @@ func TestCatalogueEntriesCanBeCalledWithWhatTheyAskFor(t *testing.T) {
 	}
 }
 
-func TestLookupHandsOutCopies(t *testing.T) {
+func TestCatalogHandsOutCopies(t *testing.T) {
 	t.Parallel()
 	id := ID{UnifiedAPI: "accounting", ServiceID: "xero"}
-	d, ok := Lookup(id)
+	d, ok := Catalog()[id]
 	if !ok {
 		t.Fatalf("no entry %s", id)
 	}
 	d.Inject[0].Name = "X-Changed"
 	Catalog()[id].Settings[0].Name = "changed"
-	again, _ := Lookup(id)
+	again := Catalog()[id]
 	if got := again.Inject[0].Name; got != "Authorization" {
 		t.Errorf("the entry was changed: header %s", got)
 	}
 	if got := again.Settings[0].Name; got != "tenant_id" {
 		t.Errorf("the entry was changed: setting %s", got)
 	}
-	if _, ok := Lookup(ID{UnifiedAPI: "crm", ServiceID: "acme"}); ok {
+	if _, ok := Catalog()[ID{UnifiedAPI: "crm", ServiceID: "acme"}]; ok {
 		t.Error("there is an entry crm/acme")
 	}
 }

@@ -124,7 +124,7 @@ func FuzzParseFile(f *testing.F) {
 		for _, p := range d.Inject {
 			_ = p.String()
 		}
-		if s, err := d.RenderBaseURL(settings); err == nil && s != "" {
+		if s, err := renderBaseURL(&d, settings); err == nil && s != "" {
 			scheme, rest, _ := strings.Cut(s, "://")
 			host, _ := cutAuthority(rest)
 			host, _, _ = strings.Cut(host, "?")

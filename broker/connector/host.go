@@ -87,16 +87,7 @@ func startsWithDigit(s string) bool { return s != "" && s[0] >= '0' && s[0] <= '
 // validLabel reports whether s is a label of letters, digits and hyphens (RFC 1123
 // section 2.1), or of underscores, which some services have in their hosts.
 func validLabel(s string) bool {
-	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
-		return false
-	}
-	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
-			return false
-		}
-	}
-	return true
+	return s != "" && len(s) <= 63 && s[0] != '-' && s[len(s)-1] != '-' && hasNameBytes(s)
 }
 
 // portFor returns the port that a request of the scheme goes to.

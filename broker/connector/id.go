@@ -34,9 +34,12 @@ func (id ID) Validate() error {
 }
 
 func validIDPart(s string) bool {
-	if s == "" || len(s) > maxIDPart {
-		return false
-	}
+	return s != "" && len(s) <= maxIDPart && hasNameBytes(s)
+}
+
+// hasNameBytes reports whether s has lower-case letters, digits, hyphens and underscores
+// alone.
+func hasNameBytes(s string) bool {
 	for i := range len(s) {
 		c := s[i]
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
@@ -45,6 +48,9 @@ func validIDPart(s string) bool {
 	}
 	return true
 }
+
+// Compare orders ids by their text, see [strings.Compare].
+func (id ID) Compare(other ID) int { return strings.Compare(id.String(), other.String()) }
 
 // String returns "crm/hubspot".
 func (id ID) String() string { return id.UnifiedAPI + "/" + id.ServiceID }

@@ -114,27 +114,23 @@ func (d *Definition) renderBasic(p *Placement, settings map[string]any) (Injecti
 		if err != nil {
 			return Injection{}, err
 		}
-		var b strings.Builder
-		for _, part := range t {
-			if part.setting == "" {
-				b.WriteString(part.literal)
-				continue
-			}
-			value, err := d.credentialText(part.setting, settings)
+		if halves[i], err = t.render(func(setting string) (string, error) {
+			value, err := d.credentialText(setting, settings)
 			switch {
 			case err != nil:
-				return Injection{}, err
+				return "", err
 			case hasControl(value):
-				return Injection{}, d.settingError(part.setting, faultControl)
+				return "", d.settingError(setting, faultControl)
 			case i == 0 && strings.Contains(value, ":"):
-				return Injection{}, d.settingError(part.setting, "has a colon in it, which no user name can have (RFC 7617 section 2)")
+				return "", d.settingError(setting, "has a colon in it, which no user name can have (RFC 7617 section 2)")
 			}
-			b.WriteString(value)
-			if i == 1 || d.IsSensitive(part.setting) {
+			if i == 1 || d.IsSensitive(setting) {
 				injection.Secrets = append(injection.Secrets, value)
 			}
+			return value, nil
+		}); err != nil {
+			return Injection{}, err
 		}
-		halves[i] = b.String()
 	}
 	credentials := base64.StdEncoding.EncodeToString([]byte(halves[0] + ":" + halves[1]))
 	injection.Value = "Basic " + credentials

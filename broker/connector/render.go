@@ -32,20 +32,9 @@ func (d *Definition) RenderRevocationURL(settings map[string]any) (string, error
 	return d.renderURL(d.RevocationURL, settings)
 }
 
-// RenderBaseURL returns the address of the API for a connection with these settings,
-// empty if the definition has no base_url. A setting that is missing or does not fit
-// is a [*SettingError].
-//
-// In the host a setting is one DNS label, or part of one; in the path one segment,
-// or part of one. A setting declared as origin stands for scheme and host. Nothing
-// that a setting contains changes any other part of the URL.
-func (d *Definition) RenderBaseURL(settings map[string]any) (string, error) {
-	if d.BaseURL == "" {
-		return "", nil
-	}
-	return d.renderURL(d.BaseURL, settings)
-}
-
+// renderURL renders a template. In the host a setting is one DNS label, or part of one;
+// in the path one segment, or part of one. A setting declared as origin stands for scheme
+// and host. Nothing that a setting contains changes any other part of the URL.
 func (d *Definition) renderURL(s string, settings map[string]any) (string, error) {
 	t, err := d.urlTemplate(s)
 	if err != nil {

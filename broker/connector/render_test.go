@@ -30,7 +30,7 @@ func TestTemplatesRender(t *testing.T) {
 	}
 	for _, tt := range tests {
 		d := Definition{ID: ID{"crm", "acme"}, BaseURL: tt.base, AllowHosts: []string{"*.my.acme.test", "exact.test:8443"}}
-		got, err := d.RenderBaseURL(tt.settings)
+		got, err := renderBaseURL(&d, tt.settings)
 		if err != nil || got != tt.want {
 			t.Errorf("%s with %v: got %q, %v, want %q", tt.base, tt.settings, got, err, tt.want)
 		}
@@ -92,7 +92,7 @@ func TestSettingsThatDoNotFitATemplate(t *testing.T) {
 	}
 	for _, tt := range tests {
 		d := Definition{ID: ID{"crm", "acme"}, BaseURL: tt.base, AllowHosts: []string{"*.my.acme.test"}}
-		got, err := d.RenderBaseURL(map[string]any{"x": tt.value})
+		got, err := renderBaseURL(&d, map[string]any{"x": tt.value})
 		var settingErr *SettingError
 		if !errors.As(err, &settingErr) || settingErr.Setting != "x" {
 			t.Errorf("%s with %q: got %q, %v, want a *SettingError for x", tt.base, tt.value, got, err)
@@ -103,7 +103,7 @@ func TestSettingsThatDoNotFitATemplate(t *testing.T) {
 		}
 	}
 	d := Definition{ID: ID{"crm", "acme"}, BaseURL: "{x}", AllowHosts: []string{"10.0.0.1:80"}, AllowPrivate: true}
-	if got, err := d.RenderBaseURL(map[string]any{"x": "http://10.0.0.1"}); err != nil || got != "http://10.0.0.1" {
+	if got, err := renderBaseURL(&d, map[string]any{"x": "http://10.0.0.1"}); err != nil || got != "http://10.0.0.1" {
 		t.Errorf("with allow_private: got %q, %v", got, err)
 	}
 }
@@ -116,7 +116,7 @@ func FuzzTemplates(f *testing.F) {
 	d := Definition{ID: ID{"crm", "acme"}, BaseURL: "https://{sub}.acme.test/a/{id}/z", TokenURL: "{origin}/token", AllowHosts: []string{"*.my.acme.test"}}
 	f.Fuzz(func(t *testing.T, sub, id, origin string) {
 		settings := map[string]any{"sub": sub, "id": id, "origin": origin}
-		if s, err := d.RenderBaseURL(settings); err == nil {
+		if s, err := renderBaseURL(&d, settings); err == nil {
 			u, err := url.Parse(s)
 			if err != nil {
 				t.Fatalf("%q: %v", s, err)
@@ -161,7 +161,7 @@ func FuzzParseURLTemplate(f *testing.F) {
 		if s == "" || d.Validate() != nil {
 			return
 		}
-		got, err := d.RenderBaseURL(map[string]any{"x": "x", "o": "https://o.test"})
+		got, err := renderBaseURL(&d, map[string]any{"x": "x", "o": "https://o.test"})
 		if err != nil {
 			return // the host is too long
 		}
@@ -176,4 +176,13 @@ func FuzzParseURLTemplate(f *testing.F) {
 			t.Errorf("%q became %q, which is not allowed: %v", s, got, err)
 		}
 	})
+}
+
+// renderBaseURL returns base_url for a connection with these settings, empty if there is
+// none.
+func renderBaseURL(d *Definition, settings map[string]any) (string, error) {
+	if d.BaseURL == "" {
+		return "", nil
+	}
+	return d.renderURL(d.BaseURL, settings)
 }

@@ -49,17 +49,27 @@ func (t text) settings() []string {
 	return names
 }
 
-// with returns the text with value for each setting.
-func (t text) with(value string) string {
+// render returns the text with what value returns for each setting.
+func (t text) render(value func(setting string) (string, error)) (string, error) {
 	var b strings.Builder
 	for _, p := range t {
-		if p.setting != "" {
-			b.WriteString(value)
-		} else {
+		if p.setting == "" {
 			b.WriteString(p.literal)
+			continue
 		}
+		v, err := value(p.setting)
+		if err != nil {
+			return "", err
+		}
+		b.WriteString(v)
 	}
-	return b.String()
+	return b.String(), nil
+}
+
+// with returns the text with value for each setting.
+func (t text) with(value string) string {
+	s, _ := t.render(func(string) (string, error) { return value, nil })
+	return s
 }
 
 // A urlTemplate is a token_url or base_url. What its settings can change is one

@@ -54,22 +54,15 @@ func (d *Definition) RenderTokenParams(settings map[string]any) (map[string]stri
 		if err != nil {
 			return nil, err
 		}
-		var b strings.Builder
-		for _, part := range t {
-			if part.setting == "" {
-				b.WriteString(part.literal)
-				continue
+		if params[name], err = t.render(func(setting string) (string, error) {
+			value, err := d.credentialText(setting, settings)
+			if err == nil && hasControl(value) {
+				err = d.settingError(setting, faultControl)
 			}
-			value, err := d.credentialText(part.setting, settings)
-			if err != nil {
-				return nil, err
-			}
-			if hasControl(value) {
-				return nil, d.settingError(part.setting, faultControl)
-			}
-			b.WriteString(value)
+			return value, err
+		}); err != nil {
+			return nil, err
 		}
-		params[name] = b.String()
 	}
 	return params, nil
 }

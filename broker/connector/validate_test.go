@@ -247,7 +247,7 @@ func TestDefaultsByAuthType(t *testing.T) {
 
 func TestABlockReplacesWhatItSays(t *testing.T) {
 	t.Parallel()
-	xero, _ := Lookup(ID{"accounting", "xero"})
+	xero := Catalog()[ID{"accounting", "xero"}]
 	got := Override(xero, Definition{Name: "Books", Rotation: Rotation{Kind: RotationAlways}, AllowHosts: []string{"x.test"}, AllowPrivate: true})
 	if got.Name != "Books" || got.Rotation != (Rotation{Kind: RotationAlways}) || !got.AllowPrivate || got.AllowHosts[0] != "x.test" {
 		t.Errorf("what the block says is not there: %+v", got)
@@ -263,7 +263,7 @@ func TestABlockReplacesWhatItSays(t *testing.T) {
 		t.Errorf("lists are merged: %v", got.Inject)
 	}
 	got.Inject[0].Name = "changed"
-	if again, _ := Lookup(xero.ID); again.Inject[0].Name == "changed" {
+	if again := Catalog()[xero.ID]; again.Inject[0].Name == "changed" {
 		t.Error("the catalogue was changed")
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/retryafter"
 )
 
 const (
@@ -166,7 +167,7 @@ func (d *delivery) post(ctx context.Context, t *target, n int, span trace.Span) 
 	defer func() { _ = resp.Body.Close() }()
 	// The answer's status has arrived; what becomes of its body changes nothing.
 	_, _ = io.CopyN(io.Discard, resp.Body, maxAnswer)
-	result := outcome{status: resp.StatusCode, retryAfter: parseRetryAfter(resp.Header, time.Now())}
+	result := outcome{status: resp.StatusCode, retryAfter: retryafter.Parse(resp.Header, time.Now())}
 	if !result.ok() {
 		result.fault = "status"
 	}

@@ -1,7 +1,6 @@
 package webhook
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 )
 
 const hookURL = "https://ops.example.com/hooks/path-s3cret?key=query-s3cret"
@@ -21,7 +21,7 @@ const hookURL = "https://ops.example.com/hooks/path-s3cret?key=query-s3cret"
 type receiver struct {
 	answer func(*http.Request) (int, http.Header)
 
-	mu       sync.Mutex
+	mu       sync.Mutex // guards received
 	received []received
 }
 
@@ -72,27 +72,9 @@ func hang(req *http.Request) (int, http.Header) {
 	return 0, nil
 }
 
-// A logBuffer can be read while it is written to.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-func start(t *testing.T, r *receiver, endpoints ...Endpoint) (*Dispatcher, *logBuffer) {
+func start(t *testing.T, r *receiver, endpoints ...Endpoint) (*Dispatcher, *brokertest.Log) {
 	t.Helper()
-	log := &logBuffer{}
+	log := &brokertest.Log{}
 	d := New()
 	d.newTransport = func(bool) http.RoundTripper { return r }
 	if endpoints == nil {

@@ -2,8 +2,6 @@ package webhook
 
 import (
 	"math/rand/v2"
-	"net/http"
-	"strconv"
 	"time"
 )
 
@@ -34,17 +32,4 @@ func nextAttempt(attempt int, age, retryAfter time.Duration) (time.Duration, boo
 	wait += rand.N(wait / 10)
 	wait = max(wait, min(retryAfter, maxRetryAfter))
 	return wait, age+wait < timeToLive
-}
-
-// parseRetryAfter reads seconds or a date (RFC 9110 section 10.2.3); 0 if there is
-// neither, or it is past.
-func parseRetryAfter(h http.Header, now time.Time) time.Duration {
-	s := h.Get("Retry-After")
-	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
-		return time.Duration(n) * time.Second
-	}
-	if t, err := http.ParseTime(s); err == nil {
-		return max(0, t.Sub(now))
-	}
-	return 0
 }

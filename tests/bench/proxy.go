@@ -11,10 +11,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"text/template"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 )
 
 // How long a process may take to answer, and to end.
@@ -184,27 +185,8 @@ func (s *setup) check(ctx context.Context) error {
 // A process is a running token-broker.
 type process struct {
 	cmd    *exec.Cmd
-	log    logBuffer
+	log    brokertest.Log
 	exited chan struct{}
-}
-
-// A logBuffer takes what a process prints.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer // guarded by mu
-}
-
-// Write implements [io.Writer].
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 func (p *process) cpuTime() (time.Duration, error) { return cpuTimeOf(p.cmd.Process.Pid) }

@@ -3,7 +3,6 @@
 package vaulttest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,11 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/vault/api"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 )
 
 // Deadlines of a server. Startup includes the unsealing, and the election with raft.
@@ -57,7 +57,7 @@ type Server struct {
 	client    *api.Client
 	cmd       *exec.Cmd
 	exited    chan struct{}
-	log       logBuffer
+	log       brokertest.Log
 }
 
 // Start starts a server that ends with the test.
@@ -70,7 +70,7 @@ func Start(t testing.TB, options ...Option) *Server {
 	t.Cleanup(func() {
 		s.Stop(t)
 		if t.Failed() {
-			t.Logf("the end of Vault's log:\n%s", s.log.tail())
+			t.Logf("the end of Vault's log:\n%s", s.logTail())
 		}
 	})
 	return s
@@ -126,7 +126,7 @@ func (s *Server) Restart(t testing.TB) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	if err := errors.Join(s.run(ctx), s.unseal(ctx)); err != nil {
-		t.Fatalf("restarting Vault: %v\n%s", err, s.log.tail())
+		t.Fatalf("restarting Vault: %v\n%s", err, s.logTail())
 	}
 }
 
@@ -145,7 +145,7 @@ func start(dir string, options []Option) (*Server, error) {
 		err = s.initialize(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%w\n%s", err, s.log.tail()), s.end(os.Kill))
+		return nil, errors.Join(fmt.Errorf("%w\n%s", err, s.logTail()), s.end(os.Kill))
 	}
 	return s, nil
 }
@@ -291,22 +291,9 @@ func (s *Server) end(signal os.Signal) error {
 	}
 }
 
-// A logBuffer takes what the server prints.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer // guarded by mu
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) tail() []byte {
+// logTail returns the end of what the server has printed.
+func (s *Server) logTail() string {
 	const limit = 4096
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	b := bytes.Clone(l.b.Bytes())
-	return b[max(0, len(b)-limit):]
+	log := s.log.String()
+	return log[max(0, len(log)-limit):]
 }
