@@ -77,13 +77,16 @@ func (x *exchange) do(out *http.Request, again func() *http.Request) (*http.Resp
 	return second, nil
 }
 
+func (x *exchange) authorized(out *http.Request) (*broker.Authorization, error) {
+	if x.authorize != nil {
+		return x.authorize(out)
+	}
+	return x.admission.Authorize(out)
+}
+
 // attempt sends out once.
 func (x *exchange) attempt(out *http.Request) (*broker.Authorization, *http.Response, error) {
-	authorize := x.authorize
-	if authorize == nil {
-		authorize = x.admission.Authorize
-	}
-	auth, err := authorize(out)
+	auth, err := x.authorized(out)
 	if err != nil {
 		return nil, nil, refusal{err}
 	}

@@ -147,18 +147,22 @@ func (t *Transport) authenticate(req *http.Request) (key broker.Key, err error) 
 	if !ok {
 		return key, errors.New("the request has no replacer: the transport works in reverse_proxy only")
 	}
+	var sent http.Header
+	if !t.operator { // nobody but the caller has set what is read here
+		sent = req.Header
+	}
 	// Before anything else, so that who cannot do that learns nothing.
-	if key.Application, err = t.applicationOf(repl); err != nil {
+	if key.Application, err = t.applicationOf(repl, sent); err != nil {
 		return key, err
 	}
-	key.Consumer = t.consumer.of(repl)
-	if key.Connector, err = connector.ParseID(t.connector.of(repl)); err != nil {
+	key.Consumer = t.consumer.of(repl, sent)
+	if key.Connector, err = connector.ParseID(t.connector.of(repl, sent)); err != nil {
 		return key, fmt.Errorf("%w: %w", broker.ErrConnectorNotFound, err)
 	}
 	return key, nil // Admit says what is wrong with it
 }
 
-func (t *Transport) applicationOf(repl *caddy.Replacer) (string, error) {
+func (t *Transport) applicationOf(repl *caddy.Replacer, sent http.Header) (string, error) {
 	if t.App == "" {
 		// From the request as it came: RequestHeaderOps has removed these from the copy.
 		header := make(http.Header)
@@ -169,7 +173,7 @@ func (t *Transport) applicationOf(repl *caddy.Replacer) (string, error) {
 		}
 		return t.app.authenticate(header)
 	}
-	application := t.application.of(repl)
+	application := t.application.of(repl, sent)
 	if !t.app.keyring.Has(application) {
 		return "", broker.ErrUnauthorized
 	}

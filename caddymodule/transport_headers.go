@@ -56,6 +56,9 @@ func (h callerHeaders) mayBeSet(ctx caddy.Context) bool {
 		return false
 	}
 	ops := proxy.Headers.Request
+	if len(ops.Replace) > 0 {
+		return true
+	}
 	for _, set := range []http.Header{ops.Add, ops.Set} {
 		for name := range set {
 			if name = http.CanonicalHeaderKey(name); strings.Contains(name, "{") || name == "Host" || h.has(name) {
@@ -121,8 +124,16 @@ func (t *Transport) direct(ctx context.Context, req *http.Request, keepHost bool
 	return out
 }
 
+// forwardingHeaders are those that reverse_proxy itself adds to each request, and that
+// are removed again.
+const forwardingHeaders = 3
+
 func (t *Transport) outgoingHeader(header http.Header) http.Header {
-	out := make(http.Header, len(header)+2) // the credential and, if traced, the span
+	size := len(header) + 2 // the credential and, if traced, the span
+	if !t.operator {
+		size -= forwardingHeaders
+	}
+	out := make(http.Header, max(size, 0))
 	for name, values := range header {
 		if t.operator || !t.callers.has(name) {
 			out[name] = values

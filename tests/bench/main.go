@@ -112,6 +112,10 @@ func run(ctx context.Context, o *options) (err error) {
 	if o.growth == 0 {
 		return nil
 	}
+	// What the measuring of memory has left there would be taken for growth.
+	if _, err := full.restart(ctx); err != nil {
+		return err
+	}
 	one, err := prepare(ctx, o, dir, upstream, 1)
 	if err != nil {
 		return err

@@ -83,11 +83,8 @@ func starts(ctx context.Context, s *setup) error {
 	const times = 5
 	var took []float64
 	for range times {
-		if err := s.process.stop(); err != nil {
-			return err
-		}
-		begin := time.Now()
-		if err := s.start(ctx); err != nil {
+		begin, err := s.restart(ctx)
+		if err != nil {
 			return err
 		}
 		took = append(took, float64(time.Since(begin).Milliseconds()))

@@ -90,6 +90,15 @@ func (s *setup) start(ctx context.Context) (err error) {
 	return s.await(ctx)
 }
 
+// restart stops the process and starts it anew, and says when.
+func (s *setup) restart(ctx context.Context) (begun time.Time, err error) {
+	if err := s.process.stop(); err != nil {
+		return begun, err
+	}
+	begun = time.Now()
+	return begun, s.start(ctx)
+}
+
 // await waits until the transport has answered once.
 func (s *setup) await(ctx context.Context) error {
 	c := s.contestants()[1]
