@@ -18,6 +18,11 @@ const (
 	EventRefreshRecovered EventType = "vault.connection.token_refresh.recovered"
 )
 
+// EventTypes are all that there are.
+func EventTypes() []EventType {
+	return []EventType{EventRefreshPending, EventRefreshFailed, EventRefreshRecovered}
+}
+
 // An Event tells of a change of a connection. It carries no secret.
 type Event struct {
 	ID         string // UUID; the same on every delivery of the event

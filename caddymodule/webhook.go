@@ -2,10 +2,12 @@ package caddymodule
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/webhook"
 )
 
@@ -42,6 +44,10 @@ func (a *App) provisionWebhooks() error {
 		}
 		if slices.ContainsFunc(a.endpoints, func(other webhook.Endpoint) bool { return other.URL == url }) {
 			return fmt.Errorf("%s: its URL is that of another; name all events in one block", field)
+		}
+		for _, pattern := range endpoint.Unmatched() {
+			a.logger.LogAttrs(a.ctx, slog.LevelWarn, "a webhook waits for events that the token broker does not send",
+				slog.String("events", pattern), slog.Any("known", broker.EventTypes()))
 		}
 		a.endpoints = append(a.endpoints, endpoint)
 	}

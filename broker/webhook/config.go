@@ -83,9 +83,19 @@ func (c *Config) logger() *slog.Logger {
 }
 
 func (e *Endpoint) wants(t broker.EventType) bool {
-	return len(e.Events) == 0 || slices.ContainsFunc(e.Events, func(pattern string) bool {
-		prefix, wildcard := strings.CutSuffix(pattern, "*")
-		return string(t) == pattern || wildcard && strings.HasPrefix(string(t), prefix)
+	return len(e.Events) == 0 || slices.ContainsFunc(e.Events, func(pattern string) bool { return matches(pattern, t) })
+}
+
+func matches(pattern string, t broker.EventType) bool {
+	prefix, wildcard := strings.CutSuffix(pattern, "*")
+	return string(t) == pattern || wildcard && strings.HasPrefix(string(t), prefix)
+}
+
+// Unmatched returns the patterns that no event matches: a misspelt one would else be an
+// alert that never comes.
+func (e *Endpoint) Unmatched() []string {
+	return slices.DeleteFunc(slices.Clone(e.Events), func(pattern string) bool {
+		return slices.ContainsFunc(broker.EventTypes(), func(t broker.EventType) bool { return matches(pattern, t) })
 	})
 }
 
