@@ -175,12 +175,16 @@ func setHeader(req *http.Request, name, value string) {
 // setCookie sets a cookie, and removes those of its name that stand there in whatever
 // header; others stay (RFC 6265 section 5.4).
 func setCookie(req *http.Request, name, value string) {
-	var kept []string
-	for other, lines := range req.Header {
-		if !strings.EqualFold(other, "Cookie") {
-			continue
+	var spellings []string // in a fixed order, as the order of cookies can matter
+	for other := range req.Header {
+		if strings.EqualFold(other, "Cookie") {
+			spellings = append(spellings, other)
 		}
-		for pair := range strings.SplitSeq(strings.Join(lines, ";"), ";") {
+	}
+	slices.Sort(spellings)
+	var kept []string
+	for _, other := range spellings {
+		for pair := range strings.SplitSeq(strings.Join(req.Header[other], ";"), ";") {
 			pair = strings.TrimSpace(pair)
 			if key, _, _ := strings.Cut(pair, "="); pair != "" && strings.TrimSpace(key) != name {
 				kept = append(kept, pair)

@@ -85,7 +85,7 @@ func TestCredentialIsPlacedWhereTheConnectorSays(t *testing.T) {
 				{Kind: connector.InQuery, Name: "t", Setting: "tenant"},
 			},
 			"https://api.acme.test/",
-			http.Header{"Cookie": {"mine; mine; mine too; session=a1; tenant=12"}},
+			http.Header{"Cookie": {"mine; mine too; mine; session=a1; tenant=12"}},
 			"https://api.acme.test/?t=12",
 		},
 		"query, access token": {
