@@ -106,7 +106,7 @@ func BenchmarkAuthorize(b *testing.B) {
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		req.Header = maps.Clone(template)
-		admission, err := tokens.Admit(keys[i%len(keys)])
+		admission, err := tokens.Admit(b.Context(), keys[i%len(keys)])
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -32,20 +32,13 @@ type Call struct {
 	Target      *connector.Target
 }
 
-// Resolve finds the connection that a call is for, and the URL that it goes to. With
-// UnifiedAPI and ServiceID that is the one; with one of them, or none, it is the only
-// connection of the consumer that fits them and, without ServiceID, that may send its
-// credential to the target's host. Whether it exists and may be used,
-// [Broker.Authorize] says.
-//
-// Errors: [ErrConnectorNotFound], [ErrConnectionNotFound], [ErrHostNotAllowed],
-// [ErrStoreUnavailable], [*InputError] (also if several fit: it lists them), ctx's.
-func (b *Broker) Resolve(ctx context.Context, call Call) (Key, *url.URL, error) {
+// resolve finds the connection that a call is for, and the URL that it goes to. The key
+// is valid.
+func (b *Broker) resolve(ctx context.Context, cfg *Config, call Call) (Key, *url.URL, error) {
 	key := Key{
 		Application: call.Application, Consumer: call.Consumer,
 		Connector: connector.ID{UnifiedAPI: call.UnifiedAPI, ServiceID: call.ServiceID},
 	}
-	cfg := b.Config()
 	if call.UnifiedAPI == "" || call.ServiceID == "" {
 		var err error
 		if key.Connector, err = b.choose(ctx, cfg, call); err != nil {

@@ -45,18 +45,18 @@ func (b *Broker) Authorize(req *http.Request, key Key) (*Authorization, error) {
 	if err := key.Validate(); err != nil {
 		return nil, err
 	}
-	return b.refresher(key).authorize(req)
+	return b.refresher(key).authorize(req, isTraced(req.Context()))
 }
 
 // Authorize is [Broker.Authorize] for the connection that was admitted.
 func (a *Admission) Authorize(req *http.Request) (*Authorization, error) {
-	return a.refresher.authorize(req)
+	return a.refresher.authorize(req, a.traced)
 }
 
 // authorize is called for keys that are valid.
-func (r *refresher) authorize(req *http.Request) (_ *Authorization, err error) {
+func (r *refresher) authorize(req *http.Request, traced bool) (_ *Authorization, err error) {
 	ctx := req.Context()
-	if isTraced(ctx) {
+	if traced {
 		var span trace.Span
 		ctx, span = r.broker.tracing.start(ctx, "token_broker.inject", trace.WithAttributes(connectorAttribute(r.key)))
 		defer func() { endSpan(span, err) }()

@@ -2,8 +2,10 @@ package broker
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"sync/atomic"
 )
 
@@ -57,18 +59,42 @@ func (f *inFlight) leave() { f.n.Add(-1) }
 // released.
 type Admission struct {
 	refresher *refresher
+	traced    bool
 	released  atomic.Bool
 }
 
 // Admit counts a request of key's connection as under way, whose application has been
-// authenticated. Whoever gets an Admission must release it: when the response has been
-// read, and an upgraded connection when it ends. Errors: [ErrTooManyRequests],
-// [ErrConnectorNotFound], [*InputError].
-func (b *Broker) Admit(key Key) (*Admission, error) {
+// authenticated. ctx is the request's. Whoever gets an Admission must release it: when
+// the response has been read, and an upgraded connection when it ends. Errors:
+// [ErrTooManyRequests], [ErrConnectorNotFound], [*InputError].
+func (b *Broker) Admit(ctx context.Context, key Key) (*Admission, error) {
 	cfg := b.Config()
 	if _, err := cfg.connector(key); err != nil {
 		return nil, err
 	}
+	return b.admit(ctx, cfg, key)
+}
+
+// AdmitCall is [Broker.Admit] for the connection that a call is for, and returns the URL
+// that it goes to. With UnifiedAPI and ServiceID the connection is the one that they
+// name; with one of them, or none, it is the only connection of the consumer that fits
+// them and, without ServiceID, that may send its credential to the target's host.
+// Whether it exists and may be used, [Admission.Authorize] says.
+//
+// Errors: those of [Broker.Admit], [ErrConnectionNotFound], [ErrHostNotAllowed],
+// [ErrStoreUnavailable], [*InputError] (also if several fit: it lists them), ctx's.
+func (b *Broker) AdmitCall(ctx context.Context, call Call) (*Admission, *url.URL, error) {
+	cfg := b.Config()
+	key, u, err := b.resolve(ctx, cfg, call)
+	if err != nil {
+		return nil, nil, err
+	}
+	admission, err := b.admit(ctx, cfg, key)
+	return admission, u, err
+}
+
+// admit is called for keys that are valid, and have a connector.
+func (b *Broker) admit(ctx context.Context, cfg *Config, key Key) (*Admission, error) {
 	r := b.refresher(key)
 	if limit := cfg.Limits.application(key.Application); !r.application.enter(limit) {
 		r.leave()
@@ -80,11 +106,14 @@ func (b *Broker) Admit(key Key) (*Admission, error) {
 		r.leave()
 		return nil, fmt.Errorf("%w: this connection has %d of them; try again when some are done", ErrTooManyRequests, limit)
 	}
-	return &Admission{refresher: r}, nil
+	return &Admission{refresher: r, traced: isTraced(ctx)}, nil
 }
 
 // Key returns whose request it is.
 func (a *Admission) Key() Key { return a.refresher.key }
+
+// IsTraced reports whether the request is part of a trace.
+func (a *Admission) IsTraced() bool { return a.traced }
 
 // Release says that the request is over. It may be called more than once.
 func (a *Admission) Release() {

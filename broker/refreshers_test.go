@@ -72,7 +72,7 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 			},
 			"delete": func(key broker.Key) error { return h.Delete(t.Context(), key) },
 			"admission and no call": func(key broker.Key) error {
-				admission, err := h.Admit(key)
+				admission, err := h.Admit(t.Context(), key)
 				if err == nil {
 					admission.Release()
 				}
@@ -80,7 +80,7 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 			},
 			"admission refused": func(key broker.Key) error {
 				h.config.Limits.Connection = -1
-				admission, err := h.Admit(key)
+				admission, err := h.Admit(t.Context(), key)
 				if err == nil {
 					defer admission.Release()
 				}

@@ -42,15 +42,19 @@ func requiredValue(header http.Header, name string) (string, error) {
 	return value, err
 }
 
-// onlyValue returns a header's value, empty if there is none. Two are an error: who
-// reads the first and who reads the last would not agree on the caller.
+// onlyValue returns the value of a header with a canonical name, empty if there is none.
+// Two are an error: who reads the first and who reads the last would not agree on the
+// caller.
 func onlyValue(header http.Header, name string) (string, error) {
-	values := header.Values(name)
+	values := header[name]
 	if len(values) > 1 {
 		return "", &broker.InputError{
 			Kind: broker.BadHeader, Field: strings.ToLower(name),
 			Fault: "is sent more than once", Fix: "send the header once",
 		}
 	}
-	return header.Get(name), nil
+	if len(values) == 0 {
+		return "", nil
+	}
+	return values[0], nil
 }

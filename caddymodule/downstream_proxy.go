@@ -1,10 +1,12 @@
 package caddymodule
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strings"
@@ -93,7 +95,7 @@ func (h *DownstreamProxy) ServeHTTP(w http.ResponseWriter, r *http.Request, next
 	if !ok {
 		return next.ServeHTTP(w, r)
 	}
-	p := &passage{proxy: h, w: w, r: r, below: below, id: uuid.NewString()}
+	p := &passage{proxy: h, w: w, r: r, below: below, id: newRequestID()}
 	w.Header()[requestIDHeader] = []string{p.id}
 	if hasOwnCredential(r) {
 		defer p.logInstead()()
@@ -102,6 +104,17 @@ func (h *DownstreamProxy) ServeHTTP(w http.ResponseWriter, r *http.Request, next
 		p.fail(err)
 	}
 	return nil
+}
+
+// newRequestID returns a random UUID (RFC 9562 section 5.4). It is for finding a request
+// again, and no secret: the kernel is not asked for each.
+func newRequestID() string {
+	var id uuid.UUID
+	binary.NativeEndian.PutUint64(id[:8], rand.Uint64())
+	binary.NativeEndian.PutUint64(id[8:], rand.Uint64())
+	id[6] = id[6]&0x0f | 0x40 // version 4
+	id[8] = id[8]&0x3f | 0x80 // variant
+	return id.String()
 }
 
 // belowProxy returns what stands below /proxy, percent-encoded as it came, and whether

@@ -75,9 +75,8 @@ func (p *passage) handOn(resp *http.Response) error {
 // copyBody copies the response's body as it comes: each piece is sent on before the next
 // is read, and the header before all of them if it is not known that something follows.
 func copyBody(w http.ResponseWriter, resp *http.Response) error {
-	flush := http.NewResponseController(w).Flush
 	if resp.ContentLength < 0 {
-		if err := flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		if err := flush(w); err != nil {
 			return err
 		}
 	}
@@ -92,7 +91,7 @@ func copyBody(w http.ResponseWriter, resp *http.Response) error {
 			written += int64(n)
 			// The end is flushed by the server, together with what it has to add.
 			if written != resp.ContentLength {
-				if err := flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+				if err := flush(w); err != nil {
 					return err
 				}
 			}
@@ -104,6 +103,14 @@ func copyBody(w http.ResponseWriter, resp *http.Response) error {
 			return err
 		}
 	}
+}
+
+// flush sends what was written, if w can do that.
+func flush(w http.ResponseWriter) error {
+	if err := http.NewResponseController(w).Flush(); !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
 }
 
 // announceTrailers names the trailers that the response will have, as far as downstream

@@ -122,6 +122,9 @@ func methodRefused() error {
 func (h *DownstreamProxy) timeoutOf(r *http.Request) time.Duration {
 	const longest = int64(time.Duration(1<<63-1) / time.Millisecond)
 	value := strings.TrimSpace(r.Header.Get(timeoutHeader))
+	if value == "" { // as a rule, and the error for it would be made anew each time
+		return time.Duration(h.Timeout)
+	}
 	ms, err := strconv.ParseInt(value, 10, 64)
 	if err != nil || ms <= 0 {
 		return time.Duration(h.Timeout)

@@ -15,7 +15,7 @@ func isKeptBack(name string) bool {
 	case "Host", "Content-Length", "Http2-Settings": // net/http writes the ones that are right there
 		return true
 	}
-	return hopByHop[name] || isCallersOwn(name)
+	return isHopByHop(name) || isCallersOwn(name)
 }
 
 var (
@@ -31,11 +31,21 @@ var (
 // requestHeader returns the headers that go downstream, without a credential. The map is
 // a new one; the values are shared with the caller's, and not changed.
 func requestHeader(r *http.Request) http.Header {
-	header := make(http.Header, len(r.Header)+2)
+	type field struct {
+		name   string
+		values []string
+	}
+	var few [16]field
+	kept := few[:0]
 	for name, values := range r.Header {
 		if name != "" && !isKeptBack(name) {
-			header[name] = values
+			kept = append(kept, field{name, values})
 		}
+	}
+	const ours = 3                              // User-Agent, Via, and the credential
+	header := make(http.Header, len(kept)+ours) // no larger, for each request pays for it
+	for _, f := range kept {
+		header[f.name] = f.values
 	}
 	for _, values := range r.Header["Connection"] {
 		for token := range strings.SplitSeq(values, ",") {
@@ -75,7 +85,7 @@ func wantsWebSocket(r *http.Request) bool {
 func isHeldBack(name string) bool {
 	// Alt-Svc is where else downstream is to be found. The caller would take it for where
 	// we are.
-	if name == "" || name == "Alt-Svc" || hopByHop[name] {
+	if name == "" || name == "Alt-Svc" || isHopByHop(name) {
 		return true
 	}
 	switch name[0] {

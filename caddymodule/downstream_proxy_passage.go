@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -22,10 +23,11 @@ type passage struct {
 	id    string
 
 	control
-	key    broker.Key
-	url    *url.URL
-	body   *callersBody // nil if there is none
-	answer answer
+	url      *url.URL
+	exchange exchange
+	trace    httptrace.ClientTrace // of the exchange
+	body     *callersBody          // nil if there is none
+	answer   answer
 
 	cancel  context.CancelCauseFunc
 	timer   *time.Timer
@@ -50,24 +52,25 @@ func (p *passage) serve() (err error) {
 	defer p.stopWaiting()
 
 	b := p.proxy.app.shared.broker
-	if p.key, p.url, err = b.Resolve(ctx, p.call); err != nil {
-		return err
-	}
-	admission, err := b.Admit(p.key)
+	admission, u, err := b.AdmitCall(ctx, p.call)
 	if err != nil {
 		return err
 	}
 	defer admission.Release()
-	x := exchange{
-		admission: admission, via: p.proxy.transportFor(p.key.Connector), early: p.answer.early(p.w),
-		maxBody: p.proxy.app.maxRequestBody(p.key.Application),
+	p.url = u
+	key := admission.Key()
+	x := &p.exchange
+	*x = exchange{
+		admission: admission, via: p.proxy.transportFor(key.Connector), early: p.answer.early(p.w),
+		maxBody: p.proxy.app.maxRequestBody(key.Application),
 	}
 	if !p.authorization.IsZero() {
 		x.authorize = func(out *http.Request) (*broker.Authorization, error) {
-			return b.AuthorizeWith(out, p.key, p.authorization)
+			return b.AuthorizeWith(out, key, p.authorization)
 		}
 	}
-	ctx = x.watch(ctx)
+	x.hook(&p.trace)
+	ctx = httptrace.WithClientTrace(ctx, &p.trace)
 	out := p.outgoing(ctx)
 	defer func() {
 		if p.body != nil {
@@ -92,8 +95,9 @@ func (p *passage) serve() (err error) {
 // wait begins the wait for the response's header.
 func (p *passage) wait(cancel context.CancelCauseFunc) {
 	p.cancel = cancel
-	p.timer = time.AfterFunc(time.Hour, p.expire)
-	p.timer.Reset(p.timeout) // only now, since expire reads p.timer
+	p.waiting.Lock()
+	defer p.waiting.Unlock()
+	p.timer = time.AfterFunc(p.timeout, p.expire) // which reads it
 }
 
 // stopWaiting reports false if the response has taken too long. When it returns, the
@@ -134,7 +138,7 @@ func hasBody(r *http.Request) bool {
 // outgoing returns the request to put the credential into.
 func (p *passage) outgoing(ctx context.Context) *http.Request {
 	r, u := p.r, *p.url
-	out := (&http.Request{
+	out := (&http.Request{ // not on the heap: that is what WithContext returns
 		Method: p.method, URL: &u, Host: u.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: requestHeader(r), ContentLength: r.ContentLength,
@@ -147,7 +151,7 @@ func (p *passage) outgoing(ctx context.Context) *http.Request {
 	// If downstream refuses the body before it says 100, net/http would send it all the
 	// same to keep the connection; but then the caller has to send it.
 	out.Close = r.Header["Expect"] != nil
-	onEnd := sendTrailers(out, r, p.proxy.app.shared.broker.InjectedHeaders(p.key.Connector))
+	onEnd := sendTrailers(out, r, p.proxy.app.shared.broker.InjectedHeaders(p.exchange.admission.Key().Connector))
 	if p.body.onEnd == nil {
 		p.body.onEnd = onEnd
 		// Otherwise the server would read the rest of the body before it writes, instead of

@@ -92,7 +92,7 @@ func (x *exchange) attempt(out *http.Request) (*broker.Authorization, *http.Resp
 	}
 	x.sent.Store(auth)
 	x.hints.Store(0)
-	resp, err := send(x.via, out, x.admission.Key().Connector)
+	resp, err := x.send(out)
 	if errors.Is(err, broker.ErrAddressNotAllowed) {
 		return nil, nil, refusal{err}
 	}

@@ -17,6 +17,12 @@ func (x *exchange) watch(ctx context.Context) context.Context {
 		trace = &httptrace.ClientTrace{}
 		ctx = httptrace.WithClientTrace(ctx, trace)
 	}
+	x.hook(trace)
+	return ctx
+}
+
+// hook puts the hook of watch into trace.
+func (x *exchange) hook(trace *httptrace.ClientTrace) {
 	next := trace.Got1xxResponse
 	// It is called from a goroutine of net/http.
 	trace.Got1xxResponse = func(code int, header textproto.MIMEHeader) error {
@@ -36,5 +42,4 @@ func (x *exchange) watch(ctx context.Context) context.Context {
 		}
 		return next(code, header)
 	}
-	return ctx
 }

@@ -7,24 +7,22 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
-
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
 // scopeName is the instrumentation scope of the module's spans.
 const scopeName = "github.com/tokenbroker/caddy-token-broker/caddymodule"
 
-// send sends out in a span of its own, if the request is traced at all. Caddy's
+// send sends out, in a span of its own if the request is traced at all. Caddy's
 // provider is not the global one, so it is asked for by way of the request's span.
-func send(via *http.Transport, out *http.Request, id connector.ID) (*http.Response, error) {
-	parent := trace.SpanFromContext(out.Context())
-	if !parent.SpanContext().IsValid() {
-		return via.RoundTrip(out)
+func (x *exchange) send(out *http.Request) (*http.Response, error) {
+	if !x.admission.IsTraced() {
+		return x.via.RoundTrip(out)
 	}
+	parent := trace.SpanFromContext(out.Context())
 	ctx, span := parent.TracerProvider().Tracer(scopeName).Start(out.Context(), "token_broker.downstream",
 		trace.WithSpanKind(trace.SpanKindClient),
 		trace.WithAttributes(
-			attribute.String("token_broker.connector", id.String()),
+			attribute.String("token_broker.connector", x.admission.Key().Connector.String()),
 			attribute.String("http.request.method", out.Method),
 			attribute.String("server.address", out.URL.Hostname()),
 		))
@@ -35,7 +33,7 @@ func send(via *http.Transport, out *http.Request, id connector.ID) (*http.Respon
 	out.Header.Del("Tracestate")
 	propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(out.Header))
 
-	resp, err := via.RoundTrip(out)
+	resp, err := x.via.RoundTrip(out)
 	if err != nil {
 		// Without the text, which can name hosts of customers.
 		span.SetAttributes(attribute.String("error.type", "connection"))

@@ -1,15 +1,18 @@
 package caddymodule
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // callersOwn are the request headers that are between the caller and the broker, and do
 // not reach downstream by whatever way, besides those that [isCallersOwn] knows by their
 // beginning.
-var callersOwn = map[string]bool{
+var callersOwn = []string{
 	// They are for the broker.
-	"Authorization": true, "Cookie": true,
+	"Authorization", "Cookie",
 	// They name this listener and who calls it.
-	"Forwarded": true, "X-Real-Ip": true, "Baggage": true,
+	"Forwarded", "X-Real-Ip", "Baggage",
 }
 
 // callersPrefixes are how further ones begin.
@@ -17,7 +20,7 @@ var callersPrefixes = [...]string{"X-Apideck", "X-Token-Broker-", "X-Forwarded-"
 
 // isCallersOwn reports whether a request header is between the caller and the broker.
 func isCallersOwn(name string) bool {
-	if callersOwn[name] {
+	if slices.Contains(callersOwn, name) { // of so few this is sooner done than looking it up
 		return true
 	}
 	if name == "" || strings.IndexByte("XxPp", name[0]) < 0 { // most of them, on every request
@@ -31,8 +34,13 @@ func isCallersOwn(name string) bool {
 	return false
 }
 
-// hopByHop are the headers that belong to one connection (RFC 9110 section 7.6.1), or
-// that net/http writes.
-var hopByHop = map[string]bool{
-	"Connection": true, "Keep-Alive": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
+// isHopByHop reports whether a header belongs to one connection (RFC 9110 section
+// 7.6.1), or is one that net/http writes.
+func isHopByHop(name string) bool {
+	switch name {
+	case "Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return true
+	default:
+		return false
+	}
 }

@@ -122,7 +122,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Method == http.MethodTrace || req.Method == http.MethodConnect {
 		return t.refuse(req, methodRefused())
 	}
-	admission, err := t.app.shared.broker.Admit(key)
+	admission, err := t.app.shared.broker.Admit(req.Context(), key)
 	if err != nil {
 		return t.refuse(req, err)
 	}

@@ -81,7 +81,7 @@ func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
 	for _, prefix := range callersPrefixes {
 		remove = append(remove, prefix+"*")
 	}
-	remove = slices.AppendSeq(remove, maps.Keys(callersOwn))
+	remove = append(remove, callersOwn...)
 	remove = slices.AppendSeq(remove, maps.Keys(t.callers))
 	for i, name := range remove {
 		remove[i] = strings.ToLower(name) // so that Caddy need not fold it for each request

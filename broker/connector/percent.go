@@ -9,6 +9,9 @@ import (
 // written, after decoding, after decoding twice as some do, with backslashes for slashes,
 // and with what follows a semicolon left out.
 func hasDotSegment(path string) bool {
+	if !strings.ContainsAny(path, ".%") {
+		return false
+	}
 	const rounds = 3
 	for range rounds {
 		for segment := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '/' || r == '\\' }) {

@@ -15,9 +15,11 @@ import (
 // of the path, or one value of the query. One that stands for scheme and host must be
 // declared as origin. Braces around anything else than a name are taken as they are.
 type Target struct {
-	base  urlTemplate // scheme, host and port
+	base  *urlTemplate // scheme, host and port; shared, and not changed
 	path  []targetPart
 	query []targetPart // nil: no query
+
+	literals [2]targetPart // what path and query are made of, where they have no settings
 }
 
 // A targetPart is literal text, percent-encoded, or a setting.
@@ -40,12 +42,14 @@ func ParseTarget(s, morePath, moreQuery string) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.path, err = parseTargetPath(path, morePath); err != nil {
+	if t.path, err = parseTargetPath(t.literals[0:0:1], path, morePath); err != nil {
 		return nil, err
 	}
 	if hasQuery || moreQuery != "" {
-		t.query = parseTargetText(query, queryBytes)
-		if moreQuery != "" && query != "" {
+		t.query = parseTargetText(t.literals[1:1:2], query, queryBytes)
+	}
+	if moreQuery != "" {
+		if query != "" {
 			moreQuery = "&" + moreQuery
 		}
 		t.query = append(t.query, targetPart{literal: encodeExcept(moreQuery, queryBytes)})
@@ -57,13 +61,12 @@ func ParseTarget(s, morePath, moreQuery string) (*Target, error) {
 func (t *Target) parseOrigin(s string) (path string, err error) {
 	scheme, after, ok := strings.Cut(s, "://")
 	if ok && !strings.ContainsAny(scheme, "{}/") {
-		t.base.scheme = strings.ToLower(scheme)
 		var authority string
 		authority, path = cutAuthority(after)
 		if strings.ContainsAny(authority, `\% `) {
 			return "", errors.New("has a host with a backslash, a percent sign or a space in it")
 		}
-		t.base, err = readAuthority(t.base.scheme, authority)
+		t.base, err = readAuthority(strings.ToLower(scheme), authority)
 		return path, err
 	}
 	authority, path := cutAuthority(s)
@@ -72,7 +75,7 @@ func (t *Target) parseOrigin(s string) (path string, err error) {
 	if !ok || !closed || !isTargetSetting(name) {
 		return "", errors.New("must begin with https:// or with a {setting} that the connector declares as origin")
 	}
-	t.base.origin = name
+	t.base = &urlTemplate{origin: name}
 	return path, nil
 }
 
@@ -92,27 +95,27 @@ type readTemplate struct {
 // maxAuthority bounds the authorities that are remembered, in bytes.
 const maxAuthority = 128
 
-func readAuthority(scheme, authority string) (urlTemplate, error) {
+func readAuthority(scheme, authority string) (*urlTemplate, error) {
 	slot := &authorities[maphash.String(authoritiesKey, authority)%uint64(len(authorities))]
 	if known := slot.Load(); known != nil && known.authority == authority && known.template.scheme == scheme {
-		return known.template, nil
+		return &known.template, nil
 	}
-	t := urlTemplate{scheme: scheme}
-	if err := t.parseAuthority(authority); err != nil {
-		return urlTemplate{}, err
+	read := &readTemplate{authority: strings.Clone(authority)} // not the request's whole header
+	read.template.scheme = strings.Clone(scheme)
+	if err := read.template.parseAuthority(read.authority); err != nil {
+		return nil, err
 	}
 	if len(authority) <= maxAuthority {
-		authority = strings.Clone(authority) // not the request's whole header
-		slot.Store(&readTemplate{authority, t})
+		slot.Store(read)
 	}
-	return t, nil
+	return &read.template, nil
 }
 
-func parseTargetPath(path, more string) ([]targetPart, error) {
+func parseTargetPath(parts []targetPart, path, more string) ([]targetPart, error) {
 	if strings.Contains(path, `\`) {
 		return nil, errors.New("has a backslash in its path: percent-encode it as %5C")
 	}
-	parts := parseTargetText(path, pathBytes)
+	parts = parseTargetText(parts, path, pathBytes)
 	if more != "" {
 		if n := len(parts); n > 0 {
 			parts[n-1].literal = strings.TrimSuffix(parts[n-1].literal, "/")
@@ -127,9 +130,13 @@ func parseTargetPath(path, more string) ([]targetPart, error) {
 	return parts, nil
 }
 
-// parseTargetText finds the settings in a path or query.
-func parseTargetText(s string, allowed *byteSet) []targetPart {
-	var parts []targetPart
+// parseTargetText finds the settings in a path or query, and appends it to parts: there
+// is always a literal, though it may be empty, at the beginning, between settings, and at
+// the end.
+func parseTargetText(parts []targetPart, s string, allowed *byteSet) []targetPart {
+	if !strings.Contains(s, "{") {
+		return append(parts, targetPart{literal: encodeExcept(s, allowed)})
+	}
 	var literal strings.Builder
 	for s != "" {
 		before, after, open := strings.Cut(s, "{")
@@ -190,7 +197,7 @@ func (d *Definition) MayAllow(t *Target) bool {
 	if t.hostHasSettings() {
 		return true
 	}
-	scheme, host, err := d.renderHost(&t.base, nil)
+	scheme, host, err := d.renderHost(t.base, nil)
 	if err != nil {
 		return false
 	}
@@ -262,7 +269,7 @@ func (d *Definition) renderTargetHost(t *Target, settings map[string]any) (strin
 			return "", hostPort{}, d.settingError(name, "cannot stand for the host: the connector does not declare it as origin")
 		}
 	}
-	scheme, host, err := d.renderHost(&t.base, settings)
+	scheme, host, err := d.renderHost(t.base, settings)
 	if scheme == "https" && host.port == "443" || scheme == "http" && host.port == "80" {
 		host.port = ""
 	}
