@@ -30,7 +30,7 @@ type Broker struct {
 	opened  atomic.Pointer[Store] // nil until the store was opened
 	opening singleflight.Group
 
-	refreshers   sync.Map // Key :: *refresher
+	refreshers   *table
 	applications sync.Map // string :: *inFlight
 	services     atomic.Pointer[services]
 	pauses       pauses
@@ -77,7 +77,7 @@ func New(opts Options) *Broker {
 	if opts.Transport == nil {
 		opts.Transport = func(allowPrivate bool) http.RoundTripper { return NewGuardedTransport(allowPrivate) }
 	}
-	b := &Broker{clock: opts.Clock, open: opts.Open, transport: opts.Transport, journal: opts.Journal, backlog: newBacklog()}
+	b := &Broker{clock: opts.Clock, open: opts.Open, transport: opts.Transport, journal: opts.Journal, backlog: newBacklog(), refreshers: newTable()}
 	b.life, b.end = context.WithCancel(context.Background())
 	b.cfg.Store(&Config{})
 	return b

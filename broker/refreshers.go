@@ -11,11 +11,10 @@ const (
 // refresher returns what this process knows of a connection. There is one for a
 // connection at any time: two would each let a refresh begin.
 func (b *Broker) refresher(key Key) *refresher {
-	if r, ok := b.refreshers.Load(key); ok {
-		return r.(*refresher)
+	if r := b.refreshers.load(&key); r != nil {
+		return r
 	}
-	r, _ := b.refreshers.LoadOrStore(key, &refresher{broker: b, key: key, application: b.inFlightOf(key.Application)})
-	return r.(*refresher)
+	return b.refreshers.loadOrStore(&refresher{broker: b, key: key, application: b.inFlightOf(key.Application)})
 }
 
 // lock locks and returns the refresher that has this one's place now. Whoever is about
@@ -40,7 +39,7 @@ func (r *refresher) discard() {
 		return
 	}
 	r.gone = true
-	r.broker.refreshers.CompareAndDelete(r.key, r)
+	r.broker.refreshers.remove(r)
 }
 
 // leave is called when something was done with a connection that may not be there: then
@@ -60,10 +59,7 @@ func (r *refresher) leave() {
 // takes to recognise a store that was set back stays, for as long as there is a record.
 func (b *Broker) evictIdle() {
 	now := b.clock.Now()
-	b.refreshers.Range(func(_, value any) bool {
-		value.(*refresher).evict(now)
-		return true
-	})
+	b.refreshers.each(func(r *refresher) { r.evict(now) })
 }
 
 func (r *refresher) evict(now time.Time) {

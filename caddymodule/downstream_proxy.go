@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -59,6 +60,7 @@ type DownstreamProxy struct {
 	public  *http.Transport // dials public addresses only
 	private *http.Transport // and private ones too
 	tunnels *tunnels
+	alarms  *sync.Pool // of *alarm
 }
 
 // CaddyModule returns the Caddy module information.
@@ -84,7 +86,7 @@ func (h *DownstreamProxy) Provision(ctx caddy.Context) (err error) {
 	if h.MaxTimeout < h.Timeout {
 		return fmt.Errorf("downstream_proxy: max_timeout %s is less than timeout %s", time.Duration(h.MaxTimeout), time.Duration(h.Timeout))
 	}
-	h.tunnels = newTunnels()
+	h.tunnels, h.alarms = newTunnels(), newAlarms()
 	return h.provisionTransports(ctx)
 }
 

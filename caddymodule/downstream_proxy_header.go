@@ -99,11 +99,13 @@ func isHeldBack(name string) bool {
 	}
 }
 
-// handOn copies the headers of a response for the caller.
-func handOn(to, from http.Header) {
+// handOn copies the headers of a response for the caller. It reports whether there is
+// one that can be a source of [setRateLimit].
+func handOn(to, from http.Header) (limits bool) {
 	for name, values := range from {
 		if !isHeldBack(name) {
 			to[name] = values
+			limits = limits || isRateLimit(name)
 		}
 	}
 	for _, values := range from["Connection"] {
@@ -114,17 +116,19 @@ func handOn(to, from http.Header) {
 			}
 		}
 	}
+	return limits
 }
 
 // answerHeader sets the headers of the answer to what downstream has sent and what is
 // to be said about it.
 func answerHeader(to http.Header, resp *http.Response, method, asked string, now time.Time) {
-	handOn(to, resp.Header)
+	if handOn(to, resp.Header) {
+		setRateLimit(to, resp.Header, now)
+	}
 	if method == http.MethodHead && asked != http.MethodHead {
 		delete(to, "Content-Length") // of a body that does not come
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
 		to[downstreamErrorHeader] = []string{"true"}
 	}
-	setRateLimit(to, resp.Header, now)
 }

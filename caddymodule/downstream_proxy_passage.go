@@ -23,14 +23,13 @@ type passage struct {
 	id    string
 
 	control
-	url      *url.URL
 	exchange exchange
 	trace    httptrace.ClientTrace // of the exchange
 	body     *callersBody          // nil if there is none
 	answer   answer
 
 	cancel  context.CancelCauseFunc
-	timer   *time.Timer
+	alarm   *alarm
 	movedAt atomic.Int64 // when something of the request's body was last read, Unix nanoseconds
 
 	waiting sync.Mutex // guards what is below, and the writer while the wait is ended by the clock
@@ -57,7 +56,6 @@ func (p *passage) serve() (err error) {
 		return err
 	}
 	defer admission.Release()
-	p.url = u
 	key := admission.Key()
 	x := &p.exchange
 	*x = exchange{
@@ -71,13 +69,18 @@ func (p *passage) serve() (err error) {
 	}
 	x.hook(&p.trace)
 	ctx = httptrace.WithClientTrace(ctx, &p.trace)
-	out := p.outgoing(ctx)
+	query := u.RawQuery // as the caller has it; a credential can come to that
+	out := p.outgoing(ctx, u)
 	defer func() {
 		if p.body != nil {
 			_ = p.body.Close()
 		}
 	}()
-	resp, err := x.do(out, func() *http.Request { return p.outgoing(ctx) })
+	resp, err := x.do(out, func() *http.Request {
+		again := *u
+		again.RawQuery = query
+		return p.outgoing(ctx, &again)
+	})
 	p.answer.begin()
 	if !p.stopWaiting() {
 		if err == nil {
@@ -95,18 +98,38 @@ func (p *passage) serve() (err error) {
 // wait begins the wait for the response's header.
 func (p *passage) wait(cancel context.CancelCauseFunc) {
 	p.cancel = cancel
-	p.waiting.Lock()
-	defer p.waiting.Unlock()
-	p.timer = time.AfterFunc(p.timeout, p.expire) // which reads it
+	p.alarm = p.proxy.alarms.Get().(*alarm)
+	p.alarm.of = p
+	p.alarm.timer.Reset(p.timeout)
+}
+
+// An alarm is a timer for one passage after another.
+type alarm struct {
+	of    *passage // set before the timer is, as the timer reads it
+	timer *time.Timer
+}
+
+func newAlarms() *sync.Pool {
+	return &sync.Pool{New: func() any {
+		a := &alarm{}
+		a.timer = time.AfterFunc(time.Hour, func() { a.of.expire() })
+		a.timer.Stop()
+		return a
+	}}
 }
 
 // stopWaiting reports false if the response has taken too long. When it returns, the
 // clock no longer touches anything of the request, which is soon the server's again.
 func (p *passage) stopWaiting() bool {
-	p.timer.Stop()
+	stopped := p.alarm != nil && p.alarm.timer.Stop()
 	p.waiting.Lock()
 	defer p.waiting.Unlock()
 	p.over = true
+	if stopped { // so it is not about to go off
+		p.alarm.of = nil
+		p.proxy.alarms.Put(p.alarm)
+		p.alarm = nil
+	}
 	return !p.late
 }
 
@@ -119,7 +142,7 @@ func (p *passage) expire() {
 		return
 	}
 	if rest := time.Until(time.Unix(0, p.movedAt.Load()).Add(p.timeout)); rest > 0 {
-		p.timer.Reset(rest)
+		p.alarm.timer.Reset(rest)
 		return
 	}
 	p.over, p.late = true, true
@@ -135,11 +158,11 @@ func hasBody(r *http.Request) bool {
 	return r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
 }
 
-// outgoing returns the request to put the credential into.
-func (p *passage) outgoing(ctx context.Context) *http.Request {
-	r, u := p.r, *p.url
+// outgoing returns the request for u to put the credential into.
+func (p *passage) outgoing(ctx context.Context, u *url.URL) *http.Request {
+	r := p.r
 	out := (&http.Request{ // not on the heap: that is what WithContext returns
-		Method: p.method, URL: &u, Host: u.Host,
+		Method: p.method, URL: u, Host: u.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: requestHeader(r), ContentLength: r.ContentLength,
 	}).WithContext(ctx)

@@ -27,7 +27,7 @@ func isCallersOwn(name string) bool {
 		return false
 	}
 	for _, prefix := range callersPrefixes {
-		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
+		if strings.HasPrefix(name, prefix) || len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
 			return true
 		}
 	}

@@ -38,7 +38,7 @@ var (
 	usedSources = []string{"X-Shopify-Shop-Api-Call-Limit", "Sforce-Limit-Info"}
 )
 
-// isRateLimit reports whether a header can be one of the sources.
+// isRateLimit reports whether a header, whose name is not empty, can be one of the sources.
 func isRateLimit(name string) bool {
 	switch name[0] {
 	case 'R':
@@ -55,9 +55,6 @@ func isRateLimit(name string) bool {
 
 // setRateLimit sets the headers from those of downstream, as far as it says.
 func setRateLimit(to, from http.Header, now time.Time) {
-	if !hasRateLimit(from) {
-		return
-	}
 	limit, remaining, reset := structuredRateLimit(from)
 	limit = firstNumber(limit, from, limitSources)
 	remaining = firstNumber(remaining, from, remainingSources)
@@ -78,15 +75,6 @@ func setRateLimit(to, from http.Header, now time.Time) {
 			return
 		}
 	}
-}
-
-func hasRateLimit(header http.Header) bool {
-	for name := range header {
-		if name != "" && isRateLimit(name) {
-			return true
-		}
-	}
-	return false
 }
 
 func setIfAny(to http.Header, name, value string) {

@@ -1,0 +1,75 @@
+package broker
+
+import (
+	"hash/maphash"
+	"maps"
+	"slices"
+	"sync"
+)
+
+// A table has the refreshers of a broker, one for a connection at any time. It is in
+// parts, so that requests hardly ever wait for each other.
+type table struct {
+	seed  maphash.Seed
+	parts [64]tablePart
+}
+
+type tablePart struct {
+	mu         sync.RWMutex // guards refreshers; nothing else is locked under it
+	refreshers map[Key]*refresher
+}
+
+func newTable() *table {
+	t := &table{seed: maphash.MakeSeed()}
+	for i := range t.parts {
+		t.parts[i].refreshers = make(map[Key]*refresher)
+	}
+	return t
+}
+
+func (t *table) part(key *Key) *tablePart {
+	return &t.parts[maphash.String(t.seed, key.Consumer)%uint64(len(t.parts))]
+}
+
+// load returns the refresher of a connection, nil if there is none.
+func (t *table) load(key *Key) *refresher {
+	part := t.part(key)
+	part.mu.RLock()
+	defer part.mu.RUnlock()
+	return part.refreshers[*key]
+}
+
+// loadOrStore returns the refresher of r's connection: r, if there is none.
+func (t *table) loadOrStore(r *refresher) *refresher {
+	part := t.part(&r.key)
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	if known := part.refreshers[r.key]; known != nil {
+		return known
+	}
+	part.refreshers[r.key] = r
+	return r
+}
+
+// remove takes r out.
+func (t *table) remove(r *refresher) {
+	part := t.part(&r.key)
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	if part.refreshers[r.key] == r {
+		delete(part.refreshers, r.key)
+	}
+}
+
+// each calls f for every refresher that is there now. f may use the table.
+func (t *table) each(f func(*refresher)) {
+	for i := range t.parts {
+		part := &t.parts[i]
+		part.mu.RLock()
+		now := slices.AppendSeq(make([]*refresher, 0, len(part.refreshers)), maps.Values(part.refreshers))
+		part.mu.RUnlock()
+		for _, r := range now {
+			f(r)
+		}
+	}
+}
