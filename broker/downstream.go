@@ -32,9 +32,8 @@ type Call struct {
 	Target      *connector.Target
 }
 
-// resolve finds the connection that a call is for, and the URL that it goes to. The key
-// is valid.
-func (b *Broker) resolve(ctx context.Context, cfg *Config, call Call) (Key, *url.URL, error) {
+// resolve finds the connection that a call is for, and the URL that it goes to.
+func (b *Broker) resolve(ctx context.Context, cfg *Config, call Call) (*refresher, *url.URL, error) {
 	key := Key{
 		Application: call.Application, Consumer: call.Consumer,
 		Connector: connector.ID{UnifiedAPI: call.UnifiedAPI, ServiceID: call.ServiceID},
@@ -42,23 +41,27 @@ func (b *Broker) resolve(ctx context.Context, cfg *Config, call Call) (Key, *url
 	if call.UnifiedAPI == "" || call.ServiceID == "" {
 		var err error
 		if key.Connector, err = b.choose(ctx, cfg, call); err != nil {
-			return Key{}, nil, err
+			return nil, nil, err
 		}
 	}
-	conn, err := cfg.connector(key)
+	r, conn, err := b.find(cfg, key)
 	if err != nil {
-		return Key{}, nil, err
+		return nil, nil, err
 	}
 	var settings map[string]any
 	if call.Target.HasSettings() {
-		snap, err := b.refresher(key).latest(ctx)
+		snap, err := r.latest(ctx)
 		if err != nil {
-			return Key{}, nil, err
+			return nil, nil, err
 		}
 		settings = snap.rec.Settings
 	}
 	u, err := renderTarget(conn, call.Target, settings)
-	return key, u, err
+	if err != nil {
+		r.leave()
+		return nil, nil, err
+	}
+	return r, u, nil
 }
 
 func renderTarget(conn *Connector, target *connector.Target, settings map[string]any) (*url.URL, error) {

@@ -96,14 +96,15 @@ type allowance struct {
 // allows reports whether the snapshot's credential may be sent to u. Most requests of a
 // connection go to one host, so the latest that was allowed is remembered.
 func (s *snapshot) allows(cfg *Config, conn *Connector, u *url.URL) error {
-	want := allowance{conn, cfg.allowsPrivate(conn), u.Scheme, u.Host}
-	if known := s.allowed.Load(); known != nil && *known == want {
+	private := cfg.allowsPrivate(conn)
+	if known := s.allowed.Load(); known != nil &&
+		known.conn == conn && known.private == private && known.scheme == u.Scheme && known.host == u.Host {
 		return nil
 	}
 	if err := conn.allows(cfg, u, s.rec.Settings); err != nil {
 		return err
 	}
-	s.allowed.Store(&want)
+	s.allowed.Store(&allowance{conn, private, u.Scheme, u.Host})
 	return nil
 }
 

@@ -69,10 +69,11 @@ type Admission struct {
 // [ErrTooManyRequests], [ErrConnectorNotFound], [*InputError].
 func (b *Broker) Admit(ctx context.Context, key Key) (*Admission, error) {
 	cfg := b.Config()
-	if _, err := cfg.connector(key); err != nil {
+	r, _, err := b.find(cfg, key)
+	if err != nil {
 		return nil, err
 	}
-	return b.admit(ctx, cfg, key)
+	return r.admit(ctx, cfg)
 }
 
 // AdmitCall is [Broker.Admit] for the connection that a call is for, and returns the URL
@@ -85,21 +86,19 @@ func (b *Broker) Admit(ctx context.Context, key Key) (*Admission, error) {
 // [ErrStoreUnavailable], [*InputError] (also if several fit: it lists them), ctx's.
 func (b *Broker) AdmitCall(ctx context.Context, call Call) (*Admission, *url.URL, error) {
 	cfg := b.Config()
-	key, u, err := b.resolve(ctx, cfg, call)
+	r, u, err := b.resolve(ctx, cfg, call)
 	if err != nil {
 		return nil, nil, err
 	}
-	admission, err := b.admit(ctx, cfg, key)
+	admission, err := r.admit(ctx, cfg)
 	return admission, u, err
 }
 
-// admit is called for keys that are valid, and have a connector.
-func (b *Broker) admit(ctx context.Context, cfg *Config, key Key) (*Admission, error) {
-	r := b.refresher(key)
-	if limit := cfg.Limits.application(key.Application); !r.application.enter(limit) {
+func (r *refresher) admit(ctx context.Context, cfg *Config) (*Admission, error) {
+	if limit := cfg.Limits.application(r.key.Application); !r.application.enter(limit) {
 		r.leave()
 		return nil, fmt.Errorf("%w: application %s has %d of them; try again when some are done",
-			ErrTooManyRequests, quotePart(key.Application), limit)
+			ErrTooManyRequests, quotePart(r.key.Application), limit)
 	}
 	if limit := cfg.Limits.connection(); !r.inFlight.enter(limit) {
 		r.application.leave()

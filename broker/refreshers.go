@@ -17,6 +17,20 @@ func (b *Broker) refresher(key Key) *refresher {
 	return b.refreshers.loadOrStore(&refresher{broker: b, key: key, application: b.inFlightOf(key.Application)})
 }
 
+// find returns the refresher of a request's connection, and its connector. Errors:
+// [ErrConnectorNotFound], [*InputError]. Whoever does nothing with it calls leave.
+func (b *Broker) find(cfg *Config, key Key) (*refresher, *Connector, error) {
+	if r := b.refreshers.load(&key); r != nil && r.snap.Load() != nil { // a record has this key: it is valid
+		conn, err := cfg.configured(key.Connector)
+		return r, conn, err
+	}
+	conn, err := cfg.connector(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return b.refresher(key), conn, nil
+}
+
 // lock locks and returns the refresher that has this one's place now. Whoever is about
 // to begin something, or to note something, goes by that: a discarded one may be in the
 // hands of somebody who got it before.
