@@ -1,9 +1,11 @@
 package broker_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
 // Consumers are whatever callers say.
@@ -87,6 +90,12 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 				_, err = admission.Authorize(request(t, "https://evil.test/"))
 				return err
 			},
+			"call to a URL that none may have": func(key broker.Key) error {
+				return h.admitCall(key, "https://api.acme.test/a/%2e%2e/b")
+			},
+			"call to a URL with settings": func(key broker.Key) error {
+				return h.admitCall(key, "https://api.acme.test/{account}")
+			},
 			"validate": func(key broker.Key) error { _, err := h.Validate(t.Context(), key); return err },
 			"token":    func(key broker.Key) error { _, err := h.ObtainToken(t.Context(), key); return err },
 		} {
@@ -100,6 +109,42 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 			synctest.Wait()
 			if got := h.Refreshers(); got != 0 {
 				t.Errorf("%s: %d connections are known, want none", name, got)
+			}
+		}
+	})
+}
+
+// admitCall admits and releases a call.
+func (h *harness) admitCall(key broker.Key, url string) error {
+	target, err := connector.ParseTarget(url, "", "")
+	if err != nil {
+		return err
+	}
+	admission, _, err := h.AdmitCall(context.Background(), broker.Call{
+		Application: key.Application, Consumer: key.Consumer,
+		UnifiedAPI: key.Connector.UnifiedAPI, ServiceID: key.Connector.ServiceID, Target: target,
+	})
+	if err == nil {
+		admission.Release()
+	}
+	return err
+}
+
+// Nobody is admitted for a key that can name nothing, whoever has asked for it before.
+func TestAdmitRefusesKeysThatCanNameNothing(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		for _, consumer := range []string{"", "a\nb", strings.Repeat("a", 1000)} {
+			key := h.key
+			key.Consumer = consumer
+			_, _ = h.Source(key).Token(t.Context())
+			_, err := h.Admit(t.Context(), key)
+			if _, ok := errors.AsType[*broker.InputError](err); !ok {
+				t.Errorf("%.10q: got %v, want an *InputError", consumer, err)
+			}
+			err = h.admitCall(key, "https://api.acme.test/")
+			if _, ok := errors.AsType[*broker.InputError](err); !ok {
+				t.Errorf("%.10q: got %v for a call, want an *InputError", consumer, err)
 			}
 		}
 	})

@@ -7,7 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -77,7 +79,7 @@ func TestProxySaysThatDownstreamIsOutOfReach(t *testing.T) {
 func TestProxyTimeoutCountsWhileNothingMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		p := &passage{r: httptest.NewRequest(http.MethodPost, "/proxy", nil), control: control{timeout: 28 * time.Second}}
+		p := waitingPassage(newAlarms())
 		p.wait(cancel)
 		for range 10 {
 			time.Sleep(20 * time.Second)
@@ -97,13 +99,46 @@ func TestProxyTimeoutCountsWhileNothingMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		defer cancel(nil)
-		p := &passage{r: httptest.NewRequest(http.MethodPost, "/proxy", nil), control: control{timeout: 28 * time.Second}}
+		p := waitingPassage(newAlarms())
 		p.wait(cancel)
 		p.stopWaiting()
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if ctx.Err() != nil {
 			t.Errorf("it has timed out while the response went on: %v", context.Cause(ctx))
+		}
+	})
+}
+
+func waitingPassage(alarms *sync.Pool) *passage {
+	return &passage{
+		proxy: &DownstreamProxy{alarms: alarms}, r: httptest.NewRequest(http.MethodPost, "/proxy", nil),
+		control: control{timeout: 28 * time.Second},
+	}
+}
+
+// An alarm that has served one passage rings for the next one, and only then.
+func TestProxyAlarmServesOnePassageAfterAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		alarms := newAlarms()
+		var ended []int
+		for i := range 5 {
+			p := waitingPassage(alarms)
+			p.wait(func(error) { ended = append(ended, i) })
+			if i%2 == 0 {
+				if time.Sleep(27 * time.Second); !p.stopWaiting() {
+					t.Errorf("passage %d has timed out too early", i)
+				}
+				continue
+			}
+			time.Sleep(28 * time.Second)
+			synctest.Wait()
+			if p.stopWaiting() {
+				t.Errorf("passage %d has not timed out", i)
+			}
+		}
+		if time.Sleep(time.Hour); !slices.Equal(ended, []int{1, 3}) {
+			t.Errorf("timed out: %v, want 1 and 3", ended)
 		}
 	})
 }
