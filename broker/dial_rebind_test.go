@@ -6,78 +6,11 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/dnstest"
 )
-
-// A rebindingDNS is a name server whose answers change: the first lookup of a name gets
-// a public address, and all later ones get the address that is attacked.
-type rebindingDNS struct {
-	conn    net.PacketConn
-	target  netip.Addr
-	lookups atomic.Int32
-}
-
-func newRebindingDNS(t *testing.T, target netip.Addr) *rebindingDNS {
-	t.Helper()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &rebindingDNS{conn: conn, target: target}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		d.serve()
-	}()
-	t.Cleanup(func() {
-		_ = conn.Close()
-		<-done
-	})
-	return d
-}
-
-func (d *rebindingDNS) serve() {
-	buf := make([]byte, 512)
-	for {
-		n, from, err := d.conn.ReadFrom(buf)
-		if err != nil {
-			return
-		}
-		var query dnsmessage.Message
-		if query.Unpack(buf[:n]) != nil || len(query.Questions) != 1 {
-			continue
-		}
-		answer := dnsmessage.Message{
-			Header:    dnsmessage.Header{ID: query.ID, Response: true, Authoritative: true},
-			Questions: query.Questions,
-		}
-		question := query.Questions[0]
-		header := dnsmessage.ResourceHeader{Name: question.Name, Type: question.Type, Class: question.Class} // for 0 seconds
-		switch {
-		case question.Type == dnsmessage.TypeA && d.lookups.Add(1) == 1:
-			answer.Answers = []dnsmessage.Resource{{Header: header, Body: &dnsmessage.AResource{A: [4]byte{93, 184, 216, 34}}}}
-		case question.Type == dnsmessage.TypeA && d.target.Is4():
-			answer.Answers = []dnsmessage.Resource{{Header: header, Body: &dnsmessage.AResource{A: d.target.As4()}}}
-		case question.Type == dnsmessage.TypeAAAA && d.target.Is6():
-			answer.Answers = []dnsmessage.Resource{{Header: header, Body: &dnsmessage.AAAAResource{AAAA: d.target.As16()}}}
-		}
-		if packed, err := answer.Pack(); err == nil {
-			_, _ = d.conn.WriteTo(packed, from)
-		}
-	}
-}
-
-// resolver asks nobody else.
-func (d *rebindingDNS) resolver() *net.Resolver {
-	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var dialer net.Dialer
-		return dialer.DialContext(ctx, "udp", d.conn.LocalAddr().String())
-	}}
-}
 
 func TestNameThatChangesItsAddressIsCheckedWhenDialled(t *testing.T) {
 	t.Parallel()
@@ -86,18 +19,32 @@ func TestNameThatChangesItsAddressIsCheckedWhenDialled(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
-			dns := newRebindingDNS(t, netip.MustParseAddr(target))
+			conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The first lookup of a name gets a public address, and all later ones get the
+			// address that is attacked.
+			dnstest.Serve(t, conn, func(lookup int) netip.Addr {
+				if lookup == 1 {
+					return netip.MustParseAddr("93.184.216.34")
+				}
+				return netip.MustParseAddr(target)
+			})
 			dialer := GuardedDialer(false)
-			dialer.Resolver = dns.resolver()
+			dialer.Resolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				var dialer net.Dialer
+				return dialer.DialContext(ctx, "udp", conn.LocalAddr().String())
+			}}
 
 			// What looks a name up before it dials is content with this answer.
 			addresses, err := dialer.Resolver.LookupNetIP(ctx, "ip4", "rebind.test")
 			if err != nil || len(addresses) != 1 || checkAddress(addresses[0].Unmap(), false) != nil {
 				t.Fatalf("the first answer is %v, %v; want a public address", addresses, err)
 			}
-			conn, err := dialer.DialContext(ctx, "tcp", "rebind.test:80")
+			dialled, err := dialer.DialContext(ctx, "tcp", "rebind.test:80")
 			if err == nil {
-				_ = conn.Close()
+				_ = dialled.Close()
 			}
 			if !errors.Is(err, ErrAddressNotAllowed) {
 				t.Errorf("dialling: got %v, want ErrAddressNotAllowed", err)

@@ -116,13 +116,19 @@ func (s *attackScene) only(t testing.TB) rawRequest {
 // newAttackScene starts a process with a connection for each of the connectors.
 func newAttackScene(t testing.TB, options string) *attackScene {
 	t.Helper()
-	d := newDeployment(t, oauthserver.Config{}).onDisk()
+	return newAttackSceneOn(t, newDeployment(t, oauthserver.Config{}).onDisk(), options, "")
+}
+
+// newAttackSceneOn is newAttackScene for a deployment of the caller's. crm/far allows
+// one more host.
+func newAttackSceneOn(t testing.TB, d *deployment, options, host string) *attackScene {
+	t.Helper()
 	s := &attackScene{good: newRawServer(t, "127.0.0.1"), evil: newRawServer(t, "127.0.0.1")}
 	ports := ports{freePort(t), freePort(t), freePort(t)}
 	var b strings.Builder
 	if err := attackCaddyfile.Execute(&b, map[string]any{
 		"Ports": ports, "Storage": d.storage, "Options": options, "Good": s.good.address, "Evil": s.evil.address, "Application": application,
-		"GoodPort": portOf(s.good.address), "APIKey": d.secretFile(t, "api-key", d.apiKey), "OtherKey": d.secretFile(t, "other-key", "another-api-key"),
+		"GoodPort": portOf(s.good.address), "Host": host, "APIKey": d.secretFile(t, "api-key", d.apiKey), "OtherKey": d.secretFile(t, "other-key", "another-api-key"),
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +189,7 @@ var attackCaddyfile = template.Must(template.New("Caddyfile").Parse(`{
 			token_url https://auth.acme.test/token
 			client_id far
 			base_url https://api.acme.test
-			allow_host *.tenants.acme.test localhost:{{.GoodPort}}
+			allow_host *.tenants.acme.test localhost:{{.GoodPort}} {{.Host}}
 		}
 		# Each customer has a host.
 		connector crm/tenants {

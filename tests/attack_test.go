@@ -93,7 +93,7 @@ var hostAttacks = []attack{
 	})},
 	{"a name that resolves to this machine", func(t *testing.T, s *attackScene, w way) {
 		// The name is allowed; the address that it has when it is dialled is not. Of names
-		// that change their address, TestNameThatChangesItsAddressIsCheckedWhenDialled.
+		// that change their address, TestAttackByRebindingDNS.
 		s.importInto(t, "far", "").connection(t)
 		answer := s.call(t, w, "far", "https://localhost:"+portOf(s.good.address)+"/")
 		s.wantRefused(t, answer, http.StatusForbidden)

@@ -25,6 +25,7 @@ const (
 type deployment struct {
 	dir      string   // HOME, and the directories that Caddy keeps its files in
 	env      []string // beyond PATH, HOME and XDG_*
+	under    []string // a command that runs the binary; empty: none
 	storage  string   // the line or block of the Caddyfile
 	isShared bool     // several processes can use the store at a time
 	provider *oauthserver.Server

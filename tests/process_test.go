@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -78,7 +79,8 @@ func (p *process) awaitReady(t testing.TB) {
 // command returns a subcommand of the binary, with nothing in its environment but what
 // belongs to the deployment.
 func (d *deployment) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(binary, args...)
+	all := slices.Concat(d.under, []string{binary}, args)
+	cmd := exec.Command(all[0], all[1:]...)
 	cmd.Dir = d.dir
 	cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"),
