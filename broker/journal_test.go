@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -54,6 +55,78 @@ func TestAnswerThatTheStoreDoesNotTakeSurvivesACrash(t *testing.T) {
 		}
 		if got := h.journal.Len(); got != 0 {
 			t.Errorf("got %d entries in the journal afterwards, want none", got)
+		}
+	})
+}
+
+// A stuckStore does not answer while it is stuck, for ten seconds.
+type stuckStore struct {
+	broker.Store
+	stuck *atomic.Bool
+}
+
+func (s stuckStore) wait(ctx context.Context) error {
+	if !s.stuck.Load() {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(10 * time.Second):
+	}
+	return fmt.Errorf("%w: no answer", broker.ErrStoreUnavailable)
+}
+
+// Load implements [broker.Store].
+func (s stuckStore) Load(ctx context.Context, key broker.Key) (*broker.Record, broker.Revision, error) {
+	if err := s.wait(ctx); err != nil {
+		return nil, 0, err
+	}
+	return s.Store.Load(ctx, key)
+}
+
+// Save implements [broker.Store].
+func (s stuckStore) Save(ctx context.Context, rec *broker.Record, rev broker.Revision) (broker.Revision, error) {
+	if err := s.wait(ctx); err != nil {
+		return 0, err
+	}
+	return s.Store.Save(ctx, rec, rev)
+}
+
+func TestAnswerIsInTheJournalSoonIfTheStoreHangs(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		var stuck atomic.Bool
+		h.Broker = broker.New(broker.Options{
+			Open:      func(context.Context) (broker.Store, error) { return stuckStore{h.store, &stuck}, nil },
+			Transport: func(bool) http.RoundTripper { return h.provider },
+			Journal:   h.journal,
+		})
+		h.Configure(h.config)
+		h.provider.Grant("r1")
+		h.provider.Deliver = func(int) error { stuck.Store(true); return nil }
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		begun := time.Now()
+		if got := h.token(h.key); !strings.HasPrefix(got, "access-1-") {
+			t.Errorf("got %q, want the token that was bought", got)
+		}
+		if waited := time.Since(begun); waited > 3*time.Second {
+			t.Errorf("who needed the token has waited %v", waited)
+		}
+		if got := h.journal.Len(); got != 1 {
+			t.Errorf("%d entries are in the journal, want 1", got)
+		}
+
+		// The process is killed, and the store recovers.
+		abandon(t, h.Broker)
+		stuck.Store(false)
+		h.start()
+		h.Recover()
+		synctest.Wait()
+		if got := h.token(h.key); !strings.HasPrefix(got, "access-1-") {
+			t.Errorf("got %q afterwards, want the token that was bought", got)
+		}
+		if got := len(h.provider.Requests()); got != 1 {
+			t.Errorf("the token endpoint was asked %d times, want once", got)
 		}
 	})
 }

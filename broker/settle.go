@@ -21,10 +21,12 @@ func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snaps
 	a.clientAccepted(ctx, held)
 	u := &unsaved{id: held.lease.ID, key: r.key, bought: held.lease.RefreshToken, over: held.rec.Generation, answer: ans}
 	policy := a.policy(held)
-	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
+	prompt, cancel := context.WithTimeout(ctx, promptSave)
+	defer cancel()
+	snap, event, err := a.settle(prompt, func(rec *Record) (EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
 	if errors.Is(err, errSavedAlready) {
 		event = u.event
-		snap, err = r.load(ctx)
+		snap, err = r.load(prompt)
 	}
 	if err != nil && !isFinal(err) {
 		snap, err = a.saveLater(ctx, held, u, err)
@@ -50,6 +52,11 @@ func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snaps
 		return nil, err
 	}
 }
+
+// promptSave is how long the store has for an answer before that is in the journal. Until
+// then it is in memory only, and who waits for it waits; a store that hangs could otherwise
+// be a reason to kill the process just then.
+const promptSave = 2 * time.Second
 
 // How often saving is repeated while the store does not take an answer.
 const (
