@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
+	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
@@ -100,20 +102,73 @@ func (b *Broker) DeleteConsumer(ctx context.Context, application, consumer strin
 	return err
 }
 
-// purge removes a tombstone for good.
-func (b *Broker) purge(ctx context.Context, key Key) (err error) {
+// purgeLease is how long an import waits for a tombstone to go that is about to be
+// removed.
+const purgeLease = 10 * time.Second
+
+// purge removes a tombstone for good. No store can delete by compare-and-set, and an
+// import may come at any time; so a lease is put into the tombstone first, which imports
+// respect, and deleting takes no longer than half of that.
+func (b *Broker) purge(ctx context.Context, key Key) error {
+	lease := &Lease{ID: uuid.NewString(), Duration: purgeLease}
+	begun := b.clock.Now()
+	_, _, err := b.update(ctx, key, func(rec *Record) (*Record, error) {
+		if rec == nil || !rec.isForPurge(b.clock.Now()) {
+			return nil, errSuperseded
+		}
+		rec.Lease = lease
+		return rec, nil
+	})
+	if errors.Is(err, errSuperseded) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	left := purgeLease/2 - b.clock.Now().Sub(begun)
+	if left <= 0 {
+		return nil // the next sweep tries again
+	}
+	ctx, cancel := context.WithTimeout(ctx, left)
+	defer cancel()
+	return b.deleteNow(ctx, key)
+}
+
+func (b *Broker) deleteNow(ctx context.Context, key Key) (err error) {
 	ctx, span := b.startStoreSpan(ctx, "delete", key)
 	defer func() { endSpan(span, err) }()
 	s, err := b.store(ctx)
 	if err != nil {
 		return err
 	}
-	// Delete is no compare-and-set: somebody may have imported anew a moment ago.
-	if rec, _, err := s.Load(ctx, key); err != nil || !rec.IsTombstone() {
-		if errors.Is(err, ErrNotFound) {
-			return nil
-		}
-		return err
-	}
 	return s.Delete(ctx, key)
+}
+
+// isForPurge reports whether the record is a tombstone that has done its service.
+func (r *Record) isForPurge(now time.Time) bool {
+	return r.IsTombstone() && now.Sub(r.Deleted) > tombstoneAge+purgeTolerance
+}
+
+// errPurging ends an update because the record is a tombstone that somebody removes.
+var errPurging = errors.New("a tombstone is being removed")
+
+// updateUnpurged is update for a change that brings a deleted connection back: it waits
+// while the tombstone is being removed. Whoever does that may be gone; then the wait ends
+// with the lease.
+func (b *Broker) updateUnpurged(ctx context.Context, key Key, change func(*Record) (*Record, error)) (*Record, Revision, error) {
+	var observed observer
+	for {
+		rec, rev, err := b.update(ctx, key, func(rec *Record) (*Record, error) {
+			if rec != nil && rec.IsTombstone() && rec.Lease != nil && !observed.overdue(rec.Lease, b.clock.Now()) {
+				return nil, errPurging
+			}
+			return change(rec)
+		})
+		if !errors.Is(err, errPurging) {
+			return rec, rev, err
+		}
+		if err := b.clock.Sleep(ctx, leasePoll); err != nil {
+			return nil, 0, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
+		}
+	}
 }

@@ -56,7 +56,7 @@ func (b *Broker) Import(ctx context.Context, key Key, imp *Import) (_ *Connectio
 	state := b.refresher(key)
 	defer state.leave()
 	var replaced bool
-	rec, rev, err := b.update(ctx, key, func(old *Record) (*Record, error) {
+	rec, rev, err := b.updateUnpurged(ctx, key, func(old *Record) (*Record, error) {
 		rec := old
 		if rec == nil || rec.IsTombstone() {
 			rec = newRecord(key, rec, now)

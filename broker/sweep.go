@@ -133,7 +133,7 @@ func (b *Broker) sweepRecord(ctx context.Context, key Key) error {
 	now := b.clock.Now()
 	switch {
 	case rec.IsTombstone():
-		if now.Sub(rec.Deleted) > tombstoneAge+purgeTolerance {
+		if rec.isForPurge(now) {
 			return b.purge(ctx, key)
 		}
 		return nil

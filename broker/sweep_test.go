@@ -97,6 +97,49 @@ func TestSweepRemovesOldTombstones(t *testing.T) {
 	})
 }
 
+// A connection is imported again at the very moment at which its tombstone is removed:
+// it must not go with that.
+func TestImportWhileItsTombstoneIsRemovedIsNotLost(t *testing.T) {
+	t.Parallel()
+	for name, removed := range map[string]bool{"it is removed": true, "who removes it dies": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			virtually(t, func(t *testing.T, h *harness) {
+				imported := make(chan error, 1)
+				var deletes atomic.Int32
+				h.store.Fail = func(op string, _ broker.Key) error {
+					if op != brokertest.OpDelete || deletes.Add(1) > 1 {
+						return nil
+					}
+					go func() {
+						_, _, err := h.importBody(h.key, `{"credentials": {"access_token": "a2", "refresh_token": "r2"}}`)
+						imported <- err
+					}()
+					time.Sleep(3 * time.Second) // the request is on its way
+					if !removed {
+						return broker.ErrStoreUnavailable
+					}
+					return nil
+				}
+				h.mustImport("a1", "r1", issued(0))
+				if err := h.Delete(t.Context(), h.key); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(26 * time.Hour)
+				if deletes.Load() != 1 {
+					t.Fatalf("%d records were deleted, want one", deletes.Load())
+				}
+				if err := <-imported; err != nil {
+					t.Errorf("the import: %v", err)
+				}
+				if rec := h.record(h.key); rec.IsTombstone() || rec.Credentials.AccessToken.Reveal() != "a2" || rec.Lease != nil {
+					t.Errorf("got %+v, want what was imported", rec)
+				}
+			})
+		})
+	}
+}
+
 func TestSweepFinishesARefreshThatACrashLost(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
