@@ -165,6 +165,11 @@ func (a *App) provisionConnectors() (map[connector.ID]*broker.Connector, error) 
 			a.logger.LogAttrs(context.Background(), slog.LevelWarn, "connector has no client_id: its tokens cannot be refreshed",
 				slog.String("connector", id.String()))
 		}
+		if client.ID != "" && client.Secret.IsZero() && def.GrantType == connector.ClientCredentials {
+			a.logger.LogAttrs(context.Background(), slog.LevelWarn,
+				"connector has a client_id without a client_secret: this grant is for clients that have one (RFC 6749 section 4.4)",
+				slog.String("connector", id.String()))
+		}
 		connectors[id] = &broker.Connector{Definition: def, Client: client}
 	}
 	return connectors, nil

@@ -15,6 +15,10 @@ import (
 // placeholderPattern finds the placeholders in the value of a field.
 var placeholderPattern = regexp.MustCompile(`\{[a-zA-Z_]+\.[^{}]+\}`)
 
+// mistypedPattern finds what was meant for a placeholder: {env:NAME}, ${NAME}, {$NAME}
+// where Caddy does not replace it, as in JSON.
+var mistypedPattern = regexp.MustCompile(`^\s*(\$\{[^{}]*\}|\{(\$|env\b|file\b)[^{}]*\})\s*$`)
+
 // resolveSecret returns the secret that a field's value stands for. Fields hold
 // placeholders, so that neither the adapted configuration nor the admin API shows the
 // secret; a secret that stands there itself works, but is warned about.
@@ -36,6 +40,9 @@ func resolveSecret(logger *slog.Logger, field, value string) (broker.Secret, err
 func resolve(field, value string) (string, error) {
 	placeholders := placeholderPattern.FindAllString(value, -1)
 	if placeholders == nil {
+		if mistypedPattern.MatchString(value) {
+			return "", fmt.Errorf("%s looks like a placeholder and is none, so it would be taken as it stands: write {env.NAME}, or {file./run/secrets/name}", field)
+		}
 		return value, checkResolved(field, value)
 	}
 	resolved, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)

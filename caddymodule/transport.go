@@ -84,7 +84,46 @@ func (t *Transport) Provision(ctx caddy.Context) (err error) {
 	t.connector, t.application, t.consumer = prepareValue(t.Connector), prepareValue(t.App), prepareValue(t.Consumer)
 	t.callers = newCallerHeaders(t.Connector, t.App, t.Consumer)
 	t.operator = t.callers.mayBeSet(ctx)
+	t.warnOfUpstreams(ctx)
 	return t.provisionTransports(ctx)
+}
+
+// warnOfUpstreams finds upstreams that the connector does not allow, where there are no
+// placeholders in either: each request to them would be refused.
+func (t *Transport) warnOfUpstreams(ctx caddy.Context) {
+	proxy := parentProxy(ctx)
+	if proxy == nil || !t.connector.isStatic {
+		return
+	}
+	id, _ := connector.ParseID(t.Connector) // checkNames has found it
+	def := t.app.config.Connectors[id].Definition
+	def.AllowPrivate = t.app.allowsPrivate(id)
+	scheme := "http"
+	if t.TLS != nil {
+		scheme = "https"
+	}
+	for _, upstream := range proxy.Upstreams {
+		if upstream == nil || strings.Contains(upstream.Dial, "{") {
+			continue
+		}
+		target, err := connector.ParseTarget(scheme+"://"+upstream.Dial, "", "")
+		if err != nil || !def.MayAllow(target) {
+			t.logger.LogAttrs(ctx, slog.LevelWarn,
+				"the connector allows no requests to this upstream: all will be refused; correct it, or add it to the connector's allow_host",
+				slog.String("connector", id.String()), slog.String("upstream", scheme+"://"+upstream.Dial))
+		}
+	}
+}
+
+// parentProxy returns the reverse_proxy around the transport that is being provisioned,
+// nil if it is none.
+func parentProxy(ctx caddy.Context) *reverseproxy.Handler {
+	lineage := ctx.Modules() // the transport last
+	if len(lineage) < 2 {
+		return nil
+	}
+	proxy, _ := lineage[len(lineage)-2].(*reverseproxy.Handler)
+	return proxy
 }
 
 // checkNames finds what is misspelt, where there is no placeholder in it.

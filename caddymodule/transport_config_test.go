@@ -45,3 +45,31 @@ func TestRefusedOptionsAreRefusedInJSON(t *testing.T) {
 		}
 	}
 }
+
+func TestUpstreamThatTheConnectorDoesNotAllowIsWarnedOf(t *testing.T) {
+	const warning = "the connector allows no requests to this upstream"
+	for _, tt := range []struct {
+		name, upstream, connector, options string
+		warns                              bool
+	}{
+		{"the API", "https://api.acme.test", "crm/acme", "", false},
+		{"its port", "https://api.acme.test:8443", "crm/acme", "", true},
+		{"another host", "https://api.acme.test.evil.test", "crm/acme", "", true},
+		{"plain HTTP", "http://api.acme.test", "crm/acme", "", true},
+		{"one of two", "https://api.acme.test https://other.test", "crm/acme", "", true},
+		{"a wildcard's", "https://eu.acme.test", "crm/acme", "", false},
+		{"known with the request", "{http.request.header.x-upstream}", "crm/acme", "tls", false},
+		{"of a connector that is known with the request", "https://other.test", "{http.request.header.x-connector}", "", false},
+		{"a socket", "unix//run/acme.sock", "crm/acme", "", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			options, log := globals(t, brokerLines(t, t.TempDir(), connectorLines("crm/acme", "https://api.acme.test", "allow_host eu.acme.test")))
+			if err := validate(t, options+site(tt.upstream, tt.connector, tt.options, "")); err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Contains(logged(t, log), warning); got != tt.warns {
+				t.Errorf("the log warns: %t, want %t\n%s", got, tt.warns, logged(t, log))
+			}
+		})
+	}
+}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 // callerHeaders are the headers that a transport's placeholders read, besides those that
@@ -44,12 +43,8 @@ func (h callerHeaders) has(name string) bool { return h[name] || isCallersOwn(na
 // or Host, by itself (header_up). Then it must be seen which of them came from the
 // caller; otherwise all did.
 func (h callerHeaders) mayBeSet(ctx caddy.Context) bool {
-	lineage := ctx.Modules() // the transport last
-	if len(lineage) < 2 {
-		return true
-	}
-	proxy, ok := lineage[len(lineage)-2].(*reverseproxy.Handler)
-	if !ok {
+	proxy := parentProxy(ctx)
+	if proxy == nil {
 		return true
 	}
 	if proxy.Headers == nil || proxy.Headers.Request == nil {
