@@ -89,11 +89,11 @@ type Application struct {
 
 	// How many of its requests may be under way at a time; -1 is no limit. Default: as
 	// the limits for all applications say.
-	MaxConcurrency int `json:"max_concurrency,omitempty"`
+	AppConcurrency int `json:"app_concurrency,omitempty"`
 
 	// How large the body of one request may be, in bytes; -1 is no limit. Default: as the
 	// limits for all applications say.
-	MaxRequestBody int64 `json:"max_request_body,omitempty"`
+	RequestBody int64 `json:"request_body,omitempty"`
 }
 
 // RefreshConfig says how tokens are refreshed.

@@ -35,9 +35,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //	token_broker {
 //		storage <module> ...
 //		app <id> {
-//			api_key          <placeholder>
-//			max_concurrency  <n> | off
-//			max_request_body <size> | off
+//			api_key         <placeholder>
+//			app_concurrency <n> | off
+//			request_body    <size> | off
 //		}
 //		connector <unified_api>/<service_id> {
 //			...
@@ -135,10 +135,10 @@ func (a *App) unmarshalApplication(d *caddyfile.Dispenser) error {
 		switch word := d.Val(); word {
 		case "api_key":
 			err = app.unmarshalKey(d, name)
-		case "max_concurrency":
-			err = setCount(d, &app.MaxConcurrency)
-		case "max_request_body":
-			err = setSize(d, &app.MaxRequestBody)
+		case "app_concurrency":
+			err = setCount(d, &app.AppConcurrency)
+		case "request_body":
+			err = setSize(d, &app.RequestBody)
 		default:
 			err = d.Errf("unrecognized subdirective of app: %s", word)
 		}

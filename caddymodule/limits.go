@@ -38,8 +38,8 @@ func (a *App) brokerLimits() broker.Limits {
 		Applications: make(map[string]int),
 	}
 	for name, app := range a.Applications {
-		if app != nil && app.MaxConcurrency != 0 {
-			limits.Applications[name] = app.MaxConcurrency
+		if app != nil && app.AppConcurrency != 0 {
+			limits.Applications[name] = app.AppConcurrency
 		}
 	}
 	return limits
@@ -53,7 +53,7 @@ func (a *App) checkLimits() error {
 	}
 	for name, app := range a.Applications {
 		if app != nil {
-			numbers["app "+name+": max_concurrency"], numbers["app "+name+": max_request_body"] = int64(app.MaxConcurrency), app.MaxRequestBody
+			numbers["app "+name+": app_concurrency"], numbers["app "+name+": request_body"] = int64(app.AppConcurrency), app.RequestBody
 		}
 	}
 	for field, n := range numbers {
@@ -66,8 +66,8 @@ func (a *App) checkLimits() error {
 
 // maxRequestBody returns how large a body the application may send, -1 for no limit.
 func (a *App) maxRequestBody(application string) int64 {
-	if app := a.Applications[application]; app != nil && app.MaxRequestBody != 0 {
-		return app.MaxRequestBody
+	if app := a.Applications[application]; app != nil && app.RequestBody != 0 {
+		return app.RequestBody
 	}
 	if a.Limits.RequestBody != 0 {
 		return a.Limits.RequestBody

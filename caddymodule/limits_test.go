@@ -55,8 +55,8 @@ func TestRequestsUnderWayAreLimited(t *testing.T) {
 	}{
 		"of a connection":                             {"", "connection_concurrency 1", false},
 		"of all applications":                         {"", "app_concurrency 1", true},
-		"of an application":                           {"max_concurrency 1", "app_concurrency 100", true},
-		"of an application that has more than others": {"max_concurrency off", "app_concurrency 1\nconnection_concurrency 1", false},
+		"of an application":                           {"app_concurrency 1", "app_concurrency 100", true},
+		"of an application that has more than others": {"app_concurrency off", "app_concurrency 1\nconnection_concurrency 1", false},
 	} {
 		for _, way := range []string{"transport", "proxy"} {
 			for _, upgrade := range []bool{false, true} {
@@ -122,7 +122,7 @@ func holdOn(w http.ResponseWriter, r *http.Request) {
 
 func TestRequestsThatFailAreUnderWayNoLonger(t *testing.T) {
 	d := newDownstream(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
-	_, ways := d.limited(t, "max_concurrency 1", "connection_concurrency 1")
+	_, ways := d.limited(t, "app_concurrency 1", "connection_concurrency 1")
 	for way, request := range ways {
 		for range 3 {
 			for consumer, want := range map[string]int{"jane": http.StatusBadGateway, "nobody": http.StatusNotFound} {
@@ -141,7 +141,7 @@ func TestBodiesOfRequestsAreLimited(t *testing.T) {
 	})
 	for name, tt := range map[string]struct{ app, limits string }{
 		"of all applications": {"", "request_body 100KB"},
-		"of an application":   {"max_request_body 100KB", "request_body 10"},
+		"of an application":   {"request_body 100KB", "request_body 10"},
 	} {
 		_, ways := d.limited(t, tt.app, tt.limits)
 		for way, request := range ways {
@@ -160,14 +160,14 @@ func TestBodiesOfRequestsAreLimited(t *testing.T) {
 
 func TestLimitsThatAreNone(t *testing.T) {
 	for lines, want := range map[string]string{
-		"limits {\napp_concurrency 0\n}":                                     "0 is neither a number above 0 nor off",
-		"limits {\nconnection_concurrency -1\n}":                             "neither a number",
-		"limits {\nrequest_body many\n}":                                     "many is neither a size",
-		"limits {\nrequest_body 1MB\nrequest_body 2MB\n}":                    "request_body is already set",
-		"limits {\nconnections 1\n}":                                         "unrecognized subdirective of limits: connections",
-		"limits 5":                                                           "wrong argument count",
-		"app my-app {\nmax_concurrency 1\nmax_concurrency off\n}":            "max_concurrency is already set",
-		"app my-app {\nmax_request_body 99999999999999999999999999999999\n}": "neither a size",
+		"limits {\napp_concurrency 0\n}":                                 "0 is neither a number above 0 nor off",
+		"limits {\nconnection_concurrency -1\n}":                         "neither a number",
+		"limits {\nrequest_body many\n}":                                 "many is neither a size",
+		"limits {\nrequest_body 1MB\nrequest_body 2MB\n}":                "request_body is already set",
+		"limits {\nconnections 1\n}":                                     "unrecognized subdirective of limits: connections",
+		"limits 5":                                                       "wrong argument count",
+		"app my-app {\napp_concurrency 1\napp_concurrency off\n}":        "app_concurrency is already set",
+		"app my-app {\nrequest_body 99999999999999999999999999999999\n}": "neither a size",
 	} {
 		options, _ := globals(t, brokerLines(t, t.TempDir(), lines))
 		if _, err := adapt(options); err == nil || !strings.Contains(err.Error(), want) {
