@@ -131,6 +131,68 @@ func TestAnswerIsInTheJournalSoonIfTheStoreHangs(t *testing.T) {
 	})
 }
 
+// An impatientJournal does nothing for those who have gone, as that on disk.
+type impatientJournal struct{ broker.Journal }
+
+// Remove implements [broker.Journal].
+func (j impatientJournal) Remove(ctx context.Context, id string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return j.Journal.Remove(ctx, id)
+}
+
+// Every save begins with what could not be saved before, and whoever waits for it can go
+// away when that has just been done.
+func TestJournalForgetsWhatWasSavedForSomebodyWhoHasGone(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		down := h.failing()
+		var slow atomic.Bool
+		h.Broker = broker.New(broker.Options{
+			Open:      func(context.Context) (broker.Store, error) { return slowStore{h.store, &slow}, nil },
+			Transport: func(bool) http.RoundTripper { return h.provider },
+			Journal:   impatientJournal{h.journal},
+		})
+		h.Configure(h.config)
+		h.provider.Grant("r1")
+		h.provider.Deliver = func(int) error { down.Store(true); return nil }
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		h.token(h.key)
+		if got := h.journal.Len(); got != 1 {
+			t.Fatalf("%d entries are in the journal, want 1", got)
+		}
+		down.Store(false)
+		slow.Store(true)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		imp, err := broker.ParseImport([]byte(`{"settings":{"api_key":"k1"}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, _ = h.Import(ctx, h.at(keyed), imp) // whatever has become of it
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := h.journal.Len(); got != 0 {
+			t.Errorf("%d entries are in the journal, want none", got)
+		}
+	})
+}
+
+// A slowStore takes its time to save, and takes no notice of who has gone meanwhile.
+type slowStore struct {
+	broker.Store
+	slow *atomic.Bool
+}
+
+// Save implements [broker.Store].
+func (s slowStore) Save(ctx context.Context, rec *broker.Record, rev broker.Revision) (broker.Revision, error) {
+	if s.slow.Load() {
+		time.Sleep(2 * time.Millisecond)
+	}
+	return s.Store.Save(context.WithoutCancel(ctx), rec, rev)
+}
+
 // abandon ends a broker that stands for a crashed process.
 func abandon(t *testing.T, b *broker.Broker) {
 	t.Helper()
