@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/google/uuid"
 )
 
 // forward is a Caddyfile with the Proxy API, the downstream d for the connector crm/acme,
@@ -65,6 +66,17 @@ func TestProxySendsTheRequestOnWithTheCredential(t *testing.T) {
 		if got := strings.Join(got.Header.Values(name), "|"); got != want {
 			t.Errorf("got %s %q, want %q", name, got, want)
 		}
+	}
+}
+
+func TestRequestIDsAreRandomUUIDs(t *testing.T) {
+	seen := make(map[string]bool)
+	for range 1000 {
+		id := newRequestID()
+		if parsed, err := uuid.Parse(id); err != nil || parsed.Version() != 4 || parsed.Variant() != uuid.RFC4122 || seen[id] {
+			t.Fatalf("got %s, %v", id, err)
+		}
+		seen[id] = true
 	}
 }
 
