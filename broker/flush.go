@@ -119,7 +119,8 @@ func (b *Broker) flushAnswer(ctx context.Context, u *unsaved) error {
 		}
 	}
 	if u.journaled.Load() {
-		if err := b.journal.Remove(ctx, u.id); err != nil {
+		// Even if ctx has ended just now: nobody in this process would look for the entry again.
+		if err := b.journal.Remove(context.WithoutCancel(ctx), u.id); err != nil {
 			// Nothing is lost: it would be merged once more, and be found saved.
 			attrs = append(attrs, slog.String("error", err.Error()))
 			cfg.logger().LogAttrs(ctx, slog.LevelWarn, "an entry of the journal could not be removed", attrs...)

@@ -131,6 +131,146 @@ func TestAnswerIsInTheJournalSoonIfTheStoreHangs(t *testing.T) {
 	})
 }
 
+// A lateStore carries a save out some time after it was called, whether or not somebody
+// waits for that.
+type lateStore struct {
+	broker.Store
+	delay func() time.Duration
+}
+
+// Save implements [broker.Store].
+func (s lateStore) Save(ctx context.Context, rec *broker.Record, rev broker.Revision) (broker.Revision, error) {
+	type result struct {
+		rev broker.Revision
+		err error
+	}
+	rec, done := rec.Clone(), make(chan result, 1)
+	go func() {
+		time.Sleep(s.delay())
+		saved, err := s.Store.Save(context.WithoutCancel(ctx), rec, rev)
+		done <- result{saved, err}
+	}()
+	select {
+	case r := <-done:
+		return r.rev, r.err
+	case <-ctx.Done():
+		return 0, fmt.Errorf("%w: %w", broker.ErrStoreUnavailable, ctx.Err())
+	}
+}
+
+// A save that was given up can be carried out all the same: before saving is tried again,
+// while it is, or after that.
+func TestSaveThatWasGivenUpIsNotDoneTwice(t *testing.T) {
+	t.Parallel()
+	for _, late := range []time.Duration{2 * time.Second, 2050 * time.Millisecond, 2150 * time.Millisecond, 10 * time.Second} {
+		t.Run(late.String(), func(t *testing.T) {
+			t.Parallel()
+			virtually(t, func(t *testing.T, h *harness) {
+				var hangs atomic.Bool
+				h.Broker = broker.New(broker.Options{
+					Open: func(context.Context) (broker.Store, error) {
+						return lateStore{h.store, func() time.Duration {
+							if hangs.CompareAndSwap(true, false) {
+								return late
+							}
+							return 100 * time.Millisecond
+						}}, nil
+					},
+					Transport: func(bool) http.RoundTripper { return h.provider },
+					Journal:   h.journal,
+				})
+				h.Configure(h.config)
+				h.provider.Grant("r1")
+				h.provider.Deliver = func(int) error { hangs.Store(true); return nil }
+				h.mustImport("a1", "r1", issued(2*time.Hour))
+				before := h.record(h.key).Generation
+				token := h.token(h.key)
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				rec := h.record(h.key)
+				if got := rec.Credentials.AccessToken.Reveal(); got != token || rec.Lease != nil || rec.Generation != before+1 {
+					t.Errorf("the record has %q, lease %v, generation %d; want %q, none, %d", got, rec.Lease, rec.Generation, token, before+1)
+				}
+				if got := h.journal.Len(); got != 0 {
+					t.Errorf("%d entries are in the journal, want none", got)
+				}
+				if got := h.redeemed(); len(got) != 1 {
+					t.Errorf("the token endpoint got %q, want r1 alone", got)
+				}
+
+				// The refresh token that is there is the one that works.
+				h.provider.Deliver = nil
+				time.Sleep(2 * time.Hour)
+				if got := h.token(h.key); !strings.HasPrefix(got, "access-2-") {
+					t.Errorf("got %q afterwards, want the second token", got)
+				}
+			})
+		})
+	}
+}
+
+// An impatientJournal does nothing for those who have gone, as that on disk.
+type impatientJournal struct{ broker.Journal }
+
+// Remove implements [broker.Journal].
+func (j impatientJournal) Remove(ctx context.Context, id string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return j.Journal.Remove(ctx, id)
+}
+
+// Every save begins with what could not be saved before, and whoever waits for it can go
+// away when that has just been done.
+func TestJournalForgetsWhatWasSavedForSomebodyWhoHasGone(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		down := h.failing()
+		var slow atomic.Bool
+		h.Broker = broker.New(broker.Options{
+			Open:      func(context.Context) (broker.Store, error) { return slowStore{h.store, &slow}, nil },
+			Transport: func(bool) http.RoundTripper { return h.provider },
+			Journal:   impatientJournal{h.journal},
+		})
+		h.Configure(h.config)
+		h.provider.Grant("r1")
+		h.provider.Deliver = func(int) error { down.Store(true); return nil }
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		h.token(h.key)
+		if got := h.journal.Len(); got != 1 {
+			t.Fatalf("%d entries are in the journal, want 1", got)
+		}
+		down.Store(false)
+		slow.Store(true)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		imp, err := broker.ParseImport([]byte(`{"settings":{"api_key":"k1"}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, _ = h.Import(ctx, h.at(keyed), imp) // whatever has become of it
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := h.journal.Len(); got != 0 {
+			t.Errorf("%d entries are in the journal, want none", got)
+		}
+	})
+}
+
+// A slowStore takes its time to save, and takes no notice of who has gone meanwhile.
+type slowStore struct {
+	broker.Store
+	slow *atomic.Bool
+}
+
+// Save implements [broker.Store].
+func (s slowStore) Save(ctx context.Context, rec *broker.Record, rev broker.Revision) (broker.Revision, error) {
+	if s.slow.Load() {
+		time.Sleep(2 * time.Millisecond)
+	}
+	return s.Store.Save(context.WithoutCancel(ctx), rec, rev)
+}
+
 // abandon ends a broker that stands for a crashed process.
 func abandon(t *testing.T, b *broker.Broker) {
 	t.Helper()

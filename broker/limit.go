@@ -82,8 +82,9 @@ func (b *Broker) Admit(ctx context.Context, key Key) (*Admission, error) {
 // them and, without ServiceID, that may send its credential to the target's host.
 // Whether it exists and may be used, [Admission.Authorize] says.
 //
-// Errors: those of [Broker.Admit], [ErrConnectionNotFound], [ErrHostNotAllowed],
-// [ErrStoreUnavailable], [*InputError] (also if several fit: it lists them), ctx's.
+// Errors: those of [Broker.Admit] (an [*InputError] also if several fit: it lists them),
+// [ErrConnectionNotFound], [ErrHostNotAllowed], [ErrStoreUnavailable], a [*TokenError] if
+// the store was set back, ctx's.
 func (b *Broker) AdmitCall(ctx context.Context, call Call) (*Admission, *url.URL, error) {
 	cfg := b.Config()
 	r, u, err := b.resolve(ctx, cfg, call)

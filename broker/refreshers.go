@@ -20,15 +20,20 @@ func (b *Broker) refresher(key Key) *refresher {
 // find returns the refresher of a request's connection, and its connector. Errors:
 // [ErrConnectorNotFound], [*InputError]. Whoever does nothing with it calls leave.
 func (b *Broker) find(cfg *Config, key Key) (*refresher, *Connector, error) {
-	if r := b.refreshers.load(&key); r != nil && r.snap.Load() != nil { // a record has this key: it is valid
-		conn, err := cfg.configured(key.Connector)
-		return r, conn, err
+	r := b.refreshers.load(&key)
+	if r == nil || r.snap.Load() == nil { // otherwise a record has this key, so it is valid
+		if err := key.Validate(); err != nil {
+			return nil, nil, err
+		}
 	}
-	conn, err := cfg.connector(key)
+	conn, err := cfg.configured(key.Connector)
 	if err != nil {
 		return nil, nil, err
 	}
-	return b.refresher(key), conn, nil
+	if r == nil {
+		r = b.refresher(key)
+	}
+	return r, conn, nil
 }
 
 // lock locks and returns the refresher that has this one's place now. Whoever is about

@@ -53,9 +53,10 @@ func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snaps
 	}
 }
 
-// promptSave is how long the store has for an answer before that is in the journal. Until
-// then it is in memory only, and who waits for it waits; a store that hangs could otherwise
-// be a reason to kill the process just then.
+// promptSave is how long the store has for an answer, and for whatever is to be saved
+// before it; then the answer goes to the journal. Until it is there it is in memory only,
+// the calls that need the token wait for it, and a process that hangs is one that gets
+// killed. A store that waits for its disk and not for a context is waited for.
 const promptSave = 2 * time.Second
 
 // How often saving is repeated while the store does not take an answer.

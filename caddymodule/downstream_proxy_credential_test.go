@@ -36,6 +36,33 @@ func TestProxyRenewsAndRepeatsAfterA401(t *testing.T) {
 	}
 }
 
+// A credential in the query is part of the URL: the one that was refused must not be
+// sent again beside the new one, nor anything of the caller's query get lost.
+func TestProxyRenewsACredentialInTheQuery(t *testing.T) {
+	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"access_token": "access-2", "refresh_token": "refresh-2", "expires_in": 3600, "token_type": "Bearer"}`)
+	}))
+	t.Cleanup(auth.Close)
+	asked := make(chan string, 10)
+	d := newDownstream(t, func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.RequestURI
+		if r.FormValue("key") != "access-2" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+	caddyfile, _ := d.forward(t, "", connectorLines("crm/query", d.URL, "allow_private", "inject query key"))
+	handler := run(t, strings.ReplaceAll(caddyfile, "https://auth.acme.test/token", auth.URL))
+	importToken(t, handler, "crm/query", "access-1")
+	resp := do(t, handler, "GET", "http://broker/proxy/x?b=2", "", caller("X-Apideck-Service-Id", "query", "X-Apideck-Downstream-Url", d.URL+"?a=1&key=mine")...)
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("got status %d: %s", resp.StatusCode, readAll(t, resp))
+	}
+	if first, second := <-asked, <-asked; first != "/x?a=1&b=2&key=access-1" || second != "/x?a=1&b=2&key=access-2" {
+		t.Errorf("downstream was asked for %s, then %s", first, second)
+	}
+}
+
 func TestProxySendsTheCallersOwnCredential(t *testing.T) {
 	d := newDownstream(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Echo", r.Header.Get("Authorization"))

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/google/uuid"
 )
 
 // forward is a Caddyfile with the Proxy API, the downstream d for the connector crm/acme,
@@ -68,6 +69,17 @@ func TestProxySendsTheRequestOnWithTheCredential(t *testing.T) {
 	}
 }
 
+func TestRequestIDsAreRandomUUIDs(t *testing.T) {
+	seen := make(map[string]bool)
+	for range 1000 {
+		id := newRequestID()
+		if parsed, err := uuid.Parse(id); err != nil || parsed.Version() != 4 || parsed.Variant() != uuid.RFC4122 || seen[id] {
+			t.Fatalf("got %s, %v", id, err)
+		}
+		seen[id] = true
+	}
+}
+
 func TestProxyKeepsTheCallersOwnHeadersBack(t *testing.T) {
 	d := newDownstream(t, ok)
 	caddyfile, _ := d.forward(t, "")
@@ -104,6 +116,9 @@ func TestProxyAddsWhatIsBelowItToTheURL(t *testing.T) {
 		{"/proxy", "", "/"},
 		{"/proxy/", "/", "/"},
 		{"/proxy", "?a=1", "/?a=1"},
+		{"/proxy", "/v1?", "/v1?"},
+		{"/proxy?b=2", "/v1?", "/v1?b=2"},
+		{"/proxy?", "/v1", "/v1"},
 		{"/proxy/", "/v1", "/v1"},
 		{"/proxy/things", "/v1", "/v1/things"},
 		{"/proxy/things", "/v1/", "/v1/things"},

@@ -21,7 +21,7 @@ func (x *exchange) watch(ctx context.Context) context.Context {
 	return ctx
 }
 
-// hook puts the hook of watch into trace.
+// hook puts the hook that watch speaks of into trace, in front of what is there.
 func (x *exchange) hook(trace *httptrace.ClientTrace) {
 	next := trace.Got1xxResponse
 	// It is called from a goroutine of net/http.

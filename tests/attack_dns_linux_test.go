@@ -96,7 +96,7 @@ func (d *deployment) useNameServer(t testing.TB, address func(lookup int) netip.
 	const host = "127.53.53.53" // where nobody else listens
 	conn, err := net.ListenPacket("udp", host+":53")
 	if err != nil {
-		t.Skip("needs root: ", err)
+		t.Skip("needs port 53, which root can have: ", err)
 	}
 	server := dnstest.Serve(t, conn, address)
 	conf := filepath.Join(t.TempDir(), "resolv.conf")

@@ -56,7 +56,11 @@ func TestProxyPassesEventsOnAtOnce(t *testing.T) {
 			}
 			if strings.HasPrefix(line, "data") {
 				delays = append(delays, time.Since(<-sent))
-				arrived <- struct{}{}
+				select {
+				case arrived <- struct{}{}:
+				case <-ctx.Done():
+					t.Fatalf("the service has gone after %d events", len(delays))
+				}
 			}
 		}
 		slices.Sort(delays)
