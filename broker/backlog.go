@@ -17,8 +17,9 @@ import (
 // A backlog is what token endpoints have answered and the store has not taken yet.
 // Until it is empty nothing else is written to the store.
 type backlog struct {
-	mu       sync.Mutex          // guards answers; never held across I/O
+	mu       sync.Mutex          // guards the two below; never held across I/O
 	answers  map[string]*unsaved // by id, the lease's; nil until there is one
+	slow     map[string]struct{} // ids of answers whose first save is under way still, see journalIfSlow
 	flushing chan struct{}       // holds one token: who has it flushes
 	adopting chan struct{}       // likewise for reading the journal
 	read     atomic.Bool         // the journal was, once at least
@@ -57,7 +58,7 @@ type unsavedJSON struct {
 
 func newBacklog() *backlog {
 	b := &backlog{
-		answers: make(map[string]*unsaved), adopted: make(map[string]struct{}),
+		answers: make(map[string]*unsaved), slow: make(map[string]struct{}), adopted: make(map[string]struct{}),
 		flushing: make(chan struct{}, 1), adopting: make(chan struct{}, 1),
 	}
 	b.flushing <- struct{}{}
@@ -69,6 +70,7 @@ func (b *backlog) add(u *unsaved) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.answers[u.id] = u
+	delete(b.slow, u.id)
 }
 
 func (b *backlog) remove(u *unsaved) {
@@ -77,6 +79,7 @@ func (b *backlog) remove(u *unsaved) {
 	if b.answers[u.id] == u {
 		delete(b.answers, u.id)
 	}
+	delete(b.slow, u.id)
 }
 
 // holds reports whether an answer for key waits to be saved.
@@ -161,11 +164,68 @@ func isFinal(err error) bool {
 func (b *Broker) keep(ctx context.Context, cfg *Config, u *unsaved) {
 	u.done = make(chan struct{})
 	b.backlog.add(u) // before it is in the journal, where others would find it
+	if u.journaled.Load() {
+		return
+	}
 	if err := b.journalAnswer(ctx, u); err != nil {
 		cfg.logger().LogAttrs(ctx, slog.LevelError, "neither the store nor the journal takes a refreshed token; it is in memory only",
 			slog.String("connection", u.key.String()), slog.String("error", err.Error()))
 	} else {
 		u.journaled.Store(true)
+	}
+}
+
+// slowSave is how long a save may take before the answer is put into the journal too. A
+// store that hangs is a reason for people to kill the process just then.
+const slowSave = 2 * time.Second
+
+// journalIfSlow puts an answer into the journal unless its save, which begins now, is over
+// soon. The save goes on. When it is over, ended is to be called: what the store has, or
+// nobody needs any more, is not left in the journal.
+func (b *Broker) journalIfSlow(ctx context.Context, cfg *Config, u *unsaved) (ended func(settled bool)) {
+	if b.journal == nil {
+		return func(bool) {}
+	}
+	waiting, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if b.clock.Sleep(waiting, slowSave) != nil {
+			return
+		}
+		b.backlog.expect(u) // else it would be read from the journal, and saved besides
+		err := b.journalAnswer(context.WithoutCancel(ctx), u)
+		u.journaled.Store(err == nil)
+		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "the store is slow to take a refreshed token",
+			slog.String("connection", u.key.String()), slog.Bool("in_journal", err == nil))
+	}()
+	return func(settled bool) {
+		stop()
+		<-done
+		if !settled {
+			return // it goes to the backlog
+		}
+		if u.journaled.Load() {
+			b.removeFromJournal(ctx, cfg, u)
+		}
+		b.backlog.remove(u)
+	}
+}
+
+// expect notes an answer that is being saved, or is about to be added.
+func (b *backlog) expect(u *unsaved) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.slow[u.id] = struct{}{}
+}
+
+// removeFromJournal removes an answer from the journal, even if ctx has ended just now:
+// nobody in this process would look for it again.
+func (b *Broker) removeFromJournal(ctx context.Context, cfg *Config, u *unsaved) {
+	if err := b.journal.Remove(context.WithoutCancel(ctx), u.id); err != nil {
+		// Nothing is lost: it would be merged once more, and be found saved.
+		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "an entry of the journal could not be removed",
+			slog.String("connection", u.key.String()), slog.String("error", err.Error()))
 	}
 }
 
@@ -224,10 +284,12 @@ func (b *backlog) pending() bool {
 	return len(b.answers) > 0
 }
 
+// has reports whether this process has an answer in its hands.
 func (b *backlog) has(id string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.answers[id] != nil
+	_, slow := b.slow[id]
+	return slow || b.answers[id] != nil
 }
 
 func decodeUnsaved(entry JournalEntry) (*unsaved, error) {

@@ -57,7 +57,7 @@ func (r *refresher) fly(cause context.Context, f *flight) {
 	}
 	r.mu.Unlock()
 	if !attempt.landed {
-		f.land(snap, err)
+		attempt.land(snap, err)
 	}
 	r.planRetry(cause, snap, err)
 }
@@ -138,8 +138,14 @@ type attempt struct {
 	flight    *flight
 	cfg       *Config    // as it was when the flight began
 	conn      *Connector // from cfg
-	landed    bool       // the flight's waiters were released before its end
+	landed    bool       // the flight's waiters were released
 	probing   bool       // this attempt is the one that may try a paused connector
+}
+
+// land releases the flight's waiters.
+func (a *attempt) land(snap *snapshot, err error) {
+	a.landed = true
+	a.flight.land(snap, err)
 }
 
 // run makes sure that the connection has a token that is not due for a refresh. The

@@ -104,27 +104,22 @@ func (b *Broker) flushAnswer(ctx context.Context, u *unsaved) error {
 		return err
 	}
 	u.snap, u.err = snap, err
-	attrs := []slog.Attr{slog.String("connection", u.key.String())}
+	connection := slog.String("connection", u.key.String())
 	if err != nil {
-		attrs = append(attrs, slog.String("reason", err.Error()))
-		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "a refreshed token that had not been saved is of no use any more", attrs...)
+		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "a refreshed token that had not been saved is of no use any more",
+			connection, slog.String("reason", err.Error()))
 		if errors.Is(err, ErrConnectionNotFound) {
 			b.revokeLate(ctx, newRevocation(cfg, cfg.Connectors[u.key.Connector], u.key, nil, u.answer.accessToken, u.answer.refreshToken))
 		}
 	} else {
-		cfg.logger().LogAttrs(ctx, slog.LevelInfo, "the store has taken a refreshed token that had not been saved", attrs...)
+		cfg.logger().LogAttrs(ctx, slog.LevelInfo, "the store has taken a refreshed token that had not been saved", connection)
 		b.destroyEarlier(ctx, u.key, snap.rev)
 		if conn := cfg.Connectors[u.key.Connector]; conn != nil {
 			b.emit(ctx, cfg, conn, u.event, snap.rec)
 		}
 	}
 	if u.journaled.Load() {
-		// Even if ctx has ended just now: nobody in this process would look for the entry again.
-		if err := b.journal.Remove(context.WithoutCancel(ctx), u.id); err != nil {
-			// Nothing is lost: it would be merged once more, and be found saved.
-			attrs = append(attrs, slog.String("error", err.Error()))
-			cfg.logger().LogAttrs(ctx, slog.LevelWarn, "an entry of the journal could not be removed", attrs...)
-		}
+		b.removeFromJournal(ctx, cfg, u)
 	}
 	b.backlog.remove(u)
 	close(u.done)

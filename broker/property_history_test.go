@@ -81,14 +81,15 @@ func (h *history) saved(p *process, next *broker.Record, begun time.Time) {
 	h.rec, h.savedAt, h.saves = next, time.Now(), h.saves+1
 }
 
-// checkJournal looks whether a process saves anything before what is in its journal.
+// checkJournal looks whether a process saves anything before what an earlier one has left
+// in the journal. Its own is there also while it is being saved.
 func (h *history) checkJournal(p *process, next *broker.Record, begun time.Time) {
 	t := h.token()
 	if t == nil || next.Credentials == nil || next.Credentials.RefreshToken.Reveal() != t.value || t.grant.excused {
 		return
 	}
 	for _, a := range t.attempts {
-		if a.process.replica == p.replica && a.refresh != "" && !a.journaledAt.IsZero() && a.journaledAt.Before(begun) {
+		if a.process.replica == p.replica && a.process != p && a.refresh != "" && !a.journaledAt.IsZero() && a.journaledAt.Before(begun) {
 			h.world.violate("%s saves something else before %s, which is in its journal", p.name, a.refresh)
 		}
 	}

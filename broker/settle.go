@@ -21,13 +21,13 @@ func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snaps
 	a.clientAccepted(ctx, held)
 	u := &unsaved{id: held.lease.ID, key: r.key, bought: held.lease.RefreshToken, over: held.rec.Generation, answer: ans}
 	policy := a.policy(held)
-	prompt, cancel := context.WithTimeout(ctx, promptSave)
-	defer cancel()
-	snap, event, err := a.settle(prompt, func(rec *Record) (EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
+	saved := r.broker.journalIfSlow(ctx, a.cfg, u)
+	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
 	if errors.Is(err, errSavedAlready) {
 		event = u.event
-		snap, err = r.load(prompt)
+		snap, err = r.load(ctx)
 	}
+	saved(err == nil || isFinal(err))
 	if err != nil && !isFinal(err) {
 		snap, err = a.saveLater(ctx, held, u, err)
 	} else if err == nil {
@@ -53,12 +53,6 @@ func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snaps
 	}
 }
 
-// promptSave is how long the store has for an answer, and for whatever is to be saved
-// before it; then the answer goes to the journal. Until it is there it is in memory only,
-// the calls that need the token wait for it, and a process that hangs is one that gets
-// killed. A store that waits for its disk and not for a context is waited for.
-const promptSave = 2 * time.Second
-
 // How often saving is repeated while the store does not take an answer.
 const (
 	minSaveRetry = 100 * time.Millisecond
@@ -77,11 +71,12 @@ func (a *attempt) saveLater(ctx context.Context, held *hold, u *unsaved, err err
 	_, err = u.merge(rec, a.policy(held), b.clock.Now()) // from then on it belongs to who flushes
 	b.keep(ctx, a.cfg, u)
 	if err == nil {
-		a.landed = true
-		if snap := r.install(rec, held.rev, b.clock.Now()); a.usable(snap) {
-			a.flight.land(snap, nil)
-		} else {
-			a.flight.land(nil, rec.tokenError(b.clock.Now()))
+		switch snap := r.install(rec, held.rev, b.clock.Now()); {
+		case a.landed: // with an answer before this one, which is of no use any more
+		case a.usable(snap):
+			a.land(snap, nil)
+		default:
+			a.land(nil, rec.tokenError(b.clock.Now()))
 		}
 	}
 	for wait := minSaveRetry; ; wait = min(2*wait, maxSaveRetry) {
