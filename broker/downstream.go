@@ -52,6 +52,7 @@ func (b *Broker) resolve(ctx context.Context, cfg *Config, call Call) (*refreshe
 	if call.Target.HasSettings() {
 		snap, err := r.latest(ctx)
 		if err != nil {
+			r.leave()
 			return nil, nil, err
 		}
 		settings = snap.rec.Settings
