@@ -53,7 +53,8 @@ func TestRequestsUnderWayAreLimited(t *testing.T) {
 		app, limits  string
 		othersAreToo bool // other connections of the application
 	}{
-		"of a connection":                             {"", "connection_concurrency 1", false},
+		"of a connection": {"", "connection_concurrency 1", false},
+		"of a connection, and refusals do not count":  {"", "connection_concurrency 1\napp_concurrency 2", false},
 		"of all applications":                         {"", "app_concurrency 1", true},
 		"of an application":                           {"max_concurrency 1", "app_concurrency 100", true},
 		"of an application that has more than others": {"max_concurrency off", "app_concurrency 1\nconnection_concurrency 1", false},
