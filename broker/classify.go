@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 	"strconv"
@@ -33,7 +34,8 @@ const (
 const (
 	codeInvalidGrant       = "invalid_grant"         // RFC 6749 section 5.2
 	codeNotSent            = "not_sent"              // the request did not reach the token endpoint whole
-	codeNoAnswer           = "no_answer"             // it did, and no response came
+	codeAddressNotAllowed  = "address_not_allowed"   // nor could it, see [GuardedDialer]
+	codeNoAnswer           = "no_answer"             // it reached it, and no response came
 	codeHTTPStatus         = "http_"                 // and the status, where the response had no code
 	codeUnusable           = "unusable_answer"       // a 2xx without a token in it
 	codeNoAccessToken      = "no_access_token"       // a 2xx with only a refresh token
@@ -58,6 +60,8 @@ func (a answer) err() error {
 func classify(t *tokenTransport, token *oauth2.Token, err error, def *connector.Definition, secrets []string, now time.Time) answer {
 	ans := answer{status: t.status}
 	switch {
+	case t.status == 0 && !t.sent() && errors.Is(err, ErrAddressNotAllowed):
+		ans.class, ans.code = ClassTransient, codeAddressNotAllowed
 	case t.status == 0 && !t.sent():
 		ans.class, ans.code = ClassTransient, codeNotSent
 	case t.status == 0:

@@ -117,7 +117,7 @@ func (c *Connector) allows(cfg *Config, u *url.URL, settings map[string]any) err
 		def = &private
 	}
 	if err := def.AllowsHost(u.Scheme, u.Host, settings); err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrHostNotAllowed, c.ID, err)
+		return fmt.Errorf("%w: %w", ErrHostNotAllowed, err) // which names the connector
 	}
 	return nil
 }

@@ -150,6 +150,32 @@ func TestNothingIsSentToAHostThatTheConnectorDoesNotAllow(t *testing.T) {
 	})
 }
 
+// A call waits for a token while an import gives the connection another host, and a token
+// for that one.
+func TestHostIsCheckedAgainWhenACallHasWaited(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.connect(connector.Definition{ID: acme, BaseURL: "https://{tenant}.acme.test", Settings: []connector.Setting{{Name: "tenant", Required: true}}})
+		release := h.holdAnswers("r1")
+		h.mustImportBody(h.key, `{"settings":{"tenant":"one"},"credentials":{"access_token":"a1","refresh_token":"r1",`+issued(2*time.Hour)+`}}`)
+		req := request(t, "https://one.acme.test/")
+		got := make(chan error)
+		go func() {
+			_, err := h.Authorize(req, h.key)
+			got <- err
+		}()
+		synctest.Wait()
+		h.mustImportBody(h.key, `{"settings":{"tenant":"two"},"credentials":{"access_token":"a2","refresh_token":"r2",`+issued(0)+`}}`)
+		close(release)
+		if err := <-got; !errors.Is(err, broker.ErrHostNotAllowed) || len(req.Header) > 0 {
+			t.Errorf("got %v, headers %v, want ErrHostNotAllowed and none", err, req.Header)
+		}
+		if _, err := h.Authorize(request(t, "https://two.acme.test/"), h.key); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestAuthorizeFailsForWhatIsNotThere(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {

@@ -175,6 +175,30 @@ func TestTokenEndpointOutOfReachIsTransient(t *testing.T) {
 	}
 }
 
+func TestTokenEndpointAtAPrivateAddressIsRefusedUnlessItIsMeant(t *testing.T) {
+	t.Parallel()
+	for private, want := range map[bool]struct {
+		requests int32
+		code     string
+	}{false: {0, "address_not_allowed"}, true: {1, "http_503"}} {
+		h := newHarness(t)
+		h.useRealTransport()
+		var requests atomic.Int32
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			requests.Add(1)
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}))
+		t.Cleanup(server.Close)
+		h.pointAt(server.URL)
+		h.config.Connectors[acme].AllowPrivate = private
+		var failed *broker.TokenError
+		_, err := h.expired("a1", "r1").Token(t.Context())
+		if !errors.As(err, &failed) || failed.Class != broker.ClassTransient || failed.Code != want.code || requests.Load() != want.requests {
+			t.Errorf("allow_private %t: got %v after %d requests, want %s after %d", private, err, requests.Load(), want.code, want.requests)
+		}
+	}
+}
+
 // A token endpoint that takes the connection and then does nothing: whether it will read
 // what was written to it nobody knows; of a handshake it has not even the beginning.
 func TestTokenEndpointThatReadsNothing(t *testing.T) {

@@ -187,7 +187,7 @@ func nearConnectors(name string, known map[connector.ID]knownConnector) []string
 			if apart := distance(service, id.ServiceID); apart <= len(service)/2 {
 				d = min(d, 1+apart)
 			}
-		} else if strings.Contains(id.ServiceID, name) && name != "" {
+		} else if name == id.UnifiedAPI || strings.Contains(id.ServiceID, name) && name != "" {
 			d = min(d, 1)
 		}
 		if d <= min(farthest, len(name)/2) {

@@ -193,6 +193,7 @@ func TestConnectorsNamesWhatMayHaveBeenMeant(t *testing.T) {
 		"crm/hubspt":           "did you mean crm/hubspot?",
 		"hubspot":              "did you mean crm/hubspot?",
 		"CRM/HubSpot":          "did you mean crm/hubspot?",
+		"sms":                  "did you mean sms/plivo, sms/twilio?",
 		"ats/hubspot":          "did you mean crm/hubspot?",
 		"nope/x":               "there is no connector nope/x; `connectors` lists them",
 		"crm/nobody-knows-it":  "there is no connector crm/nobody-knows-it; `connectors` lists them",

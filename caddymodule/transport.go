@@ -58,6 +58,7 @@ type Transport struct {
 
 	callers  callerHeaders
 	operator bool // reverse_proxy sets headers that could be confused with the caller's
+	unread   bool // reverse_proxy can leave responses open
 }
 
 // CaddyModule returns the Caddy module information.
@@ -84,6 +85,7 @@ func (t *Transport) Provision(ctx caddy.Context) (err error) {
 	t.connector, t.application, t.consumer = prepareValue(t.Connector), prepareValue(t.App), prepareValue(t.Consumer)
 	t.callers = newCallerHeaders(t.Connector, t.App, t.Consumer)
 	t.operator = t.callers.mayBeSet(ctx)
+	t.unread = mayLeaveUnread(ctx)
 	t.warnOfUpstreams(ctx)
 	return t.provisionTransports(ctx)
 }
@@ -126,6 +128,14 @@ func parentProxy(ctx caddy.Context) *reverseproxy.Handler {
 	return proxy
 }
 
+// mayLeaveUnread reports whether the reverse_proxy around this transport has handlers that
+// answer in place of a response. If one of them panics, which is how Caddy ends an answer
+// that breaks off, that response is never closed.
+func mayLeaveUnread(ctx caddy.Context) bool {
+	proxy := parentProxy(ctx)
+	return proxy == nil || len(proxy.HandleResponse) > 0
+}
+
 // checkNames finds what is misspelt, where there is no placeholder in it.
 func (t *Transport) checkNames() error {
 	if t.Connector == "" {
@@ -166,10 +176,15 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.refuse(req, err)
 	}
 	x := exchange{admission: admission, via: t.transportFor(key.Connector), maxBody: t.app.maxRequestBody(key.Application)}
+	answered := false
+	defer func() { // by a panic, too
+		if !answered {
+			admission.Release()
+		}
+	}()
 	ctx := x.watch(req.Context())
 	resp, err := x.do(t.outgoing(ctx, req), func() *http.Request { return t.outgoing(ctx, req) })
 	if err != nil {
-		admission.Release()
 		if refused, ok := errors.AsType[refusal](err); ok {
 			return t.refuse(req, refused.error)
 		}
@@ -177,6 +192,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Request = req // what was sent has the credential
 	releaseAtEnd(resp, admission)
+	if t.unread {
+		context.AfterFunc(req.Context(), admission.Release)
+	}
+	answered = true
 	return resp, nil
 }
 

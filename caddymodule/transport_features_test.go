@@ -190,6 +190,37 @@ func TestHTTP2Downstream(t *testing.T) {
 	}
 }
 
+// Each attempt begins with the request as it came: what an earlier one has put into it is
+// neither logged nor sent to the next upstream twice.
+func TestNextAttemptHasNoCredentialOfTheOneBefore(t *testing.T) {
+	for _, inject := range []string{"inject header X-Api-Key", "inject query key", "inject cookie session"} {
+		failing := newDownstream(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+		well := newDownstream(t, ok)
+		caddyfile := balanced(t, "lb_policy first\nlb_retries 1\nfail_duration 1h\nunhealthy_status 502\nlb_retry_match {\nexpression {rp.status_code} == 502\n}", failing, well)
+		connector := fmt.Sprintf("connector crm/keyed {\nauth_type apiKey\nbase_url %s\nallow_host %s\n%s\nallow_private\n}\n",
+			failing.URL, strings.TrimPrefix(well.URL, "https://"), inject)
+		options, log := globals(t, brokerLines(t, t.TempDir(), connector))
+		_, site, _ := strings.Cut(caddyfile, "http:// {")
+		handler := run(t, options+"http:// {\nlog"+strings.Replace(site, "token_broker crm/acme", "token_broker crm/keyed", 1))
+		resp := do(t, handler, "POST", "http://broker/vault/connections/crm/keyed/import", `{"settings": {"api_key": "canary-secret"}}`, caller()...)
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("importing: status %d: %s", resp.StatusCode, readAll(t, resp))
+		}
+		if resp := asJane(t, handler); resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: got status %d: %s", inject, resp.StatusCode, readAll(t, resp))
+		}
+		for _, d := range []*downstream{failing, well} {
+			got := d.request(t)
+			if n := strings.Count(fmt.Sprint(got.URL, got.Header), "canary-secret"); n != 1 {
+				t.Errorf("%s: downstream got the credential %d times: %s with %v", inject, n, got.URL, got.Header)
+			}
+		}
+		if text := logged(t, log); strings.Contains(text, "canary") || strings.Count(text, "upstream roundtrip") != 2 {
+			t.Errorf("%s: the log shows the credential, or lacks an attempt:\n%s", inject, text)
+		}
+	}
+}
+
 // Caddy redacts Authorization and Cookie in its logs, and knows no other credentials.
 func TestNoLogShowsACredentialWhereverItGoes(t *testing.T) {
 	for name, tt := range map[string]struct{ inject, settings string }{

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/dnstest"
@@ -54,38 +53,6 @@ func TestAttackByRebindingDNS(t *testing.T) {
 	if n := target.connections.Load(); n > 0 {
 		t.Errorf("%d connections were made to this machine, want none", n)
 	}
-}
-
-// A trap counts who connects to it.
-type trap struct {
-	address     string
-	connections atomic.Int32
-}
-
-func newTrap(t testing.TB) *trap {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &trap{address: listener.Addr().String()}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			p.connections.Add(1)
-			_ = conn.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		_ = listener.Close()
-		<-done
-	})
-	return p
 }
 
 // useNameServer makes the deployment's processes ask a name server of the test's, by a

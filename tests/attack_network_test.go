@@ -153,3 +153,71 @@ func TestListenerBeyondLoopback(t *testing.T) {
 	request = head("GET /proxy", fmt.Sprintf("127.0.0.1:%d", s.ports.API), []string{"X-Apideck-Downstream-Url: " + s.url("/"), "X-Apideck-Consumer-Id: " + s.consumer, "Connection: close"})
 	s.wantRefused(t, sendRaw(t, api, request+"\r\n"), http.StatusUnauthorized)
 }
+
+// Addresses are checked wherever the broker connects to by itself: names that lead to this
+// machine get no refresh token, no client secret and no event either.
+func TestTokensAndEventsDoNotGoToThisMachine(t *testing.T) {
+	t.Parallel()
+	token, revocation, hook := newTrap(t), newTrap(t), newTrap(t)
+	named := func(p *trap) string { return "localhost:" + portOf(p.address) }
+	d := newDeployment(t, oauthserver.Config{}).onDisk()
+	ports := ports{freePort(t), freePort(t), freePort(t)}
+	p := d.runCaddyfile(t, ports, fmt.Sprintf(`{
+		admin 127.0.0.1:%[1]d
+		token_broker {
+			storage embedded
+			app %[2]s {
+				api_key %[3]s
+			}
+			connector crm/acme {
+				auth_type oauth2
+				auth_style params
+				token_url https://%[4]s/token
+				revocation_url https://%[5]s/revoke
+				client_id acme
+				base_url https://api.acme.test
+			}
+			# Private is allowed; metadata is not.
+			connector crm/metadata {
+				auth_type oauth2
+				auth_style params
+				token_url http://169.254.169.254/latest/token
+				client_id acme
+				base_url https://api.acme.test
+				allow_private
+			}
+			webhook https://%[6]s/hook {
+				secret %[3]s
+			}
+		}
+	}
+	http://127.0.0.1:%[7]d {
+		bind 127.0.0.1
+		connections_api
+	}`, ports.Admin, application, d.secretFile(t, "api-key", d.apiKey), named(token), named(revocation), named(hook), ports.API))
+	p.awaitReady(t)
+	const expired = `{"credentials": {"access_token": "a", "refresh_token": "r", "issued_at": "2026-01-01T00:00:00Z", "expires_in": 1}}`
+	p.importBody(t, "crm/acme", consumer, expired).connection(t)
+	p.importBody(t, "crm/metadata", consumer, expired).connection(t)
+	logged := func(count int, what string) {
+		t.Helper()
+		eventually(t, "that it is refused", func() error {
+			if n := strings.Count(p.log.String(), what); n < count {
+				return fmt.Errorf("the log has %s %d times, want %d", what, n, count)
+			}
+			return nil
+		})
+	}
+	logged(2, `"class":"transient","code":"address_not_allowed"`)
+	logged(1, `"msg":"webhook attempt failed"`)
+	logged(1, `"error":"address_not_allowed"`)
+	if got := p.api(t, http.MethodDelete, "connections/crm/acme", consumer, ""); got.status != http.StatusNoContent {
+		t.Errorf("deleting: %v", got)
+	}
+	logged(1, "the address is not allowed") // the revocation
+	for name, trap := range map[string]*trap{"token endpoint": token, "revocation endpoint": revocation, "webhook": hook} {
+		if n := trap.connections.Load(); n > 0 {
+			t.Errorf("%d connections were made to the %s on this machine, want none", n, name)
+		}
+	}
+}

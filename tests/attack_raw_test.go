@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -177,6 +178,38 @@ func (s *rawServer) wantNone(t testing.TB) {
 	for _, r := range s.seen() {
 		t.Errorf("%s was asked:\n%s", s.address, r)
 	}
+}
+
+// A trap counts who connects to it.
+type trap struct {
+	address     string
+	connections atomic.Int32
+}
+
+func newTrap(t testing.TB) *trap {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &trap{address: listener.Addr().String()}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			p.connections.Add(1)
+			_ = conn.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = listener.Close()
+		<-done
+	})
+	return p
 }
 
 // sendRaw writes bytes to a listener and returns all that it answers.

@@ -40,6 +40,21 @@ var headerAttacks = []attack{
 			}
 		}
 	}},
+	{"copies of the credential in trailers", func(t *testing.T, s *attackScene, w way) {
+		s.importInto(t, "near", "").connection(t)
+		s.importBody(t, "crm/keyed", s.consumer, fmt.Sprintf(`{"settings": {"api_key": %q}}`, stolen)).connection(t)
+		for connector, header := range map[string]string{"near": "Authorization", "keyed": "X-Api-Key"} {
+			before := len(s.good.seen())
+			address, head := w.request(s, connector, http.MethodPost, s.url("/"), "Connection: close", "Transfer-Encoding: chunked",
+				"Trailer: "+header+", X-Apideck-Service-Id, Cookie")
+			answer := sendRaw(t, address, head+"\r\n1\r\nx\r\n0\r\n"+header+": callers\r\nX-Apideck-Service-Id: callers\r\nCookie: callers\r\n\r\n")
+			seen := s.good.seen()[before:]
+			// The server would take trailers for a next request.
+			if len(seen) != 1 || strings.Contains(seen[0].String(), "callers") || seen[0].body != "1\r\nx\r\n0\r\n\r\n" {
+				t.Errorf("%s: downstream got %v, want the body and no trailers; the answer is %q", connector, seen, answer)
+			}
+		}
+	}},
 	{"what the caller has for the broker", func(t *testing.T, s *attackScene, w way) {
 		s.importInto(t, "near", "").connection(t)
 		s.call(t, w, "near", s.url("/"), "Cookie: session=1", "X-Apideck-Anything: 1", "x-apideck-downstream-timeout: 1", "Baggage: user=jane",

@@ -70,6 +70,22 @@ var unifiedAPIs = []string{
 	"team-messaging", "time-registration", "transactional-email", "vault",
 }
 
+// The catalogue is for all unified APIs that are in wide use.
+func TestCatalogueHasEntriesForEachUnifiedAPI(t *testing.T) {
+	t.Parallel()
+	entries := make(map[string]int)
+	for id := range Catalog() {
+		entries[id.UnifiedAPI]++
+	}
+	for _, api := range []string{
+		"accounting", "ats", "crm", "customer-support", "ecommerce", "file-storage", "hris", "issue-tracking", "lead", "pos", "sms",
+	} {
+		if entries[api] == 0 {
+			t.Errorf("%s has no entry", api)
+		}
+	}
+}
+
 // A credential goes to the service that it is for, so every host of an entry belongs to
 // somebody whom the entry's own addresses name. With an origin no address names the
 // API's host; then the list does, exactly or below the service's own domain.
