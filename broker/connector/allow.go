@@ -71,7 +71,11 @@ func (d *Definition) AllowsHost(scheme, hostport string, settings map[string]any
 	if d.inAllowHosts(target, scheme, !templated) {
 		return nil
 	}
-	return refuse("is not allowed", "add it to the connector's allow_host if its credentials may go there")
+	fix := "add it to the connector's allow_host if its credentials may go there"
+	if templated {
+		fix = "check the settings that say which host is the connection's own, or " + fix
+	}
+	return refuse("is not allowed", fix)
 }
 
 func (d *Definition) inAllowHosts(h hostPort, scheme string, wildcards bool) bool {
