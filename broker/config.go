@@ -93,7 +93,23 @@ func (c *Config) logger() *slog.Logger {
 	return c.Logger
 }
 
-// allowsPrivate reports whether the connector's hosts may be private and plain HTTP.
-func (c *Config) allowsPrivate(conn *Connector) bool {
+// AllowsPrivate reports whether the connector's hosts may be private and plain HTTP.
+func (c *Config) AllowsPrivate(conn *Connector) bool {
 	return c.AllowPrivateHosts || conn.AllowPrivate
+}
+
+// MayAllow reports whether some connection of the connector may send its credential to
+// the target.
+func (c *Config) MayAllow(conn *Connector, target *connector.Target) bool {
+	return c.definition(conn).MayAllow(target)
+}
+
+// definition returns the connector's definition as AllowPrivateHosts has it.
+func (c *Config) definition(conn *Connector) *connector.Definition {
+	if c.AllowsPrivate(conn) == conn.AllowPrivate {
+		return &conn.Definition
+	}
+	private := conn.Definition
+	private.AllowPrivate = true
+	return &private
 }

@@ -92,7 +92,7 @@ func (b *Broker) choose(ctx context.Context, cfg *Config, call Call) (connector.
 	ids := named
 	if call.ServiceID == "" {
 		ids = slices.DeleteFunc(slices.Clone(named), func(id connector.ID) bool {
-			return !cfg.mayAllow(cfg.Connectors[id], call.Target)
+			return !cfg.MayAllow(cfg.Connectors[id], call.Target)
 		})
 	}
 	switch len(ids) {
@@ -146,12 +146,6 @@ func (b *Broker) serviceIndex(cfg *Config) map[string][]connector.ID {
 	}
 	b.services.Store(index)
 	return index.ids
-}
-
-func (c *Config) mayAllow(conn *Connector, target *connector.Target) bool {
-	def := conn.Definition
-	def.AllowPrivate = c.allowsPrivate(conn)
-	return def.MayAllow(target)
 }
 
 // chooseOfConsumer returns those of the connectors that the consumer has a connection

@@ -96,7 +96,7 @@ type allowance struct {
 // allows reports whether the snapshot's credential may be sent to u. Most requests of a
 // connection go to one host, so the latest that was allowed is remembered.
 func (s *snapshot) allows(cfg *Config, conn *Connector, u *url.URL) error {
-	private := cfg.allowsPrivate(conn)
+	private := cfg.AllowsPrivate(conn)
 	if known := s.allowed.Load(); known != nil &&
 		known.conn == conn && known.private == private && known.scheme == u.Scheme && known.host == u.Host {
 		return nil
@@ -110,13 +110,7 @@ func (s *snapshot) allows(cfg *Config, conn *Connector, u *url.URL) error {
 
 // allows reports whether a credential may be sent to u.
 func (c *Connector) allows(cfg *Config, u *url.URL, settings map[string]any) error {
-	def := &c.Definition
-	if cfg.allowsPrivate(c) != def.AllowPrivate {
-		private := c.Definition
-		private.AllowPrivate = true
-		def = &private
-	}
-	if err := def.AllowsHost(u.Scheme, u.Host, settings); err != nil {
+	if err := cfg.definition(c).AllowsHost(u.Scheme, u.Host, settings); err != nil {
 		return fmt.Errorf("%w: %w", ErrHostNotAllowed, err) // which names the connector
 	}
 	return nil

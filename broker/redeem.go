@@ -61,7 +61,7 @@ func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans
 	if u, err := url.Parse(tokenURL); err == nil {
 		span.SetAttributes(attribute.String("server.address", u.Hostname()))
 	}
-	once := &tokenTransport{base: b.transport(a.cfg.allowsPrivate(a.conn)), json: a.conn.TokenBody == connector.BodyJSON}
+	once := &tokenTransport{base: b.transport(a.cfg.AllowsPrivate(a.conn)), json: a.conn.TokenBody == connector.BodyJSON}
 	client := withoutRedirects(once)
 	a.refresher.setUnsent()
 	token, err := a.conn.requestToken(context.WithValue(ctx, oauth2.HTTPClient, client), tokenURL, held.rec)

@@ -146,7 +146,7 @@ func (b *Broker) sendRevocation(ctx context.Context, rv *revocation) error {
 	if err != nil {
 		return errNoRevokeTarget // not wrapped: it can have the URL in it
 	}
-	resp, err := withoutRedirects(b.transport(rv.cfg.allowsPrivate(rv.conn))).Do(req)
+	resp, err := withoutRedirects(b.transport(rv.cfg.AllowsPrivate(rv.conn))).Do(req)
 	switch {
 	case errors.Is(err, ErrAddressNotAllowed):
 		return &revocationError{kind: ErrAddressNotAllowed}

@@ -256,7 +256,7 @@ func loadApp(ctx caddy.Context) (*App, error) {
 func (a *App) allowsPrivate(id connector.ID) bool {
 	config := a.shared.broker.Config()
 	conn := config.Connectors[id]
-	return conn != nil && (conn.AllowPrivate || config.AllowPrivateHosts)
+	return conn != nil && config.AllowsPrivate(conn)
 }
 
 // Interface guards

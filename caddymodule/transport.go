@@ -98,8 +98,7 @@ func (t *Transport) warnOfUpstreams(ctx caddy.Context) {
 		return
 	}
 	id, _ := connector.ParseID(t.Connector) // checkNames has found it
-	def := t.app.config.Connectors[id].Definition
-	def.AllowPrivate = t.app.allowsPrivate(id)
+	config := t.app.config                  // the one that is being provisioned
 	scheme := "http"
 	if t.TLS != nil {
 		scheme = "https"
@@ -109,7 +108,7 @@ func (t *Transport) warnOfUpstreams(ctx caddy.Context) {
 			continue
 		}
 		target, err := connector.ParseTarget(scheme+"://"+upstream.Dial, "", "")
-		if err != nil || !def.MayAllow(target) {
+		if err != nil || !config.MayAllow(config.Connectors[id], target) {
 			t.logger.LogAttrs(ctx, slog.LevelWarn,
 				"the connector allows no requests to this upstream: all will be refused; correct it, or add it to the connector's allow_host",
 				slog.String("connector", id.String()), slog.String("upstream", scheme+"://"+upstream.Dial))

@@ -57,13 +57,16 @@ func TestUpstreamThatTheConnectorDoesNotAllowIsWarnedOf(t *testing.T) {
 		{"another host", "https://api.acme.test.evil.test", "crm/acme", "", true},
 		{"plain HTTP", "http://api.acme.test", "crm/acme", "", true},
 		{"one of two", "https://api.acme.test https://other.test", "crm/acme", "", true},
-		{"a wildcard's", "https://eu.acme.test", "crm/acme", "", false},
+		{"another one that is listed", "https://eu.acme.test", "crm/acme", "", false},
+		{"on this machine", "http://127.0.0.1:1234", "crm/here", "", false},
+		{"elsewhere on this machine", "http://127.0.0.1:1235", "crm/here", "", true},
 		{"known with the request", "{http.request.header.x-upstream}", "crm/acme", "tls", false},
 		{"of a connector that is known with the request", "https://other.test", "{http.request.header.x-connector}", "", false},
 		{"a socket", "unix//run/acme.sock", "crm/acme", "", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			options, log := globals(t, brokerLines(t, t.TempDir(), connectorLines("crm/acme", "https://api.acme.test", "allow_host eu.acme.test")))
+			options, log := globals(t, brokerLines(t, t.TempDir(), connectorLines("crm/acme", "https://api.acme.test", "allow_host eu.acme.test"),
+				connectorLines("crm/here", "http://127.0.0.1:1234", "allow_private")))
 			if err := validate(t, options+site(tt.upstream, tt.connector, tt.options, "")); err != nil {
 				t.Fatal(err)
 			}
@@ -71,5 +74,20 @@ func TestUpstreamThatTheConnectorDoesNotAllowIsWarnedOf(t *testing.T) {
 				t.Errorf("the log warns: %t, want %t\n%s", got, tt.warns, logged(t, log))
 			}
 		})
+	}
+}
+
+// What counts is the configuration that is coming, not the one that is running.
+func TestUpstreamOfAConnectorThatAReloadAddsIsNotWarnedOf(t *testing.T) {
+	dir := t.TempDir()
+	acme := connectorLines("crm/acme", "https://api.acme.test")
+	options, _ := globals(t, brokerLines(t, dir, acme))
+	run(t, options+site("https://api.acme.test", "crm/acme", "", ""))
+	options, log := globals(t, brokerLines(t, dir, acme, connectorLines("crm/here", "http://127.0.0.1:1234", "allow_private")))
+	if err := load(t, options+site("http://127.0.0.1:1234", "crm/here", "", "")); err != nil {
+		t.Fatal(err)
+	}
+	if text := logged(t, log); strings.Contains(text, "allows no requests to this upstream") {
+		t.Errorf("got a warning:\n%s", text)
 	}
 }
