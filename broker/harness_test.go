@@ -72,11 +72,14 @@ func newHarnessOn(t *testing.T, store *brokertest.MemStore, provider *brokertest
 }
 
 // start begins a process of its own, as it were, on the harness's store and journal.
-func (h *harness) start() {
+func (h *harness) start() { h.startOn(h.store, h.journal) }
+
+// startOn is start on something that stands before the harness's store or journal.
+func (h *harness) startOn(store broker.Store, journal broker.Journal) {
 	h.Broker = broker.New(broker.Options{
-		Open:      func(context.Context) (broker.Store, error) { return h.store, nil },
+		Open:      func(context.Context) (broker.Store, error) { return store, nil },
 		Transport: func(bool) http.RoundTripper { return h.provider },
-		Journal:   h.journal,
+		Journal:   journal,
 	})
 	if h.config != nil {
 		h.Configure(h.config)

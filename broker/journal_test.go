@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -96,12 +95,7 @@ func TestAnswerIsInTheJournalSoonIfTheStoreHangs(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		var stuck atomic.Bool
-		h.Broker = broker.New(broker.Options{
-			Open:      func(context.Context) (broker.Store, error) { return stuckStore{h.store, &stuck}, nil },
-			Transport: func(bool) http.RoundTripper { return h.provider },
-			Journal:   h.journal,
-		})
-		h.Configure(h.config)
+		h.startOn(stuckStore{h.store, &stuck}, h.journal)
 		h.provider.Grant("r1")
 		h.provider.Deliver = func(int) error { stuck.Store(true); return nil }
 		h.mustImport("a1", "r1", issued(2*time.Hour))
@@ -199,19 +193,12 @@ func TestSlowSaveIsDoneOnce(t *testing.T) {
 			t.Parallel()
 			virtually(t, func(t *testing.T, h *harness) {
 				var hangs atomic.Bool
-				h.Broker = broker.New(broker.Options{
-					Open: func(context.Context) (broker.Store, error) {
-						return lateStore{h.store, func() time.Duration {
-							if hangs.CompareAndSwap(true, false) {
-								return late
-							}
-							return 100 * time.Millisecond
-						}}, nil
-					},
-					Transport: func(bool) http.RoundTripper { return h.provider },
-					Journal:   h.journal,
-				})
-				h.Configure(h.config)
+				h.startOn(lateStore{h.store, func() time.Duration {
+					if hangs.CompareAndSwap(true, false) {
+						return late
+					}
+					return 100 * time.Millisecond
+				}}, h.journal)
 				h.provider.Grant("r1")
 				h.provider.Deliver = func(int) error { hangs.Store(true); return nil }
 				h.mustImport("a1", "r1", issued(2*time.Hour))
@@ -262,12 +249,7 @@ func TestJournalForgetsWhatWasSavedForSomebodyWhoHasGone(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		down := h.failing()
 		var slow atomic.Bool
-		h.Broker = broker.New(broker.Options{
-			Open:      func(context.Context) (broker.Store, error) { return slowStore{h.store, &slow}, nil },
-			Transport: func(bool) http.RoundTripper { return h.provider },
-			Journal:   impatientJournal{h.journal},
-		})
-		h.Configure(h.config)
+		h.startOn(slowStore{h.store, &slow}, impatientJournal{h.journal})
 		h.provider.Grant("r1")
 		h.provider.Deliver = func(int) error { down.Store(true); return nil }
 		h.mustImport("a1", "r1", issued(2*time.Hour))

@@ -5,29 +5,11 @@ import (
 	"log"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 )
-
-// A lockedBuilder is a log to read while it is written.
-type lockedBuilder struct {
-	mu sync.Mutex
-	b  strings.Builder // guarded by mu
-}
-
-// Write implements [io.Writer].
-func (l *lockedBuilder) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuilder) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // What a server sends that nobody has asked for is logged by net/http, with the credential
 // in it if the server echoes that.
@@ -59,7 +41,7 @@ func TestWhatDownstreamSendsUnaskedIsNotLogged(t *testing.T) {
 			importToken(t, handler, "crm/acme", "canary-access")
 			std := log.Writer()
 			t.Cleanup(func() { log.SetOutput(std) })
-			written := &lockedBuilder{}
+			written := &brokertest.Log{}
 			log.SetOutput(written)
 			if got := readAll(t, do(t, handler, http.MethodGet, tt.url, "", tt.header...)); got != "ok" {
 				t.Fatalf("got %q", got)
@@ -79,7 +61,7 @@ func TestWhatDownstreamSendsUnaskedIsNotLogged(t *testing.T) {
 func TestStandardLogIsQuietedOnce(t *testing.T) {
 	std := log.Writer()
 	t.Cleanup(func() { log.SetOutput(std) })
-	written := &lockedBuilder{}
+	written := &brokertest.Log{}
 	log.SetOutput(written)
 	quietNetHTTP()
 	quietNetHTTP()
