@@ -29,10 +29,9 @@
 //
 // # A request to downstream
 //
-// [Broker.Resolve] finds the connection and the URL where callers name them in the
-// request; where the configuration does, a [Key] is all it takes. [Broker.Admit] counts
-// the request against the [Limits] until it is released. [Admission.Authorize] puts the
-// credential in, if the request goes to a host that the connector allows and as its
+// [Broker.Admit] counts the request against the [Limits] until it is released.
+// [Broker.AdmitCall] does that where callers name the connection and the URL in the
+// request, and finds both. [Admission.Authorize] puts the credential in, if the request goes to a host that the connector allows and as its
 // [connector.Definition] says, and [Authorization.Observe] scrubs the response of it.
 // After a 401, [Authorization.Renew] says whether there is a newer token to try.
 //

@@ -2,7 +2,6 @@ package connector
 
 import (
 	"errors"
-	"net/url"
 	"strings"
 )
 
@@ -68,25 +67,21 @@ func (d *Definition) renderHost(t *urlTemplate, settings map[string]any) (scheme
 	if !t.isHostTemplated() {
 		return t.scheme, t.fixed, nil
 	}
-	var b strings.Builder
-	for _, p := range t.host {
-		if p.setting == "" {
-			b.WriteString(p.literal)
-			continue
-		}
-		value, err := d.settingText(p.setting, settings)
+	name, err := t.host.render(func(setting string) (string, error) {
+		value, err := d.settingText(setting, settings)
 		if err != nil {
-			return "", hostPort{}, err
+			return "", err
 		}
 		value = strings.ToLower(value)
 		if !validLabel(value) || strings.Contains(value, "_") {
-			return "", hostPort{}, d.settingError(p.setting,
-				"must be one label of a host name: 1 to 63 letters, digits and inner hyphens")
+			return "", d.settingError(setting, "must be one label of a host name: 1 to 63 letters, digits and inner hyphens")
 		}
-		b.WriteString(value)
-	}
-	host, err = parseHostPort(b.String())
+		return value, nil
+	})
 	if err != nil {
+		return "", hostPort{}, err
+	}
+	if host, err = parseHostPort(name); err != nil {
 		// Each part is valid, so together they are too long.
 		return "", hostPort{}, d.settingError(t.host.settings()[0], "makes the host name too long")
 	}
@@ -95,27 +90,22 @@ func (d *Definition) renderHost(t *urlTemplate, settings map[string]any) (scheme
 }
 
 func (d *Definition) renderSegment(segment text, settings map[string]any) (string, error) {
-	var b strings.Builder
-	setting := ""
-	for _, p := range segment {
-		if p.setting == "" {
-			b.WriteString(p.literal)
-			continue
-		}
-		setting = p.setting
-		value, err := d.settingText(p.setting, settings)
+	last := ""
+	rendered, err := segment.render(func(setting string) (string, error) {
+		last = setting
+		value, err := d.settingText(setting, settings)
 		if err != nil {
 			return "", err
 		}
-		if strings.ContainsAny(value, "/\\") || hasControl(value) {
-			return "", d.settingError(p.setting, "must be one segment of a path, without slashes and control characters")
+		if value, err = pathValue(value); err != nil {
+			return "", d.settingError(setting, err.Error())
 		}
-		b.WriteString(url.PathEscape(value))
+		return value, nil
+	})
+	if err == nil && last != "" && isDotSegment(rendered) {
+		err = d.settingError(last, "must not make a path segment . or ..")
 	}
-	if setting != "" && isDotSegment(b.String()) {
-		return "", d.settingError(setting, "must not make a path segment . or ..")
-	}
-	return b.String(), nil
+	return rendered, err
 }
 
 // parseOrigin reads a setting that is a whole origin (RFC 6454 section 4). Its host

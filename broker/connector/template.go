@@ -88,7 +88,7 @@ type urlTemplate struct {
 // parseURLTemplate reads "https://{subdomain}.example.com/v1/{account}" or
 // "{instance_url}/v1".
 func parseURLTemplate(s string) (*urlTemplate, error) {
-	if strings.ContainsAny(s, " \\\x7f") || strings.IndexFunc(s, func(r rune) bool { return r < ' ' }) >= 0 {
+	if strings.ContainsAny(s, ` \`) || hasControl(s) {
 		return nil, errors.New("has a space, backslash or control character in it")
 	}
 	if strings.Contains(s, "#") {
