@@ -31,9 +31,10 @@
 //
 // [Broker.Admit] counts the request against the [Limits] until it is released.
 // [Broker.AdmitCall] does that where callers name the connection and the URL in the
-// request, and finds both. [Admission.Authorize] puts the credential in, if the request goes to a host that the connector allows and as its
-// [connector.Definition] says, and [Authorization.Observe] scrubs the response of it.
-// After a 401, [Authorization.Renew] says whether there is a newer token to try.
+// request, and finds both. [Admission.Authorize] puts the credential in, if the request
+// goes to a host that the connector allows and as its [connector.Definition] says, and
+// [Authorization.Observe] scrubs the response of it. After a 401, [Authorization.Renew]
+// says whether there is a newer token to try.
 //
 // Settings say whose credentials they are and, where a connector's URLs have settings in
 // them, which host gets them. So an import or update that changes such a host must bring
