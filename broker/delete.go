@@ -18,8 +18,9 @@ import (
 // what the store keeps of earlier revisions is destroyed. Where the connector names a
 // revocation endpoint the grant is taken back there (RFC 7009), in the background: what
 // comes of that changes nothing. So a deletion is for good: importing the same tokens
-// again works only if it comes before they are taken back, which is given up then. Errors: [*InputError], [ErrConnectorNotFound],
-// [ErrConnectionNotFound], [ErrStoreUnavailable].
+// again works only if it comes before they are taken back, which is given up then.
+// Errors: [*InputError], [ErrConnectorNotFound], [ErrConnectionNotFound],
+// [ErrStoreUnavailable].
 func (b *Broker) Delete(ctx context.Context, key Key) (err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.delete", trace.WithAttributes(connectorAttribute(key)))
 	defer func() { endSpan(span, err) }()

@@ -38,9 +38,10 @@ type exchange struct {
 	hints atomic.Int32                         // 1xx responses to it
 }
 
-// do sends out, whose context has the exchange's hook, see watch. A request that downstream answers 401 is
-// sent once more, as again makes it anew, if there is a newer credential to be had, and
-// if its body can be sent: there is none, or it was small and has been read to its end.
+// do sends out, whose context has the exchange's hook, see watch. A request that
+// downstream answers 401 is sent once more, as again makes it anew, if there is a newer
+// credential to be had, and if its body can be sent: there is none, or it was small and
+// has been read to its end.
 func (x *exchange) do(out *http.Request, again func() *http.Request) (*http.Response, error) {
 	limited, err := limitBody(out, x.maxBody)
 	if err != nil {
