@@ -36,25 +36,25 @@ func (a *announced) set(key Key, known bool) (before bool) {
 
 // pauseKey is where the announcement of a pause is: of the connector's or, if settings
 // decide the token endpoint, of all that share the record's.
-func (c *Connector) pauseKey(rec *Record) Key {
+func pauseKey(c *Connector, rec *Record) Key {
 	key := Key{Application: ownApplication, Consumer: "pause", Connector: c.ID}
-	if endpoint := c.endpointOf(rec); endpoint != "" {
+	if endpoint := endpointOf(c, rec); endpoint != "" {
 		key.Consumer += " " + string(NewSecret(endpoint).Hash())
 	}
 	return key
 }
 
 // fingerprint identifies the client of a connector, and how it asks for tokens.
-func (c *Connector) fingerprint() TokenHash {
-	return NewSecret(fmt.Sprintf("%q", c.clientSettings(pauseScope{connector: c.ID}, nil))).Hash()
+func fingerprint(c *Connector) TokenHash {
+	return NewSecret(fmt.Sprintf("%q", clientSettingsOf(c, pauseScope{connector: c.ID}, nil))).Hash()
 }
 
 // announce reports whether it is this process that tells of the pause of a connector.
 // While the store cannot say, it is: better twice than never.
 func (b *Broker) announce(ctx context.Context, conn *Connector, seen *Record, now time.Time) bool {
-	key := conn.pauseKey(seen)
+	key := pauseKey(conn, seen)
 	b.announced.set(key, true)
-	client := conn.fingerprint()
+	client := fingerprint(conn)
 	_, _, err := b.update(ctx, key, func(rec *Record) (*Record, error) {
 		if rec == nil {
 			rec = &Record{Key: key, CreatedAt: now}
@@ -72,7 +72,7 @@ func (b *Broker) announce(ctx context.Context, conn *Connector, seen *Record, no
 // endAnnouncement is called when the token endpoint has taken a connector's client: if it
 // is wrong another time, that is news. Nothing waits for it.
 func (b *Broker) endAnnouncement(cause context.Context, conn *Connector, seen *Record) {
-	key := conn.pauseKey(seen)
+	key := pauseKey(conn, seen)
 	if !b.announced.set(key, false) {
 		return
 	}

@@ -120,7 +120,7 @@ func (b *Broker) InjectedHeaders(id connector.ID) []string {
 	if !ok {
 		return nil
 	}
-	return conn.injectedHeaders()
+	return injectedHeaders(conn)
 }
 
 // store returns the store, opened if need be.

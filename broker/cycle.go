@@ -16,8 +16,11 @@ import (
 const (
 	minBackoff = time.Second
 	maxBackoff = 5 * time.Minute
-	cooldown   = 30 * time.Second
 )
+
+// cooldown is how long a connection is left alone after its background refresh has given
+// up, and how often a refused refresh token is tried again for whoever asks.
+const cooldown = 30 * time.Second
 
 // backoff returns how long to wait after so many failed attempts: between half and
 // all of a time that doubles from one attempt to the next.
@@ -66,6 +69,14 @@ func (r *Record) rotate(next Secret) {
 	if next.IsZero() || next.Equal(c.RefreshToken) {
 		return
 	}
+	r.replaceRefreshToken(next)
+}
+
+// dropRefreshToken removes a refresh token that was refused for good.
+func (r *Record) dropRefreshToken() { r.replaceRefreshToken(Secret{}) }
+
+func (r *Record) replaceRefreshToken(next Secret) {
+	c := r.Credentials
 	r.rememberReplaced(c.RefreshToken)
 	if c.FromImport {
 		r.rememberImported(c.RefreshToken)

@@ -145,6 +145,18 @@ func (b *Broker) deleteNow(ctx context.Context, key Key) (err error) {
 	return s.Delete(ctx, key)
 }
 
+// How long a tombstone is kept.
+const (
+	tombstoneAge   = 24 * time.Hour // then it is removed for good
+	purgeTolerance = time.Hour      // the clocks of replicas differ by less
+)
+
+// wasPurged reports whether the record is a tombstone that the sweep of some replica has
+// removed from the store, or is about to.
+func (r *Record) wasPurged(now time.Time) bool {
+	return r.IsTombstone() && now.Sub(r.Deleted) > tombstoneAge+2*purgeTolerance
+}
+
 // isForPurge reports whether the record is a tombstone that has done its service.
 func (r *Record) isForPurge(now time.Time) bool {
 	return r.IsTombstone() && now.Sub(r.Deleted) > tombstoneAge+purgeTolerance

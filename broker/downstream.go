@@ -187,7 +187,7 @@ func (b *Broker) chooseOfConsumer(ctx context.Context, cfg *Config, call Call, i
 // goesTo reports whether a connection may send its credential to the target.
 func goesTo(cfg *Config, conn *Connector, target *connector.Target, snap *snapshot) bool {
 	u, err := conn.RenderTarget(target, snap.rec.Settings)
-	return err == nil && conn.allows(cfg, u, snap.rec.Settings) == nil
+	return err == nil && allowsHost(cfg, conn, u, snap.rec.Settings) == nil
 }
 
 func ambiguous(call Call, ids []connector.ID) error {

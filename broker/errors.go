@@ -31,7 +31,10 @@ var (
 	// ErrConnectionNotFound means that this consumer of this application has no
 	// connection to the service.
 	ErrConnectionNotFound = errors.New("no such connection")
+)
 
+// Errors of the operations.
+var (
 	// ErrConsumerNotFound means that this application has, and lately had, no connection
 	// of such a consumer.
 	ErrConsumerNotFound = errors.New("no such consumer")

@@ -145,12 +145,7 @@ func (a *attempt) fellBack(ctx context.Context, held *hold, ans answer) (bool, e
 		if !rec.holds(held.lease) || rec.refreshTokenHash() != held.lease.RefreshToken {
 			return "", errSuperseded
 		}
-		c := rec.Credentials
-		rec.rememberReplaced(c.RefreshToken)
-		if c.FromImport {
-			rec.rememberImported(c.RefreshToken)
-		}
-		c.RefreshToken, c.FromImport = Secret{}, false
+		rec.dropRefreshToken()
 		return "", nil
 	})
 	if err == nil {

@@ -101,24 +101,24 @@ func (s *snapshot) allows(cfg *Config, conn *Connector, u *url.URL) error {
 		known.conn == conn && known.private == private && known.scheme == u.Scheme && known.host == u.Host {
 		return nil
 	}
-	if err := conn.allows(cfg, u, s.rec.Settings); err != nil {
+	if err := allowsHost(cfg, conn, u, s.rec.Settings); err != nil {
 		return err
 	}
 	s.allowed.Store(&allowance{conn, private, u.Scheme, u.Host})
 	return nil
 }
 
-// allows reports whether a credential may be sent to u.
-func (c *Connector) allows(cfg *Config, u *url.URL, settings map[string]any) error {
-	if err := cfg.definition(c).AllowsHost(u.Scheme, u.Host, settings); err != nil {
+// allowsHost reports whether a credential may be sent to u.
+func allowsHost(cfg *Config, conn *Connector, u *url.URL, settings map[string]any) error {
+	if err := cfg.definition(conn).AllowsHost(u.Scheme, u.Host, settings); err != nil {
 		return fmt.Errorf("%w: %w", ErrHostNotAllowed, err) // which names the connector
 	}
 	return nil
 }
 
-// injections returns what goes into the requests of a connection. Its error is a
+// injectionsFor returns what goes into the requests of a connection. Its error is a
 // [*TokenError] of credentials that cannot be put where they belong.
-func (c *Connector) injections(rec *Record) ([]connector.Injection, error) {
+func injectionsFor(c *Connector, rec *Record) ([]connector.Injection, error) {
 	token := ""
 	if rec.Credentials != nil {
 		token = rec.Credentials.AccessToken.Reveal()
@@ -293,7 +293,7 @@ func (a *Authorization) rejected() {
 }
 
 // injectedHeaders returns the names of the headers that credentials are put in.
-func (c *Connector) injectedHeaders() []string {
+func injectedHeaders(c *Connector) []string {
 	var names []string
 	for _, p := range c.Placements() {
 		name := "Authorization"

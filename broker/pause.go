@@ -54,8 +54,8 @@ var clientErrors = []string{"invalid_client", "unsupported_grant_type"}
 // scopes are what a refusal of the record's token request may be about: the connector
 // first, then the connection alone, whose settings may be what is refused. One that has
 // a client of its own has nothing to do with the connector's.
-func (c *Connector) scopes(rec *Record) []pauseScope {
-	wide, narrow := pauseScope{connector: c.ID, endpoint: c.endpointOf(rec)}, pauseScope{connector: c.ID, connection: rec.Key}
+func scopesOf(c *Connector, rec *Record) []pauseScope {
+	wide, narrow := pauseScope{connector: c.ID, endpoint: endpointOf(c, rec)}, pauseScope{connector: c.ID, connection: rec.Key}
 	if _, own := c.clientFor(rec.Settings); own {
 		return []pauseScope{narrow}
 	}
@@ -68,7 +68,7 @@ func (c *Connector) scopes(rec *Record) []pauseScope {
 // endpointOf returns the token endpoint of the record's tenant, empty if all connections
 // have the same. What one tenant's endpoint thinks of the client says nothing of others: it
 // may be in another region, or belong to a customer who has removed the integration.
-func (c *Connector) endpointOf(rec *Record) string {
+func endpointOf(c *Connector, rec *Record) string {
 	if !strings.Contains(c.TokenURL+c.RefreshURL, "{") {
 		return ""
 	}
@@ -81,12 +81,12 @@ func (c *Connector) endpointOf(rec *Record) string {
 
 // sharesTokenRequests reports whether the record's token requests differ from those of
 // other connections in the refresh token alone.
-func (c *Connector) sharesTokenRequests(rec *Record) bool {
-	scopes := c.scopes(rec)
+func sharesTokenRequests(c *Connector, rec *Record) bool {
+	scopes := scopesOf(c, rec)
 	return len(scopes) == 1 && scopes[0].connection == (Key{})
 }
 
-func (c *Connector) clientSettings(scope pauseScope, rec *Record) clientSettings {
+func clientSettingsOf(c *Connector, scope pauseScope, rec *Record) clientSettings {
 	client, more := c.Client, strings.Builder{}
 	for _, name := range slices.Sorted(maps.Keys(c.TokenParams)) {
 		fmt.Fprintf(&more, "%q=%q ", name, c.TokenParams[name])
@@ -109,11 +109,11 @@ func (p *pauses) of(conn *Connector, rec *Record) []*pause {
 		return nil
 	}
 	var found []*pause
-	for _, scope := range conn.scopes(rec) {
+	for _, scope := range scopesOf(conn, rec) {
 		paused, ok := p.paused[scope]
 		switch {
 		case !ok:
-		case paused.client != conn.clientSettings(scope, rec):
+		case paused.client != clientSettingsOf(conn, scope, rec):
 			delete(p.paused, scope)
 		default:
 			found = append(found, paused)
@@ -170,12 +170,12 @@ func (p *pauses) release(conn *Connector, rec *Record, now time.Time) {
 func (p *pauses) pause(conn *Connector, rec *Record, code string, until time.Time) (begun, wide bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	scopes := conn.scopes(rec)
+	scopes := scopesOf(conn, rec)
 	scope := scopes[len(scopes)-1]
 	if slices.Contains(clientErrors, code) {
 		scope = scopes[0]
 	}
-	next := &pause{conn.clientSettings(scope, rec), until}
+	next := &pause{clientSettingsOf(conn, scope, rec), until}
 	old := p.paused[scope]
 	p.prune(until.Add(-probeInterval))
 	if p.paused == nil {
@@ -207,7 +207,7 @@ func (p *pauses) resume(conn *Connector, rec *Record) {
 	if len(p.paused) == 0 {
 		return
 	}
-	for _, scope := range conn.scopes(rec) {
+	for _, scope := range scopesOf(conn, rec) {
 		delete(p.paused, scope)
 	}
 }

@@ -28,7 +28,7 @@ type placedHeader struct {
 func (a *Authorization) placeAll(req *http.Request, snap *snapshot) error {
 	ready := snap.placed.Load()
 	if ready == nil || ready.conn != a.conn {
-		injections, err := a.conn.injections(snap.rec)
+		injections, err := injectionsFor(a.conn, snap.rec)
 		if err != nil {
 			return err
 		}

@@ -88,10 +88,10 @@ func (r *refresher) evict(now time.Time) {
 		return
 	}
 	if snap := r.snap.Load(); snap != nil && snap.rec.IsTombstone() {
-		if now.Sub(snap.rec.Deleted) <= tombstoneAge+2*purgeTolerance {
+		if !snap.rec.wasPurged(now) {
 			return
 		}
-		r.known = false // the sweep has removed the record, or is about to
+		r.known = false
 	}
 	r.snap.Store(nil)
 	r.discard()

@@ -114,7 +114,7 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 		a.clientKnown(held, now)
 	}
 	policy := a.policy(held)
-	policy.alone = ans.class == ClassConfiguration && a.conn.sharesTokenRequests(held.rec) && r.broker.doubts.concern(r.key, ans.code)
+	policy.alone = ans.class == ClassConfiguration && sharesTokenRequests(a.conn, held.rec) && r.broker.doubts.concern(r.key, ans.code)
 	var until time.Time
 	if ans.class == ClassConfiguration && !policy.alone {
 		until = now.Add(probeInterval)
@@ -158,7 +158,7 @@ func (a *attempt) pause(ctx context.Context, held *hold, ans answer, until, now 
 	what := "the token endpoint refuses what only this connection's settings say; the connection is paused and has lost nothing. " +
 		"Check the settings that token requests have in them"
 	switch {
-	case wide && a.conn.endpointOf(held.rec) != "":
+	case wide && endpointOf(a.conn, held.rec) != "":
 		what = "a token endpoint that settings decide refuses the OAuth client; the connections with the same settings for it are paused, " +
 			"none has lost its credentials. Check these settings, and the connector's client_id, client_secret and auth_style"
 	case wide:

@@ -14,11 +14,9 @@ import (
 
 // The sweep does what nobody asks for. Nothing waits for it.
 const (
-	sweepInterval  = 10 * time.Minute      // of each process, give or take a fifth
-	sweepPace      = 20 * time.Millisecond // between two records
-	sweepLease     = 5 * time.Minute       // renewed while a sweep goes on
-	tombstoneAge   = 24 * time.Hour        // then a tombstone is removed for good
-	purgeTolerance = time.Hour             // clocks of replicas differ by less
+	sweepInterval = 10 * time.Minute      // of each process, give or take a fifth
+	sweepPace     = 20 * time.Millisecond // between two records
+	sweepLease    = 5 * time.Minute       // renewed while a sweep goes on
 )
 
 // ownApplication is that of the records which are the broker's own. It has a control

@@ -68,7 +68,7 @@ func (b *Broker) ObtainToken(ctx context.Context, key Key) (_ *Connection, err e
 	case err != nil:
 		return nil, err
 	case !conn.FetchesTokens():
-		return nil, conn.notFetched()
+		return nil, notFetched(conn)
 	case !view.Enabled:
 		return nil, ErrConnectionDisabled
 	}
@@ -87,7 +87,7 @@ func (b *Broker) ObtainToken(ctx context.Context, key Key) (_ *Connection, err e
 	return b.show(ctx, conn, key)
 }
 
-func (c *Connector) notFetched() error {
+func notFetched(c *Connector) error {
 	how := "auth_type " + string(c.AuthType)
 	if c.AuthType == connector.OAuth2 {
 		how = "grant_type " + string(c.GrantType)
