@@ -70,7 +70,7 @@ func renderTarget(conn *Connector, target *connector.Target, settings map[string
 	if err == nil {
 		return u, nil
 	}
-	field := strings.ToLower(DownstreamURLHeader)
+	field := DownstreamURLField
 	if setting, ok := errors.AsType[*connector.SettingError](err); ok {
 		return nil, &InputError{
 			Kind: Contradiction, Field: field, Fault: fmt.Sprintf("cannot be filled in: setting %s %s", setting.Setting, setting.Fault),
@@ -82,7 +82,7 @@ func renderTarget(conn *Connector, target *connector.Target, settings map[string
 
 // choose finds the connector of a call that does not name it whole.
 func (b *Broker) choose(ctx context.Context, cfg *Config, call Call) (connector.ID, error) {
-	if err := validateName("x-apideck-consumer-id", call.Consumer); err != nil {
+	if err := validateName(ConsumerField, call.Consumer); err != nil {
 		return connector.ID{}, err
 	}
 	named := b.named(cfg, call)
@@ -107,7 +107,7 @@ func (b *Broker) choose(ctx context.Context, cfg *Config, call Call) (connector.
 		return connector.ID{}, err
 	case len(ids) == 0:
 		return connector.ID{}, fmt.Errorf("%w: this consumer has none that fits: import one, or correct %s",
-			ErrConnectionNotFound, strings.ToLower(ServiceHeader))
+			ErrConnectionNotFound, ServiceField)
 	case len(ids) > 1:
 		return connector.ID{}, ambiguous(call, ids)
 	}
@@ -195,12 +195,12 @@ func ambiguous(call Call, ids []connector.ID) error {
 	for i, id := range ids {
 		names[i] = id.String()
 	}
-	field, fix := ServiceHeader, "send the service, and the unified API in "+strings.ToLower(UnifiedAPIHeader)+", of one of them"
+	field, fix := ServiceField, "send the service, and the unified API in "+UnifiedAPIField+", of one of them"
 	if call.ServiceID != "" {
-		field, fix = UnifiedAPIHeader, "send the unified API of one of them"
+		field, fix = UnifiedAPIField, "send the unified API of one of them"
 	}
 	return &InputError{
-		Kind: BadHeader, Field: strings.ToLower(field),
+		Kind: BadHeader, Field: field,
 		Fault: "is needed, since several of the consumer's connections fit: " + strings.Join(names, ", "), Fix: fix,
 	}
 }

@@ -92,7 +92,7 @@ func (c *Connector) tokenParams(rec *Record) (url.Values, error) {
 // requestToken makes the token request that is due for the record. x/oauth2 makes it
 // of a form, whatever the grant: its client credentials take any parameters. The
 // transport sends it as JSON where that is called for.
-func (c *Connector) requestToken(ctx context.Context, tokenURL string, rec *Record) (*oauth2.Token, error) {
+func requestToken(ctx context.Context, c *Connector, tokenURL string, rec *Record) (*oauth2.Token, error) {
 	params, err := c.tokenParams(rec)
 	if err != nil {
 		return nil, err

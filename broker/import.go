@@ -134,7 +134,7 @@ func (r *Record) checkSize() error {
 	for _, object := range []map[string]any{r.Settings, r.Metadata} {
 		encoded, err := json.Marshal(object)
 		if err != nil {
-			return badBody("settings or metadata", "cannot be encoded", "send plain JSON")
+			return &InputError{Kind: BadSyntax, Field: "settings or metadata", Fault: "cannot be encoded", Fix: "send plain JSON"}
 		}
 		size += len(encoded)
 	}

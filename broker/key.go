@@ -12,6 +12,15 @@ import (
 // maxNameLen bounds application and consumer ids, in bytes.
 const maxNameLen = 255
 
+// What callers send in headers of the HTTP API, as an [InputError] names it.
+const (
+	ApplicationField   = "x-apideck-app-id"
+	ConsumerField      = "x-apideck-consumer-id"
+	UnifiedAPIField    = "x-apideck-unified-api"
+	ServiceField       = "x-apideck-service-id"
+	DownstreamURLField = "x-apideck-downstream-url"
+)
+
 // A Key names a connection: one customer (consumer) of an application at one
 // third-party service (connector).
 type Key struct {
@@ -38,10 +47,10 @@ func quotePart(s string) string {
 // Validate reports whether the key can name a connection. The error is an
 // [*InputError] that names the header or path part at fault.
 func (k Key) Validate() error {
-	if err := validateName("x-apideck-app-id", k.Application); err != nil {
+	if err := validateName(ApplicationField, k.Application); err != nil {
 		return err
 	}
-	if err := validateName("x-apideck-consumer-id", k.Consumer); err != nil {
+	if err := validateName(ConsumerField, k.Consumer); err != nil {
 		return err
 	}
 	if err := k.Connector.Validate(); err != nil {

@@ -99,10 +99,10 @@ func (c *Config) available(application, consumer string, filter Filter, found []
 
 // keys returns the keys of a consumer's records, tombstones included.
 func (b *Broker) keys(ctx context.Context, application, consumer string) ([]Key, error) {
-	if err := validateName("x-apideck-app-id", application); err != nil {
+	if err := validateName(ApplicationField, application); err != nil {
 		return nil, err
 	}
-	if err := validateName("x-apideck-consumer-id", consumer); err != nil {
+	if err := validateName(ConsumerField, consumer); err != nil {
 		return nil, err
 	}
 	s, err := b.store(ctx)

@@ -64,7 +64,7 @@ func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans
 	once := &tokenTransport{base: b.transport(a.cfg.AllowsPrivate(a.conn)), json: a.conn.TokenBody == connector.BodyJSON}
 	client := withoutRedirects(once)
 	a.refresher.setUnsent()
-	token, err := a.conn.requestToken(context.WithValue(ctx, oauth2.HTTPClient, client), tokenURL, held.rec)
+	token, err := requestToken(context.WithValue(ctx, oauth2.HTTPClient, client), a.conn, tokenURL, held.rec)
 	ans = classify(once, token, err, &a.conn.Definition, a.conn.secrets(held.rec), sentAt)
 	if a.conn.GrantType == connector.ClientCredentials {
 		ans.refreshToken = Secret{} // RFC 6749 section 4.4.3 says that there should be none
