@@ -165,8 +165,8 @@ func showable(code string, secrets []string) string {
 	if len(code) > most || strings.Trim(code, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") != "" {
 		return codeUnknownError
 	}
-	for _, secret := range secrets {
-		if len(secret) >= shortest && (strings.Contains(code, secret) || strings.Contains(secret, code)) {
+	for _, s := range secrets {
+		if len(s) >= shortest && (strings.Contains(code, s) || strings.Contains(s, code)) {
 			return codeUnknownError
 		}
 	}

@@ -48,8 +48,8 @@ func (c *Connector) rotationFor(cred *Credentials) connector.Rotation {
 // the connector allows that and there is one. The two are never mixed: the secret of
 // the configuration's client goes with no other id.
 func (c *Connector) clientFor(settings map[string]any) (client Client, own bool) {
-	if id, secret, ok := c.OwnClient(settings); ok {
-		return Client{ID: id, Secret: NewSecret(secret)}, true
+	if id, clientSecret, ok := c.OwnClient(settings); ok {
+		return Client{ID: id, Secret: NewSecret(clientSecret)}, true
 	}
 	return c.Client, false
 }

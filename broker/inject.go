@@ -253,8 +253,8 @@ func (a *Authorization) Scrub(header http.Header) {
 			longest = max(longest, len(value))
 		}
 	}
-	for _, secret := range a.values {
-		value := secret.Reveal()
+	for _, hidden := range a.values {
+		value := hidden.Reveal()
 		if len(value) > longest { // it stands in none of them, in whichever form
 			continue
 		}

@@ -62,8 +62,8 @@ func prepare(conn *Connector, injections []connector.Injection) (*placed, int) {
 		} else {
 			ready.others = append(ready.others, i)
 		}
-		for _, secret := range i.Secrets {
-			ready.values = append(ready.values, NewSecret(secret))
+		for _, value := range i.Secrets {
+			ready.values = append(ready.values, NewSecret(value))
 		}
 	}
 	return ready, size

@@ -9,13 +9,14 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
 // fullRecord returns a record with a value in every field.
 func fullRecord() *broker.Record {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	return &broker.Record{
-		Key:       broker.Key{Application: "app", Consumer: "a/b \u00e4\u2028", Connector: acme},
+		Key:       broker.Key{Application: "app", Consumer: "a/b \u00e4\u2028", Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}},
 		CreatedAt: at, UpdatedAt: at.Add(1), Deleted: at.Add(2), Enabled: true,
 		Settings: map[string]any{"n": json.Number("12345678901234567890"), "o": map[string]any{"l": []any{"x", nil, true}}},
 		Metadata: map[string]any{"m": "<&>"},

@@ -169,12 +169,12 @@ func (b *Broker) sendRevocation(ctx context.Context, rv *revocation) error {
 func (rv *revocation) request(ctx context.Context, endpoint string) (*http.Request, error) {
 	form := url.Values{"token": {rv.token.Reveal()}, "token_type_hint": {rv.hint}}
 	client, _ := rv.conn.clientFor(rv.settings)
-	id, secret := client.ID, client.Secret.Reveal()
+	id, clientSecret := client.ID, client.Secret.Reveal()
 	inParams := rv.conn.authenticatesInParams(client)
 	if inParams {
 		form.Set("client_id", id)
-		if secret != "" {
-			form.Set("client_secret", secret)
+		if clientSecret != "" {
+			form.Set("client_secret", clientSecret)
 		}
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
@@ -184,7 +184,7 @@ func (rv *revocation) request(ctx context.Context, endpoint string) (*http.Reque
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
 	if !inParams {
-		req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret)) // RFC 6749 section 2.3.1
+		req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(clientSecret)) // RFC 6749 section 2.3.1
 	}
 	return req, nil
 }

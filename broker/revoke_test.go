@@ -111,8 +111,8 @@ func TestDeleteRevokesTheGrantAtTheProvider(t *testing.T) {
 		if got, want := e.revoked(), "r1 refresh_token, a2 access_token"; got != want {
 			t.Fatalf("got %s, want %s", got, want)
 		}
-		id, secret, _ := e.requests[0].BasicAuth()
-		if e.requests[0].Method != http.MethodPost || id != "client" || secret != url.QueryEscape(brokertest.ClientSecretCanary) || e.forms[0].Has("client_id") {
+		id, clientSecret, _ := e.requests[0].BasicAuth()
+		if e.requests[0].Method != http.MethodPost || id != "client" || clientSecret != url.QueryEscape(brokertest.ClientSecretCanary) || e.forms[0].Has("client_id") {
 			t.Errorf("got %s with the client %s, want a POST with the client in the header", e.requests[0].Method, id)
 		}
 		if f := e.forms[1]; f.Get("client_id") != "client" || f.Get("client_secret") != brokertest.ClientSecretCanary || e.requests[1].Header.Get("Authorization") != "" {
@@ -142,7 +142,7 @@ func TestGrantOfAConnectionsOwnClientIsRevokedWithIt(t *testing.T) {
 		if e.sent() != 1 {
 			t.Fatalf("got %d requests, want 1", e.sent())
 		}
-		if id, secret, _ := e.requests[0].BasicAuth(); id != "own" || secret != "own-secret" {
+		if id, clientSecret, _ := e.requests[0].BasicAuth(); id != "own" || clientSecret != "own-secret" {
 			t.Errorf("got the client %q, want the connection's own", id)
 		}
 	})

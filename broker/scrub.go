@@ -7,23 +7,23 @@ import (
 
 // scrub replaces secret wherever it stands in header values, and removes headers that
 // have it in their name.
-func scrub(header http.Header, secret string) {
+func scrub(header http.Header, hidden string) {
 	const shortest = 4 // below that it is no secret, and replacing it would garble
-	if len(secret) < shortest {
+	if len(hidden) < shortest {
 		return
 	}
 	for name, values := range header {
-		if len(name) >= len(secret) && strings.Contains(strings.ToLower(name), strings.ToLower(secret)) {
+		if len(name) >= len(hidden) && strings.Contains(strings.ToLower(name), strings.ToLower(hidden)) {
 			delete(header, name) // names are read without regard to case
 			continue
 		}
 		for i, value := range values {
-			if strings.Contains(value, secret) {
-				value = strings.ReplaceAll(value, secret, redacted)
+			if strings.Contains(value, hidden) {
+				value = strings.ReplaceAll(value, hidden, redacted)
 				values[i] = value
 			}
 			if strings.Contains(value, "%") {
-				values[i] = redactEncoded(value, secret)
+				values[i] = redactEncoded(value, hidden)
 			}
 		}
 	}
@@ -32,21 +32,21 @@ func scrub(header http.Header, secret string) {
 // redactEncoded replaces secret where it stands percent-encoded: in a URL any byte may
 // be, with digits of either case (RFC 3986 section 2.1), as an http.Redirect or a
 // framework of another language writes it.
-func redactEncoded(value, secret string) string {
+func redactEncoded(value, hidden string) string {
 	decoded, begins := percentDecoded(value)
-	if !strings.Contains(decoded, secret) {
+	if !strings.Contains(decoded, hidden) {
 		return value
 	}
 	var b strings.Builder
 	from := 0 // in decoded
 	for {
-		i := strings.Index(decoded[from:], secret)
+		i := strings.Index(decoded[from:], hidden)
 		if i < 0 {
 			b.WriteString(value[begins[from]:])
 			return b.String()
 		}
 		b.WriteString(value[begins[from]:begins[from+i]] + redacted)
-		from += i + len(secret)
+		from += i + len(hidden)
 	}
 }
 

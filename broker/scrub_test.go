@@ -28,9 +28,9 @@ func TestScrubFindsASecretInWhateverPercentEncoding(t *testing.T) {
 // What a hostile downstream can send is a mebibyte of header, and a secret can be long.
 func TestScrubIsLinear(t *testing.T) {
 	t.Parallel()
-	secret := strings.Repeat("a", 64<<10) + "b"
+	hidden := strings.Repeat("a", 64<<10) + "b"
 	header := http.Header{"X": {strings.Repeat("%61", 1<<20/3)}}
-	scrub(header, secret)
+	scrub(header, hidden)
 	if strings.Contains(header.Get("X"), redacted) {
 		t.Error("something was found that is not there")
 	}
@@ -38,17 +38,17 @@ func TestScrubIsLinear(t *testing.T) {
 
 func FuzzScrub(f *testing.F) {
 	f.Add("https://x.test/?t=a%2fb%2Bc", "a/b+c")
-	f.Fuzz(func(t *testing.T, value, secret string) {
-		if len(secret) < 4 || strings.ContainsAny(secret, redacted+"%") {
+	f.Fuzz(func(t *testing.T, value, hidden string) {
+		if len(hidden) < 4 || strings.ContainsAny(hidden, redacted+"%") {
 			t.Skip()
 		}
 		header := http.Header{"X": {value}}
-		scrub(header, secret)
+		scrub(header, hidden)
 		got := header.Get("X")
 		// What is around a secret may form it anew only together with the mark in its place.
 		for rest := range strings.SplitSeq(got, redacted) {
-			if decoded, _ := percentDecoded(rest); strings.Contains(decoded, secret) {
-				t.Errorf("%q still has %q in it: %q", value, secret, got)
+			if decoded, _ := percentDecoded(rest); strings.Contains(decoded, hidden) {
+				t.Errorf("%q still has %q in it: %q", value, hidden, got)
 			}
 		}
 	})

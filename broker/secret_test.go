@@ -15,15 +15,15 @@ import (
 
 func TestSecretsShowNothingOfThemselves(t *testing.T) {
 	t.Parallel()
-	secret := broker.NewSecret(brokertest.AccessCanary)
+	token := broker.NewSecret(brokertest.AccessCanary)
 	rec := &broker.Record{
 		Settings:    map[string]any{"api_key": brokertest.SettingCanary},
-		Credentials: &broker.Credentials{AccessToken: secret, RefreshToken: broker.NewSecret(brokertest.RefreshCanary)},
+		Credentials: &broker.Credentials{AccessToken: token, RefreshToken: broker.NewSecret(brokertest.RefreshCanary)},
 	}
 	client := broker.Client{ID: "id", Secret: broker.NewSecret(brokertest.ClientSecretCanary)}
 	for name, value := range map[string]any{
-		"secret": secret, "pointer": &secret, "slice": []broker.Secret{secret}, "map": map[string]broker.Secret{"k": secret},
-		"record": rec, "credentials": rec.Credentials, "credentials by value": *rec.Credentials, "client": client, "token": broker.Token{AccessToken: secret},
+		"secret": token, "pointer": &token, "slice": []broker.Secret{token}, "map": map[string]broker.Secret{"k": token},
+		"record": rec, "credentials": rec.Credentials, "credentials by value": *rec.Credentials, "client": client, "token": broker.Token{AccessToken: token},
 	} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t"} {
 			brokertest.NoCanary(t, name+" as "+verb, fmt.Appendf(nil, verb, value))
@@ -42,8 +42,8 @@ func TestSecretsShowNothingOfThemselves(t *testing.T) {
 		slog.New(slog.NewTextHandler(&log, nil)).Info("x", "value", value)
 		brokertest.NoCanary(t, name+" in a log", log.Bytes())
 	}
-	if fmt.Sprint(secret) != "REDACTED" || secret.Reveal() != brokertest.AccessCanary {
-		t.Errorf("got %v, want REDACTED", secret)
+	if fmt.Sprint(token) != "REDACTED" || token.Reveal() != brokertest.AccessCanary {
+		t.Errorf("got %v, want REDACTED", token)
 	}
 }
 

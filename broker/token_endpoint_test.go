@@ -22,7 +22,7 @@ import (
 // half of it.
 func TestTokenEndpointAnswers(t *testing.T) {
 	t.Parallel()
-	const secret = "r1-" + brokertest.RefreshCanary
+	const refreshToken = "r1-" + brokertest.RefreshCanary
 	reply := func(status int, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
@@ -64,16 +64,16 @@ func TestTokenEndpointAnswers(t *testing.T) {
 		"unauthorized_client":         {reply(400, `{"error":"unauthorized_client"}`), broker.ClassConfiguration, "unauthorized_client", ""},
 		"an unknown code":             {reply(400, `{"error":"no_coffee"}`), broker.ClassConfiguration, "no_coffee", ""},
 		"a code that is a sentence":   {reply(400, `{"error":"no coffee today"}`), broker.ClassConfiguration, "unknown_error", ""},
-		"a code that is the token":    {reply(400, `{"error":"`+secret+`"}`), broker.ClassConfiguration, "unknown_error", ""},
+		"a code that is the token":    {reply(400, `{"error":"`+refreshToken+`"}`), broker.ClassConfiguration, "unknown_error", ""},
 		"400 without a body":          {reply(400, ``), broker.ClassConfiguration, "http_400", ""},
 		"401 without a body":          {reply(401, ``), broker.ClassConfiguration, "http_401", ""},
 		"403":                         {reply(403, `<html>`), broker.ClassConfiguration, "http_403", ""},
 		"408":                         {reply(408, ``), broker.ClassAmbiguous, "http_408", ""},
 		"429":                         {reply(429, ``), broker.ClassTransient, "http_429", ""},
 		"500":                         {reply(500, `{"error":"invalid_grant"}`), broker.ClassAmbiguous, "http_500", ""},
-		"502":                         {reply(502, secret), broker.ClassAmbiguous, "http_502", ""},
+		"502":                         {reply(502, refreshToken), broker.ClassAmbiguous, "http_502", ""},
 		"503":                         {reply(503, ``), broker.ClassTransient, "http_503", ""},
-		"200 with garbage":            {reply(200, `<html>`+secret), broker.ClassAmbiguous, "unusable_answer", ""},
+		"200 with garbage":            {reply(200, `<html>`+refreshToken), broker.ClassAmbiguous, "unusable_answer", ""},
 		"200 with nothing":            {reply(200, ``), broker.ClassAmbiguous, "unusable_answer", ""},
 		"200 without a token":         {reply(200, `{"token_type":"bearer"}`), broker.ClassAmbiguous, "unusable_answer", ""},
 		"only a refresh token":        {reply(200, `{"refresh_token":"r2"}`), broker.ClassTransient, "no_access_token", "r2"},
@@ -106,7 +106,7 @@ func TestTokenEndpointAnswers(t *testing.T) {
 				h.giveUpSoon()
 			}
 
-			_, err := h.expired("a1", secret).Token(t.Context())
+			_, err := h.expired("a1", refreshToken).Token(t.Context())
 			var failed *broker.TokenError
 			switch {
 			case test.class == "" && err != nil:
@@ -122,7 +122,7 @@ func TestTokenEndpointAnswers(t *testing.T) {
 			}
 			want := test.refresh
 			if want == "" {
-				want = secret
+				want = refreshToken
 			}
 			if rec := h.record(h.key); rec.Credentials.RefreshToken.Reveal() != want || rec.Lease != nil {
 				t.Errorf("the refresh token %s is not stored, or the lease is out still", want[:2])
@@ -255,8 +255,8 @@ func TestClientAuthenticatesAsTheConnectorSays(t *testing.T) {
 			h.useRealTransport()
 			got := ""
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				id, secret, _ := r.BasicAuth()
-				got = fmt.Sprintf("header %q %q, params %q %q", id, secret, r.FormValue("client_id"), r.FormValue("client_secret"))
+				id, clientSecret, _ := r.BasicAuth()
+				got = fmt.Sprintf("header %q %q, params %q %q", id, clientSecret, r.FormValue("client_id"), r.FormValue("client_secret"))
 				_, _ = io.WriteString(w, `{"access_token":"a2"}`)
 			}))
 			t.Cleanup(server.Close)

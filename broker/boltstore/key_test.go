@@ -82,7 +82,7 @@ func TestKeyWithoutDatabaseIsUsed(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "connections.db")); err != nil {
 		t.Fatal(err)
 	}
-	save(t, openStore(t, dir), record("bob", "secret"), 0)
+	save(t, openStore(t, dir), newRecord("bob", "secret"), 0)
 	if !bytes.Equal(readFile(t, filepath.Join(dir, "key.json")), right) {
 		t.Error("the key was replaced")
 	}
@@ -96,7 +96,7 @@ func TestLostKeyOfAnEmptyStoreIsMadeAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	store := openStore(t, dir)
-	save(t, store, record("ann", "secret"), 0)
+	save(t, store, newRecord("ann", "secret"), 0)
 	closeStore(t, store)
 	if _, _, err := openStore(t, dir).Load(t.Context(), key("ann")); err != nil {
 		t.Errorf("Load: %v", err)
@@ -129,7 +129,7 @@ func TestRotatedKeysetReadsWhatTheOldKeyWrote(t *testing.T) {
 	writeFile(t, keyPath, b.Bytes())
 
 	store := openStore(t, dir)
-	save(t, store, record("bob", "secret"), 0)
+	save(t, store, newRecord("bob", "secret"), 0)
 	for _, consumer := range []string{"ann", "bob"} {
 		if _, _, err := store.Load(t.Context(), key(consumer)); err != nil {
 			t.Errorf("Load of %s: %v", consumer, err)
@@ -142,7 +142,7 @@ func storeWithRecord(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	store := openStore(t, dir)
-	save(t, store, record("ann", "secret"), 0)
+	save(t, store, newRecord("ann", "secret"), 0)
 	closeStore(t, store)
 	return dir
 }

@@ -46,7 +46,7 @@ func child(dir, consumer string) error {
 	}()
 	var rev broker.Revision
 	for generation := uint64(1); ; generation++ {
-		rec := record(consumer, "secret")
+		rec := newRecord(consumer, "secret")
 		rec.Generation = generation
 		rev, err = store.Save(ctx, rec, rev)
 		if ctx.Err() != nil {

@@ -26,8 +26,8 @@ func TestRecordsAndRevisionsSurviveReopening(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	store := openStore(t, dir)
-	kept := save(t, store, record("ann", "secret"), 0)
-	dead := save(t, store, record("bob", "secret"), 0)
+	kept := save(t, store, newRecord("ann", "secret"), 0)
+	dead := save(t, store, newRecord("bob", "secret"), 0)
 	if err := store.Delete(t.Context(), key("bob")); err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestRecordsAndRevisionsSurviveReopening(t *testing.T) {
 	if err != nil || rev != kept || rec.Credentials.AccessToken.Reveal() != "secret" {
 		t.Errorf("Load = %v, %d, %v; want the record saved as %d", rec, rev, err, kept)
 	}
-	if again := save(t, store, record("bob", "secret"), 0); again <= dead {
+	if again := save(t, store, newRecord("bob", "secret"), 0); again <= dead {
 		t.Errorf("revision of a record that was deleted and made anew = %d, want more than %d", again, dead)
 	}
 }
@@ -47,7 +47,7 @@ func TestFilesAreForTheirOwnerAlone(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "made", "for", "it")
 	store := openStore(t, dir)
-	save(t, store, record("ann", "secret"), 0)
+	save(t, store, newRecord("ann", "secret"), 0)
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("mode of the directory: %v, %v; want 0700", info.Mode(), err)
 	}
@@ -63,7 +63,7 @@ func TestSecretsAreNotInTheFiles(t *testing.T) {
 	dir := t.TempDir()
 	store := openStore(t, dir)
 	const canary = "canary-d9f1c3"
-	rec := record("ann", canary)
+	rec := newRecord("ann", canary)
 	rec.Settings = map[string]any{"api_key": canary}
 	save(t, store, rec, 0)
 	closeStore(t, store)
@@ -86,8 +86,8 @@ func TestRecordMovedToAnotherConnectionIsRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	store := openStore(t, dir)
-	save(t, store, record("ann", "hers"), 0)
-	save(t, store, record("bob", "his"), 0)
+	save(t, store, newRecord("ann", "hers"), 0)
+	save(t, store, newRecord("bob", "his"), 0)
 	closeStore(t, store)
 	edit(t, dir, func(tx *bolt.Tx) error {
 		for _, name := range []string{"connections", "revisions"} {
@@ -110,7 +110,7 @@ func TestRecordPutBackAsItWasIsRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	store := openStore(t, dir)
-	rev := save(t, store, record("ann", "old"), 0)
+	rev := save(t, store, newRecord("ann", "old"), 0)
 	closeStore(t, store)
 	var name, old []byte
 	edit(t, dir, func(tx *bolt.Tx) error {
@@ -119,7 +119,7 @@ func TestRecordPutBackAsItWasIsRefused(t *testing.T) {
 		return nil
 	})
 	store = openStore(t, dir)
-	save(t, store, record("ann", "new"), rev)
+	save(t, store, newRecord("ann", "new"), rev)
 	closeStore(t, store)
 	edit(t, dir, func(tx *bolt.Tx) error { return tx.Bucket([]byte("connections")).Put(name, old) })
 	wantDamaged(t, openStore(t, dir), "ann")
@@ -131,7 +131,7 @@ func TestClosedStoreIsUnavailable(t *testing.T) {
 	closeStore(t, store)
 	closeStore(t, store)
 	_, _, loadErr := store.Load(t.Context(), key("ann"))
-	_, saveErr := store.Save(t.Context(), record("ann", "secret"), 0)
+	_, saveErr := store.Save(t.Context(), newRecord("ann", "secret"), 0)
 	for op, err := range map[string]error{"Load": loadErr, "Save": saveErr, "Delete": store.Delete(t.Context(), key("ann"))} {
 		if !errors.Is(err, broker.ErrStoreUnavailable) {
 			t.Errorf("%s after Close = %v, want ErrStoreUnavailable", op, err)
@@ -205,6 +205,6 @@ func key(consumer string) broker.Key {
 	}
 }
 
-func record(consumer, secret string) *broker.Record {
-	return &broker.Record{Key: key(consumer), Credentials: &broker.Credentials{AccessToken: broker.NewSecret(secret)}}
+func newRecord(consumer, token string) *broker.Record {
+	return &broker.Record{Key: key(consumer), Credentials: &broker.Credentials{AccessToken: broker.NewSecret(token)}}
 }

@@ -135,7 +135,7 @@ func (f *file) put(id string, data []byte) error {
 func (f *file) putAll(entries iter.Seq2[string, []byte]) error {
 	added := make(map[string][]byte)
 	for id, data := range entries {
-		if err := f.append(record{kind: kindPut, id: id, data: data}); err != nil {
+		if err := f.append(frameContent{kind: kindPut, id: id, data: data}); err != nil {
 			return err
 		}
 		added[id] = append([]byte(nil), data...)
@@ -153,7 +153,7 @@ func (f *file) remove(id string) error {
 		return nil
 	}
 	if len(f.live) > 1 && !f.broken {
-		if err := f.append(record{kind: kindRemove, id: id}); err != nil {
+		if err := f.append(frameContent{kind: kindRemove, id: id}); err != nil {
 			return err
 		}
 	}
@@ -170,7 +170,7 @@ const probeSize = 16 << 10
 // probe finds out whether an entry could be kept, and leaves none.
 func (f *file) probe() error {
 	size, seq := f.size, f.seq
-	if err := f.append(record{kind: kindProbe, data: make([]byte, probeSize)}); err != nil {
+	if err := f.append(frameContent{kind: kindProbe, data: make([]byte, probeSize)}); err != nil {
 		return err
 	}
 	if err := f.sync(); err != nil {
@@ -181,7 +181,7 @@ func (f *file) probe() error {
 }
 
 // append writes a frame, or leaves the file as it was, or broken.
-func (f *file) append(r record) error {
+func (f *file) append(r frameContent) error {
 	frame, err := encodeFrame(r, f.key, filepath.Base(f.path), f.seq+1)
 	if err != nil {
 		return err

@@ -53,15 +53,15 @@ const (
 	kindProbe  kind = 3 // nothing
 )
 
-// A record is the content of a frame: the kind, the length of the id as a uvarint,
+// A frameContent is what a frame holds: the kind, the length of the id as a uvarint,
 // the id, the data.
-type record struct {
+type frameContent struct {
 	kind kind
 	id   string
 	data []byte
 }
 
-func encodeFrame(r record, key tink.AEAD, name string, seq uint64) ([]byte, error) {
+func encodeFrame(r frameContent, key tink.AEAD, name string, seq uint64) ([]byte, error) {
 	plain := binary.AppendUvarint([]byte{byte(r.kind)}, uint64(len(r.id)))
 	plain = append(plain, r.id...)
 	plain = append(plain, r.data...)
@@ -92,21 +92,21 @@ func associatedData(name string, seq uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(b, 0), seq)
 }
 
-func decodeRecord(plain []byte) (record, error) {
+func decodeRecord(plain []byte) (frameContent, error) {
 	if len(plain) == 0 {
-		return record{}, ErrDamaged
+		return frameContent{}, ErrDamaged
 	}
 	length, n := binary.Uvarint(plain[1:])
 	if n <= 0 || length > uint64(len(plain)-1-n) {
-		return record{}, ErrDamaged
+		return frameContent{}, ErrDamaged
 	}
 	rest := plain[1+n:]
-	r := record{kind: kind(plain[0]), id: string(rest[:length]), data: rest[length:]}
+	r := frameContent{kind: kind(plain[0]), id: string(rest[:length]), data: rest[length:]}
 	switch r.kind {
 	case kindPut, kindRemove, kindProbe:
 		return r, nil
 	default:
-		return record{}, ErrDamaged
+		return frameContent{}, ErrDamaged
 	}
 }
 

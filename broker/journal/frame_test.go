@@ -38,7 +38,7 @@ func (s sealer) Decrypt(sealed, ad []byte) ([]byte, error) {
 // threeFrames returns a file and where its frames end.
 func threeFrames(tb testing.TB) (b []byte, ends []int) {
 	tb.Helper()
-	for i, r := range []record{
+	for i, r := range []frameContent{
 		{kind: kindPut, id: "a", data: []byte("first")},
 		{kind: kindPut, id: "b", data: []byte("second")},
 		{kind: kindRemove, id: "a"},

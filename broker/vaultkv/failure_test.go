@@ -68,8 +68,8 @@ func TestSaveCostsOneRequest(t *testing.T) {
 	t.Parallel()
 	relay := newRelay(t)
 	store := newStore(t, vaultkv.Config{Address: relay.URL})
-	rev := save(t, store, record("ann", 1), 0)
-	save(t, store, record("ann", 2), rev)
+	rev := save(t, store, newRecord("ann", 1), 0)
+	save(t, store, newRecord("ann", 2), rev)
 	if got := relay.requests.Load(); got != 2 {
 		t.Errorf("%d requests for two saves, want 2", got)
 	}
@@ -80,11 +80,11 @@ func TestSaveWhoseAnswerGotLostIsNoConflictWithItself(t *testing.T) {
 	relay := newRelay(t)
 	relay.after = losing(1)
 	store := newStore(t, vaultkv.Config{Address: relay.URL})
-	if rev := save(t, store, record("ann", 1), 0); rev != 1 {
+	if rev := save(t, store, newRecord("ann", 1), 0); rev != 1 {
 		t.Errorf("revision = %d, want 1", rev)
 	}
 	wantGeneration(t, store, "ann", 1)
-	if _, err := store.Save(t.Context(), record("ann", 2), 0); !errors.Is(err, broker.ErrConflict) {
+	if _, err := store.Save(t.Context(), newRecord("ann", 2), 0); !errors.Is(err, broker.ErrConflict) {
 		t.Errorf("another Save = %v, want ErrConflict", err)
 	}
 }
@@ -96,7 +96,7 @@ func TestSaveThatWasSavedOverMeanwhileSucceeded(t *testing.T) {
 	other := newStore(t, config)
 	relay.after = func(n int64, _ http.ResponseWriter, _ *http.Request) bool {
 		if n == 1 {
-			if _, err := other.Save(context.Background(), record("ann", 2), 1); err != nil {
+			if _, err := other.Save(context.Background(), newRecord("ann", 2), 1); err != nil {
 				t.Error(err)
 			}
 			panic(http.ErrAbortHandler)
@@ -105,7 +105,7 @@ func TestSaveThatWasSavedOverMeanwhileSucceeded(t *testing.T) {
 	}
 	config.Address = relay.URL
 	store := newStore(t, config)
-	if rev := save(t, store, record("ann", 1), 0); rev != 1 {
+	if rev := save(t, store, newRecord("ann", 1), 0); rev != 1 {
 		t.Errorf("revision = %d, want 1", rev)
 	}
 	wantGeneration(t, store, "ann", 2)
@@ -118,7 +118,7 @@ func TestSaveThatWasSavedOverAndDestroyedMeanwhileIsUnknown(t *testing.T) {
 	other := newStore(t, config)
 	relay.after = func(n int64, _ http.ResponseWriter, _ *http.Request) bool {
 		if n == 1 {
-			_, err := other.Save(context.Background(), record("ann", 2), 1)
+			_, err := other.Save(context.Background(), newRecord("ann", 2), 1)
 			if err = errors.Join(err, other.DestroyEarlier(context.Background(), key("ann"), 2)); err != nil {
 				t.Error(err)
 			}
@@ -127,7 +127,7 @@ func TestSaveThatWasSavedOverAndDestroyedMeanwhileIsUnknown(t *testing.T) {
 		return false
 	}
 	config.Address = relay.URL
-	_, err := newStore(t, config).Save(t.Context(), record("ann", 1), 0)
+	_, err := newStore(t, config).Save(t.Context(), newRecord("ann", 1), 0)
 	if !errors.Is(err, broker.ErrStoreUnavailable) || errors.Is(err, broker.ErrConflict) {
 		t.Errorf("Save = %v, want ErrStoreUnavailable", err)
 	}
@@ -143,7 +143,7 @@ func TestServerErrorsAreTriedOnceMore(t *testing.T) {
 		return n%2 == 1
 	}
 	store := newStore(t, vaultkv.Config{Address: relay.URL})
-	save(t, store, record("ann", 1), 0)
+	save(t, store, newRecord("ann", 1), 0)
 	wantGeneration(t, store, "ann", 1)
 	if got := relay.requests.Load(); got != 4 {
 		t.Errorf("%d requests, want 4", got)
@@ -176,7 +176,7 @@ func TestErrorsSayWhatToDoAndNothingElse(t *testing.T) {
 				}
 				return true
 			}
-			_, err := newStore(t, vaultkv.Config{Address: relay.URL}).Save(t.Context(), record("ann", 1), 0)
+			_, err := newStore(t, vaultkv.Config{Address: relay.URL}).Save(t.Context(), newRecord("ann", 1), 0)
 			kind := broker.ErrStoreUnavailable
 			if status == http.StatusRequestEntityTooLarge {
 				kind = broker.ErrRecordTooLarge

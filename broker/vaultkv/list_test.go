@@ -20,7 +20,7 @@ func TestListOfAConsumerCostsOneRequest(t *testing.T) {
 	var saves errgroup.Group
 	saves.SetLimit(8)
 	for i := range connections {
-		rec := record("ann", 1)
+		rec := newRecord("ann", 1)
 		rec.Key.Connector.ServiceID = fmt.Sprint("service-", i)
 		saves.Go(func() error { _, err := store.Save(t.Context(), rec, 0); return err })
 	}
@@ -29,7 +29,7 @@ func TestListOfAConsumerCostsOneRequest(t *testing.T) {
 	}
 	for _, others := range []int{0, 500} {
 		for i := range others {
-			rec := record(fmt.Sprintf("ann-%d", i), 1)
+			rec := newRecord(fmt.Sprintf("ann-%d", i), 1)
 			saves.Go(func() error { _, err := store.Save(t.Context(), rec, 0); return err })
 		}
 		if err := saves.Wait(); err != nil {

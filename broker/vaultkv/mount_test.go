@@ -30,7 +30,7 @@ func TestNothingIsWrittenToAVersion1Engine(t *testing.T) {
 	}
 	var log bytes.Buffer
 	store := newStore(t, vaultkv.Config{Mount: mount, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	_, saveErr := store.Save(t.Context(), record("ann", 1), 0)
+	_, saveErr := store.Save(t.Context(), newRecord("ann", 1), 0)
 	_, _, loadErr := store.Load(t.Context(), key("ann"))
 	for op, err := range map[string]error{
 		"Save": saveErr, "Load": loadErr, "Delete": store.Delete(t.Context(), key("ann")),
@@ -60,7 +60,7 @@ func saveOnceUpgraded(t *testing.T, store broker.Store) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	for {
-		_, err := store.Save(ctx, record("ann", 1), 0)
+		_, err := store.Save(ctx, newRecord("ann", 1), 0)
 		if err == nil {
 			return
 		}
@@ -142,16 +142,16 @@ func TestSealedVaultIsUnavailableUntilUnsealed(t *testing.T) {
 	t.Parallel()
 	server := vaulttest.Start(t)
 	store := newStore(t, vaultkv.Config{Address: server.Addr, Token: tokenOf(server.Token)})
-	rev := save(t, store, record("ann", 1), 0)
+	rev := save(t, store, newRecord("ann", 1), 0)
 	server.Seal(t)
-	_, saveErr := store.Save(t.Context(), record("ann", 2), rev)
+	_, saveErr := store.Save(t.Context(), newRecord("ann", 2), rev)
 	for op, err := range map[string]error{"Save": saveErr, "Check": store.Check(t.Context())} {
 		if !errors.Is(err, broker.ErrStoreUnavailable) || !strings.Contains(err.Error(), "sealed") {
 			t.Errorf("%s = %v; want ErrStoreUnavailable that says sealed", op, err)
 		}
 	}
 	server.Unseal(t)
-	save(t, store, record("ann", 3), rev)
+	save(t, store, newRecord("ann", 3), rev)
 }
 
 func TestRejectedTokenIsAskedForAgain(t *testing.T) {
@@ -170,11 +170,11 @@ func TestRejectedTokenIsAskedForAgain(t *testing.T) {
 		asked++
 		return broker.NewSecret(tokens[min(asked, len(tokens))-1] + "\n"), nil
 	}})
-	rev := save(t, store, record("ann", 1), 0)
+	rev := save(t, store, newRecord("ann", 1), 0)
 	if err := client.Auth().Token().RevokeTreeWithContext(t.Context(), tokens[0]); err != nil {
 		t.Fatal(err)
 	}
-	save(t, store, record("ann", 2), rev)
+	save(t, store, newRecord("ann", 2), rev)
 	wantGeneration(t, store, "ann", 2)
 	if asked != 2 {
 		t.Errorf("the token was asked for %d times, want 2", asked)
@@ -206,7 +206,7 @@ func TestEnvironmentFillsInWhatIsLeftOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	save(t, store, record("ann", 1), 0)
+	save(t, store, newRecord("ann", 1), 0)
 	wantGeneration(t, store, "ann", 1)
 	if got := store.String(); !strings.Contains(got, server.Addr) || !strings.Contains(got, "secret/") {
 		t.Errorf("String() = %q, want it to say where the store is", got)

@@ -21,7 +21,7 @@ func (s *Store) Save(ctx context.Context, rec *broker.Record, rev broker.Revisio
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", broker.ErrStoreUnavailable, err)
 	}
-	w := write{key: rec.Key, secret: secret{Record: string(data), WriteID: rand.Text()}, create: rev == 0, cas: uint64(rev)}
+	w := write{key: rec.Key, secret: stored{Record: string(data), WriteID: rand.Text()}, create: rev == 0, cas: uint64(rev)}
 	number, err := s.save(ctx, &w)
 	if err != nil {
 		return 0, fmt.Errorf("saving %s: %w", rec.Key, err)
@@ -32,7 +32,7 @@ func (s *Store) Save(ctx context.Context, rec *broker.Record, rev broker.Revisio
 // A write is one Save under way.
 type write struct {
 	key      broker.Key
-	secret   secret
+	secret   stored
 	create   bool   // there must be no record
 	cas      uint64 // the version that must be the latest
 	repeated bool   // an earlier attempt may have been applied

@@ -38,18 +38,18 @@ func TestRecordDeletedByHandIsGoneAndCanBeMadeAnew(t *testing.T) {
 			t.Parallel()
 			config := vaultkv.Config{Prefix: prefix()}
 			store := newStore(t, config)
-			rev := save(t, store, record("ann", 2), save(t, store, record("ann", 1), 0))
+			rev := save(t, store, newRecord("ann", 2), save(t, store, newRecord("ann", 1), 0))
 			if err := remove(config.Prefix+"/connections/app/ann/crm.hubspot", int(rev)); err != nil {
 				t.Fatal(err)
 			}
 			if rec, rev, err := store.Load(t.Context(), key("ann")); !errors.Is(err, broker.ErrNotFound) {
 				t.Errorf("Load = %v, %d, %v; want ErrNotFound", rec, rev, err)
 			}
-			if got := save(t, store, record("ann", 3), 0); got != rev+1 {
+			if got := save(t, store, newRecord("ann", 3), 0); got != rev+1 {
 				t.Errorf("revision of the record made anew = %d, want %d", got, rev+1)
 			}
 			wantGeneration(t, store, "ann", 3)
-			if _, err := store.Save(t.Context(), record("ann", 4), 0); !errors.Is(err, broker.ErrConflict) {
+			if _, err := store.Save(t.Context(), newRecord("ann", 4), 0); !errors.Is(err, broker.ErrConflict) {
 				t.Errorf("Save = %v, want ErrConflict", err)
 			}
 		})
@@ -64,7 +64,7 @@ func TestDestroyEarlierLeavesNothingToUndelete(t *testing.T) {
 	path := config.Prefix + "/connections/app/ann/crm.hubspot"
 	var rev broker.Revision
 	for range 4 {
-		rev = save(t, store, record("ann", 1), rev)
+		rev = save(t, store, newRecord("ann", 1), rev)
 	}
 	if err := kv.DeleteVersions(t.Context(), path, []int{2}); err != nil {
 		t.Fatal(err)
@@ -87,7 +87,7 @@ func TestDeleteLeavesNoMetadata(t *testing.T) {
 	t.Parallel()
 	config := vaultkv.Config{Prefix: prefix()}
 	store := newStore(t, config)
-	save(t, store, record("ann", 1), 0)
+	save(t, store, newRecord("ann", 1), 0)
 	if err := store.Delete(t.Context(), key("ann")); err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestForeignSecretsAreLeftAlone(t *testing.T) {
 	t.Parallel()
 	config := vaultkv.Config{Prefix: prefix()}
 	store := newStore(t, config)
-	save(t, store, record("ann", 1), 0)
+	save(t, store, newRecord("ann", 1), 0)
 	kv := vaulttest.Shared(t).Client().KVv2("secret")
 	for _, path := range []string{"note", "app/note", "app/ann/note", "app/bob/crm.hubspot/deeper/" + strings.Repeat("d/", 40) + "x"} {
 		if _, err := kv.Put(t.Context(), config.Prefix+"/connections/"+path, map[string]any{"a": "b"}); err != nil {
@@ -144,8 +144,8 @@ func TestDocumentedPolicyIsEnough(t *testing.T) {
 		t.Fatal(err)
 	}
 	store := newStore(t, vaultkv.Config{Prefix: name, Token: tokenOf(login.Auth.ClientToken)})
-	rev := save(t, store, record("ann", 1), 0)
-	rev = save(t, store, record("ann", 2), rev)
+	rev := save(t, store, newRecord("ann", 1), 0)
+	rev = save(t, store, newRecord("ann", 2), rev)
 	if err := store.DestroyEarlier(t.Context(), key("ann"), rev); err != nil {
 		t.Errorf("DestroyEarlier: %v", err)
 	}
@@ -170,7 +170,7 @@ func TestDocumentedPolicyIsEnough(t *testing.T) {
 func TestTooLargeARecordIsSaid(t *testing.T) {
 	t.Parallel()
 	store := newStore(t, vaultkv.Config{})
-	rec := record("ann", 1)
+	rec := newRecord("ann", 1)
 	rec.Metadata = map[string]any{"a": strings.Repeat("x", 2<<20)}
 	_, err := store.Save(t.Context(), rec, 0)
 	if !errors.Is(err, broker.ErrRecordTooLarge) || errors.Is(err, broker.ErrStoreUnavailable) {
@@ -228,7 +228,7 @@ func key(consumer string) broker.Key {
 	}
 }
 
-func record(consumer string, generation uint64) *broker.Record {
+func newRecord(consumer string, generation uint64) *broker.Record {
 	return &broker.Record{
 		Key: key(consumer), Generation: generation,
 		Credentials: &broker.Credentials{RefreshToken: broker.NewSecret("canary-secret")},

@@ -11,10 +11,10 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
-// A secret is what is stored under a connection's path. The record is a string, not
+// A stored is what Vault keeps under a connection's path. The record is a string, not
 // an object: the engine decodes numbers into floating point on their way out, which
 // changes large ones and makes a version with 1e400 in it unreadable for ever.
-type secret struct {
+type stored struct {
 	Record  string `json:"record"`
 	WriteID string `json:"write_id"`
 }
@@ -42,7 +42,7 @@ func (s *Store) readVersion(ctx context.Context, key broker.Key, number uint64) 
 	}
 	var answer struct {
 		Data struct {
-			Data     *secret `json:"data"`
+			Data     *stored `json:"data"`
 			Metadata struct {
 				Version uint64 `json:"version"`
 			} `json:"metadata"`

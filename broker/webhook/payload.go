@@ -103,8 +103,8 @@ func timestamp(t time.Time) any {
 }
 
 // signature is the hex HMAC-SHA256 of the body under the endpoint's secret.
-func signature(secret broker.Secret, body []byte) string {
-	mac := hmac.New(sha256.New, []byte(secret.Reveal()))
+func signature(key broker.Secret, body []byte) string {
+	mac := hmac.New(sha256.New, []byte(key.Reveal()))
 	mac.Write(body)
 	return hex.EncodeToString(mac.Sum(nil))
 }

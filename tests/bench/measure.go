@@ -117,7 +117,7 @@ func memory(ctx context.Context, s *setup) error {
 	if err != nil {
 		return err
 	}
-	encoded, err := broker.EncodeRecord(record(0))
+	encoded, err := broker.EncodeRecord(newRecord(0))
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ func consumerID(i int) string { return fmt.Sprintf("customer-%06d", i) }
 // accessToken is as long as those that services hand out.
 func accessToken(i int) string { return fmt.Sprintf("access-token-%051d", i) }
 
-func record(i int) *broker.Record {
+func newRecord(i int) *broker.Record {
 	id, err := connector.ParseID(serviceName)
 	if err != nil {
 		panic(err)
@@ -54,7 +54,7 @@ func fill(ctx context.Context, dir string, connections int) (err error) {
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	for i := range connections {
-		if _, err := store.Save(ctx, record(i), 0); err != nil {
+		if _, err := store.Save(ctx, newRecord(i), 0); err != nil {
 			return err
 		}
 	}
