@@ -3,103 +3,28 @@ package broker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net/url"
 	"slices"
 
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
-
-// grantRefreshToken is the grant_type of a redeem (RFC 6749 section 6).
-const grantRefreshToken = "refresh_token"
-
-// grant returns the grant_type of the next token request for a connection, empty if
-// there is no way to another token. A refresh token is used where there is one, but for
-// client credentials, with which it has no business (RFC 6749 section 4.4.3).
-func (c *Connector) grant(cred *Credentials) string {
-	switch {
-	case c.AuthType == connector.OAuth2 && c.GrantType == connector.ClientCredentials:
-		return string(connector.ClientCredentials)
-	case cred != nil && !cred.RefreshToken.IsZero():
-		return grantRefreshToken
-	case c.AuthType == connector.OAuth2 && c.GrantType == connector.Password:
-		return string(connector.Password)
-	default:
-		return ""
-	}
-}
-
-// canRefresh reports whether there is a way to a new token.
-func (c *Connector) canRefresh(cred *Credentials) bool { return c.grant(cred) != "" }
-
-// rotationFor returns what an attempt may cost: without a refresh token, nothing.
-func (c *Connector) rotationFor(cred *Credentials) connector.Rotation {
-	if c.grant(cred) != grantRefreshToken {
-		return connector.Rotation{Kind: connector.RotationNever}
-	}
-	return c.Rotation
-}
-
-// clientFor returns the OAuth client of a connection: its own, from its settings, if
-// the connector allows that and there is one. The two are never mixed: the secret of
-// the configuration's client goes with no other id.
-func (c *Connector) clientFor(settings map[string]any) (client Client, own bool) {
-	if id, clientSecret, ok := c.OwnClient(settings); ok {
-		return Client{ID: id, Secret: NewSecret(clientSecret)}, true
-	}
-	return c.Client, false
-}
-
-// tokenEndpoint returns where the next token request for the record goes.
-func (c *Connector) tokenEndpoint(rec *Record) (string, error) {
-	if c.grant(rec.Credentials) == grantRefreshToken {
-		return c.RenderRefreshURL(rec.Settings)
-	}
-	return c.RenderTokenURL(rec.Settings)
-}
-
-// tokenParams returns the parameters of the next token request for the record, but for
-// the client's. It fails if a setting for them is missing.
-func (c *Connector) tokenParams(rec *Record) (url.Values, error) {
-	params := make(url.Values)
-	grant := c.grant(rec.Credentials)
-	params.Set("grant_type", grant)
-	switch grant {
-	case grantRefreshToken:
-		params.Set("refresh_token", rec.Credentials.RefreshToken.Reveal())
-	case string(connector.Password):
-		username, password, err := c.UserPass(rec.Settings)
-		if err != nil {
-			return nil, err
-		}
-		params.Set("username", username)
-		params.Set("password", password)
-	}
-	more, err := c.RenderTokenParams(rec.Settings)
-	if err != nil {
-		return nil, err
-	}
-	for name, value := range more {
-		params.Set(name, value)
-	}
-	return params, nil
-}
 
 // requestToken makes the token request that is due for the record. x/oauth2 makes it
 // of a form, whatever the grant: its client credentials take any parameters. The
 // transport sends it as JSON where that is called for.
-func requestToken(ctx context.Context, c *Connector, tokenURL string, rec *Record) (*oauth2.Token, error) {
-	params, err := c.tokenParams(rec)
+func requestToken(ctx context.Context, c *record.Connector, tokenURL string, rec *record.Record) (*oauth2.Token, error) {
+	params, err := c.RequestParams(rec)
 	if err != nil {
 		return nil, err
 	}
-	client, _ := c.clientFor(rec.Settings)
+	client, _ := c.ClientFor(rec.Settings)
 	style := oauth2.AuthStyleInHeader
-	if c.authenticatesInParams(client) {
+	if c.AuthenticatesInParams(client) {
 		style = oauth2.AuthStyleInParams
 	}
 	cfg := clientcredentials.Config{
@@ -109,43 +34,21 @@ func requestToken(ctx context.Context, c *Connector, tokenURL string, rec *Recor
 	return cfg.Token(ctx)
 }
 
-// authenticatesInParams reports whether the client says who it is in the body of a
-// request. A public client does, whatever the style: that is its only way to say its id
-// (RFC 6749 section 3.2.1).
-func (c *Connector) authenticatesInParams(client Client) bool {
-	return c.AuthStyle == connector.AuthParams || client.Secret.IsZero()
-}
-
-// secrets are what an answer must not be able to smuggle into a log.
-func (c *Connector) secrets(rec *Record) []string {
-	client, _ := c.clientFor(rec.Settings)
-	secrets := []string{client.Secret.Reveal()}
-	if cred := rec.Credentials; cred != nil {
-		secrets = append(secrets, cred.RefreshToken.Reveal(), cred.AccessToken.Reveal())
-	}
-	for name, value := range rec.Settings {
-		if c.IsSensitive(name) {
-			secrets = append(secrets, fmt.Sprint(value)) // numbers too
-		}
-	}
-	return secrets
-}
-
 // fellBack removes a refresh token that was refused for good where the password can
 // bring another, and reports whether it has: there is another attempt to make then.
 // Nothing can be lost by it, and a refused password parks the connection.
-func (a *attempt) fellBack(ctx context.Context, held *hold, ans answer) (bool, error) {
-	if ans.class != ClassPermanent || a.conn.GrantType != connector.Password || a.conn.grant(held.rec.Credentials) != grantRefreshToken {
+func (a *attempt) fellBack(ctx context.Context, held *hold, ans record.Answer) (bool, error) {
+	if ans.Class != record.ClassPermanent || a.conn.GrantType != connector.Password || a.conn.Grant(held.rec.Credentials) != record.GrantRefreshToken {
 		return false, nil
 	}
-	_, _, err := a.settle(ctx, func(rec *Record) (EventType, error) {
+	_, _, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) {
 		if rec == nil || rec.IsTombstone() {
-			return "", connectionNotFound(a.refresher.key)
+			return "", record.ConnectionNotFound(a.refresher.key)
 		}
-		if !rec.holds(held.lease) || rec.refreshTokenHash() != held.lease.RefreshToken {
+		if !rec.Holds(held.lease) || rec.RefreshTokenHash() != held.lease.RefreshToken {
 			return "", errSuperseded
 		}
-		rec.dropRefreshToken()
+		rec.DropRefreshToken()
 		return "", nil
 	})
 	if err == nil {
@@ -158,7 +61,7 @@ func (a *attempt) fellBack(ctx context.Context, held *hold, ans answer) (bool, e
 }
 
 // noRefreshToken are the hashes that a lease has of none.
-var noRefreshToken = []TokenHash{"", Secret{}.Hash()}
+var noRefreshToken = []secret.Hash{"", secret.String{}.Hash()}
 
 // isFetched reports whether the answer was had without a refresh token.
 func (u *unsaved) isFetched() bool { return slices.Contains(noRefreshToken, u.bought) }

@@ -3,6 +3,8 @@ package broker
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // A Keyring knows the API keys of applications, as hashes only. It is not changed
@@ -17,7 +19,7 @@ func NewKeyring() *Keyring {
 }
 
 // Add lets application authenticate with key, besides the keys that it has.
-func (k *Keyring) Add(application string, key Secret) {
+func (k *Keyring) Add(application string, key secret.String) {
 	k.keys[application] = append(k.keys[application], sha256.Sum256([]byte(key.Reveal())))
 }
 
@@ -30,7 +32,7 @@ func (k *Keyring) Has(application string) bool { return len(k.keys[application])
 // Authenticate returns nil if key is one of application's, else [ErrUnauthorized].
 // The time that it takes depends neither on how much of a key is right nor on whether
 // there is such an application.
-func (k *Keyring) Authenticate(application string, key Secret) error {
+func (k *Keyring) Authenticate(application string, key secret.String) error {
 	hash := sha256.Sum256([]byte(key.Reveal()))
 	match := 0
 	known, ok := k.keys[application]

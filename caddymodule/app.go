@@ -11,11 +11,12 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	_ "github.com/tokenbroker/caddy-token-broker/caddymodule/sandbox"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/webhook"
-	_ "github.com/tokenbroker/caddy-token-broker/caddymodule/sandbox" // the handler sandbox_provider
 )
 
 func init() {
@@ -181,8 +182,8 @@ func (a *App) provisionApplications() error {
 
 // validateApplication reports whether callers could send name as a header.
 func validateApplication(name string) error {
-	err := broker.Key{Application: name, Consumer: "any"}.Validate()
-	if input, ok := errors.AsType[*broker.InputError](err); ok {
+	err := record.Key{Application: name, Consumer: "any"}.Validate()
+	if input, ok := errors.AsType[*record.InputError](err); ok {
 		return input
 	}
 	return nil // the rest of the key is made up
@@ -219,7 +220,7 @@ func (a *App) provisionConfig() error {
 // Start makes this the configuration that the broker goes by.
 func (a *App) Start() error {
 	a.shared.activate(a)
-	a.shared.broker.Recover()
+	a.shared.broker.Start()
 	a.logger.LogAttrs(a.ctx, slog.LevelInfo, "connections are stored in "+a.storage.String(),
 		slog.Bool("by_default", a.byDefault), slog.Int("connectors", len(a.config.Connectors)))
 	a.warnOfOpenListeners()

@@ -4,7 +4,8 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // The headers by which callers say who they are.
@@ -31,13 +32,13 @@ func (a *App) authenticate(header http.Header) (string, error) {
 	if !strings.EqualFold(scheme, "Bearer") { // RFC 9110 section 11.1
 		return "", unauthorized("Unknown authentication scheme: send Authorization: Bearer <api key>")
 	}
-	return application, a.keyring.Authenticate(application, broker.NewSecret(strings.TrimSpace(key)))
+	return application, a.keyring.Authenticate(application, secret.New(strings.TrimSpace(key)))
 }
 
 func requiredValue(header http.Header, name string) (string, error) {
 	value, err := onlyValue(header, name)
 	if err == nil && value == "" {
-		err = &broker.InputError{Kind: broker.MissingHeader, Field: strings.ToLower(name), Fix: "send the header"}
+		err = &record.InputError{Kind: record.InputHeaderMissing, Field: strings.ToLower(name), Fix: "send the header"}
 	}
 	return value, err
 }
@@ -48,8 +49,8 @@ func requiredValue(header http.Header, name string) (string, error) {
 func onlyValue(header http.Header, name string) (string, error) {
 	values := header[name]
 	if len(values) > 1 {
-		return "", &broker.InputError{
-			Kind: broker.BadHeader, Field: strings.ToLower(name),
+		return "", &record.InputError{
+			Kind: record.InputHeader, Field: strings.ToLower(name),
 			Fault: "is sent more than once", Fix: "send the header once",
 		}
 	}

@@ -6,13 +6,15 @@ import (
 	"testing"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // Headers are looked up by their canonical names only: others would never be found.
 func TestHeadersOfCallersHaveCanonicalNames(t *testing.T) {
 	names := []string{
 		appHeader, consumerHeader, methodHeader, authorizationHeader, timeoutHeader, requestIDHeader, downstreamErrorHeader,
-		broker.UnifiedAPIHeader, broker.ServiceHeader, broker.DownstreamURLHeader, broker.ErrorHeader, broker.ImportHeader,
+		apideck.UnifiedAPIHeader, apideck.ServiceHeader, apideck.DownstreamURLHeader, broker.ErrorHeader, broker.ImportHeader,
 	}
 	for _, name := range append(names, callersOwn...) {
 		if canonical := http.CanonicalHeaderKey(name); canonical != name {
@@ -35,7 +37,7 @@ func TestOnlyValue(t *testing.T) {
 		{[]string{"", ""}, "", true},
 	} {
 		got, err := onlyValue(http.Header{appHeader: tt.values}, appHeader)
-		if _, bad := errors.AsType[*broker.InputError](err); got != tt.want || bad != tt.fails {
+		if _, bad := errors.AsType[*record.InputError](err); got != tt.want || bad != tt.fails {
 			t.Errorf("%q: got %q, %v", tt.values, got, err)
 		}
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 func init() {
@@ -195,14 +195,14 @@ func knownPaths() string {
 // ofConnection makes an operation on the connection that path and header name of one on
 // its key.
 func ofConnection(
-	serve func(*ConnectionsAPI, http.ResponseWriter, *http.Request, broker.Key) error,
+	serve func(*ConnectionsAPI, http.ResponseWriter, *http.Request, record.Key) error,
 ) func(*ConnectionsAPI, http.ResponseWriter, *http.Request, request) error {
 	return func(api *ConnectionsAPI, w http.ResponseWriter, r *http.Request, c request) error {
 		consumer, err := requiredValue(r.Header, consumerHeader)
 		if err != nil {
 			return err
 		}
-		key := broker.Key{
+		key := record.Key{
 			Application: c.application, Consumer: consumer,
 			Connector: connector.ID{UnifiedAPI: c.path[1], ServiceID: c.path[2]},
 		}

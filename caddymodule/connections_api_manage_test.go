@@ -14,13 +14,15 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // apiConnectors are what the tests of the API alone have: OAuth with an endpoint for
 // revocation, client credentials, an API key.
-func apiConnectors() map[connector.ID]*broker.Connector {
-	client := broker.Client{ID: "client", Secret: broker.NewSecret(brokertest.ClientSecretCanary)}
-	connectors := make(map[connector.ID]*broker.Connector)
+func apiConnectors() map[connector.ID]*record.Connector {
+	client := record.Client{ID: "client", Secret: secret.New(brokertest.ClientSecretCanary)}
+	connectors := make(map[connector.ID]*record.Connector)
 	for _, def := range []connector.Definition{
 		{ID: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}, AuthType: connector.OAuth2, RevocationURL: "https://auth.acme.test/revoke"},
 		{ID: connector.ID{UnifiedAPI: "crm", ServiceID: "machine"}, AuthType: connector.OAuth2, GrantType: connector.ClientCredentials},
@@ -33,7 +35,7 @@ func apiConnectors() map[connector.ID]*broker.Connector {
 		if def.AuthType == connector.OAuth2 {
 			def.TokenURL, def.AuthStyle = "https://auth.acme.test/token", connector.AuthHeader
 		}
-		connectors[def.ID] = &broker.Connector{Definition: def.WithDefaults(), Client: client}
+		connectors[def.ID] = &record.Connector{Definition: def.WithDefaults(), Client: client}
 	}
 	return connectors
 }
@@ -44,7 +46,7 @@ func newAPI(t testing.TB, provider *brokertest.Provider) http.Handler {
 	t.Helper()
 	store := &brokertest.MemStore{}
 	b := broker.New(broker.Options{
-		Open:      func(context.Context) (broker.Store, error) { return store, nil },
+		Open:      func(context.Context) (record.Store, error) { return store, nil },
 		Transport: func(bool) http.RoundTripper { return provider },
 	})
 	t.Cleanup(func() {
@@ -57,8 +59,8 @@ func newAPI(t testing.TB, provider *brokertest.Provider) http.Handler {
 	provider.ClientSecret = brokertest.ClientSecretCanary
 	b.Configure(&broker.Config{Connectors: apiConnectors()})
 	keyring := broker.NewKeyring()
-	keyring.Add("my-app", broker.NewSecret(testKey))
-	keyring.Add("other", broker.NewSecret("other-"+testKey))
+	keyring.Add("my-app", secret.New(testKey))
+	keyring.Add("other", secret.New("other-"+testKey))
 	api := &ConnectionsAPI{app: &App{keyring: keyring, shared: &shared{broker: b}}, logger: discard()}
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 		w.WriteHeader(http.StatusTeapot)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 func TestConsumerIsDeletedWhole(t *testing.T) {
@@ -139,11 +141,11 @@ func TestMethodsThatAPathHasNotAreA405(t *testing.T) {
 
 func TestStoreThatIsOutOfReachIsA503(t *testing.T) {
 	t.Parallel()
-	b := broker.New(broker.Options{Open: func(context.Context) (broker.Store, error) { return nil, broker.ErrStoreUnavailable }})
+	b := broker.New(broker.Options{Open: func(context.Context) (record.Store, error) { return nil, record.ErrStoreUnavailable }})
 	t.Cleanup(func() { _ = b.Close(context.Background()) })
 	b.Configure(&broker.Config{Connectors: apiConnectors()})
 	keyring := broker.NewKeyring()
-	keyring.Add("my-app", broker.NewSecret(testKey))
+	keyring.Add("my-app", secret.New(testKey))
 	api := &ConnectionsAPI{app: &App{keyring: keyring, shared: &shared{broker: b}}, logger: discard()}
 	for _, request := range []struct{ method, path, body string }{
 		{"GET", "connections", ""},

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // list answers with all connections of a consumer. Members of the query that the Vault
@@ -44,19 +46,19 @@ func listFilter(query url.Values) (filter broker.Filter, err error) {
 		is := configured == "true"
 		filter.Configured = &is
 	default:
-		err = &broker.InputError{Kind: broker.BadSyntax, Field: "configured", Fault: "must be true or false"}
+		err = &record.InputError{Kind: record.InputSyntax, Field: "configured", Fault: "must be true or false"}
 	}
 	return filter, err
 }
 
 func onlyParameter(query url.Values, name string) (string, error) {
 	if len(query[name]) > 1 {
-		return "", &broker.InputError{Kind: broker.BadSyntax, Field: name, Fault: "is sent more than once", Fix: "send the parameter once"}
+		return "", &record.InputError{Kind: record.InputSyntax, Field: name, Fault: "is sent more than once", Fix: "send the parameter once"}
 	}
 	return query.Get(name), nil
 }
 
-func (api *ConnectionsAPI) get(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+func (api *ConnectionsAPI) get(w http.ResponseWriter, r *http.Request, key record.Key) error {
 	conn, err := api.broker().Connection(r.Context(), key)
 	if err != nil {
 		return err
@@ -64,12 +66,12 @@ func (api *ConnectionsAPI) get(w http.ResponseWriter, r *http.Request, key broke
 	return writeData(w, wireConnection(conn))
 }
 
-func (api *ConnectionsAPI) update(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+func (api *ConnectionsAPI) update(w http.ResponseWriter, r *http.Request, key record.Key) error {
 	body, err := readBody(w, r)
 	if err != nil {
 		return err
 	}
-	up, err := broker.ParseUpdate(body)
+	up, err := apideck.ParseUpdate(body)
 	if err != nil {
 		return err
 	}
@@ -80,7 +82,7 @@ func (api *ConnectionsAPI) update(w http.ResponseWriter, r *http.Request, key br
 	return writeData(w, wireConnection(conn))
 }
 
-func (api *ConnectionsAPI) delete(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+func (api *ConnectionsAPI) delete(w http.ResponseWriter, r *http.Request, key record.Key) error {
 	if err := api.broker().Delete(r.Context(), key); err != nil {
 		return err
 	}
@@ -88,12 +90,12 @@ func (api *ConnectionsAPI) delete(w http.ResponseWriter, r *http.Request, key br
 	return nil
 }
 
-func (api *ConnectionsAPI) importConnection(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+func (api *ConnectionsAPI) importConnection(w http.ResponseWriter, r *http.Request, key record.Key) error {
 	body, err := readBody(w, r)
 	if err != nil {
 		return err
 	}
-	imp, err := broker.ParseImport(body)
+	imp, err := apideck.ParseImport(body)
 	if err != nil {
 		return err
 	}
@@ -105,7 +107,7 @@ func (api *ConnectionsAPI) importConnection(w http.ResponseWriter, r *http.Reque
 	return writeData(w, wireConnection(conn))
 }
 
-func (api *ConnectionsAPI) obtainToken(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+func (api *ConnectionsAPI) obtainToken(w http.ResponseWriter, r *http.Request, key record.Key) error {
 	if err := readEmptyBody(w, r); err != nil {
 		return err
 	}
@@ -116,7 +118,7 @@ func (api *ConnectionsAPI) obtainToken(w http.ResponseWriter, r *http.Request, k
 	return writeData(w, wireConnection(conn))
 }
 
-func (api *ConnectionsAPI) validate(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+func (api *ConnectionsAPI) validate(w http.ResponseWriter, r *http.Request, key record.Key) error {
 	if err := readEmptyBody(w, r); err != nil {
 		return err
 	}
@@ -143,12 +145,12 @@ func (api *ConnectionsAPI) broker() *broker.Broker { return api.app.shared.broke
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	// Not every ResponseWriter can, and then the server's own timeouts have to do.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, broker.MaxImportBody))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, apideck.MaxBody))
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, bodyTooLarge(tooLarge.Limit)
 	}
 	if err != nil {
-		return nil, &broker.InputError{Kind: broker.BadSyntax, Fault: "the body could not be read to its end", Fix: "send it again"}
+		return nil, &record.InputError{Kind: record.InputSyntax, Fault: "the body could not be read to its end", Fix: "send it again"}
 	}
 	return body, nil
 }
@@ -159,5 +161,5 @@ func readEmptyBody(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return broker.ParseEmpty(body)
+	return apideck.ParseEmpty(body)
 }

@@ -11,8 +11,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // ConnectorConfig is a service as this deployment uses it. What is left out is as the
@@ -138,12 +138,12 @@ type InjectConfig struct {
 
 // provisionConnectors lays each connector block over the catalogue's entry, if there
 // is one, and checks the outcome.
-func (a *App) provisionConnectors() (map[connector.ID]*broker.Connector, error) {
+func (a *App) provisionConnectors() (map[connector.ID]*record.Connector, error) {
 	known, err := a.knownConnectors()
 	if err != nil {
 		return nil, err
 	}
-	connectors := make(map[connector.ID]*broker.Connector, len(a.Connectors))
+	connectors := make(map[connector.ID]*record.Connector, len(a.Connectors))
 	for _, name := range slices.Sorted(maps.Keys(a.Connectors)) {
 		id, err := connector.ParseID(name)
 		if err != nil {
@@ -170,7 +170,7 @@ func (a *App) provisionConnectors() (map[connector.ID]*broker.Connector, error) 
 				"connector has a client_id without a client_secret: this grant is for clients that have one (RFC 6749 section 4.4)",
 				slog.String("connector", id.String()))
 		}
-		connectors[id] = &broker.Connector{Definition: def, Client: client}
+		connectors[id] = &record.Connector{Definition: def, Client: client}
 	}
 	return connectors, nil
 }
@@ -226,7 +226,7 @@ func (c *ConnectorConfig) definition(id connector.ID) connector.Definition {
 }
 
 // client resolves the OAuth client.
-func (c *ConnectorConfig) client(id connector.ID, logger *slog.Logger) (client broker.Client, err error) {
+func (c *ConnectorConfig) client(id connector.ID, logger *slog.Logger) (client record.Client, err error) {
 	if c.ClientID != "" {
 		if client.ID, err = resolve(fmt.Sprintf("connector %s: client_id", id), c.ClientID); err != nil {
 			return client, err

@@ -9,7 +9,10 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // The headers by which callers of the Proxy API say what they want. Official clients
@@ -28,9 +31,9 @@ const (
 
 // control is what a caller wants.
 type control struct {
-	call          broker.Call
+	call          broker.ProxyCall
 	method        string
-	authorization broker.Secret // the caller's own credential; zero: the connection's
+	authorization secret.String // the caller's own credential; zero: the connection's
 	timeout       time.Duration
 }
 
@@ -46,24 +49,24 @@ func (h *DownstreamProxy) readControl(r *http.Request, below string) (c control,
 	if c.method, err = downstreamMethod(r); err != nil {
 		return c, err
 	}
-	if c.call.ServiceID, err = onlyValue(r.Header, broker.ServiceHeader); err != nil {
+	if c.call.ServiceID, err = onlyValue(r.Header, apideck.ServiceHeader); err != nil {
 		return c, err
 	}
-	if c.call.UnifiedAPI, err = onlyValue(r.Header, broker.UnifiedAPIHeader); err != nil {
+	if c.call.UnifiedAPI, err = onlyValue(r.Header, apideck.UnifiedAPIHeader); err != nil {
 		return c, err
 	}
 	authorization, err := onlyValue(r.Header, authorizationHeader)
 	if err != nil {
 		return c, err
 	}
-	c.authorization = broker.NewSecret(authorization)
+	c.authorization = secret.New(authorization)
 	c.timeout = h.timeoutOf(r)
 	c.call.Target, err = readTarget(r, below)
 	return c, err
 }
 
 func readTarget(r *http.Request, below string) (*connector.Target, error) {
-	target, err := requiredValue(r.Header, broker.DownstreamURLHeader)
+	target, err := requiredValue(r.Header, apideck.DownstreamURLHeader)
 	if err != nil {
 		return nil, err
 	}
@@ -72,8 +75,8 @@ func readTarget(r *http.Request, below string) (*connector.Target, error) {
 	}
 	parsed, err := connector.ParseTarget(target, below, r.URL.RawQuery)
 	if err != nil {
-		return nil, &broker.InputError{
-			Kind: broker.BadHeader, Field: strings.ToLower(broker.DownstreamURLHeader), Fault: err.Error(), Fix: "send an https URL",
+		return nil, &record.InputError{
+			Kind: record.InputHeader, Field: strings.ToLower(apideck.DownstreamURLHeader), Fault: err.Error(), Fix: "send an https URL",
 		}
 	}
 	return parsed, nil
@@ -99,8 +102,8 @@ func downstreamMethod(r *http.Request) (string, error) {
 		}
 	}
 	if !httpguts.ValidHeaderFieldName(method) { // both are tokens
-		return "", &broker.InputError{
-			Kind: broker.BadHeader, Field: strings.ToLower(methodHeader),
+		return "", &record.InputError{
+			Kind: record.InputHeader, Field: strings.ToLower(methodHeader),
 			Fault: "is not a method", Fix: "send one such as POST, or leave the header out",
 		}
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 )
 
 // trustPoolNamespace is where modules are that say whose certificates are trusted.
@@ -52,13 +52,13 @@ func (h *DownstreamProxy) provisionTransports(ctx caddy.Context) error {
 // newProxyTransport returns a transport that dials by itself, and only where it may. It
 // asks for nothing that the caller did not ask for, such as compression.
 func newProxyTransport(allowPrivate bool, roots *x509.CertPool) *http.Transport {
-	dialer := broker.GuardedDialer(allowPrivate)
+	dialer := guard.NewDialer(allowPrivate)
 	return &http.Transport{
 		Proxy: nil, // it would dial in our place
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			quietNetHTTP()
 			conn, err := dialer.DialContext(ctx, network, address)
-			if err != nil && !errors.Is(err, broker.ErrAddressNotAllowed) {
+			if err != nil && !errors.Is(err, guard.ErrAddressNotAllowed) {
 				return nil, reverseproxy.NewDialError(err)
 			}
 			return conn, err

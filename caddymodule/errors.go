@@ -17,6 +17,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // errorReference is where the types of errors are explained.
@@ -40,8 +42,8 @@ type apiError struct {
 func apiErrorOf(err error, now time.Time) *apiError {
 	var (
 		api   *apiError
-		input *broker.InputError
-		token *broker.TokenError
+		input *record.InputError
+		token *record.TokenError
 	)
 	switch {
 	case errors.As(err, &api):
@@ -52,16 +54,16 @@ func apiErrorOf(err error, now time.Time) *apiError {
 		return tokenAPIError(token, now)
 	case errors.Is(err, broker.ErrUnauthorized):
 		return unauthorized("Unknown application or wrong API key")
-	case errors.Is(err, broker.ErrConnectorNotFound):
+	case errors.Is(err, record.ErrConnectorNotFound):
 		return newAPIError(http.StatusNotFound, "ConnectorNotFoundError", err)
-	case errors.Is(err, broker.ErrConnectionNotFound):
+	case errors.Is(err, record.ErrConnectionNotFound):
 		return newAPIError(http.StatusNotFound, "ConnectionNotFoundError", err)
 	case errors.Is(err, broker.ErrConsumerNotFound):
 		return newAPIError(http.StatusNotFound, "EntityNotFoundError", err)
-	case errors.Is(err, broker.ErrRecordTooLarge):
+	case errors.Is(err, record.ErrRecordTooLarge):
 		return &apiError{
 			status: http.StatusRequestEntityTooLarge, typeName: "RequestEntityTooLargeError",
-			message: broker.ErrRecordTooLarge.Error(), detail: "send less in settings or metadata", internal: err,
+			message: record.ErrRecordTooLarge.Error(), detail: "send less in settings or metadata", internal: err,
 		}
 	case errors.Is(err, broker.ErrTooManyRequests):
 		e := newAPIError(http.StatusTooManyRequests, "TooManyRequestsError", err)
@@ -69,7 +71,7 @@ func apiErrorOf(err error, now time.Time) *apiError {
 		return e
 	case errors.Is(err, broker.ErrConnectionDisabled):
 		return newAPIError(http.StatusForbidden, "ConnectorDisabledError", err)
-	case errors.Is(err, broker.ErrHostNotAllowed), errors.Is(err, broker.ErrAddressNotAllowed):
+	case errors.Is(err, broker.ErrHostNotAllowed), errors.Is(err, guard.ErrAddressNotAllowed):
 		return newAPIError(http.StatusForbidden, "ForbiddenError", err)
 	case errors.Is(err, errProxyTimedOut):
 		return proxyTimedOut()
@@ -77,7 +79,7 @@ func apiErrorOf(err error, now time.Time) *apiError {
 		return unreadBody(err)
 	case isDownstreams(err):
 		return downstreamAPIError(err)
-	case errors.Is(err, broker.ErrStoreUnavailable), errors.Is(err, broker.ErrShuttingDown),
+	case errors.Is(err, record.ErrStoreUnavailable), errors.Is(err, broker.ErrShuttingDown),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return unavailable(err, storeRetryAfter)
 	default:
@@ -152,17 +154,17 @@ func downstreamAPIError(err error) *apiError {
 	return e
 }
 
-func inputAPIError(err *broker.InputError) *apiError {
+func inputAPIError(err *record.InputError) *apiError {
 	// What is wrong, without how to mend it, which is in the message.
-	fault := &broker.InputError{Kind: err.Kind, Field: err.Field, Fault: err.Fault}
+	fault := &record.InputError{Kind: err.Kind, Field: err.Field, Fault: err.Fault}
 	e := &apiError{message: err.Error(), detail: fault.Error()}
 	switch err.Kind {
-	case broker.MissingHeader:
+	case record.InputHeaderMissing:
 		e.status, e.typeName = http.StatusBadRequest, "RequestHeadersValidationError"
 		e.detail = "Missing Header: " + err.Field
-	case broker.BadHeader:
+	case record.InputHeader:
 		e.status, e.typeName = http.StatusBadRequest, "RequestHeadersValidationError"
-	case broker.Contradiction:
+	case record.InputInvalid:
 		e.status, e.typeName = http.StatusUnprocessableEntity, "InvalidStateError"
 	default:
 		e.status, e.typeName = http.StatusBadRequest, "RequestValidationError"
@@ -173,12 +175,12 @@ func inputAPIError(err *broker.InputError) *apiError {
 // tokenAPIError tells a connection that has to be authorised again (401) from one
 // that lacks a setting (422) and one whose token will be there later (503). Only the
 // first is a reason to ask a customer to log in anew.
-func tokenAPIError(err *broker.TokenError, now time.Time) *apiError {
+func tokenAPIError(err *record.TokenError, now time.Time) *apiError {
 	wait := err.RetryAt.Sub(now)
 	if err.RetryAt.IsZero() {
 		wait = 0
 	}
-	if err.Unfit {
+	if err.BadSettings {
 		return &apiError{status: http.StatusUnprocessableEntity, typeName: "InvalidStateError", message: err.Error(), detail: err.Err.Error()}
 	}
 	if !err.Parked || err.Err != nil {
@@ -206,8 +208,8 @@ func tokenAPIError(err *broker.TokenError, now time.Time) *apiError {
 }
 
 // laterAdvice says what mends a failure of the class that does not cost the grant.
-func laterAdvice(class broker.Class) string {
-	if class == broker.ClassConfiguration {
+func laterAdvice(class record.Class) string {
+	if class == record.ClassConfiguration {
 		return "whoever runs the token broker has to mend the connector's client_id, client_secret, auth_style or token_url; try again later"
 	}
 	return "try again later"

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/journal"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/webhook"
 )
 
@@ -53,7 +54,7 @@ func newShared(first *App) *shared {
 }
 
 // open opens the store as the newest configuration says.
-func (s *shared) open(ctx context.Context) (broker.Store, error) {
+func (s *shared) open(ctx context.Context) (record.Store, error) {
 	return s.newest.Load().storage.OpenStore(ctx, OpenOptions{
 		Latest: func() Storage { return s.newest.Load().storage },
 		Logger: slog.New(newestHandler{shared: s}),

@@ -9,7 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // placeholderPattern finds the placeholders in the value of a field.
@@ -22,17 +22,17 @@ var mistypedPattern = regexp.MustCompile(`^\s*(\$\{[^{}]*\}|\{(\$|env\b|file\b)[
 // resolveSecret returns the secret that a field's value stands for. Fields hold
 // placeholders, so that neither the adapted configuration nor the admin API shows the
 // secret; a secret that stands there itself works, but is warned about.
-func resolveSecret(logger *slog.Logger, field, value string) (broker.Secret, error) {
+func resolveSecret(logger *slog.Logger, field, value string) (secret.String, error) {
 	resolved, err := resolve(field, value)
 	if err != nil {
-		return broker.Secret{}, err
+		return secret.String{}, err
 	}
 	if !placeholderPattern.MatchString(value) {
 		logger.LogAttrs(context.Background(), slog.LevelWarn,
 			"the configuration contains a secret, and so does what the admin API shows of it; write a placeholder such as {file./run/secrets/name} or {env.NAME} ({$NAME} is not one)",
 			slog.String("field", field))
 	}
-	return broker.NewSecret(resolved), nil
+	return secret.New(resolved), nil
 }
 
 // resolve replaces the placeholders in the value of a field. Its error names them and

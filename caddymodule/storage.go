@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A Storage says where connections are stored. Modules in the namespace
@@ -20,7 +20,7 @@ type Storage interface {
 	StorageKey() string
 
 	// OpenStore opens the store. The context has a deadline.
-	OpenStore(ctx context.Context, opts OpenOptions) (broker.Store, error)
+	OpenStore(ctx context.Context, opts OpenOptions) (record.Store, error)
 }
 
 // OpenOptions is what a store needs that outlives the configuration which opened it.

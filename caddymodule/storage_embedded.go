@@ -8,8 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 func init() {
@@ -72,7 +72,7 @@ func (s *EmbeddedStorage) String() string { return "the embedded store in " + s.
 func (s *EmbeddedStorage) StorageKey() string { return "embedded:" + s.dir }
 
 // OpenStore implements [Storage].
-func (s *EmbeddedStorage) OpenStore(ctx context.Context, _ OpenOptions) (broker.Store, error) {
+func (s *EmbeddedStorage) OpenStore(ctx context.Context, _ OpenOptions) (record.Store, error) {
 	store, err := boltstore.Open(ctx, boltstore.Config{Dir: s.dir})
 	if err != nil { // not a nil *boltstore.Store in the interface
 		return nil, err

@@ -11,7 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 	"github.com/tokenbroker/caddy-token-broker/broker/vaultkv"
 )
 
@@ -149,17 +150,17 @@ func (s *VaultStorage) StorageKey() string {
 }
 
 // OpenStore implements [Storage].
-func (s *VaultStorage) OpenStore(_ context.Context, opts OpenOptions) (broker.Store, error) {
+func (s *VaultStorage) OpenStore(_ context.Context, opts OpenOptions) (record.Store, error) {
 	store, err := vaultkv.New(vaultkv.Config{
 		Address: s.address, Namespace: s.namespace, Mount: s.mount, Prefix: s.prefix,
 		Logger: opts.Logger,
-		Token: func(context.Context) (broker.Secret, error) {
+		Token: func(context.Context) (secret.String, error) {
 			latest, ok := opts.Latest().(*VaultStorage)
 			if !ok { // the same StorageKey, so it is one
-				return broker.Secret{}, fmt.Errorf("storage: %T is not Vault", opts.Latest())
+				return secret.String{}, fmt.Errorf("storage: %T is not Vault", opts.Latest())
 			}
 			token, err := resolve("storage vault: auth: token", latest.Auth.Token)
-			return broker.NewSecret(token), err
+			return secret.New(token), err
 		},
 	})
 	if err != nil { // not a nil *vaultkv.Store in the interface

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 func init() {
@@ -199,7 +200,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // authenticate finds out whose connection the request is for.
-func (t *Transport) authenticate(req *http.Request) (key broker.Key, err error) {
+func (t *Transport) authenticate(req *http.Request) (key record.Key, err error) {
 	repl, ok := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return key, errors.New("the request has no replacer: the transport works in reverse_proxy only")
@@ -214,7 +215,7 @@ func (t *Transport) authenticate(req *http.Request) (key broker.Key, err error) 
 	}
 	key.Consumer = t.consumer.of(repl, sent)
 	if key.Connector, err = connector.ParseID(t.connector.of(repl, sent)); err != nil {
-		return key, fmt.Errorf("%w: %w", broker.ErrConnectorNotFound, err)
+		return key, fmt.Errorf("%w: %w", record.ErrConnectorNotFound, err)
 	}
 	return key, nil // Admit says what is wrong with it
 }

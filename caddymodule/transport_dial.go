@@ -14,7 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 )
 
 // checkOptions refuses the options of the http transport that would lead a credential
@@ -68,7 +68,7 @@ func (t *Transport) provisionTransports(ctx caddy.Context) error {
 // the address from the request's context, so that a check of the address in front of
 // it would check something else.
 func (t *Transport) guard(rt *http.Transport, allowPrivate bool) error {
-	dialer := broker.GuardedDialer(allowPrivate)
+	dialer := guard.NewDialer(allowPrivate)
 	dialer.Timeout = time.Duration(t.DialTimeout)
 	dialer.FallbackDelay = time.Duration(t.FallbackDelay)
 	dialer.KeepAlive = time.Duration(t.KeepAlive.ProbeInterval)
@@ -87,7 +87,7 @@ func (t *Transport) guard(rt *http.Transport, allowPrivate bool) error {
 		quietNetHTTP()
 		conn, err := dialer.DialContext(ctx, network, address)
 		switch {
-		case errors.Is(err, broker.ErrAddressNotAllowed):
+		case errors.Is(err, guard.ErrAddressNotAllowed):
 			return nil, err
 		case err != nil:
 			return nil, reverseproxy.NewDialError(err)

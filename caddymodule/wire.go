@@ -6,8 +6,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // connectionJSON is a Connection of the Vault API, as far as the broker knows it.
@@ -17,7 +17,7 @@ type connectionJSON struct {
 	ServiceID           string               `json:"service_id"`
 	Name                string               `json:"name"`
 	UnifiedAPI          string               `json:"unified_api"`
-	State               broker.State         `json:"state"`
+	State               record.State         `json:"state"`
 	IntegrationState    string               `json:"integration_state"`
 	AuthType            connector.AuthType   `json:"auth_type"`
 	OAuthGrantType      *connector.GrantType `json:"oauth_grant_type,omitempty"`
@@ -27,7 +27,7 @@ type connectionJSON struct {
 	Settings            map[string]any       `json:"settings"`
 	Metadata            map[string]any       `json:"metadata"`
 	FormFields          []formFieldJSON      `json:"form_fields"`
-	Health              broker.Health        `json:"health,omitempty"` // none of what is available only
+	Health              record.Health        `json:"health,omitempty"` // none of what is available only
 	CredentialsExpireAt int64                `json:"credentials_expire_at"`
 	LastRefreshFailedAt int64                `json:"last_refresh_failed_at"`
 	CreatedAt           int64                `json:"created_at"`
@@ -37,7 +37,7 @@ type connectionJSON struct {
 // stateJSON is what a connection's validation leads to.
 type stateJSON struct {
 	ID    string       `json:"id"`
-	State broker.State `json:"state"`
+	State record.State `json:"state"`
 }
 
 // consumerJSON is a consumer who is gone.
@@ -58,7 +58,7 @@ type formFieldJSON struct {
 	Sensitive   bool   `json:"sensitive"`
 }
 
-func wireConnection(c *broker.Connection) connectionJSON {
+func wireConnection(c *record.Connection) connectionJSON {
 	def := &c.Connector
 	w := connectionJSON{
 		ID: c.Key.Connector.ConnectionID(), ServiceID: c.Key.Connector.ServiceID, UnifiedAPI: c.Key.Connector.UnifiedAPI,
@@ -97,7 +97,7 @@ func wireFormField(s connector.Setting, value any) formFieldJSON {
 	case s.Sensitive:
 		f.Type = "password"
 		if value != nil && value != "" {
-			f.Value = broker.Mask
+			f.Value = record.Mask
 		}
 	case s.Origin:
 		f.Type = "url"

@@ -1,4 +1,4 @@
-package broker_test
+package secret_test
 
 import (
 	"bytes"
@@ -11,18 +11,20 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 func TestSecretsShowNothingOfThemselves(t *testing.T) {
 	t.Parallel()
-	token := broker.NewSecret(brokertest.AccessCanary)
-	rec := &broker.Record{
+	token := secret.New(brokertest.AccessCanary)
+	rec := &record.Record{
 		Settings:    map[string]any{"api_key": brokertest.SettingCanary},
-		Credentials: &broker.Credentials{AccessToken: token, RefreshToken: broker.NewSecret(brokertest.RefreshCanary)},
+		Credentials: &record.Credentials{AccessToken: token, RefreshToken: secret.New(brokertest.RefreshCanary)},
 	}
-	client := broker.Client{ID: "id", Secret: broker.NewSecret(brokertest.ClientSecretCanary)}
+	client := record.Client{ID: "id", Secret: secret.New(brokertest.ClientSecretCanary)}
 	for name, value := range map[string]any{
-		"secret": token, "pointer": &token, "slice": []broker.Secret{token}, "map": map[string]broker.Secret{"k": token},
+		"secret": token, "pointer": &token, "slice": []secret.String{token}, "map": map[string]secret.String{"k": token},
 		"record": rec, "credentials": rec.Credentials, "credentials by value": *rec.Credentials, "client": client, "token": broker.Token{AccessToken: token},
 	} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t"} {
@@ -49,8 +51,8 @@ func TestSecretsShowNothingOfThemselves(t *testing.T) {
 
 func TestSecretHashTellsTokensApart(t *testing.T) {
 	t.Parallel()
-	a, b := broker.NewSecret("a"), broker.NewSecret("b")
-	if a.Hash() == b.Hash() || a.Hash() != broker.NewSecret("a").Hash() {
+	a, b := secret.New("a"), secret.New("b")
+	if a.Hash() == b.Hash() || a.Hash() != secret.New("a").Hash() {
 		t.Error("the hash does not tell tokens apart")
 	}
 }
@@ -58,9 +60,9 @@ func TestSecretHashTellsTokensApart(t *testing.T) {
 func TestKeyringTellsNothingApart(t *testing.T) {
 	t.Parallel()
 	ring := broker.NewKeyring()
-	ring.Add("app", broker.NewSecret("old"))
-	ring.Add("app", broker.NewSecret("new"))
-	ring.Add("other", broker.NewSecret("theirs"))
+	ring.Add("app", secret.New("old"))
+	ring.Add("app", secret.New("new"))
+	ring.Add("other", secret.New("theirs"))
 	for _, test := range []struct {
 		app, key string
 		want     error
@@ -73,7 +75,7 @@ func TestKeyringTellsNothingApart(t *testing.T) {
 		{"nobody", "old", broker.ErrUnauthorized},
 		{"", "", broker.ErrUnauthorized},
 	} {
-		if got := ring.Authenticate(test.app, broker.NewSecret(test.key)); !errors.Is(got, test.want) {
+		if got := ring.Authenticate(test.app, secret.New(test.key)); !errors.Is(got, test.want) {
 			t.Errorf("%s with %q: got %v, want %v", test.app, test.key, got, test.want)
 		}
 	}
