@@ -15,6 +15,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/inject"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -122,7 +123,7 @@ func (b *Broker) InjectedHeaders(id connector.ID) []string {
 	if !ok {
 		return nil
 	}
-	return injectedHeaders(conn)
+	return inject.Headers(&conn.Definition)
 }
 
 // store returns the store, opened if need be.

@@ -27,7 +27,7 @@ type doubts struct {
 // concern notes a refusal with a code, and reports whether it is taken to concern the
 // connection alone.
 func (d *doubts) concern(key record.Key, code string) bool {
-	if slices.Contains(clientErrors, code) {
+	if record.IsClientError(code) {
 		return false
 	}
 	d.mu.Lock()

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/inject"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -224,12 +225,7 @@ func (b *Broker) AuthorizeWith(req *http.Request, key record.Key, authorization 
 	if err := snap.allows(cfg, conn, req.URL); err != nil {
 		return nil, err
 	}
-	auth := &Authorization{refresher: r, conn: conn, callers: true}
-	value := authorization.Reveal()
-	setHeader(req, "Authorization", value)
-	if _, credentials, ok := strings.Cut(value, " "); ok {
-		auth.sent(strings.TrimSpace(credentials))
-	}
-	auth.sent(value)
+	auth := &Authorization{refresher: r, conn: conn, credential: inject.Supplied(authorization), callerSupplied: true}
+	auth.credential.Put(req)
 	return auth, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tokenendpoint"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -46,7 +47,7 @@ func errorType(err error) string {
 		return "connector_not_found"
 	case errors.Is(err, ErrConsumerNotFound):
 		return "consumer_not_found"
-	case errors.Is(err, errRevokeLater), errors.Is(err, errRevokeRefused), errors.Is(err, errNoRevokeTarget):
+	case errors.Is(err, tokenendpoint.ErrRevokeLater), errors.Is(err, tokenendpoint.ErrRevokeRefused), errors.Is(err, tokenendpoint.ErrRevokeURL), errors.Is(err, errNoRevokeTarget):
 		return "not_revoked"
 	case errors.Is(err, record.ErrConflict):
 		return "conflict"

@@ -4,34 +4,68 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
+	"net/url"
 	"slices"
+	"time"
 
-	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tokenendpoint"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// requestToken makes the token request that is due for the record. x/oauth2 makes it
-// of a form, whatever the grant: its client credentials take any parameters. The
-// transport sends it as JSON where that is called for.
-func requestToken(ctx context.Context, c *record.Connector, tokenURL string, rec *record.Record) (*oauth2.Token, error) {
-	params, err := c.RequestParams(rec)
+// redeem sends the token request that is due for the record, once.
+func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans record.Answer) {
+	r, conn, rec := a.refresher, a.conn, held.rec
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.refreshTimeout())
+	defer cancel()
+	ctx, span := r.broker.tracing.start(ctx, "token_broker.token_request", trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(connectorAttribute(r.key), attribute.String("http.request.method", http.MethodPost)))
+	defer func() {
+		if ans.Status != 0 {
+			span.SetAttributes(attribute.Int("http.response.status_code", ans.Status))
+		}
+		endSpan(span, ans.Err())
+	}()
+
+	req, err := tokenRequest(conn, rec, sentAt)
+	if err != nil { // checked before the lease was taken
+		return record.Answer{Class: record.ClassTransient, Code: record.CodeMissingSettings}
+	}
+	if u, err := url.Parse(req.URL); err == nil {
+		span.SetAttributes(attribute.String("server.address", u.Hostname()))
+	}
+	r.setUnsent()
+	ans = tokenendpoint.Send(ctx, r.broker.transport(a.cfg.AllowsPrivate(conn)), req)
+	if conn.GrantType == connector.ClientCredentials {
+		ans.RefreshToken = secret.String{} // RFC 6749 section 4.4.3 says that there should be none
+	}
+	if ans.Class == record.ClassTransient {
+		r.setUnsent(held.lease.ID) // nothing was spent with the lease
+	}
+	return ans
+}
+
+// tokenRequest returns the next token request for the record. It fails if a setting that
+// the request needs is missing.
+func tokenRequest(conn *record.Connector, rec *record.Record, sentAt time.Time) (tokenendpoint.Request, error) {
+	endpoint, err := conn.TokenEndpoint(rec)
 	if err != nil {
-		return nil, err
+		return tokenendpoint.Request{}, err
 	}
-	client, _ := c.ClientFor(rec.Settings)
-	style := oauth2.AuthStyleInHeader
-	if c.AuthenticatesInParams(client) {
-		style = oauth2.AuthStyleInParams
+	params, err := conn.RequestParams(rec)
+	if err != nil {
+		return tokenendpoint.Request{}, err
 	}
-	cfg := clientcredentials.Config{
-		ClientID: client.ID, ClientSecret: client.Secret.Reveal(),
-		TokenURL: tokenURL, AuthStyle: style, EndpointParams: params,
-	}
-	return cfg.Token(ctx)
+	client, _ := conn.ClientFor(rec.Settings)
+	return tokenendpoint.Request{
+		URL: endpoint, Client: client, InParams: conn.AuthenticatesInParams(client), JSON: conn.TokenBody == connector.BodyJSON,
+		Params: params, SentAt: sentAt, PermanentErrors: conn.PermanentErrors, Secrets: conn.Secrets(rec),
+	}, nil
 }
 
 // fellBack removes a refresh token that was refused for good where the password can

@@ -47,12 +47,6 @@ type clientSettings struct {
 	more                 secret.Hash // of the parameters, and for a single connection of its settings
 }
 
-// clientErrors are the codes of RFC 6749 section 5.2 that are about the client alone.
-// unauthorized_client, which is about the client and a grant type, is not one: some token
-// endpoints say it of a refresh token that was issued to another client, where RFC 6749
-// has invalid_grant, and anybody who may import has one of those.
-var clientErrors = []string{"invalid_client", "unsupported_grant_type"}
-
 // scopes are what a refusal of the record's token request may be about: the connector
 // first, then the connection alone, whose settings may be what is refused. One that has
 // a client of its own has nothing to do with the connector's.
@@ -174,7 +168,7 @@ func (p *pauses) pause(conn *record.Connector, rec *record.Record, code string, 
 	defer p.mu.Unlock()
 	scopes := scopesOf(conn, rec)
 	scope := scopes[len(scopes)-1]
-	if slices.Contains(clientErrors, code) {
+	if record.IsClientError(code) {
 		scope = scopes[0]
 	}
 	next := &pause{clientSettingsOf(conn, scope, rec), until}

@@ -19,7 +19,7 @@ const (
 // starts and waits for brings one. A connection whose refreshes do not help is
 // refreshed less and less often.
 func (a *Authorization) Renew(ctx context.Context) bool {
-	if a.callers {
+	if a.callerSupplied {
 		return false
 	}
 	r := a.refresher
@@ -43,7 +43,7 @@ func (a *Authorization) Renew(ctx context.Context) bool {
 
 // RenewInBackground is Renew for a request that cannot be sent again.
 func (a *Authorization) RenewInBackground() {
-	if a.callers {
+	if a.callerSupplied {
 		return
 	}
 	b := a.refresher.broker

@@ -1,23 +1,16 @@
 package broker
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
-	"net/http"
-	"net/url"
-	"strconv"
-	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
-	"github.com/tokenbroker/caddy-token-broker/broker/guard"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tokenendpoint"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -27,7 +20,6 @@ import (
 const (
 	revocationTries = 3
 	revocationPause = time.Second // before the second try, and twice that before the third
-	maxRevocation   = 64 << 10    // bytes that are read of an answer
 )
 
 // A revocation is what it takes to take a grant back at the provider, of a connection
@@ -90,7 +82,7 @@ func (b *Broker) tryToRevoke(ctx context.Context, rv *revocation) error {
 			return errConnectedAgain
 		}
 		err := b.sendRevocation(ctx, rv)
-		if err == nil || !errors.Is(err, errRevokeLater) || try == revocationTries {
+		if err == nil || !errors.Is(err, tokenendpoint.ErrRevokeLater) || try == revocationTries {
 			return err
 		}
 		// Between two tries nothing is under way, so that the broker can close.
@@ -110,98 +102,21 @@ func (b *Broker) isConnectedAgain(ctx context.Context, key record.Key) bool {
 
 // Errors of a revocation. What the endpoint said is not in them, other than its code.
 var (
-	errRevokeLater    = errors.New("the revocation endpoint is out of reach")
-	errRevokeRefused  = errors.New("the revocation endpoint refuses")
 	errConnectedAgain = errors.New("the connection was imported anew meanwhile, maybe with the same grant")
 	errNoRevokeTarget = errors.New("the revocation_url needs a setting that the connection does not have")
 )
 
-// A revocationError is an answer of the revocation endpoint that is no success.
-type revocationError struct {
-	status int    // 0: there was none
-	code   string // RFC 7009 section 2.2.1, or empty
-	kind   error
-}
-
-// Error implements error.
-func (e *revocationError) Error() string {
-	msg := e.kind.Error()
-	if e.status != 0 {
-		msg += " (" + record.CodeHTTPStatus + strconv.Itoa(e.status) + ")"
-	}
-	if e.code != "" {
-		msg += ": " + e.code
-	}
-	return msg
-}
-
-// Unwrap returns the kind of failure.
-func (e *revocationError) Unwrap() error { return e.kind }
-
-// sendRevocation sends one revocation request (RFC 7009 section 2.1), to where a token
-// request could be sent too.
+// sendRevocation sends one revocation request, to where a token request could be sent
+// too.
 func (b *Broker) sendRevocation(ctx context.Context, rv *revocation) error {
 	endpoint, err := rv.conn.RenderRevocationURL(rv.settings)
 	if err != nil {
 		return errNoRevokeTarget
 	}
-	req, err := rv.request(ctx, endpoint)
-	if err != nil {
-		return errNoRevokeTarget // not wrapped: it can have the URL in it
-	}
-	resp, err := withoutRedirects(b.transport(rv.cfg.AllowsPrivate(rv.conn))).Do(req)
-	switch {
-	case errors.Is(err, guard.ErrAddressNotAllowed):
-		return &revocationError{kind: guard.ErrAddressNotAllowed}
-	case err != nil:
-		return &revocationError{kind: errRevokeLater} // its text can have secrets in it
-	}
-	defer resp.Body.Close()
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxRevocation))
-	if resp.StatusCode/100 == 2 {
-		return nil
-	}
-	failed := &revocationError{status: resp.StatusCode, code: rv.errorCode(body), kind: errRevokeRefused}
-	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500 {
-		failed.kind = errRevokeLater
-	}
-	return failed
-}
-
-// request returns the request, with the client authenticated as at the token endpoint.
-func (rv *revocation) request(ctx context.Context, endpoint string) (*http.Request, error) {
-	form := url.Values{"token": {rv.token.Reveal()}, "token_type_hint": {rv.hint}}
 	client, _ := rv.conn.ClientFor(rv.settings)
-	id, clientSecret := client.ID, client.Secret.Reveal()
-	inParams := rv.conn.AuthenticatesInParams(client)
-	if inParams {
-		form.Set("client_id", id)
-		if clientSecret != "" {
-			form.Set("client_secret", clientSecret)
-		}
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	req.Header.Set("Accept", "application/json")
-	if !inParams {
-		req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(clientSecret)) // RFC 6749 section 2.3.1
-	}
-	return req, nil
-}
-
-// errorCode returns the code in the body of an error, if it may be shown.
-func (rv *revocation) errorCode(body []byte) string {
-	var answer struct {
-		Error string `json:"error"`
-	}
-	if !bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) || json.Unmarshal(body, &answer) != nil || answer.Error == "" {
-		return ""
-	}
-	client, _ := rv.conn.ClientFor(rv.settings)
-	return showable(answer.Error, []string{rv.token.Reveal(), client.Secret.Reveal()})
+	return tokenendpoint.Revoke(ctx, b.transport(rv.cfg.AllowsPrivate(rv.conn)), tokenendpoint.Revocation{
+		URL: endpoint, Client: client, InParams: rv.conn.AuthenticatesInParams(client), Token: rv.token, Hint: rv.hint,
+	})
 }
 
 // report tells operators what became of the grant.
@@ -214,8 +129,8 @@ func (rv *revocation) report(ctx context.Context, span trace.Span, err error) {
 		msg = "the grant of a deleted connection could not be revoked at the provider; it ends when the customer withdraws it there, or by itself"
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
-	if failed, ok := errors.AsType[*revocationError](err); ok && failed.status != 0 {
-		span.SetAttributes(attribute.Int("http.response.status_code", failed.status))
+	if failed, ok := errors.AsType[*tokenendpoint.RevocationError](err); ok && failed.Status != 0 {
+		span.SetAttributes(attribute.Int("http.response.status_code", failed.Status))
 	}
 	rv.cfg.logger().LogAttrs(ctx, level, msg, attrs...)
 }

@@ -84,8 +84,8 @@ type snapshot struct {
 	readAt    time.Time
 	refreshAt time.Time // from then on the token is refreshed ahead of its expiry; zero: never
 
-	allowed atomic.Pointer[allowance] // the latest of them; nil: none yet
-	placed  atomic.Pointer[placed]    // nil: not yet, or it cannot be kept
+	allowed  atomic.Pointer[allowance]          // the latest of them; nil: none yet
+	prepared atomic.Pointer[preparedCredential] // nil: not rendered yet, or too large to keep
 }
 
 // A reading is a load that several callers wait for.

@@ -61,3 +61,11 @@ type Answer struct {
 	Lifetime     time.Duration // 0: not said
 	SentAt       time.Time     // before the request, so that a lifetime from then on is safe
 }
+
+// IsClientError reports whether a code of RFC 6749 section 5.2 concerns the client
+// alone. unauthorized_client, which concerns a client and a grant type, does not count:
+// some token endpoints say it of a refresh token that was issued to another client,
+// where RFC 6749 has invalid_grant, and anybody who may import can bring one of those.
+func IsClientError(code string) bool {
+	return code == "invalid_client" || code == "unsupported_grant_type"
+}

@@ -1,4 +1,4 @@
-package broker
+package inject
 
 import (
 	"net/http"

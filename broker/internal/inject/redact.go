@@ -1,7 +1,11 @@
-package broker
+package inject
 
 import (
+	"encoding/base64"
+	"io"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
@@ -72,3 +76,66 @@ func percentDecoded(s string) (decoded string, begins []int) {
 }
 
 func unhex(c byte) int { return strings.IndexByte("0123456789abcdef", c|0x20) }
+
+// forms returns the forms that a value may have in a header. None is shorter than the
+// value. In base64 it is found with and without padding.
+func forms(value string) []string {
+	b := []byte(value)
+	all := []string{value}
+	for _, form := range []string{
+		url.QueryEscape(value), url.PathEscape(value), base64.RawStdEncoding.EncodeToString(b), base64.RawURLEncoding.EncodeToString(b),
+	} {
+		if !slices.Contains(all, form) {
+			all = append(all, form)
+		}
+	}
+	return all
+}
+
+// Scrub redacts the credential in a header of downstream.
+func (c *Credential) Scrub(header http.Header) {
+	longest := 0
+	for name, values := range header {
+		longest = max(longest, len(name))
+		for _, value := range values {
+			longest = max(longest, len(value))
+		}
+	}
+	for _, hidden := range c.redact {
+		value := hidden.Reveal()
+		if len(value) > longest { // it cannot stand in any of them, in whichever form
+			continue
+		}
+		for _, form := range forms(value) {
+			scrub(header, form)
+		}
+	}
+}
+
+// AfterBody calls f when the body of resp has been read and its trailers are there. The
+// body of a switch of protocols stays what it is, a connection.
+func AfterBody(resp *http.Response, f func()) {
+	if resp.Body != nil && resp.StatusCode != http.StatusSwitchingProtocols && mayHaveTrailers(resp) {
+		resp.Body = &observedBody{ReadCloser: resp.Body, ended: f}
+	}
+}
+
+// mayHaveTrailers reports whether trailers can follow the body: in HTTP/1.1 only if it
+// is chunked (RFC 9112 section 7.1.2), so not if its length is known.
+func mayHaveTrailers(resp *http.Response) bool {
+	return resp.ProtoMajor != 1 || resp.ContentLength < 0 || len(resp.Trailer) > 0
+}
+
+type observedBody struct {
+	io.ReadCloser
+	ended func()
+}
+
+// Read implements [io.Reader].
+func (b *observedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.ended()
+	}
+	return n, err
+}

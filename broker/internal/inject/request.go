@@ -1,0 +1,69 @@
+package inject
+
+import (
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// removeHeader removes a header in any spelling of its name.
+func removeHeader(req *http.Request, name string) {
+	for other := range req.Header {
+		if len(other) == len(name) && strings.EqualFold(other, name) {
+			delete(req.Header, other)
+		}
+	}
+}
+
+// setHeader sets a header and removes it in any other spelling of its name.
+func setHeader(req *http.Request, name, value string) {
+	removeHeader(req, name)
+	req.Header[textproto.CanonicalMIMEHeaderKey(name)] = []string{value}
+}
+
+// setCookie sets a cookie, and removes those of its name that stand there in whatever
+// header; others stay (RFC 6265 section 5.4).
+func setCookie(req *http.Request, name, value string) {
+	var spellings []string // in a fixed order, as the order of cookies can matter
+	for other := range req.Header {
+		if strings.EqualFold(other, "Cookie") {
+			spellings = append(spellings, other)
+		}
+	}
+	slices.Sort(spellings)
+	var kept []string
+	for _, other := range spellings {
+		for pair := range strings.SplitSeq(strings.Join(req.Header[other], ";"), ";") {
+			pair = strings.TrimSpace(pair)
+			if key, _, _ := strings.Cut(pair, "="); pair != "" && strings.TrimSpace(key) != name {
+				kept = append(kept, pair)
+			}
+		}
+	}
+	setHeader(req, "Cookie", strings.Join(append(kept, name+"="+value), "; "))
+}
+
+// setQuery replaces a query parameter and leaves the others as they were written.
+func setQuery(u *url.URL, name, value string) {
+	var kept []string
+	for pair := range strings.SplitSeq(u.RawQuery, "&") {
+		if pair != "" && !setsParameter(pair, name) {
+			kept = append(kept, pair)
+		}
+	}
+	u.RawQuery = strings.Join(append(kept, url.QueryEscape(name)+"="+url.QueryEscape(value)), "&")
+}
+
+// setsParameter reports whether a part of a query sets the parameter name, for
+// servers too that take a semicolon for an ampersand. What cannot be decoded might.
+func setsParameter(pair, name string) bool {
+	for part := range strings.SplitSeq(pair, ";") {
+		key, _, _ := strings.Cut(part, "=")
+		if decoded, err := url.QueryUnescape(key); err != nil || decoded == name {
+			return true
+		}
+	}
+	return false
+}

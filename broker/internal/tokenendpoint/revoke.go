@@ -1,0 +1,117 @@
+package tokenendpoint
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
+)
+
+// maxRevocation bounds what is read of a revocation endpoint's answer, in bytes.
+const maxRevocation = 64 << 10
+
+// A Revocation is one revocation request (RFC 7009 section 2.1).
+type Revocation struct {
+	URL      string
+	Client   record.Client
+	InParams bool // as in a [Request]
+	Token    secret.String
+	Hint     string // token_type_hint
+}
+
+// Kinds of failed revocations.
+var (
+	ErrRevokeLater   = errors.New("the revocation endpoint is out of reach")
+	ErrRevokeRefused = errors.New("the revocation endpoint refuses")
+	ErrRevokeURL     = errors.New("the revocation_url is not a URL")
+)
+
+// A RevocationError says why a revocation failed. Of the endpoint's answer it contains
+// the code alone.
+type RevocationError struct {
+	Status int    // 0: no response
+	Code   string // RFC 7009 section 2.2.1, or empty
+	Kind   error
+}
+
+// Error implements error.
+func (e *RevocationError) Error() string {
+	msg := e.Kind.Error()
+	if e.Status != 0 {
+		msg += " (" + record.CodeHTTPStatus + strconv.Itoa(e.Status) + ")"
+	}
+	if e.Code != "" {
+		msg += ": " + e.Code
+	}
+	return msg
+}
+
+// Unwrap returns the kind of failure.
+func (e *RevocationError) Unwrap() error { return e.Kind }
+
+// Revoke sends one revocation request. Its error is a [*RevocationError].
+func Revoke(ctx context.Context, rt http.RoundTripper, rv Revocation) error {
+	req, err := rv.request(ctx)
+	if err != nil {
+		return &RevocationError{Kind: ErrRevokeURL} // err could quote the URL
+	}
+	resp, err := withoutRedirects(rt).Do(req)
+	switch {
+	case errors.Is(err, guard.ErrAddressNotAllowed):
+		return &RevocationError{Kind: guard.ErrAddressNotAllowed}
+	case err != nil:
+		return &RevocationError{Kind: ErrRevokeLater} // err's text can contain secrets
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxRevocation))
+	if resp.StatusCode/100 == 2 {
+		return nil
+	}
+	failed := &RevocationError{Status: resp.StatusCode, Code: rv.errorCode(body), Kind: ErrRevokeRefused}
+	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500 {
+		failed.Kind = ErrRevokeLater
+	}
+	return failed
+}
+
+// request returns the request, with the client authenticated as at the token endpoint.
+func (rv *Revocation) request(ctx context.Context) (*http.Request, error) {
+	form := url.Values{"token": {rv.Token.Reveal()}, "token_type_hint": {rv.Hint}}
+	id, clientSecret := rv.Client.ID, rv.Client.Secret.Reveal()
+	if rv.InParams {
+		form.Set("client_id", id)
+		if clientSecret != "" {
+			form.Set("client_secret", clientSecret)
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, rv.URL, strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Accept", "application/json")
+	if !rv.InParams {
+		req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(clientSecret)) // RFC 6749 section 2.3.1
+	}
+	return req, nil
+}
+
+// errorCode returns the code in the body of an error, if it may be shown.
+func (rv *Revocation) errorCode(body []byte) string {
+	var answer struct {
+		Error string `json:"error"`
+	}
+	if !bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) || json.Unmarshal(body, &answer) != nil || answer.Error == "" {
+		return ""
+	}
+	return showable(answer.Error, []string{rv.Token.Reveal(), rv.Client.Secret.Reveal()})
+}
