@@ -46,14 +46,14 @@ func TestCatalogueEntriesObeyEveryRule(t *testing.T) {
 					t.Errorf("%s is missing", name)
 				}
 			}
-			if d.AuthType == OAuth2 && e.Rotation == "" {
+			if d.AuthType == OAuth2 && e.Rotation.Kind == "" {
 				t.Error("rotation is missing: say always if it is not known")
 			}
 			if d.AllowPrivate {
 				t.Error("allow_private is not for the catalogue")
 			}
 			if !slices.Contains(unifiedAPIs, d.ID.UnifiedAPI) {
-				t.Errorf("%s is not a unified API of the Vault API", d.ID.UnifiedAPI)
+				t.Errorf("%s is not a unified API of the Apideck API", d.ID.UnifiedAPI)
 			}
 			if d.KeepAlive != 0 && (d.AuthType != OAuth2 || d.KeepAlive < 24*time.Hour) {
 				t.Errorf("keep_alive %s is for refresh tokens, and longer than a day", d.KeepAlive)
@@ -62,7 +62,7 @@ func TestCatalogueEntriesObeyEveryRule(t *testing.T) {
 	}
 }
 
-// unifiedAPIs are the values of the Vault API's UnifiedApiId.
+// unifiedAPIs are the values of the Apideck API's UnifiedApiId.
 var unifiedAPIs = []string{
 	"accounting", "ats", "calendar", "crm", "csp", "customer-support", "data-warehouse", "ecommerce", "email",
 	"email-marketing", "expense-management", "file-storage", "form", "hris", "issue-tracking", "lead", "payroll",

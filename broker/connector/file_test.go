@@ -45,7 +45,7 @@ func TestFileSaysEverything(t *testing.T) {
 		},
 	}
 	want = want.WithDefaults()
-	d.parsed, want.parsed = nil, nil
+	d.templates, want.templates = nil, nil
 	got, _ := json.Marshal(d)
 	if wanted, _ := json.Marshal(want); string(got) != string(wanted) {
 		t.Errorf("got\n%s\nwant\n%s", got, wanted)
