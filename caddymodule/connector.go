@@ -107,7 +107,7 @@ func mistyped(id connector.ID, err error, known map[connector.ID]knownConnector)
 // override overrides what is known of the connector with the block, and checks the result.
 func (c *ConnectorConfig) override(id connector.ID, known map[connector.ID]knownConnector, allowPrivate bool) (connector.Definition, error) {
 	if c.ID != (connector.ID{}) && c.ID != id {
-		return connector.Definition{}, fmt.Errorf("connector %s: id: is %s: leave it out, or name the connector so", id, c.ID)
+		return connector.Definition{}, fmt.Errorf("connector %s: id: is %s: remove it", id, c.ID)
 	}
 	base := connector.Definition{ID: id}
 	if k, ok := known[id]; ok {
@@ -118,7 +118,7 @@ func (c *ConnectorConfig) override(id connector.ID, known map[connector.ID]known
 	return def.WithDefaults(), def.Validate()
 }
 
-// client resolves the OAuth client.
+// client resolves the placeholders of the OAuth client.
 func (c *ConnectorConfig) client(id connector.ID, logger *slog.Logger) (client broker.Client, err error) {
 	if c.ClientID != "" {
 		if client.ID, err = resolve(fmt.Sprintf("connector %s: client_id", id), c.ClientID); err != nil {

@@ -43,7 +43,7 @@ func (f *definitionJSON) checkFile(d *Definition) error {
 	}
 	for i, p := range d.Inject {
 		if p.Kind == InBasic && p.PasswordSetting == "" && f.Inject[i].Password == nil {
-			return errors.New(`inject: basic needs password_setting, or a password that is no secret ("" for none)`)
+			return errors.New(`inject: basic needs password_setting, or a password that is not a secret ("" for none)`)
 		}
 	}
 	return nil
@@ -68,7 +68,7 @@ func ReadDir(dir string) (defs map[ID]Definition, paths map[ID]string, err error
 			return nil, nil, fmt.Errorf("%s: %w", path, err)
 		}
 		if other, ok := paths[d.ID]; ok {
-			return nil, nil, fmt.Errorf("%s: id: %s is that of %s too: remove one", path, d.ID, other)
+			return nil, nil, fmt.Errorf("%s: id: %s is also in %s: remove one", path, d.ID, other)
 		}
 		defs[d.ID], paths[d.ID] = d, path
 	}
@@ -78,7 +78,7 @@ func ReadDir(dir string) (defs map[ID]Definition, paths map[ID]string, err error
 func readFile(path string) (Definition, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return Definition{}, errors.Unwrap(err) // the path is named already
+		return Definition{}, errors.Unwrap(err) // it has no path: the caller adds it
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
@@ -144,7 +144,7 @@ func checkRepeated(b []byte) error {
 		case string:
 			if key {
 				if seen[len(seen)-1][tok] {
-					return fmt.Errorf("%s: is there twice: remove one", tok)
+					return fmt.Errorf("%s: appears twice: remove one", tok)
 				}
 				seen[len(seen)-1][tok] = true
 				key = false

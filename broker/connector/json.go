@@ -12,13 +12,13 @@ import (
 // fields is a Definition without its methods.
 type fields Definition
 
-// definitionJSON reads the JSON form of a definition: a member that has more than one
-// spelling, or whose value is not encoded as its Go type would be, stands here in place of
-// the field. All other members are those of the fields.
+// definitionJSON decodes the JSON form of a definition. It has only the members that have
+// more than one spelling or are not encoded as their Go type; they take precedence over the
+// fields. All other members are those of the fields.
 //
-// The spellings that people are told to write are those of connector files, which are the
-// Caddyfile's words. Caddy's adapter goes on emitting what it always has, as the tags of
-// the fields say: refresh_token_optional, rotation as an object, inject[].in.
+// The documented spellings are those of connector files, which follow the Caddyfile. Caddy's
+// JSON has always had others: refresh_token_optional, rotation as an object, inject[].in.
+// Those are what the tags of the fields say, and what is emitted. All are read everywhere.
 type definitionJSON struct {
 	fields
 	ID           string          `json:"id"`
@@ -33,10 +33,10 @@ type placementJSON struct {
 	Password *string       `json:"password"`
 }
 
-// UnmarshalJSON reads the JSON form of a definition. Unknown members are errors. It
+// UnmarshalJSON replaces d by the definition in its JSON form. Unknown members are errors. It
 // neither sets defaults nor checks rules.
 func (d *Definition) UnmarshalJSON(b []byte) error {
-	f := definitionJSON{fields: fields(*d)}
+	var f definitionJSON
 	if err := decodeStrictly(b, &f); err != nil {
 		if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 			return errors.New(typeFault(kind))
@@ -72,7 +72,6 @@ func (f *definitionJSON) definition() (Definition, error) {
 	if len(d.Settings) == 0 {
 		d.Settings = nil // an empty list overrides nothing
 	}
-	d.Inject = nil
 	for i := range f.Inject {
 		p, err := f.Inject[i].placement()
 		if err != nil {
@@ -87,7 +86,7 @@ func (p *placementJSON) placement() (Placement, error) {
 	out := p.Placement
 	if p.Kind != "" {
 		if out.Kind != "" && out.Kind != p.Kind {
-			return Placement{}, fmt.Errorf("inject: kind is %q, but in is %q: they mean the same, leave one out", p.Kind, out.Kind)
+			return Placement{}, fmt.Errorf("inject: kind is %q, but in is %q: they mean the same, remove one", p.Kind, out.Kind)
 		}
 		out.Kind = p.Kind
 	}

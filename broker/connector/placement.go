@@ -182,15 +182,15 @@ func (p *Placement) validateBasic() error {
 	if p.Setting != "" && p.Username != "" || p.PasswordSetting != "" && p.Password != "" {
 		return errors.New("basic takes a setting or a text, not both")
 	}
-	for _, half := range []struct{ name, text string }{{"user name", p.username()}, {"password", p.password()}} {
-		t, err := parseText(half.text)
+	for _, part := range []struct{ name, template string }{{"user name", p.username()}, {"password", p.password()}} {
+		t, err := parseText(part.template)
 		if err != nil {
-			return fmt.Errorf("the %s of basic %w", half.name, err)
+			return fmt.Errorf("the %s of basic %w", part.name, err)
 		}
-		if hasControl(half.text) {
-			return fmt.Errorf("the %s of basic must not have control characters", half.name)
+		if hasControl(part.template) {
+			return fmt.Errorf("the %s of basic must not have control characters", part.name)
 		}
-		if half.name == "user name" && strings.Contains(t.with(""), ":") {
+		if part.name == "user name" && strings.Contains(t.with(""), ":") {
 			return errors.New("the user name of basic must not have a colon (RFC 7617 section 2)")
 		}
 	}
