@@ -15,7 +15,7 @@ import (
 //	connector <unified_api>/<service_id> {
 //		name          <text>
 //		auth_type     oauth2 | apiKey | basic | custom | none
-//		grant_type    authorization_code | client_credentials | password
+//		grant_type    <grant>
 //		token_url     <url>
 //		refresh_url   <url>
 //		revocation_url <url>

@@ -28,8 +28,8 @@ type Definition struct {
 	// The kind of credential: `oauth2`, `apiKey`, `basic`, `custom` or `none`.
 	AuthType AuthType `json:"auth_type,omitempty"`
 
-	// The OAuth grant that tokens come from: `authorization_code` (the default),
-	// `client_credentials` or `password`. With the last two the broker fetches them itself.
+	// The OAuth grant that tokens come from, such as `client_credentials`. Default:
+	// `authorization_code`.
 	GrantType GrantType `json:"grant_type,omitempty"`
 
 	// The token endpoint (RFC 6749 section 3.2), an https URL. Settings can stand in it:

@@ -79,8 +79,8 @@ func TestReadDirTakesTheJSONFilesOfADirectory(t *testing.T) {
 	}
 }
 
-// FuzzParseFile holds that no file breaks the reader, and that of a definition which is
-// accepted everything else works.
+// FuzzParseFile checks that no file breaks the reader, and that everything works with a
+// definition that is accepted.
 func FuzzParseFile(f *testing.F) {
 	f.Add([]byte(whole))
 	files, err := catalogFiles.ReadDir("catalog")
