@@ -17,17 +17,16 @@ import (
 // grantRefreshToken is the grant_type of a redeem (RFC 6749 section 6).
 const grantRefreshToken = "refresh_token"
 
-// grant returns the grant_type of the next token request for a connection, empty if
-// there is no way to another token. A refresh token is used where there is one, but for
-// client credentials, with which it has no business (RFC 6749 section 4.4.3).
+// grant returns the grant_type of the next token request for a connection, empty if no
+// request can bring a token. A refresh token is used where there is one, unless the
+// connector's grant ignores them.
 func (c *Connector) grant(cred *Credentials) string {
+	g := c.Grant()
 	switch {
-	case c.AuthType == connector.OAuth2 && c.GrantType == connector.ClientCredentials:
-		return string(connector.ClientCredentials)
-	case cred != nil && !cred.RefreshToken.IsZero():
+	case cred != nil && !cred.RefreshToken.IsZero() && !g.IgnoresRefreshTokens:
 		return grantRefreshToken
-	case c.AuthType == connector.OAuth2 && c.GrantType == connector.Password:
-		return string(connector.Password)
+	case g.Fetches:
+		return string(g.Type)
 	default:
 		return ""
 	}
@@ -68,16 +67,16 @@ func (c *Connector) tokenParams(rec *Record) (url.Values, error) {
 	params := make(url.Values)
 	grant := c.grant(rec.Credentials)
 	params.Set("grant_type", grant)
-	switch grant {
-	case grantRefreshToken:
+	if grant == grantRefreshToken {
 		params.Set("refresh_token", rec.Credentials.RefreshToken.Reveal())
-	case string(connector.Password):
-		username, password, err := c.UserPass(rec.Settings)
+	} else {
+		own, err := c.GrantParams(rec.Settings)
 		if err != nil {
 			return nil, err
 		}
-		params.Set("username", username)
-		params.Set("password", password)
+		for name, value := range own {
+			params.Set(name, value)
+		}
 	}
 	more, err := c.RenderTokenParams(rec.Settings)
 	if err != nil {
@@ -131,11 +130,11 @@ func (c *Connector) secrets(rec *Record) []string {
 	return secrets
 }
 
-// fellBack removes a refresh token that was refused for good where the password can
-// bring another, and reports whether it has: there is another attempt to make then.
-// Nothing can be lost by it, and a refused password parks the connection.
+// fellBack removes a refresh token that was refused for good if the grant can fetch another
+// one, and reports whether it has: then another attempt is due. Nothing can be lost by it, and
+// if the grant's own credentials are refused too, that parks the connection.
 func (a *attempt) fellBack(ctx context.Context, held *hold, ans answer) (bool, error) {
-	if ans.class != ClassPermanent || a.conn.GrantType != connector.Password || a.conn.grant(held.rec.Credentials) != grantRefreshToken {
+	if ans.class != ClassPermanent || !a.conn.Grant().FallsBack || a.conn.grant(held.rec.Credentials) != grantRefreshToken {
 		return false, nil
 	}
 	_, _, err := a.settle(ctx, func(rec *Record) (EventType, error) {
@@ -149,7 +148,7 @@ func (a *attempt) fellBack(ctx context.Context, held *hold, ans answer) (bool, e
 		return "", nil
 	})
 	if err == nil {
-		a.log(ctx, slog.LevelInfo, "the refresh token was refused; the user's password is sent in its place", nil)
+		a.log(ctx, slog.LevelInfo, "the refresh token was refused; the grant's own credentials are sent instead", nil)
 	}
 	if errors.Is(err, errSuperseded) {
 		err = nil

@@ -66,8 +66,8 @@ func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans
 	a.refresher.setUnsent()
 	token, err := requestToken(context.WithValue(ctx, oauth2.HTTPClient, client), a.conn, tokenURL, held.rec)
 	ans = classify(once, token, err, &a.conn.Definition, a.conn.secrets(held.rec), sentAt)
-	if a.conn.GrantType == connector.ClientCredentials {
-		ans.refreshToken = Secret{} // RFC 6749 section 4.4.3 says that there should be none
+	if a.conn.Grant().IgnoresRefreshTokens {
+		ans.refreshToken = Secret{}
 	}
 	ans.sentAt = sentAt
 	if ans.class == ClassTransient {

@@ -94,7 +94,7 @@ func notFetched(c *Connector) error {
 	}
 	return &InputError{
 		Kind: Contradiction, Field: "grant_type",
-		Fault: fmt.Sprintf("of %s is neither client_credentials nor password, but %s", c.ID, how),
+		Fault: fmt.Sprintf("of %s does not fetch tokens (%s)", c.ID, how),
 		Fix:   "import the connection; to refresh its token, validate it",
 	}
 }

@@ -201,7 +201,7 @@ func setRetention(d *caddyfile.Dispenser, dst *caddy.Duration) error {
 }
 
 // setOnce sets dst to the only argument of the line.
-func setOnce(d *caddyfile.Dispenser, dst *string) error {
+func setOnce[T ~string](d *caddyfile.Dispenser, dst *T) error {
 	word := d.Val()
 	if *dst != "" {
 		return d.Errf("%s is already set", word)
@@ -210,12 +210,12 @@ func setOnce(d *caddyfile.Dispenser, dst *string) error {
 	if len(args) != 1 || args[0] == "" {
 		return d.Errf("%s takes one argument", word) // ArgErr would show it, and it can be a secret
 	}
-	*dst = args[0]
+	*dst = T(args[0])
 	return nil
 }
 
-// setDuration sets dst to the only argument of the line, which is longer than nothing.
-func setDuration(d *caddyfile.Dispenser, dst *caddy.Duration) error {
+// setDuration sets dst to the only argument of the line, a duration above zero.
+func setDuration[T caddy.Duration | time.Duration](d *caddyfile.Dispenser, dst *T) error {
 	word := d.Val()
 	if *dst != 0 {
 		return d.Errf("%s is already set", word)
@@ -231,7 +231,7 @@ func setDuration(d *caddyfile.Dispenser, dst *caddy.Duration) error {
 	if duration < time.Nanosecond {
 		return d.Errf("%s must be longer than 0", word)
 	}
-	*dst = caddy.Duration(duration)
+	*dst = T(duration)
 	return nil
 }
 

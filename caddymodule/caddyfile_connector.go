@@ -15,7 +15,7 @@ import (
 //	connector <unified_api>/<service_id> {
 //		name          <text>
 //		auth_type     oauth2 | apiKey | basic | custom | none
-//		grant_type    authorization_code | client_credentials | password
+//		grant_type    <grant>
 //		token_url     <url>
 //		refresh_url   <url>
 //		revocation_url <url>
@@ -105,20 +105,20 @@ func (c *ConnectorConfig) unmarshalLine(d *caddyfile.Dispenser) error {
 }
 
 func (c *ConnectorConfig) unmarshalRotation(d *caddyfile.Dispenser) error {
-	if c.Rotation != nil {
+	if c.Rotation != (connector.Rotation{}) {
 		return d.Err("rotation is already set")
 	}
 	args := d.RemainingArgs()
 	switch {
 	case len(args) == 1 && (args[0] == string(connector.RotationAlways) || args[0] == string(connector.RotationNever)):
-		c.Rotation = &RotationConfig{Kind: args[0]}
+		c.Rotation.Kind = connector.RotationKind(args[0])
 		return nil
 	case len(args) == 2 && args[0] == string(connector.RotationWindow):
 		window, err := caddy.ParseDuration(args[1])
 		if err != nil || window <= 0 {
 			return d.Errf("rotation window: %s is not a duration, such as 30s or 1d", args[1])
 		}
-		c.Rotation = &RotationConfig{Kind: args[0], Window: caddy.Duration(window)}
+		c.Rotation = connector.Rotation{Kind: connector.RotationWindow, Window: window}
 		return nil
 	default:
 		return d.Err("rotation is always, never, or window <duration>")
@@ -171,8 +171,8 @@ func (c *ConnectorConfig) unmarshalSetting(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
 		return d.ArgErr()
 	}
-	s := SettingConfig{Name: d.Val()}
-	if slices.ContainsFunc(c.Settings, func(other SettingConfig) bool { return other.Name == s.Name }) {
+	s := connector.Setting{Name: d.Val()}
+	if slices.ContainsFunc(c.Settings, func(other connector.Setting) bool { return other.Name == s.Name }) {
 		return d.Errf("setting %s is already set", s.Name)
 	}
 	flags := map[string]*bool{"required": &s.Required, "sensitive": &s.Sensitive, "origin": &s.Origin}
@@ -194,23 +194,23 @@ func (c *ConnectorConfig) unmarshalInject(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
 		return d.ArgErr()
 	}
-	p := InjectConfig{In: d.Val()}
+	p := connector.Placement{Kind: connector.PlacementKind(d.Val())}
 	args := d.RemainingArgs()
 	switch {
-	case p.In == string(connector.InHeader) && len(args) >= 1 && len(args) <= 3:
+	case p.Kind == connector.InHeader && len(args) >= 1 && len(args) <= 3:
 		fill(args, &p.Name, &p.Format, &p.Setting)
-	case (p.In == string(connector.InQuery) || p.In == string(connector.InCookie)) && len(args) >= 1 && len(args) <= 2:
+	case (p.Kind == connector.InQuery || p.Kind == connector.InCookie) && len(args) >= 1 && len(args) <= 2:
 		fill(args, &p.Name, &p.Setting)
-	case p.In == string(connector.InBasic) && len(args) == 2:
+	case p.Kind == connector.InBasic && len(args) == 2:
 		fill(args, &p.Setting, &p.PasswordSetting)
-	case p.In == string(connector.InBasic) && len(args) == 1 && strings.Contains(args[0], ":"):
+	case p.Kind == connector.InBasic && len(args) == 1 && strings.Contains(args[0], ":"):
 		p.Username, p.Password, _ = strings.Cut(args[0], ":")
 	default:
 		return d.Err("inject is header <name> [<format> [<setting>]], query <name> [<setting>], cookie <name> [<setting>], " +
 			"basic <setting> <setting>, or basic with text, \"{email}/token:{api_token}\"")
 	}
-	if slices.ContainsFunc(c.Inject, func(other InjectConfig) bool { return other.In == p.In && other.Name == p.Name }) {
-		return d.Errf("%s is already set", strings.TrimSpace("inject "+p.In+" "+p.Name))
+	if slices.ContainsFunc(c.Inject, func(other connector.Placement) bool { return other.Kind == p.Kind && other.Name == p.Name }) {
+		return d.Errf("%s is already set", strings.TrimSpace("inject "+string(p.Kind)+" "+p.Name))
 	}
 	c.Inject = append(c.Inject, p)
 	return nil

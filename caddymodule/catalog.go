@@ -6,7 +6,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
-// builtIn is where the built-in catalogue's entries come from.
+// builtIn is the origin of the built-in catalogue's entries.
 const builtIn = "built in"
 
 // A knownConnector is a service that a catalogue knows.
@@ -15,8 +15,8 @@ type knownConnector struct {
 	from string // builtIn, or the path of a connector file
 }
 
-// knownConnectors returns what the catalogues say: the built-in one, and in its place
-// where they say something the files in the directories of the configuration.
+// knownConnectors returns the entries of the catalogues. The files in the directories of the
+// configuration take precedence over the built-in catalogue.
 func (a *App) knownConnectors() (map[connector.ID]knownConnector, error) {
 	known := make(map[connector.ID]knownConnector)
 	for id, def := range connector.Catalog() {
@@ -33,7 +33,7 @@ func (a *App) knownConnectors() (map[connector.ID]knownConnector, error) {
 		}
 		for id, def := range defs {
 			if other := known[id].from; other != "" && other != builtIn {
-				return nil, fmt.Errorf("catalog: %s: id: %s is that of %s too: remove one", paths[id], id, other)
+				return nil, fmt.Errorf("catalog: %s: id: %s is also in %s: remove one", paths[id], id, other)
 			}
 			known[id] = knownConnector{def, paths[id]}
 		}

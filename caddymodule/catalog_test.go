@@ -50,11 +50,11 @@ func TestCatalogueErrorsNameTheFileAndTheField(t *testing.T) {
 		"empty":          {[]string{connectorFiles(t, map[string]string{"acme.json": ""})}, "acme.json: is not valid JSON: it ends too early"},
 		"unknown member": {[]string{connectorFiles(t, broken(`"token_url"`, `"token_uri"`))}, `acme.json: unknown field "token_uri"`},
 		"wrong type":     {[]string{connectorFiles(t, broken(`["files.acme.test"]`, `"files.acme.test"`))}, "acme.json: line 7: allow_hosts: must not be a JSON string"},
-		"twice":          {[]string{connectorFiles(t, broken(`"auth_type"`, `"name": "B", "auth_type"`))}, "acme.json: name: is there twice"},
+		"twice":          {[]string{connectorFiles(t, broken(`"auth_type"`, `"name": "B", "auth_type"`))}, "acme.json: name: appears twice"},
 		"rule":           {[]string{connectorFiles(t, broken(`https://{tenant}.acme.test/v1`, `http://acme.test`))}, "acme.json: connector crm/acme: base_url: must begin with https://"},
 		"no password":    {[]string{connectorFiles(t, broken(`, "password": ""`, ``))}, "acme.json: inject: basic needs password_setting"},
-		"same id":        {[]string{connectorFiles(t, map[string]string{"a.json": acmeFile, "b.json": acmeFile})}, "b.json: id: crm/acme is that of "},
-		"same id in two": {[]string{connectorFiles(t, map[string]string{"a.json": acmeFile}), connectorFiles(t, map[string]string{"b.json": acmeFile})}, "b.json: id: crm/acme is that of "},
+		"same id":        {[]string{connectorFiles(t, map[string]string{"a.json": acmeFile, "b.json": acmeFile})}, "b.json: id: crm/acme is also in "},
+		"same id in two": {[]string{connectorFiles(t, map[string]string{"a.json": acmeFile}), connectorFiles(t, map[string]string{"b.json": acmeFile})}, "b.json: id: crm/acme is also in "},
 		"too long":       {[]string{connectorFiles(t, map[string]string{"a.json": strings.Repeat(" ", 1<<20+1)})}, "a.json: is longer than"},
 	} {
 		options, _ := globals(t, brokerLines(t, filepath.Join(t.TempDir(), "store"), "catalog "+strings.Join(test.dirs, " ")))

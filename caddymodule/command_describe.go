@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -12,7 +11,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
-// describe says all that people want to know of a connector.
+// describe returns everything about a connector that people want to know.
 func describe(k *knownConnector) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n\n", k.ID, k.Name)
@@ -28,42 +27,26 @@ func describe(k *knownConnector) string {
 	return b.String()
 }
 
-// facts lists what is known, a fact a line.
+// facts lists the members of the definition, one per line.
 func facts(k *knownConnector) string {
 	var b bytes.Buffer
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fact := func(name string, value any) {
-		if s := fmt.Sprint(value); s != "" {
-			fmt.Fprintf(w, "  %s\t%s\n", name, s)
+	fact := func(name, text string) {
+		if text != "" {
+			fmt.Fprintf(w, "  %s\t%s\n", name, text)
 		}
 	}
 	d := &k.Definition
-	fact("website", d.Website)
-	fact("auth_type", d.AuthType)
-	if d.AuthType == connector.OAuth2 {
-		fact("grant_type", d.GrantType)
-		fact("token_url", d.TokenURL)
-		fact("refresh_url", d.RefreshURL)
-		fact("revocation_url", d.RevocationURL)
-		fact("auth_style", d.AuthStyle)
-		fact("token_body", d.TokenBody)
-		for _, name := range slices.Sorted(maps.Keys(d.TokenParams)) {
-			fact("token_params", name+" "+d.TokenParams[name])
+	for name, text := range d.Members() {
+		switch name {
+		case "id", "name", "settings", "source", "checked": // shown elsewhere
+			continue
+		case "rotation":
+			if d.Grant().IgnoresRefreshTokens {
+				continue
+			}
 		}
-		if d.GrantType != connector.ClientCredentials {
-			fact("rotation", d.Rotation)
-		}
-		if d.RefreshTokenOptional {
-			fact("refresh_token", "optional")
-		}
-		if d.KeepAlive > 0 {
-			fact("keep_alive", d.KeepAlive)
-		}
-	}
-	fact("base_url", d.BaseURL)
-	fact("hosts", strings.Join(d.Hosts(), " "))
-	for _, p := range d.Inject {
-		fact("inject", p)
+		fact(name, text)
 	}
 	fact("from", k.from)
 	fact("source", d.Source)

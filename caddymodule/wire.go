@@ -76,11 +76,7 @@ func wireConnection(c *broker.Connection) connectionJSON {
 		w.Name = def.ID.ServiceID
 	}
 	if def.AuthType == connector.OAuth2 {
-		grant := def.GrantType
-		if grant == "" {
-			grant = connector.AuthorizationCode
-		}
-		w.OAuthGrantType = &grant
+		w.OAuthGrantType = new(def.Grant().Type)
 	}
 	for _, s := range def.Settings {
 		w.FormFields = append(w.FormFields, wireFormField(s, c.Settings[s.Name]))
