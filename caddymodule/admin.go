@@ -65,27 +65,13 @@ func serveReady(w http.ResponseWriter, r *http.Request) error {
 	if app != nil {
 		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 		defer cancel()
-		check("store", app.shared.broker.Ready(ctx))
+		check("store", app.Broker().Ready(ctx))
 	}
 	health := healthJSON{Status: "ok", Checks: checks}
 	if status != http.StatusOK {
 		health.Status = "unavailable"
 	}
 	return writeHealth(w, r, status, health)
-}
-
-// activeApp returns the app of the running configuration. It is looked up for each
-// request: admin routes are provisioned before apps, and not only for configurations
-// that come to run.
-func activeApp() (*App, error) {
-	mod, err := caddy.ActiveContext().AppIfConfigured(appName)
-	if errors.Is(err, caddy.ErrNotConfigured) {
-		return nil, errors.New("the running configuration has no token_broker")
-	}
-	if err != nil {
-		return nil, err
-	}
-	return mod.(*App), nil
 }
 
 func writeHealth(w http.ResponseWriter, r *http.Request, status int, health healthJSON) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"time"
@@ -72,7 +73,7 @@ type App struct {
 	logger    *slog.Logger
 	storage   Storage
 	byDefault bool // nobody chose the storage
-	keyring   *broker.Keyring
+	keyring   *Keyring
 	config    *broker.Config
 	endpoints []webhook.Endpoint
 
@@ -159,7 +160,7 @@ func (a *App) provisionStorage() error {
 }
 
 func (a *App) provisionApplications() error {
-	a.keyring = broker.NewKeyring()
+	a.keyring = NewKeyring()
 	for _, name := range slices.Sorted(maps.Keys(a.Applications)) {
 		if err := validateApplication(name); err != nil {
 			return fmt.Errorf("app %q: %w", name, err)
@@ -239,11 +240,39 @@ func (a *App) Cleanup() error {
 	return a.release()
 }
 
+// Broker returns the broker, which outlives this configuration.
+func (a *App) Broker() *broker.Broker { return a.shared.broker }
+
+// Config returns what this configuration tells the broker.
+func (a *App) Config() *broker.Config { return a.config }
+
+// Authenticate returns the application whose id and API key a request's header has.
+func (a *App) Authenticate(header http.Header) (string, error) {
+	return a.keyring.AuthenticateHeader(header)
+}
+
+// HasApplication reports whether there is such an application.
+func (a *App) HasApplication(name string) bool { return a.keyring.Has(name) }
+
 // loadApp returns the app of the configuration that ctx belongs to.
 func loadApp(ctx caddy.Context) (*App, error) {
 	mod, err := ctx.AppIfConfigured(appName)
 	if errors.Is(err, caddy.ErrNotConfigured) {
 		return nil, fmt.Errorf("the global option token_broker is missing: it says where connections are stored and who may call: %w", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return mod.(*App), nil
+}
+
+// activeApp returns the app of the running configuration. It is looked up for each
+// request: admin routes are provisioned before apps, and not only for configurations
+// that come to run.
+func activeApp() (*App, error) {
+	mod, err := caddy.ActiveContext().AppIfConfigured(appName)
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return nil, errors.New("the running configuration has no token_broker")
 	}
 	if err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -15,22 +14,6 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
 )
-
-const apiSite = "http:// {\nconnections_api\n}"
-
-// validate provisions the Caddyfile and cleans up again, as `caddy validate` does.
-func validate(t *testing.T, caddyfile string) error {
-	t.Helper()
-	config, err := adapt(caddyfile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var cfg caddy.Config
-	if err := json.Unmarshal(config, &cfg); err != nil {
-		t.Fatal(err)
-	}
-	return caddy.Validate(&cfg)
-}
 
 // references returns how many configurations hold the store in dir.
 func references(dir string) int {

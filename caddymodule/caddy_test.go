@@ -217,3 +217,24 @@ func wantError(t *testing.T, resp *http.Response, status int, typeName string) m
 	}
 	return body
 }
+
+const apiSite = "http:// {\nconnections_api\n}"
+
+// validate provisions the Caddyfile and cleans up again, as `caddy validate` does.
+func validate(t *testing.T, caddyfile string) error {
+	t.Helper()
+	config, err := adapt(caddyfile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cfg caddy.Config
+	if err := json.Unmarshal(config, &cfg); err != nil {
+		t.Fatal(err)
+	}
+	return caddy.Validate(&cfg)
+}
+
+const (
+	importPath     = "http://broker/vault/connections/crm/acme/import"
+	connectionPath = "http://broker/vault/connections/crm/acme"
+)

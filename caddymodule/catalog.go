@@ -1,7 +1,11 @@
 package caddymodule
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
@@ -39,4 +43,74 @@ func (a *App) knownConnectors() (map[connector.ID]knownConnector, error) {
 		}
 	}
 	return known, nil
+}
+
+// usableConnectors returns the connectors that the configuration has a block for.
+func (a *App) usableConnectors(known map[connector.ID]knownConnector) (map[connector.ID]knownConnector, error) {
+	usable := make(map[connector.ID]knownConnector, len(a.Connectors))
+	for _, name := range slices.Sorted(maps.Keys(a.Connectors)) {
+		id, err := connector.ParseID(name)
+		if err != nil {
+			return nil, fmt.Errorf("connector %w", err)
+		}
+		block := cmp.Or(a.Connectors[name], &ConnectorConfig{})
+		def, err := block.override(id, known, a.AllowPrivateHosts)
+		if err != nil {
+			return nil, err
+		}
+		from := "configuration"
+		if k, ok := known[id]; ok {
+			from = k.from + ", configuration"
+		}
+		usable[id] = knownConnector{def, from}
+	}
+	return usable, nil
+}
+
+// nearConnectors returns the names that are nearly the one given, the nearest first.
+func nearConnectors(name string, known map[connector.ID]knownConnector) []string {
+	const most, farthest = 5, 3
+	name = strings.ToLower(name)
+	distances := make(map[string]int)
+	for id := range known {
+		full := id.String()
+		d := min(distance(name, full), distance(name, id.ServiceID))
+		if _, service, ok := strings.Cut(name, "/"); ok {
+			// Another unified API. The service alone has to be like it: of a short name little is.
+			if apart := distance(service, id.ServiceID); apart <= len(service)/2 {
+				d = min(d, 1+apart)
+			}
+		} else if name == id.UnifiedAPI || strings.Contains(id.ServiceID, name) && name != "" {
+			d = min(d, 1)
+		}
+		if d <= min(farthest, len(name)/2) {
+			distances[full] = d
+		}
+	}
+	near := slices.SortedFunc(maps.Keys(distances), func(a, b string) int {
+		return cmp.Or(cmp.Compare(distances[a], distances[b]), strings.Compare(a, b))
+	})
+	return near[:min(len(near), most)]
+}
+
+// distance is how many bytes have to be changed, added or removed to make a into b
+// (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
 }

@@ -31,8 +31,14 @@ const requestTimeout = 30 * time.Second
 // and manage them, below /vault/. Requests for other paths go on to the next handler.
 // Credentials come in and never go out.
 type ConnectionsAPI struct {
-	app    *App
+	app    app
 	logger *slog.Logger
+}
+
+// An app is what the API needs of the app token_broker.
+type app interface {
+	Authenticate(header http.Header) (application string, err error)
+	Broker() *broker.Broker
 }
 
 // CaddyModule returns the Caddy module information.
@@ -61,10 +67,14 @@ func (api *ConnectionsAPI) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 // Provision finds the app.
-func (api *ConnectionsAPI) Provision(ctx caddy.Context) (err error) {
+func (api *ConnectionsAPI) Provision(ctx caddy.Context) error {
 	api.logger = ctx.Slogger()
-	api.app, err = loadApp(ctx)
-	return err
+	tokenBroker, err := loadApp(ctx)
+	if err != nil {
+		return err
+	}
+	api.app = tokenBroker
+	return nil
 }
 
 // ServeHTTP implements [caddyhttp.MiddlewareHandler]. Errors are answered here, for
@@ -156,7 +166,7 @@ func (rt *route) allowed() string {
 
 // serve authenticates before anything else, so that who cannot do that learns nothing.
 func (api *ConnectionsAPI) serve(w http.ResponseWriter, r *http.Request, parts []string) error {
-	application, err := api.app.authenticate(r.Header)
+	application, err := api.app.Authenticate(r.Header)
 	if err != nil {
 		return err
 	}

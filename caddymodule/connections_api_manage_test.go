@@ -38,6 +38,17 @@ func apiConnectors() map[connector.ID]*broker.Connector {
 	return connectors
 }
 
+// A testApp is an app with these callers and this broker.
+type testApp struct {
+	callers *Keyring
+	broker  *broker.Broker
+}
+
+func (a testApp) Authenticate(header http.Header) (string, error) {
+	return a.callers.AuthenticateHeader(header)
+}
+func (a testApp) Broker() *broker.Broker { return a.broker }
+
 // newAPI returns the API alone, without Caddy around it, on a store in memory, for the
 // applications my-app and other.
 func newAPI(t testing.TB, provider *brokertest.Provider) http.Handler {
@@ -56,10 +67,10 @@ func newAPI(t testing.TB, provider *brokertest.Provider) http.Handler {
 	})
 	provider.ClientSecret = brokertest.ClientSecretCanary
 	b.Configure(&broker.Config{Connectors: apiConnectors()})
-	keyring := broker.NewKeyring()
+	keyring := NewKeyring()
 	keyring.Add("my-app", broker.NewSecret(testKey))
 	keyring.Add("other", broker.NewSecret("other-"+testKey))
-	api := &ConnectionsAPI{app: &App{keyring: keyring, shared: &shared{broker: b}}, logger: discard()}
+	api := &ConnectionsAPI{app: testApp{keyring, b}, logger: discard()}
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 		w.WriteHeader(http.StatusTeapot)
 		return nil

@@ -142,9 +142,9 @@ func TestStoreThatIsOutOfReachIsA503(t *testing.T) {
 	b := broker.New(broker.Options{Open: func(context.Context) (broker.Store, error) { return nil, broker.ErrStoreUnavailable }})
 	t.Cleanup(func() { _ = b.Close(context.Background()) })
 	b.Configure(&broker.Config{Connectors: apiConnectors()})
-	keyring := broker.NewKeyring()
+	keyring := NewKeyring()
 	keyring.Add("my-app", broker.NewSecret(testKey))
-	api := &ConnectionsAPI{app: &App{keyring: keyring, shared: &shared{broker: b}}, logger: discard()}
+	api := &ConnectionsAPI{app: testApp{keyring, b}, logger: discard()}
 	for _, request := range []struct{ method, path, body string }{
 		{"GET", "connections", ""},
 		{"GET", "connections/crm/acme", ""},

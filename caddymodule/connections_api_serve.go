@@ -137,7 +137,7 @@ func (api *ConnectionsAPI) deleteConsumer(w http.ResponseWriter, r *http.Request
 	return writeData(w, consumerJSON{ConsumerID: consumer})
 }
 
-func (api *ConnectionsAPI) broker() *broker.Broker { return api.app.shared.broker }
+func (api *ConnectionsAPI) broker() *broker.Broker { return api.app.Broker() }
 
 // readBody reads the body of a request, which is small and should be here soon.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {

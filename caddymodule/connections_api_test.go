@@ -7,11 +7,6 @@ import (
 	"time"
 )
 
-const (
-	importPath     = "http://broker/vault/connections/crm/acme/import"
-	connectionPath = "http://broker/vault/connections/crm/acme"
-)
-
 // runAPI runs the connections API with the connectors crm/acme (OAuth) and crm/keyed
 // (an API key, and a setting that is no secret).
 func runAPI(t *testing.T) (handler http.Handler, log string) {

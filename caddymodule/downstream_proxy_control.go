@@ -12,20 +12,6 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
-// The headers by which callers of the Proxy API say what they want. Official clients
-// send those that they were not given too, empty: that is the same as not sending them.
-const (
-	methodHeader        = "X-Apideck-Downstream-Method"
-	authorizationHeader = "X-Apideck-Downstream-Authorization"
-	timeoutHeader       = "X-Apideck-Timeout"
-)
-
-// And those by which they are told what has come of it.
-const (
-	requestIDHeader       = "X-Apideck-Request-Id"
-	downstreamErrorHeader = "X-Apideck-Downstream-Error"
-)
-
 // control is what a caller wants.
 type control struct {
 	call          broker.Call
@@ -37,7 +23,7 @@ type control struct {
 // readControl authenticates before anything else, so that who cannot do that learns
 // nothing.
 func (h *DownstreamProxy) readControl(r *http.Request, below string) (c control, err error) {
-	if c.call.Application, err = h.app.authenticate(r.Header); err != nil {
+	if c.call.Application, err = h.app.Authenticate(r.Header); err != nil {
 		return c, err
 	}
 	if c.call.Consumer, err = requiredValue(r.Header, consumerHeader); err != nil {
@@ -105,16 +91,6 @@ func downstreamMethod(r *http.Request) (string, error) {
 		}
 	}
 	return method, nil
-}
-
-// methodRefused is the error for methods that would show the credential or lead past
-// the proxy. A TRACE comes back with the credential in its body (RFC 9110 section 9.3.8).
-func methodRefused() error {
-	return &apiError{
-		status: http.StatusMethodNotAllowed, typeName: "MethodNotAllowedError",
-		message: "No request of this method is sent with a credential", detail: "refused: TRACE, CONNECT",
-		allow: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT", // and those that RFC 9110 does not know
-	}
 }
 
 // timeoutOf returns the timeout that the caller has chosen, in milliseconds. One that

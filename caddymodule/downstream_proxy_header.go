@@ -132,3 +132,14 @@ func answerHeader(to http.Header, resp *http.Response, method, asked string, now
 		to[downstreamErrorHeader] = []string{"true"}
 	}
 }
+
+// isHopByHop reports whether a header belongs to one connection (RFC 9110 section
+// 7.6.1), or is one that net/http writes.
+func isHopByHop(name string) bool {
+	switch name {
+	case "Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return true
+	default:
+		return false
+	}
+}

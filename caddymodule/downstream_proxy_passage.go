@@ -50,7 +50,7 @@ func (p *passage) serve() (err error) {
 	p.wait(cancel)
 	defer p.stopWaiting()
 
-	b := p.proxy.app.shared.broker
+	b := p.proxy.app.Broker()
 	admission, u, err := b.AdmitCall(ctx, p.call)
 	if err != nil {
 		return err
@@ -174,7 +174,7 @@ func (p *passage) outgoing(ctx context.Context, u *url.URL) *http.Request {
 	// If downstream refuses the body before it says 100, net/http would send it all the
 	// same to keep the connection; but then the caller has to send it.
 	out.Close = r.Header["Expect"] != nil
-	onEnd := sendTrailers(out, r, p.proxy.app.shared.broker.InjectedHeaders(p.exchange.admission.Key().Connector))
+	onEnd := sendTrailers(out, r, p.proxy.app.Broker().InjectedHeaders(p.exchange.admission.Key().Connector))
 	if p.body.onEnd == nil {
 		p.body.onEnd = onEnd
 		// Otherwise the server would read the rest of the body before it writes, instead of
@@ -195,13 +195,6 @@ func (p *passage) closeIfUnread() {
 		p.w.Header()["Connection"] = connectionClose
 	}
 }
-
-// Errors of the proxy itself. See apiErrorOf.
-var (
-	errProxyTimedOut = errors.New("downstream did not begin its response in time")
-	errBadResponse   = errors.New("downstream's response is malformed")
-	errUnreadBody    = errors.New("the request's body could not be read to its end: send it again")
-)
 
 // fail answers with an error. Nothing was answered before.
 func (p *passage) fail(err error) {

@@ -16,57 +16,6 @@ import (
 	"time"
 )
 
-// deadline is for what should happen soon, on a machine that is busy.
-const deadline = 10 * time.Second
-
-// serve runs the Proxy API in front of the downstream on a port of its own, with a
-// connection of the consumer jane.
-func (d *downstream) serve(t *testing.T, options string) (srv *httptest.Server, log string) {
-	t.Helper()
-	caddyfile, log := d.forward(t, options)
-	handler := run(t, caddyfile)
-	importToken(t, handler, "crm/acme", "canary-access")
-	srv = httptest.NewServer(handler)
-	t.Cleanup(srv.Close)
-	return srv, log
-}
-
-// newCall returns a call to the Proxy API that goes over the network.
-func newCall(ctx context.Context, t *testing.T, srv *httptest.Server, method, url string, body io.Reader, more ...string) *http.Request {
-	t.Helper()
-	req, err := http.NewRequestWithContext(ctx, method, srv.URL+"/proxy", body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	header := call(url, more...)
-	for i := 0; i < len(header); i += 2 {
-		req.Header.Add(header[i], header[i+1])
-	}
-	return req
-}
-
-func roundTrip(t *testing.T, req *http.Request) *http.Response {
-	t.Helper()
-	transport := &http.Transport{DisableCompression: true}
-	t.Cleanup(transport.CloseIdleConnections)
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = resp.Body.Close() })
-	return resp
-}
-
-// soon fails the test if what is not closed in time.
-func soon(t *testing.T, what <-chan struct{}, name string) {
-	t.Helper()
-	select {
-	case <-what:
-	case <-time.After(deadline):
-		t.Fatalf("%s did not happen", name)
-	}
-}
-
 func TestProxyPassesEachEventOnAsItComes(t *testing.T) {
 	next := make(chan string)
 	d := newDownstream(t, func(w http.ResponseWriter, _ *http.Request) {

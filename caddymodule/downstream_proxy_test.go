@@ -20,20 +20,6 @@ import (
 	"github.com/google/uuid"
 )
 
-// forward is a Caddyfile with the Proxy API, the downstream d for the connector crm/acme,
-// and whatever other connectors there are.
-func (d *downstream) forward(t testing.TB, options string, connectors ...string) (caddyfile, log string) {
-	t.Helper()
-	connectors = append([]string{connectorLines("crm/acme", d.URL, "allow_private")}, connectors...)
-	globals, log := globals(t, brokerLines(t, t.TempDir(), connectors...))
-	return globals + fmt.Sprintf("http:// {\nlog\nconnections_api\ndownstream_proxy {\ntls_trust_pool file {\npem_file %s\n}\n%s\n}\n}", d.ca, options), log
-}
-
-// call has the headers of a call to the Proxy API.
-func call(url string, more ...string) []string {
-	return caller(append([]string{"X-Apideck-Service-Id", "acme", "X-Apideck-Downstream-Url", url}, more...)...)
-}
-
 func TestProxySendsTheRequestOnWithTheCredential(t *testing.T) {
 	d := newDownstream(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)

@@ -4,14 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
@@ -56,12 +54,7 @@ func newProxyTransport(allowPrivate bool, roots *x509.CertPool) *http.Transport 
 	return &http.Transport{
 		Proxy: nil, // it would dial in our place
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			quietNetHTTP()
-			conn, err := dialer.DialContext(ctx, network, address)
-			if err != nil && !errors.Is(err, broker.ErrAddressNotAllowed) {
-				return nil, reverseproxy.NewDialError(err)
-			}
-			return conn, err
+			return dial(ctx, dialer, network, address)
 		},
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
 		TLSHandshakeTimeout:    proxyHandshakeTimeout,

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -66,28 +65,6 @@ func TestProxyDoesNotSwitchToWhatWasNotAskedFor(t *testing.T) {
 		if resp.StatusCode != http.StatusOK {
 			t.Errorf("%s: got status %d", upgrade, resp.StatusCode)
 		}
-	}
-}
-
-// echoUpgrade switches to a protocol that repeats lines.
-func echoUpgrade(w http.ResponseWriter, r *http.Request) {
-	conn, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		panic(err)
-	}
-	defer conn.Close()
-	fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\nX-Echo: %s\r\n\r\n",
-		r.Header.Get("Authorization"))
-	for {
-		line, err := buffered.ReadString('\n')
-		if errors.Is(err, io.EOF) {
-			fmt.Fprintln(conn, "bye")
-			return
-		}
-		if err != nil {
-			return
-		}
-		fmt.Fprintf(conn, "echo %s", line)
 	}
 }
 

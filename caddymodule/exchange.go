@@ -7,16 +7,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"sync"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
-
-// maxReplayBody bounds the request bodies that are kept for being sent again, in bytes.
-const maxReplayBody = 64 << 10
 
 // maxEarlyResponses bounds how many responses may come before the final one (1xx).
 const maxEarlyResponses = 32
@@ -124,72 +120,8 @@ func withoutEcho(err error) error {
 	return broken
 }
 
-// A downstreamError is a request that was sent and not answered as it should be.
-type downstreamError struct{ timeout bool }
-
-// Error implements error.
-func (e *downstreamError) Error() string {
-	if e.timeout {
-		return "downstream did not answer in time"
-	}
-	return "downstream broke the connection off, or its response is malformed"
-}
-
-// Timeout implements [net.Error]; with it reverse_proxy answers 504 and not 502.
-func (e *downstreamError) Timeout() bool { return e.timeout }
-
-// Temporary implements [net.Error].
-func (e *downstreamError) Temporary() bool { return false }
-
-var _ net.Error = (*downstreamError)(nil)
-
 // A refusal is an error of the broker, and no fault of downstream.
 type refusal struct{ error }
 
 // Unwrap returns the broker's error.
 func (r refusal) Unwrap() error { return r.error }
-
-// A recordedBody keeps what is read of a request's body as it is sent. It does not
-// read ahead: a body that was not sent at all is there for reverse_proxy's next try.
-type recordedBody struct {
-	io.ReadCloser
-
-	mu   sync.Mutex // guards what is below; net/http reads on after a response has come
-	sent []byte
-	done bool // all of the body is in sent
-	over bool // there was too much of it
-}
-
-// recordBody makes the body of out a recorded one. It returns nil if there is none.
-func recordBody(out *http.Request) *recordedBody {
-	if out.Body == nil || out.Body == http.NoBody {
-		return nil
-	}
-	b := &recordedBody{ReadCloser: out.Body, over: out.ContentLength > maxReplayBody}
-	out.Body = b
-	return b
-}
-
-// Read implements [io.Reader].
-func (b *recordedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.over = b.over || len(b.sent)+n > maxReplayBody; b.over {
-		b.sent = nil
-		return n, err
-	}
-	b.sent = append(b.sent, p[:n]...)
-	b.done = b.done || errors.Is(err, io.EOF)
-	return n, err
-}
-
-// whole returns the body if all of it was kept, nil for a request without one.
-func (b *recordedBody) whole() ([]byte, bool) {
-	if b == nil {
-		return nil, true
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.sent, b.done && !b.over
-}

@@ -33,14 +33,3 @@ func isCallersOwn(name string) bool {
 	}
 	return false
 }
-
-// isHopByHop reports whether a header belongs to one connection (RFC 9110 section
-// 7.6.1), or is one that net/http writes.
-func isHopByHop(name string) bool {
-	switch name {
-	case "Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
-		return true
-	default:
-		return false
-	}
-}

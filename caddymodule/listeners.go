@@ -30,14 +30,23 @@ func (a *App) warnOfOpenListeners() {
 			for _, t := range openTransportsOf(server) {
 				a.logger.LogAttrs(a.ctx, slog.LevelWarn,
 					"anybody who reaches this listener can use the application's connections; add `bind 127.0.0.1` to the site, or remove `app` so that callers authenticate",
-					slog.String("listener", address), slog.String("app", t.App), slog.String("connector", t.Connector))
+					slog.String("listener", address), slog.String("app", t.application), slog.String("connector", t.connector))
 			}
 		}
 	}
 }
 
+// A delegate is a transport that can act for an application without asking who calls.
+type delegate interface {
+	// ActsFor returns the application, empty if callers authenticate, and the connector.
+	ActsFor() (application, connector string)
+}
+
+// An openTransport is a transport that callers need no key for.
+type openTransport struct{ application, connector string }
+
 // openTransportsOf returns the transports of a server that callers need no key for.
-func openTransportsOf(server *caddyhttp.Server) []*Transport {
+func openTransportsOf(server *caddyhttp.Server) []openTransport {
 	found := openTransports(server.Routes)
 	if server.Errors != nil {
 		found = append(found, openTransports(server.Errors.Routes)...)
@@ -49,16 +58,18 @@ func openTransportsOf(server *caddyhttp.Server) []*Transport {
 }
 
 // openTransports returns those in routes.
-func openTransports(routes caddyhttp.RouteList) []*Transport {
-	var found []*Transport
+func openTransports(routes caddyhttp.RouteList) []openTransport {
+	var found []openTransport
 	for _, route := range routes {
 		for _, handler := range route.Handlers {
 			switch handler := handler.(type) {
 			case *caddyhttp.Subroute:
 				found = append(found, openTransports(handler.Routes)...)
 			case *reverseproxy.Handler:
-				if t, ok := handler.Transport.(*Transport); ok && t.App != "" {
-					found = append(found, t)
+				if t, ok := handler.Transport.(delegate); ok {
+					if application, connector := t.ActsFor(); application != "" {
+						found = append(found, openTransport{application, connector})
+					}
 				}
 				found = append(found, openTransportsAfter(handler.HandleResponse)...)
 			case *intercept.Intercept:
@@ -70,8 +81,8 @@ func openTransports(routes caddyhttp.RouteList) []*Transport {
 }
 
 // openTransportsAfter returns those that a response can lead to.
-func openTransportsAfter(responses []caddyhttp.ResponseHandler) []*Transport {
-	var found []*Transport
+func openTransportsAfter(responses []caddyhttp.ResponseHandler) []openTransport {
+	var found []openTransport
 	for _, response := range responses {
 		found = append(found, openTransports(response.Routes)...)
 	}

@@ -15,6 +15,9 @@ import (
 // placeholderPattern finds the placeholders in the value of a field.
 var placeholderPattern = regexp.MustCompile(`\{[a-zA-Z_]+\.[^{}]+\}`)
 
+// placeholders returns the placeholders in s, braces included.
+func placeholders(s string) []string { return placeholderPattern.FindAllString(s, -1) }
+
 // mistypedPattern finds what was meant for a placeholder: {env:NAME}, ${NAME}, {$NAME}
 // where Caddy does not replace it, as in JSON.
 var mistypedPattern = regexp.MustCompile(`^\s*(\$\{[^{}]*\}|\{(\$|env\b|file\b)[^{}]*\})\s*$`)
@@ -38,8 +41,8 @@ func resolveSecret(logger *slog.Logger, field, value string) (broker.Secret, err
 // resolve replaces the placeholders in the value of a field. Its error names them and
 // the field, and nothing else of the value, which may be a secret in part.
 func resolve(field, value string) (string, error) {
-	placeholders := placeholderPattern.FindAllString(value, -1)
-	if placeholders == nil {
+	found := placeholders(value)
+	if found == nil {
 		if mistypedPattern.MatchString(value) {
 			return "", fmt.Errorf("%s looks like a placeholder and is none, so it would be taken as it stands: write {env.NAME}, or {file./run/secrets/name}", field)
 		}
@@ -48,9 +51,9 @@ func resolve(field, value string) (string, error) {
 	resolved, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
 	if err != nil {
 		return "", fmt.Errorf("%s: %s has no value: set the variable, or write the file, that it names",
-			field, strings.Join(placeholders, ", "))
+			field, strings.Join(found, ", "))
 	}
-	return resolved, checkResolved(field+": "+strings.Join(placeholders, ", "), resolved)
+	return resolved, checkResolved(field+": "+strings.Join(found, ", "), resolved)
 }
 
 func checkResolved(field, resolved string) error {

@@ -98,7 +98,7 @@ func (t *Transport) warnOfUpstreams(ctx caddy.Context) {
 		return
 	}
 	id, _ := connector.ParseID(t.Connector) // checkNames has found it
-	config := t.app.config                  // the one that is being provisioned
+	config := t.app.Config()                // the one that is being provisioned
 	scheme := "http"
 	if t.TLS != nil {
 		scheme = "https"
@@ -145,15 +145,19 @@ func (t *Transport) checkNames() error {
 		if err != nil {
 			return fmt.Errorf("transport token_broker: connector %w", err)
 		}
-		if t.app.config.Connectors[id] == nil {
+		if t.app.Config().Connectors[id] == nil {
 			return fmt.Errorf("transport token_broker: connector %s is not configured: add it to the global option token_broker", id)
 		}
 	}
-	if t.App != "" && !strings.Contains(t.App, "{") && !t.app.keyring.Has(t.App) {
+	if t.App != "" && !strings.Contains(t.App, "{") && !t.app.HasApplication(t.App) {
 		return fmt.Errorf("transport token_broker: app %s is not configured: add it to the global option token_broker", t.App)
 	}
 	return nil
 }
+
+// ActsFor returns the application that callers act for without a key of their own, if
+// there is one, and the connector, both as they are configured.
+func (t *Transport) ActsFor() (application, connector string) { return t.App, t.Connector }
 
 // RoundTrip implements [http.RoundTripper].
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -170,7 +174,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Method == http.MethodTrace || req.Method == http.MethodConnect {
 		return t.refuse(req, methodRefused())
 	}
-	admission, err := t.app.shared.broker.Admit(req.Context(), key)
+	admission, err := t.app.Broker().Admit(req.Context(), key)
 	if err != nil {
 		return t.refuse(req, err)
 	}
@@ -185,7 +189,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := x.do(t.outgoing(ctx, req), func() *http.Request { return t.outgoing(ctx, req) })
 	if err != nil {
 		if refused, ok := errors.AsType[refusal](err); ok {
-			return t.refuse(req, refused.error)
+			return t.refuse(req, refused.Unwrap())
 		}
 		return nil, err
 	}
@@ -228,11 +232,11 @@ func (t *Transport) applicationOf(repl *caddy.Replacer, sent http.Header) (strin
 				header.Set(name, value)
 			}
 		}
-		return t.app.authenticate(header)
+		return t.app.Authenticate(header)
 	}
 	application := t.application.of(repl, sent)
-	if !t.app.keyring.Has(application) {
-		return "", broker.ErrUnauthorized
+	if !t.app.HasApplication(application) {
+		return "", errUnauthorized
 	}
 	return application, nil
 }

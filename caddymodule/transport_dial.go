@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
@@ -84,13 +83,10 @@ func (t *Transport) guard(rt *http.Transport, allowPrivate bool) error {
 	rt.Proxy = nil // by default Caddy goes by HTTPS_PROXY, and the proxy would dial
 	rt.DialTLSContext = nil
 	rt.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		quietNetHTTP()
-		conn, err := dialer.DialContext(ctx, network, address)
+		conn, err := dial(ctx, dialer, network, address)
 		switch {
-		case errors.Is(err, broker.ErrAddressNotAllowed):
-			return nil, err
 		case err != nil:
-			return nil, reverseproxy.NewDialError(err)
+			return nil, err
 		case t.ReadTimeout > 0 || t.WriteTimeout > 0:
 			return &timeoutConn{Conn: conn, read: time.Duration(t.ReadTimeout), write: time.Duration(t.WriteTimeout)}, nil
 		default:

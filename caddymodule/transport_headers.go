@@ -29,7 +29,7 @@ func newCallerHeaders(fields ...string) callerHeaders {
 func headersRead(s string) []string {
 	const prefix = "{http.request.header."
 	var names []string
-	for _, placeholder := range placeholderPattern.FindAllString(s, -1) {
+	for _, placeholder := range placeholders(s) {
 		if name, ok := strings.CutPrefix(strings.ToLower(placeholder), prefix); ok {
 			names = append(names, strings.TrimSuffix(name, "}"))
 		}

@@ -1,8 +1,10 @@
-package broker
+package caddymodule
 
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
 // A Keyring knows the API keys of applications, as hashes only. It is not changed
@@ -17,7 +19,7 @@ func NewKeyring() *Keyring {
 }
 
 // Add lets application authenticate with key, besides the keys that it has.
-func (k *Keyring) Add(application string, key Secret) {
+func (k *Keyring) Add(application string, key broker.Secret) {
 	k.keys[application] = append(k.keys[application], sha256.Sum256([]byte(key.Reveal())))
 }
 
@@ -27,10 +29,10 @@ var noKeys = make([][sha256.Size]byte, 1)
 // Has reports whether there is such an application.
 func (k *Keyring) Has(application string) bool { return len(k.keys[application]) > 0 }
 
-// Authenticate returns nil if key is one of application's, else [ErrUnauthorized].
+// Authenticate returns nil if key is one of application's, else [errUnauthorized].
 // The time that it takes depends neither on how much of a key is right nor on whether
 // there is such an application.
-func (k *Keyring) Authenticate(application string, key Secret) error {
+func (k *Keyring) Authenticate(application string, key broker.Secret) error {
 	hash := sha256.Sum256([]byte(key.Reveal()))
 	match := 0
 	known, ok := k.keys[application]
@@ -41,7 +43,7 @@ func (k *Keyring) Authenticate(application string, key Secret) error {
 		match |= subtle.ConstantTimeCompare(hash[:], known[:])
 	}
 	if match != 1 || !ok {
-		return ErrUnauthorized
+		return errUnauthorized
 	}
 	return nil
 }
