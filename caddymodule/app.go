@@ -16,7 +16,6 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/webhook"
-	_ "github.com/tokenbroker/caddy-token-broker/caddymodule/sandbox" // the handler sandbox_provider
 )
 
 func init() {

@@ -28,15 +28,6 @@ func renewing(t *testing.T, d *downstream) (http.Handler, *atomic.Int32) {
 	return handler, &redeems
 }
 
-func onlyRenewed(w http.ResponseWriter, r *http.Request) {
-	body, _ := io.ReadAll(r.Body)
-	if r.Header.Get("Authorization") != "Bearer renewed" {
-		w.WriteHeader(http.StatusUnauthorized)
-		return
-	}
-	_, _ = w.Write(body)
-}
-
 func TestRejectedTokenIsRenewedAndTheRequestSentAgain(t *testing.T) {
 	for name, body := range map[string]string{"no body": "", "small body": strings.Repeat("x", maxReplayBody)} {
 		t.Run(name, func(t *testing.T) {

@@ -97,3 +97,13 @@ func echoUpgrade(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(conn, "echo %s", line)
 	}
 }
+
+// onlyRenewed echoes the request body to callers with the token "renewed", and refuses others.
+func onlyRenewed(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	if r.Header.Get("Authorization") != "Bearer renewed" {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	_, _ = w.Write(body)
+}
