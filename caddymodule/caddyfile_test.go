@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
 // TestCaddyfileAdapts compares each testdata/*.caddyfiletest: a Caddyfile, a line of
@@ -26,7 +28,7 @@ func TestCaddyfileAdapts(t *testing.T) {
 			if !ok {
 				t.Fatal("no line of hyphens")
 			}
-			adapted, err := adapt(caddyfile)
+			adapted, err := caddytest.Adapt(caddyfile)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -114,7 +116,7 @@ func TestCaddyfileErrorsNameTheLine(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := adapt(tt.caddyfile)
+			_, err := caddytest.Adapt(tt.caddyfile)
 			if err == nil {
 				t.Fatal("it adapts")
 			}
@@ -130,7 +132,7 @@ func TestCaddyfileErrorsNameTheLine(t *testing.T) {
 
 func TestRepeatedBlocksMerge(t *testing.T) {
 	t.Parallel()
-	adapted, err := adapt(`{
+	adapted, err := caddytest.Adapt(`{
 		token_broker {
 			app a {
 				api_key {env.K1}
@@ -186,7 +188,7 @@ func TestSecondBlockCannotChangeTheFirst(t *testing.T) {
 		"secret":    "webhook https://ops.test {\nsecret {env.S}\n}",
 		"timeout":   "refresh {\ntimeout 1s\n}",
 	} {
-		_, err := adapt("{\ntoken_broker {\n" + line + "\n}\ntoken_broker {\n" + line + "\n}\n}")
+		_, err := caddytest.Adapt("{\ntoken_broker {\n" + line + "\n}\ntoken_broker {\n" + line + "\n}\n}")
 		if err == nil || !strings.Contains(err.Error(), name+" is already set") {
 			t.Errorf("%s: got %v, want that it is already set", name, err)
 		}

@@ -1,0 +1,33 @@
+package apideck
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+)
+
+func RequiredValue(header http.Header, name string) (string, error) {
+	value, err := OnlyValue(header, name)
+	if err == nil && value == "" {
+		err = &broker.InputError{Kind: broker.MissingHeader, Field: strings.ToLower(name), Fix: "send the header"}
+	}
+	return value, err
+}
+
+// OnlyValue returns the value of a header with a canonical name, empty if there is none.
+// Two are an error: who reads the first and who reads the last would not agree on the
+// caller.
+func OnlyValue(header http.Header, name string) (string, error) {
+	values := header[name]
+	if len(values) > 1 {
+		return "", &broker.InputError{
+			Kind: broker.BadHeader, Field: strings.ToLower(name),
+			Fault: "is sent more than once", Fix: "send the header once",
+		}
+	}
+	if len(values) == 0 {
+		return "", nil
+	}
+	return values[0], nil
+}

@@ -1,0 +1,55 @@
+package argument
+
+import (
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// String sets dst to the only argument of the line.
+func String(d *caddyfile.Dispenser, dst *string) error {
+	word := d.Val()
+	if *dst != "" {
+		return d.Errf("%s is already set", word)
+	}
+	args := d.RemainingArgs()
+	if len(args) != 1 || args[0] == "" {
+		return d.Errf("%s takes one argument", word) // ArgErr would show it, and it can be a secret
+	}
+	*dst = args[0]
+	return nil
+}
+
+// Duration sets dst to the only argument of the line, which is longer than nothing.
+func Duration(d *caddyfile.Dispenser, dst *caddy.Duration) error {
+	word := d.Val()
+	if *dst != 0 {
+		return d.Errf("%s is already set", word)
+	}
+	var value string
+	if err := String(d, &value); err != nil {
+		return err
+	}
+	duration, err := caddy.ParseDuration(value)
+	if err != nil {
+		return d.Errf("%s: %s is not a duration, such as 30s or 1d", word, value)
+	}
+	if duration < time.Nanosecond {
+		return d.Errf("%s must be longer than 0", word)
+	}
+	*dst = caddy.Duration(duration)
+	return nil
+}
+
+// Flag sets dst; the line has no argument.
+func Flag(d *caddyfile.Dispenser, dst *bool) error {
+	if *dst {
+		return d.Errf("%s is already set", d.Val())
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	*dst = true
+	return nil
+}

@@ -1,0 +1,142 @@
+package transport
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/apideck"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
+)
+
+// callerHeaders are the headers that a transport's placeholders read, besides those that
+// are [apideck.IsCallersOwn] for all: canonical names.
+type callerHeaders map[string]bool
+
+func newCallerHeaders(fields ...string) callerHeaders {
+	h := make(callerHeaders)
+	for _, field := range fields {
+		for _, name := range headersRead(field) {
+			h[http.CanonicalHeaderKey(name)] = true
+		}
+	}
+	return h
+}
+
+// headersRead returns the request headers that the placeholders in s read.
+func headersRead(s string) []string {
+	const prefix = "{http.request.header."
+	var names []string
+	for _, placeholder := range placeholder.Find(s) {
+		if name, ok := strings.CutPrefix(strings.ToLower(placeholder), prefix); ok {
+			names = append(names, strings.TrimSuffix(name, "}"))
+		}
+	}
+	return names
+}
+
+func (h callerHeaders) has(name string) bool { return h[name] || apideck.IsCallersOwn(name) }
+
+// mayBeSet reports whether the reverse_proxy around this transport sets such a header,
+// or Host, by itself (header_up). Then it must be seen which of them came from the
+// caller; otherwise all did.
+func (h callerHeaders) mayBeSet(ctx caddy.Context) bool {
+	proxy := parentProxy(ctx)
+	if proxy == nil {
+		return true
+	}
+	if proxy.Headers == nil || proxy.Headers.Request == nil {
+		return false
+	}
+	ops := proxy.Headers.Request
+	if len(ops.Replace) > 0 {
+		return true
+	}
+	for _, set := range []http.Header{ops.Add, ops.Set} {
+		for name := range set {
+			if name = http.CanonicalHeaderKey(name); strings.Contains(name, "{") || name == "Host" || h.has(name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// RequestHeaderOps removes what callers send to the broker, and sets Host, where
+// operators set such headers too: Caddy applies it before the operator's header_up,
+// which therefore stays. In RoundTrip it would be too late to tell them apart. Where
+// nobody does, RoundTrip removes them itself, for a fraction of the time.
+func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
+	if !t.operator {
+		return nil
+	}
+	var remove []string
+	for _, prefix := range apideck.CallersPrefixes {
+		remove = append(remove, prefix+"*")
+	}
+	remove = append(remove, apideck.CallersOwn...)
+	remove = slices.AppendSeq(remove, maps.Keys(t.callers))
+	for i, name := range remove {
+		remove[i] = strings.ToLower(name) // so that Caddy need not fold it for each request
+	}
+	slices.Sort(remove)
+	return &headers.HeaderOps{
+		Set:    http.Header{"Host": {"{http.reverse_proxy.upstream.hostport}"}},
+		Delete: remove,
+	}
+}
+
+// outgoing returns a copy of req to put the credential into: Caddy logs the original,
+// and uses it for the next attempt. The values of headers are shared, so they are
+// replaced and not changed.
+func (t *Transport) outgoing(ctx context.Context, req *http.Request) *http.Request {
+	out := t.direct(ctx, req, t.operator)
+	out.Header = t.outgoingHeader(req.Header)
+	return out
+}
+
+// direct returns a copy of req, which shares its header, with scheme and host as they go
+// over the wire. With keepHost a Host that is not the upstream's stays: it is not the
+// caller's.
+func (t *Transport) direct(ctx context.Context, req *http.Request, keepHost bool) *http.Request {
+	out := req.WithContext(ctx)
+	target := *req.URL
+	out.URL = &target
+	t.SetScheme(out)
+	toUpstream := !keepHost || out.Host == target.Host
+	switch target.Scheme {
+	case "https":
+		target.Host = strings.TrimSuffix(target.Host, ":443")
+	case "http":
+		target.Host = strings.TrimSuffix(target.Host, ":80")
+	}
+	if toUpstream {
+		out.Host = target.Host
+	}
+	out.Trailer = nil // the caller's, and unchecked
+	return out
+}
+
+// forwardingHeaders are those that reverse_proxy itself adds to each request, and that
+// are removed again.
+const forwardingHeaders = 3
+
+func (t *Transport) outgoingHeader(header http.Header) http.Header {
+	size := len(header) + 2 // the credential and, if traced, the span
+	if !t.operator {
+		size -= forwardingHeaders
+	}
+	out := make(http.Header, max(size, 0))
+	for name, values := range header {
+		if t.operator || !t.callers.has(name) {
+			out[name] = values
+		}
+	}
+	delete(out, "Baggage") // of a trace: it is for our own services, whoever set it
+	return out
+}
