@@ -1,3 +1,5 @@
+// Package admin is the module admin.api.token_broker: health checks on Caddy's admin
+// endpoint.
 package admin
 
 import (
@@ -16,11 +18,11 @@ func init() {
 	caddy.RegisterModule(API{})
 }
 
-// readyTimeout bounds the question whether the store answers.
+// readyTimeout is how long the store has to answer a readiness check.
 const readyTimeout = 5 * time.Second
 
-// API are the routes of Caddy's admin endpoint that say how the broker is. That
-// endpoint asks nobody who they are, so there is nothing secret in what they say.
+// API adds the broker's health checks to Caddy's admin endpoint. That endpoint does not
+// authenticate, so the responses contain nothing secret.
 type API struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -46,12 +48,12 @@ type checkJSON struct {
 	Error  string `json:"error,omitempty"`
 }
 
-// serveLive answers 200 as long as the process answers at all.
+// serveLive always answers 200: the process is up.
 func serveLive(w http.ResponseWriter, r *http.Request) error {
 	return writeHealth(w, r, http.StatusOK, healthJSON{Status: "ok"})
 }
 
-// serveReady answers 200 if calls can be served, else 503 and which part is down.
+// serveReady answers 200 if calls can be served, otherwise 503 with the part that is down.
 func serveReady(w http.ResponseWriter, r *http.Request) error {
 	checks := make(map[string]checkJSON)
 	status := http.StatusOK

@@ -8,13 +8,13 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
-// Headers are looked up by their canonical names only: others would never be found.
+// Headers are looked up by canonical name; any other spelling would never be found.
 func TestHeadersOfCallersHaveCanonicalNames(t *testing.T) {
 	names := []string{
 		AppHeader, ConsumerHeader, MethodHeader, AuthorizationHeader, TimeoutHeader, RequestIDHeader, DownstreamErrorHeader,
 		broker.UnifiedAPIHeader, broker.ServiceHeader, broker.DownstreamURLHeader, broker.ErrorHeader, broker.ImportHeader,
 	}
-	for _, name := range append(names, CallersOwn...) {
+	for _, name := range append(names, callersOwn...) {
 		if canonical := http.CanonicalHeaderKey(name); canonical != name {
 			t.Errorf("%s is written %s", name, canonical)
 		}

@@ -1,20 +1,23 @@
+// Package apideck is the HTTP contract with callers, which is that of the Apideck API:
+// header names and how headers are read, and the JSON of a connection. It imports nothing
+// of the adapter.
 package apideck
 
-// The headers by which callers say who they are.
+// Headers that identify the caller.
 const (
 	AppHeader      = "X-Apideck-App-Id"
 	ConsumerHeader = "X-Apideck-Consumer-Id"
 )
 
-// The headers by which callers of the Proxy API say what they want. Official clients
-// send those that they were not given too, empty: that is the same as not sending them.
+// Request headers of the Proxy API. An empty header counts as absent: official clients
+// send all of them, set or not.
 const (
 	MethodHeader        = "X-Apideck-Downstream-Method"
 	AuthorizationHeader = "X-Apideck-Downstream-Authorization"
 	TimeoutHeader       = "X-Apideck-Timeout"
 )
 
-// And those by which they are told what has come of it.
+// Response headers of the Proxy API.
 const (
 	RequestIDHeader       = "X-Apideck-Request-Id"
 	DownstreamErrorHeader = "X-Apideck-Downstream-Error"

@@ -7,6 +7,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
+// RequiredValue returns the value of a header, which must be sent exactly once and not be
+// empty. The name is canonical.
 func RequiredValue(header http.Header, name string) (string, error) {
 	value, err := OnlyValue(header, name)
 	if err == nil && value == "" {
@@ -15,9 +17,9 @@ func RequiredValue(header http.Header, name string) (string, error) {
 	return value, err
 }
 
-// OnlyValue returns the value of a header with a canonical name, empty if there is none.
-// Two are an error: who reads the first and who reads the last would not agree on the
-// caller.
+// OnlyValue returns the value of a header, empty if it is absent. The name is canonical. A
+// repeated header is an error: one reader would take the first value and another the last,
+// and they would disagree about the caller.
 func OnlyValue(header http.Header, name string) (string, error) {
 	values := header[name]
 	if len(values) > 1 {

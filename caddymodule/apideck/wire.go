@@ -10,8 +10,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
-// Connection is a Connection of the Vault API, as far as the broker knows it.
-// Times are Unix milliseconds, 0 for never. It never has a credential.
+// Connection is the JSON of a connection in the Apideck API, without the members that the
+// broker does not know. Times are Unix milliseconds, 0 for never. It contains no
+// credentials.
 type Connection struct {
 	ID                  string               `json:"id"`
 	ServiceID           string               `json:"service_id"`
@@ -27,25 +28,25 @@ type Connection struct {
 	Settings            map[string]any       `json:"settings"`
 	Metadata            map[string]any       `json:"metadata"`
 	FormFields          []FormField          `json:"form_fields"`
-	Health              broker.Health        `json:"health,omitempty"` // none of what is available only
+	Health              broker.Health        `json:"health,omitempty"` // absent while the state is available
 	CredentialsExpireAt int64                `json:"credentials_expire_at"`
 	LastRefreshFailedAt int64                `json:"last_refresh_failed_at"`
 	CreatedAt           int64                `json:"created_at"`
 	UpdatedAt           int64                `json:"updated_at"`
 }
 
-// ConnectionState is what a connection's validation leads to.
+// ConnectionState is the result of validating a connection.
 type ConnectionState struct {
 	ID    string       `json:"id"`
 	State broker.State `json:"state"`
 }
 
-// Consumer is a consumer who is gone.
+// Consumer identifies a deleted consumer.
 type Consumer struct {
 	ConsumerID string `json:"consumer_id"`
 }
 
-// FormField is a FormField of the Vault API: one setting of a connection.
+// FormField describes one setting of a connection, as in the Apideck API.
 type FormField struct {
 	ID          string `json:"id"`
 	Label       string `json:"label"`
@@ -58,6 +59,7 @@ type FormField struct {
 	Sensitive   bool   `json:"sensitive"`
 }
 
+// NewConnection returns the JSON form of c.
 func NewConnection(c *broker.Connection) Connection {
 	def := &c.Connector
 	w := Connection{
@@ -105,7 +107,7 @@ func newFormField(s connector.Setting, value any) FormField {
 	return f
 }
 
-// label makes "Instance url" of "instance_url".
+// label turns "instance_url" into "Instance url".
 func label(name string) string {
 	words := strings.ReplaceAll(name, "_", " ")
 	if words == "" {
@@ -129,7 +131,7 @@ func orEmpty(o map[string]any) map[string]any {
 	return o
 }
 
-// WriteData answers with what the Vault API wraps every success in.
+// WriteData answers 200 with data in the envelope of the Apideck API.
 func WriteData(w http.ResponseWriter, data any) error {
 	body, err := json.Marshal(struct {
 		StatusCode int    `json:"status_code"`

@@ -13,10 +13,10 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
-// storeRetryAfter is what callers are told to wait while the store is unavailable.
+// storeRetryAfter is the Retry-After while the store is unavailable.
 const storeRetryAfter = 5 * time.Second
 
-// Of maps err to what callers see of it. It is the only place that does.
+// Of returns the response for err. It is the only mapping from errors to HTTP.
 func Of(err error, now time.Time) *Error {
 	var (
 		api   *Error
@@ -63,7 +63,7 @@ func Of(err error, now time.Time) *Error {
 	default:
 		return &Error{
 			Status: http.StatusInternalServerError, TypeName: "InternalServerError",
-			Message: "Something went wrong; the log of the token broker says what", internal: err,
+			Message: "Internal error; see the token broker's log", internal: err,
 		}
 	}
 }
@@ -80,10 +80,10 @@ func Unauthorized(detail string) *Error {
 }
 
 func unavailable(err error, retryAfter time.Duration) *Error {
-	// The cause can name the machinery behind the broker, which is not the caller's business.
+	// The cause is only logged: it may name internal systems.
 	return &Error{
 		Status: http.StatusServiceUnavailable, TypeName: "ServiceUnavailableError",
-		Message:    "The token broker cannot reach what it needs to answer; try again later",
+		Message:    "The token broker is temporarily unavailable; try again later",
 		retryAfter: max(retryAfter, time.Second), internal: err,
 	}
 }
@@ -91,26 +91,26 @@ func unavailable(err error, retryAfter time.Duration) *Error {
 func timedOut() *Error {
 	return &Error{
 		Status: http.StatusGatewayTimeout, TypeName: "ProxyTimedOutError", Message: "The downstream request timed out",
-		Detail: "downstream did not begin its response in time; x-apideck-timeout is how long it has, in milliseconds",
+		Detail: "downstream did not begin its response in time; x-apideck-timeout sets the limit, in milliseconds",
 	}
 }
 
 func unreadBody(err error) *Error {
-	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok { // request_body's of Caddy
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok { // from Caddy's request_body
 		return BodyTooLarge(tooLarge.Limit)
 	}
 	return newError(http.StatusBadRequest, "RequestValidationError", ErrUnreadBody)
 }
 
-// BodyTooLarge is the error for a request whose body is longer than limit, in bytes.
+// BodyTooLarge is the error for a request body of more than limit bytes.
 func BodyTooLarge(limit int64) *Error {
 	return &Error{
 		Status: http.StatusRequestEntityTooLarge, TypeName: "RequestEntityTooLargeError",
-		Message: "The body is too large", Detail: fmt.Sprintf("a body has at most %d bytes", limit),
+		Message: "The body is too large", Detail: fmt.Sprintf("the limit is %d bytes", limit),
 	}
 }
 
-// isDownstreams reports whether err is of a request that was sent, or was to be.
+// isDownstreams reports whether downstream could not be reached or did not answer properly.
 func isDownstreams(err error) bool {
 	_, dial := errors.AsType[reverseproxy.DialError](err)
 	_, broken := errors.AsType[*DownstreamError](err)
@@ -123,14 +123,14 @@ func downstreamError(err error) *Error {
 	}
 	e := &Error{Status: http.StatusBadGateway, TypeName: "ConnectorExecutionError", Message: "Downstream gave no answer", Detail: err.Error(), internal: err}
 	if _, ok := errors.AsType[reverseproxy.DialError](err); ok {
-		// The text can name addresses of the network that this runs in.
-		e.Detail = "no connection to it came about"
+		// The text may name internal addresses.
+		e.Detail = "could not connect"
 	}
 	return e
 }
 
 func inputError(err *broker.InputError) *Error {
-	// What is wrong, without how to mend it, which is in the message.
+	// The detail leaves out the fix, which is in the message.
 	fault := &broker.InputError{Kind: err.Kind, Field: err.Field, Fault: err.Fault}
 	e := &Error{Message: err.Error(), Detail: fault.Error()}
 	switch err.Kind {
@@ -147,9 +147,9 @@ func inputError(err *broker.InputError) *Error {
 	return e
 }
 
-// tokenError tells a connection that has to be authorised again (401) from one
-// that lacks a setting (422) and one whose token will be there later (503). Only the
-// first is a reason to ask a customer to log in anew.
+// tokenError distinguishes a connection that must be authorized again (401) from one that
+// lacks a setting (422) and one whose token is expected later (503). Only a 401 is a reason
+// to ask the customer to log in again.
 func tokenError(err *broker.TokenError, now time.Time) *Error {
 	wait := err.RetryAt.Sub(now)
 	if err.RetryAt.IsZero() {
@@ -160,7 +160,7 @@ func tokenError(err *broker.TokenError, now time.Time) *Error {
 	}
 	if !err.Parked || err.Err != nil {
 		e := unavailable(err, wait)
-		e.Message = fmt.Sprintf("There is no valid token for %s now, and its refresh failed (%s); %s",
+		e.Message = fmt.Sprintf("There is no valid token for %s, and refreshing it failed (%s); %s",
 			err.Key.Connector, strings.TrimSuffix(string(err.Class)+": "+err.Code, ": "), laterAdvice(err.Class))
 		e.internal = nil // the broker has logged it
 		return e
@@ -182,20 +182,20 @@ func tokenError(err *broker.TokenError, now time.Time) *Error {
 	}
 }
 
-// laterAdvice says what mends a failure of the class that does not cost the grant.
+// laterAdvice says how to fix a failed refresh that did not cost the grant.
 func laterAdvice(class broker.Class) string {
 	if class == broker.ClassConfiguration {
-		return "whoever runs the token broker has to mend the connector's client_id, client_secret, auth_style or token_url; try again later"
+		return "ask the operator to fix the connector's client_id, client_secret, auth_style or token_url; try again later"
 	}
 	return "try again later"
 }
 
-// MethodRefused is the error for methods that would show the credential or lead past
-// the proxy. A TRACE comes back with the credential in its body (RFC 9110 section 9.3.8).
+// MethodRefused is the error for TRACE and CONNECT. A TRACE returns the credential in the
+// response body (RFC 9110 section 9.3.8), and a CONNECT bypasses the proxy.
 func MethodRefused() error {
 	return &Error{
 		Status: http.StatusMethodNotAllowed, TypeName: "MethodNotAllowedError",
-		Message: "No request of this method is sent with a credential", Detail: "refused: TRACE, CONNECT",
-		Allow: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT", // and those that RFC 9110 does not know
+		Message: "This method is not allowed with a credential", Detail: "refused: TRACE, CONNECT",
+		Allow: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT", // and any method that RFC 9110 does not define
 	}
 }

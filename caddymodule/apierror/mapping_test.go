@@ -39,7 +39,7 @@ func TestErrorsBecomeResponses(t *testing.T) {
 		{"retried at once", &broker.TokenError{Key: key, Class: broker.ClassTransient, RetryAt: now.Add(-time.Hour)}, 503, "ServiceUnavailableError", "1", "crm/acme"},
 		{"no answer from the store", &broker.TokenError{Key: key, Class: broker.ClassTransient, Err: broker.ErrStoreUnavailable}, 503, "ServiceUnavailableError", "1", "crm/acme"},
 		{"a setting is missing", &broker.TokenError{Key: key, Class: broker.ClassConfiguration, Unfit: true, Err: errors.New("x")}, 422, "InvalidStateError", "", `"detail":"x"`},
-		{"a wrong client", &broker.TokenError{Key: key, Class: broker.ClassConfiguration, Code: "invalid_client", RetryAt: now.Add(5 * time.Minute)}, 503, "ServiceUnavailableError", "300", "crm/acme now, and its refresh failed (configuration: invalid_client); whoever runs the token broker has to mend"},
+		{"a wrong client", &broker.TokenError{Key: key, Class: broker.ClassConfiguration, Code: "invalid_client", RetryAt: now.Add(5 * time.Minute)}, 503, "ServiceUnavailableError", "300", "crm/acme, and refreshing it failed (configuration: invalid_client); ask the operator to fix"},
 		{"too large", broker.ErrRecordTooLarge, 413, "RequestEntityTooLargeError", "", ""},
 		{"store", fmt.Errorf("x: %w", broker.ErrStoreUnavailable), 503, "ServiceUnavailableError", "5", ""},
 		{"shutdown", broker.ErrShuttingDown, 503, "ServiceUnavailableError", "5", ""},

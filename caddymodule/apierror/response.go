@@ -17,24 +17,24 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
-// errorReference is where the types of errors are explained.
+// errorReference is the page that explains error types, by fragment.
 const errorReference = "https://developers.apideck.com/errors#"
 
-// An Error is an error as callers of the broker see it.
+// An Error is an error as callers see it.
 type Error struct {
 	Status     int
 	TypeName   string
 	Message    string
 	Detail     any           // a string, or an object
-	retryAfter time.Duration // 0: callers are not told when to try again
-	Allow      string        // of a 405: the methods that there are, as the header has them
-	internal   error         // logged, never shown; nil if there is nothing to log
+	retryAfter time.Duration // 0: no Retry-After
+	Allow      string        // the Allow header of a 405
+	internal   error         // logged but never shown; may be nil
 }
 
 // Error implements error.
 func (e *Error) Error() string { return e.TypeName + ": " + e.Message }
 
-// header returns the header of the response that tells of the error.
+// header returns the headers of the response.
 func (e *Error) header() http.Header {
 	h := http.Header{
 		"Content-Type":     {"application/json"},
@@ -57,7 +57,7 @@ func (e *Error) header() http.Header {
 func (e *Error) body() []byte {
 	detail := e.Detail
 	if detail == nil {
-		detail = e.Message // every error of the Vault API has one
+		detail = e.Message // the Apideck API always has one
 	}
 	b, err := json.Marshal(struct {
 		StatusCode int    `json:"status_code"`
@@ -67,13 +67,13 @@ func (e *Error) body() []byte {
 		Detail     any    `json:"detail"`
 		Ref        string `json:"ref"`
 	}{e.Status, http.StatusText(e.Status), e.TypeName, e.Message, detail, errorReference + strings.ToLower(e.TypeName)})
-	if err != nil { // strings and numbers always encode
+	if err != nil { // cannot happen: strings and numbers always encode
 		panic(err)
 	}
 	return append(b, '\n')
 }
 
-// Log writes what callers are not shown.
+// Log logs the cause that callers are not shown, if there is one.
 func (e *Error) Log(ctx context.Context, logger *slog.Logger) {
 	if e.internal == nil || errors.Is(e.internal, context.Canceled) {
 		return
@@ -85,14 +85,14 @@ func (e *Error) Log(ctx context.Context, logger *slog.Logger) {
 	logger.LogAttrs(ctx, level, "request failed", slog.Int("status", e.Status), slog.String("error", e.internal.Error()))
 }
 
-// Write sends the error to the caller.
+// Write writes the error as the response.
 func (e *Error) Write(w http.ResponseWriter) {
 	maps.Copy(w.Header(), e.header())
 	w.WriteHeader(e.Status)
 	_, _ = w.Write(e.body())
 }
 
-// Response returns the error as what a transport got for req.
+// Response returns the error as the response to req, for a transport.
 func (e *Error) Response(req *http.Request) *http.Response {
 	body := e.body()
 	return &http.Response{

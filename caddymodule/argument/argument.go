@@ -1,3 +1,5 @@
+// Package argument reads the arguments of Caddyfile lines. Setting a value twice is an
+// error, and no error quotes a value that may be a secret.
 package argument
 
 import (
@@ -7,7 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// String sets dst to the only argument of the line.
+// String sets dst to the line's only argument.
 func String(d *caddyfile.Dispenser, dst *string) error {
 	word := d.Val()
 	if *dst != "" {
@@ -15,13 +17,13 @@ func String(d *caddyfile.Dispenser, dst *string) error {
 	}
 	args := d.RemainingArgs()
 	if len(args) != 1 || args[0] == "" {
-		return d.Errf("%s takes one argument", word) // ArgErr would show it, and it can be a secret
+		return d.Errf("%s takes one argument", word) // ArgErr would quote the arguments, which may be secret
 	}
 	*dst = args[0]
 	return nil
 }
 
-// Duration sets dst to the only argument of the line, which is longer than nothing.
+// Duration sets dst to the line's only argument, a positive duration.
 func Duration(d *caddyfile.Dispenser, dst *caddy.Duration) error {
 	word := d.Val()
 	if *dst != 0 {
@@ -42,7 +44,7 @@ func Duration(d *caddyfile.Dispenser, dst *caddy.Duration) error {
 	return nil
 }
 
-// Flag sets dst; the line has no argument.
+// Flag sets dst to true. The line takes no arguments.
 func Flag(d *caddyfile.Dispenser, dst *bool) error {
 	if *dst {
 		return d.Errf("%s is already set", d.Val())

@@ -1,3 +1,4 @@
+// Package caller authenticates the applications that call the token broker.
 package caller
 
 import (
@@ -9,8 +10,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
-// AuthenticateHeader checks the application's id and API key in the headers of a request
-// and returns the application.
+// AuthenticateHeader checks the application id and API key of a request and returns the
+// application.
 func (k *Keyring) AuthenticateHeader(header http.Header) (string, error) {
 	authorization, err := apideck.OnlyValue(header, "Authorization")
 	if err != nil {

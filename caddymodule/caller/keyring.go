@@ -8,31 +8,31 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
-// A Keyring knows the API keys of applications, as hashes only. It is not changed
-// once callers are authenticated with it.
+// A Keyring holds hashes of the applications' API keys. Add must not be called once
+// Authenticate is in use.
 type Keyring struct {
-	keys map[string][][sha256.Size]byte // application :: hashes of its keys
+	keys map[string][][sha256.Size]byte // by application
 }
 
-// NewKeyring returns a keyring without applications.
+// NewKeyring returns an empty keyring.
 func NewKeyring() *Keyring {
 	return &Keyring{keys: make(map[string][][sha256.Size]byte)}
 }
 
-// Add lets application authenticate with key, besides the keys that it has.
+// Add adds key to those that application can authenticate with.
 func (k *Keyring) Add(application string, key broker.Secret) {
 	k.keys[application] = append(k.keys[application], sha256.Sum256([]byte(key.Reveal())))
 }
 
-// noKeys are compared with where there is no application. They are hashes of nothing.
+// noKeys is compared with for unknown applications, to take the same time. Nothing hashes to zero bytes.
 var noKeys = make([][sha256.Size]byte, 1)
 
-// Has reports whether there is such an application.
+// Has reports whether application has a key.
 func (k *Keyring) Has(application string) bool { return len(k.keys[application]) > 0 }
 
-// Authenticate returns nil if key is one of application's, else [apierror.ErrUnauthorized].
-// The time that it takes depends neither on how much of a key is right nor on whether
-// there is such an application.
+// Authenticate returns nil if key is one of application's, otherwise
+// [apierror.ErrUnauthorized]. Its duration reveals neither how much of the key matches nor
+// whether the application exists.
 func (k *Keyring) Authenticate(application string, key broker.Secret) error {
 	hash := sha256.Sum256([]byte(key.Reveal()))
 	match := 0

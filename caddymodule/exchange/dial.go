@@ -10,8 +10,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
-// Dial connects to downstream. Errors are those that reverse_proxy tries again, except
-// [broker.ErrAddressNotAllowed].
+// Dial connects to downstream. Its errors are dial errors, which reverse_proxy retries,
+// except [broker.ErrAddressNotAllowed].
 func Dial(ctx context.Context, dialer *net.Dialer, network, address string) (net.Conn, error) {
 	quietNetHTTP()
 	conn, err := dialer.DialContext(ctx, network, address)

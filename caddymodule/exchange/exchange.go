@@ -1,3 +1,5 @@
+// Package exchange sends requests downstream with a connection's credential. It is what
+// the transport and the Proxy API have in common.
 package exchange
 
 import (
@@ -15,30 +17,29 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
-// maxEarlyResponses bounds how many responses may come before the final one (1xx).
+// maxEarlyResponses is how many 1xx responses may precede the final one.
 const maxEarlyResponses = 32
 
-// An Exchange is one request of a caller, sent with a connection's credential. It is what
-// [transport.Transport] and [proxy.Handler] have in common.
+// An Exchange is one request of a caller, sent with a connection's credential. Before Do
+// its hook must be in the request's context, see [Exchange.Watch] and [Exchange.Hook].
 type Exchange struct {
 	Admission *broker.Admission
 	Via       *http.Transport
-	MaxBody   int64 // of the request, in bytes; negative: any
+	MaxBody   int64 // limit of the request body in bytes; negative: none
 
-	// authorize puts the credential in. Default: that of the connection.
+	// Authorize adds the credential. Default: the connection's.
 	Authorize func(*http.Request) (*broker.Authorization, error)
 
-	// early is called with each 1xx response, scrubbed. It may be nil.
+	// Early is called with each 1xx response, scrubbed. It may be nil.
 	Early func(code int, header http.Header) error
 
-	sent  atomic.Pointer[broker.Authorization] // by the latest attempt
-	hints atomic.Int32                         // 1xx responses to it
+	sent  atomic.Pointer[broker.Authorization] // of the latest attempt
+	hints atomic.Int32                         // 1xx responses to the latest attempt
 }
 
-// Do sends out, whose context has the exchange's hook, see watch. A request that
-// downstream answers 401 is sent once more, as again makes it anew, if there is a newer
-// credential to be had, and if its body can be sent: there is none, or it was small and
-// has been read to its end.
+// Do sends out. If downstream answers 401, Do sends the request that again returns, once,
+// provided that a newer credential can be obtained and the body can be repeated: there is
+// none, or it is small and has been read in full. Errors of the broker are a [Refusal].
 func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Response, error) {
 	limited, err := limitBody(out, x.MaxBody)
 	if err != nil {
@@ -69,7 +70,7 @@ func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Resp
 	}
 	_, second, err := x.attempt(out)
 	if err != nil {
-		return resp, nil //nolint:nilerr // what downstream has said stands
+		return resp, nil //nolint:nilerr // the first response stands
 	}
 	_ = resp.Body.Close()
 	return second, nil
@@ -82,7 +83,7 @@ func (x *Exchange) authorized(out *http.Request) (*broker.Authorization, error) 
 	return x.Admission.Authorize(out)
 }
 
-// attempt sends out once.
+// attempt sends out, without repeating it.
 func (x *Exchange) attempt(out *http.Request) (*broker.Authorization, *http.Response, error) {
 	auth, err := x.authorized(out)
 	if err != nil {
@@ -101,9 +102,9 @@ func (x *Exchange) attempt(out *http.Request) (*broker.Authorization, *http.Resp
 	return auth, resp, nil
 }
 
-// withoutEcho returns an error that Caddy can log: the text of net/http's quotes what
-// downstream has sent, which can be the credential. Dial errors stay as they are, not
-// even wrapped, since reverse_proxy tries those again.
+// withoutEcho returns an error that is safe to log. The text of net/http's errors quotes
+// what downstream sent, possibly the credential. Dial errors are returned unwrapped, since
+// reverse_proxy recognizes and retries them.
 func withoutEcho(err error) error {
 	if _, ok := errors.AsType[reverseproxy.DialError](err); ok {
 		return err
@@ -121,7 +122,7 @@ func withoutEcho(err error) error {
 	return broken
 }
 
-// A Refusal is an error of the broker, and no fault of downstream.
+// A Refusal is an error of the broker: downstream is not to blame.
 type Refusal struct{ error }
 
 // Unwrap returns the broker's error.

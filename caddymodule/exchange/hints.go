@@ -9,10 +9,10 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
-// Watch returns ctx with a hook that scrubs the 1xx responses to requests of the
-// exchange. Caddy's reverse_proxy hands those on from a hook that it made for this
-// request alone: ours is put in front, in place. Another one beside it would be composed
-// with it by reflection, for each request.
+// Watch returns ctx with a hook that scrubs 1xx responses of the exchange. Caddy's
+// reverse_proxy passes those on from a hook that it creates for each request; Watch puts
+// its own in front of that by changing it in place, because adding a second one would
+// compose them by reflection on every request.
 func (x *Exchange) Watch(ctx context.Context) context.Context {
 	trace := httptrace.ContextClientTrace(ctx)
 	if trace == nil {
@@ -23,15 +23,15 @@ func (x *Exchange) Watch(ctx context.Context) context.Context {
 	return ctx
 }
 
-// Hook puts the hook that watch speaks of into trace, in front of what is there.
+// Hook does what [Exchange.Watch] does to a trace of the caller's own.
 func (x *Exchange) Hook(trace *httptrace.ClientTrace) {
 	next := trace.Got1xxResponse
-	// It is called from a goroutine of net/http.
+	// Called from a goroutine of net/http.
 	trace.Got1xxResponse = func(code int, header textproto.MIMEHeader) error {
 		if auth := x.sent.Load(); auth != nil {
 			auth.Scrub(http.Header(header))
 		}
-		if x.hints.Add(1) > maxEarlyResponses { // net/http leaves it to hooks how many there may be
+		if x.hints.Add(1) > maxEarlyResponses { // net/http leaves this limit to hooks
 			return &apierror.DownstreamError{}
 		}
 		if x.Early != nil {

@@ -9,18 +9,18 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
-// errRequestBody is what reading a body ends with that is too large.
-var errRequestBody = errors.New("the request's body is larger than this application may send")
+// errRequestBody ends the reading of a body that is too large.
+var errRequestBody = errors.New("the request body exceeds the application's limit")
 
-// limitBody refuses a request whose body is known to be too large (413). One of unknown
-// length is cut off when it has become so; the result then says so.
+// limitBody returns an error (413) for a request whose body is known to be too large. A
+// body of unknown length is cut off at the limit, which the result reports.
 func limitBody(req *http.Request, limit int64) (*limitedBody, error) {
 	switch {
 	case limit < 0 || req.Body == nil || req.Body == http.NoBody:
 		return nil, nil
 	case req.ContentLength > limit:
 		return nil, apierror.BodyTooLarge(limit)
-	case req.ContentLength >= 0: // no more than that is read
+	case req.ContentLength >= 0: // net/http reads no more than that
 		return nil, nil
 	}
 	b := &limitedBody{ReadCloser: req.Body, limit: limit, left: limit}
@@ -28,7 +28,7 @@ func limitBody(req *http.Request, limit int64) (*limitedBody, error) {
 	return b, nil
 }
 
-// A limitedBody is a request's body of unknown length.
+// A limitedBody is a request body of unknown length.
 type limitedBody struct {
 	io.ReadCloser
 	limit, left int64
@@ -40,7 +40,7 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 	if b.left < 0 {
 		return 0, errRequestBody
 	}
-	if int64(len(p)) > b.left+1 { // one more, to see whether there is more
+	if int64(len(p)) > b.left+1 { // one byte more, to notice that there is more
 		p = p[:b.left+1]
 	}
 	n, err := b.ReadCloser.Read(p)
@@ -51,7 +51,7 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// exceeded returns the error of a body that was too large, nil if it was not.
+// exceeded returns the error if the body was too large, otherwise nil.
 func (b *limitedBody) exceeded() error {
 	if b == nil || !b.over.Load() {
 		return nil

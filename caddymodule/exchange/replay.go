@@ -7,26 +7,26 @@ import (
 	"sync"
 )
 
-// MaxReplayBody bounds the request bodies that are kept for being sent again, in bytes.
-const MaxReplayBody = 64 << 10
+// maxReplayBody is the size, in bytes, up to which request bodies are kept to be sent again.
+const maxReplayBody = 64 << 10
 
-// A recordedBody keeps what is read of a request's body as it is sent. It does not
-// read ahead: a body that was not sent at all is there for reverse_proxy's next try.
+// A recordedBody records a request body as it is sent. It does not read ahead, so that
+// reverse_proxy can still retry a request whose body was never sent.
 type recordedBody struct {
 	io.ReadCloser
 
-	mu   sync.Mutex // guards what is below; net/http reads on after a response has come
-	sent []byte
-	done bool // all of the body is in sent
-	over bool // there was too much of it
+	mu   sync.Mutex // net/http may keep reading after the response has arrived
+	sent []byte     // guarded by mu
+	done bool       // guarded by mu; sent is the whole body
+	over bool       // guarded by mu; the body exceeds maxReplayBody
 }
 
-// recordBody makes the body of out a recorded one. It returns nil if there is none.
+// recordBody replaces the body of out with a recorded one. It returns nil if there is none.
 func recordBody(out *http.Request) *recordedBody {
 	if out.Body == nil || out.Body == http.NoBody {
 		return nil
 	}
-	b := &recordedBody{ReadCloser: out.Body, over: out.ContentLength > MaxReplayBody}
+	b := &recordedBody{ReadCloser: out.Body, over: out.ContentLength > maxReplayBody}
 	out.Body = b
 	return b
 }
@@ -36,7 +36,7 @@ func (b *recordedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.over = b.over || len(b.sent)+n > MaxReplayBody; b.over {
+	if b.over = b.over || len(b.sent)+n > maxReplayBody; b.over {
 		b.sent = nil
 		return n, err
 	}
@@ -45,7 +45,8 @@ func (b *recordedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// whole returns the body if all of it was kept, nil for a request without one.
+// whole returns the body and whether all of it was recorded. A request without a body has
+// a nil one.
 func (b *recordedBody) whole() ([]byte, bool) {
 	if b == nil {
 		return nil, true

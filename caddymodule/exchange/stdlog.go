@@ -7,18 +7,17 @@ import (
 	"sync"
 )
 
-// net/http has a line of log that quotes what a server sends on a connection where nothing
-// is due, such as a body after the response to HEAD: up to 4 KiB of downstream's, who may
-// well send back the credential that it got. It cannot be switched off, and it goes to the
-// log of the standard library, which Caddy redirects to its own.
+// net/http logs up to 4 KiB of what a server sends on an idle connection, such as a body
+// after the response to HEAD. Downstream may echo the credential there. The message cannot
+// be turned off; it goes to the standard library's log, which Caddy redirects to its own.
 var unsolicited = []byte("Unsolicited response received on idle HTTP channel")
 
-const unsolicitedInstead = "Unsolicited response received on idle HTTP channel; it is not shown, since it can have a credential in it\n"
+const unsolicitedInstead = "Unsolicited response received on idle HTTP channel; not shown, as it may contain a credential\n"
 
-// A quietWriter writes the standard library's log without what downstream has sent.
+// A quietWriter writes the standard library's log without what downstream sent.
 type quietWriter struct{ io.Writer }
 
-// Write implements [io.Writer]; p is one entry of the log.
+// Write implements [io.Writer]. p is one log entry.
 func (w quietWriter) Write(p []byte) (int, error) {
 	if !bytes.Contains(p, unsolicited) {
 		return w.Writer.Write(p)
@@ -29,10 +28,10 @@ func (w quietWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-var quieting sync.Mutex // so that one writer is put in front once
+var quieting sync.Mutex // serializes quietNetHTTP, so that the log is wrapped once
 
-// quietNetHTTP sees to it that the standard library's log does not quote downstream. It
-// is called for each connection to one, since a configuration can redirect that log anew.
+// quietNetHTTP keeps the standard library's log from quoting downstream. It is called for
+// each connection, since a new configuration may have redirected the log.
 func quietNetHTTP() {
 	quieting.Lock()
 	defer quieting.Unlock()

@@ -12,8 +12,8 @@ import (
 // scopeName is the instrumentation scope of the module's spans.
 const scopeName = "github.com/tokenbroker/caddy-token-broker/caddymodule"
 
-// send sends out, in a span of its own if the request is traced at all. Caddy's
-// provider is not the global one, so it is asked for by way of the request's span.
+// send sends out, in its own span if the request is traced. Caddy's tracer provider is not
+// the global one, so it is obtained from the request's span.
 func (x *Exchange) send(out *http.Request) (*http.Response, error) {
 	if !x.Admission.IsTraced() {
 		return x.Via.RoundTrip(out)
@@ -28,14 +28,14 @@ func (x *Exchange) send(out *http.Request) (*http.Response, error) {
 		))
 	defer span.End()
 	out = out.WithContext(ctx)
-	// The headers name the server's span, and downstream hangs off this one.
+	// The headers name the server's span; downstream is a child of this one.
 	out.Header.Del("Traceparent")
 	out.Header.Del("Tracestate")
 	propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(out.Header))
 
 	resp, err := x.Via.RoundTrip(out)
 	if err != nil {
-		// Without the text, which can name hosts of customers.
+		// Without the text, which may name customers' hosts.
 		span.SetAttributes(attribute.String("error.type", "connection"))
 		span.SetStatus(codes.Error, "no response")
 		return nil, err

@@ -1,3 +1,5 @@
+// Package placeholder resolves placeholders such as {env.NAME} and {file./path} in
+// configured values.
 package placeholder
 
 import (
@@ -12,19 +14,19 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
-// placeholderPattern finds the placeholders in the value of a field.
+// placeholderPattern matches a placeholder.
 var placeholderPattern = regexp.MustCompile(`\{[a-zA-Z_]+\.[^{}]+\}`)
 
-// Find returns the placeholders in s, braces included.
+// Find returns the placeholders in s, with their braces.
 func Find(s string) []string { return placeholderPattern.FindAllString(s, -1) }
 
-// mistypedPattern finds what was meant for a placeholder: {env:NAME}, ${NAME}, {$NAME}
-// where Caddy does not replace it, as in JSON.
+// mistypedPattern matches what was probably meant as a placeholder: {env:NAME}, ${NAME},
+// and {$NAME} where Caddy does not replace it, as in JSON.
 var mistypedPattern = regexp.MustCompile(`^\s*(\$\{[^{}]*\}|\{(\$|env\b|file\b)[^{}]*\})\s*$`)
 
-// Secret returns the secret that a field's value stands for. Fields hold
-// placeholders, so that neither the adapted configuration nor the admin API shows the
-// secret; a secret that stands there itself works, but is warned about.
+// Secret resolves the value of a field that holds a secret. The value should be a
+// placeholder, so that neither the adapted configuration nor the admin API shows the
+// secret; a literal secret works, with a warning.
 func Secret(logger *slog.Logger, field, value string) (broker.Secret, error) {
 	resolved, err := Resolve(field, value)
 	if err != nil {
@@ -32,25 +34,25 @@ func Secret(logger *slog.Logger, field, value string) (broker.Secret, error) {
 	}
 	if !placeholderPattern.MatchString(value) {
 		logger.LogAttrs(context.Background(), slog.LevelWarn,
-			"the configuration contains a secret, and so does what the admin API shows of it; write a placeholder such as {file./run/secrets/name} or {env.NAME} ({$NAME} is not one)",
+			"the configuration contains a literal secret, which the admin API shows; use a placeholder such as {file./run/secrets/name} or {env.NAME} ({$NAME} does not work)",
 			slog.String("field", field))
 	}
 	return broker.NewSecret(resolved), nil
 }
 
-// Resolve replaces the placeholders in the value of a field. Its error names them and
-// the field, and nothing else of the value, which may be a secret in part.
+// Resolve replaces the placeholders in the value of a field. Errors name the field and
+// the placeholders but never quote the rest of the value, which may be secret.
 func Resolve(field, value string) (string, error) {
 	found := Find(value)
 	if found == nil {
 		if mistypedPattern.MatchString(value) {
-			return "", fmt.Errorf("%s looks like a placeholder and is none, so it would be taken as it stands: write {env.NAME}, or {file./run/secrets/name}", field)
+			return "", fmt.Errorf("%s looks like a placeholder but would be used literally: write {env.NAME} or {file./run/secrets/name}", field)
 		}
 		return value, checkResolved(field, value)
 	}
 	resolved, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
 	if err != nil {
-		return "", fmt.Errorf("%s: %s has no value: set the variable, or write the file, that it names",
+		return "", fmt.Errorf("%s: %s has no value: set the environment variable or create the file",
 			field, strings.Join(found, ", "))
 	}
 	return resolved, checkResolved(field+": "+strings.Join(found, ", "), resolved)
@@ -61,7 +63,7 @@ func checkResolved(field, resolved string) error {
 	case resolved == "":
 		return fmt.Errorf("%s is empty", field)
 	case strings.ContainsAny(resolved, "\r\n\x00"):
-		return fmt.Errorf("%s contains a line break: it has to be one line", field)
+		return fmt.Errorf("%s contains a line break: it must be a single line", field)
 	default:
 		return nil
 	}

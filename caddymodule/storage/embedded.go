@@ -17,11 +17,11 @@ func init() {
 	caddy.RegisterModule(Embedded{})
 }
 
-// Embedded keeps connections on this machine, encrypted. One process at a time
-// can have it open.
+// Embedded stores connections in an encrypted file on this machine. Only one process at a
+// time can open it.
 type Embedded struct {
-	// The directory of the files. Placeholders are resolved. Default: `token-broker` in
-	// Caddy's data directory.
+	// The directory of the store's files. Supports placeholders. Default: `token-broker`
+	// in Caddy's data directory.
 	Dir string `json:"dir,omitempty"`
 
 	dir string // absolute
@@ -32,7 +32,7 @@ func (Embedded) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "token_broker.storage.embedded", New: func() caddy.Module { return new(Embedded) }}
 }
 
-// Provision finds the directory; it does not look at it.
+// Provision resolves the directory without accessing it.
 func (s *Embedded) Provision(caddy.Context) error {
 	dir := filepath.Join(caddy.AppDataDir(), "token-broker")
 	if s.Dir != "" {

@@ -1,3 +1,5 @@
+// Package storage has the modules token_broker.storage.vault and
+// token_broker.storage.embedded: where connections are stored.
 package storage
 
 import (
@@ -8,27 +10,26 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
-// A Storage says where connections are stored. Modules in the namespace
-// token_broker.storage implement it. Until OpenStore is called they touch neither
-// network nor file nor lock.
+// A Storage is a module in the namespace token_broker.storage. Until OpenStore is called
+// it touches no network, file or lock.
 type Storage interface {
-	// String says in words what connections are stored in, and where.
+	// String describes the store and where it is, for the log.
 	fmt.Stringer
 
-	// StorageKey tells stores apart: configurations with the same key share one store,
-	// which stays open from one to the next. It has nothing secret in it.
+	// StorageKey identifies the store. Configurations with the same key share one open
+	// store, which survives reloads. The key contains nothing secret.
 	StorageKey() string
 
 	// OpenStore opens the store. The context has a deadline.
 	OpenStore(ctx context.Context, opts OpenOptions) (broker.Store, error)
 }
 
-// OpenOptions is what a store needs that outlives the configuration which opened it.
+// OpenOptions is for stores that outlive the configuration that opened them.
 type OpenOptions struct {
-	// Latest returns the storage of the newest configuration, of the same StorageKey,
-	// for what may change while the store stays open, such as a login.
+	// Latest returns the newest configuration's storage, which has the same StorageKey. Use
+	// it for settings that may change while the store stays open, such as credentials.
 	Latest func() Storage
 
-	// Logger logs wherever the newest configuration says.
+	// Logger follows the newest configuration.
 	Logger *slog.Logger
 }

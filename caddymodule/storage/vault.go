@@ -21,19 +21,19 @@ func init() {
 	caddy.RegisterModule(Vault{})
 }
 
-// Vault keeps connections in a KV version 2 secrets engine of HashiCorp Vault.
-// Any number of processes can share it.
+// Vault stores connections in a KV version 2 secrets engine of HashiCorp Vault. Any
+// number of processes can share it.
 type Vault struct {
-	// Vault's address, an https URL. Default: the environment's VAULT_ADDR.
+	// Vault's address, an https URL. Default: the environment variable VAULT_ADDR.
 	Address string `json:"address,omitempty"`
 
-	// The namespace. Default: the environment's VAULT_NAMESPACE, or none.
+	// The namespace. Default: the environment variable VAULT_NAMESPACE, or none.
 	Namespace string `json:"namespace,omitempty"`
 
-	// Where the KV version 2 engine is mounted. Default: `secret`.
+	// The mount path of the KV version 2 engine. Default: `secret`.
 	Mount string `json:"mount,omitempty"`
 
-	// The path below the mount that connections are stored under. Default: `token-broker`.
+	// The path below the mount under which connections are stored. Default: `token-broker`.
 	Prefix string `json:"prefix,omitempty"`
 
 	// How to log in.
@@ -44,8 +44,8 @@ type Vault struct {
 
 // VaultAuth is how the broker logs in to Vault.
 type VaultAuth struct {
-	// A token, as a placeholder. It is resolved again whenever the token is needed, so a
-	// file that an agent keeps up to date will do. Default: `{env.VAULT_TOKEN}`.
+	// A token, as a placeholder. It is resolved anew each time the token is used, so a file
+	// that an agent renews works. Default: `{env.VAULT_TOKEN}`.
 	Token string `json:"token,omitempty"`
 }
 
@@ -54,7 +54,7 @@ func (Vault) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "token_broker.storage.vault", New: func() caddy.Module { return new(Vault) }}
 }
 
-// Provision resolves the settings. It does not talk to Vault.
+// Provision resolves the settings without contacting Vault.
 func (s *Vault) Provision(ctx caddy.Context) error {
 	if s.Auth == nil {
 		s.Auth = &VaultAuth{}
@@ -79,7 +79,7 @@ func (s *Vault) Provision(ctx caddy.Context) error {
 		*f.to = strings.Trim(value, "/")
 	}
 	if u, err := url.Parse(s.address); err != nil || u.Host == "" || u.User != nil || (u.Scheme != "https" && u.Scheme != "http") {
-		return fmt.Errorf("address: must be a URL such as https://vault.internal:8200")
+		return fmt.Errorf("address must be a URL such as https://vault.internal:8200")
 	}
 	_, err := placeholder.Secret(ctx.Slogger(), "auth: token", s.Auth.Token)
 	return err
@@ -130,7 +130,7 @@ func (s *Vault) unmarshalAuth(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	if d.Val() != "token" {
-		return d.Errf("unrecognized way to log in to Vault: %s; known is token", d.Val())
+		return d.Errf("unrecognized Vault auth method: %s; the only one is token", d.Val())
 	}
 	s.Auth = &VaultAuth{}
 	return argument.String(d, &s.Auth.Token)
@@ -157,8 +157,8 @@ func (s *Vault) OpenStore(_ context.Context, opts OpenOptions) (broker.Store, er
 		Logger: opts.Logger,
 		Token: func(context.Context) (broker.Secret, error) {
 			latest, ok := opts.Latest().(*Vault)
-			if !ok { // the same StorageKey, so it is one
-				return broker.Secret{}, fmt.Errorf("storage: %T is not Vault", opts.Latest())
+			if !ok { // cannot happen: the StorageKey is the same
+				return broker.Secret{}, fmt.Errorf("storage: %T is not the Vault storage", opts.Latest())
 			}
 			token, err := placeholder.Resolve("storage vault: auth: token", latest.Auth.Token)
 			return broker.NewSecret(token), err

@@ -1,3 +1,6 @@
+// Package tokenbroker is the app token_broker: its configuration, and the broker that
+// configurations share across reloads. Handlers and transports get the app with
+// [FromContext].
 package tokenbroker
 
 import (
@@ -25,90 +28,90 @@ func init() {
 	caddy.RegisterModule(App{})
 }
 
-// appName is the module ID of [App], and the global option's name.
+// appName is the app's module ID and the name of the global option.
 const appName = "token_broker"
 
-// App keeps the OAuth tokens of connections fresh and lends them to handlers and
-// transports of this server. It holds what operators decide: where connections are
-// stored, which applications may call, which services can be used.
+// App keeps the OAuth tokens of connections fresh for the handlers and transports of this
+// server. Its configuration says where connections are stored, which applications may call,
+// and which services they can use.
 type App struct {
-	// Where connections are stored. Default: in Vault if VAULT_ADDR is set, otherwise
-	// in an encrypted file of its own (embedded).
+	// Where connections are stored. Default: `vault` if VAULT_ADDR is set, otherwise
+	// `embedded`, an encrypted local file.
 	StorageRaw json.RawMessage `json:"storage,omitempty" caddy:"namespace=token_broker.storage inline_key=module"`
 
-	// The callers, by the id that they send as x-apideck-app-id.
+	// The applications that may call, by the id that they send as x-apideck-app-id.
 	Applications map[string]*Application `json:"applications,omitempty"`
 
-	// The services that can be used, by unified API and service, "crm/hubspot". One
-	// that the built-in catalogue knows needs no more than the OAuth client; whatever
-	// is set here wins over the catalogue.
+	// The services that can be used, by unified API and service, `crm/hubspot`. A service
+	// in the built-in catalogue needs only the OAuth client; values set here override the
+	// catalogue.
 	Connectors map[string]*ConnectorConfig `json:"connectors,omitempty"`
 
-	// Directories of connector files, which say more of what services there are, or
-	// replace what the built-in catalogue says. They are read with the configuration.
+	// Directories of connector files, which add services to the built-in catalogue or
+	// replace its entries. They are read when the configuration is loaded.
 	Catalogs []string `json:"catalogs,omitempty"`
 
-	// Who is told of connections that cannot be refreshed.
+	// Where events are posted, such as that a connection cannot be refreshed.
 	Webhooks []*WebhookConfig `json:"webhooks,omitempty"`
 
-	// How much callers may use up.
+	// Limits on what callers can use.
 	Limits LimitsConfig `json:"limits,omitzero"`
 
 	// How tokens are refreshed.
 	Refresh RefreshConfig `json:"refresh,omitzero"`
 
-	// The directory, on a disk of this machine, for what the storage could not take: new
-	// tokens of a refresh that ended while it was out of reach. Processes can share it.
-	// A change takes effect when the process starts anew. Default: token-broker/journal
-	// in Caddy's data directory.
+	// The local directory for token responses that the storage rejected or that arrived
+	// while it was unreachable; they are stored later. Processes can share it. A change
+	// takes effect when the process restarts. Default: `token-broker/journal` in Caddy's
+	// data directory.
 	Journal string `json:"journal,omitempty"`
 
-	// How long a connection that was read is used before the storage is asked again.
-	// Default: `30s`.
+	// How long a connection is cached before it is read from the storage again. Default:
+	// `30s`.
 	CacheTTL caddy.Duration `json:"cache_ttl,omitempty"`
 
-	// Let the hosts of every connector and webhook be loopback or private addresses,
-	// and speak plain HTTP. For tests. Link-local and metadata addresses stay refused.
+	// Allow loopback and private addresses, and plain HTTP, for every connector and
+	// webhook. For tests. Link-local and metadata addresses are always refused.
 	AllowPrivateHosts bool `json:"allow_private_hosts,omitempty"`
 
 	ctx       caddy.Context
 	logger    *slog.Logger
 	storage   storage.Storage
-	byDefault bool // nobody chose the storage
+	byDefault bool // the storage is not configured
 	keyring   *caller.Keyring
 	config    *broker.Config
 	endpoints []webhook.Endpoint
 
-	shared   *shared // outlives the configuration, as do requests: never set to nil
+	shared   *shared // never reset to nil, since requests may outlive the configuration
 	poolKey  string
-	acquired bool // of the pool
+	acquired bool // holds a reference in the pool
 }
 
-// Application is a caller.
+// Application is an application that may call.
 type Application struct {
-	// The keys that the application may authenticate with, as placeholders. With two,
-	// the old and the new one overlap while they are rotated.
+	// The API keys that the application may authenticate with, as placeholders. Configure
+	// two while a key is being rotated.
 	APIKeys []string `json:"api_keys,omitempty"`
 
-	// How many of its requests may be under way at a time; -1 is no limit. Default: as
-	// the limits for all applications say.
+	// The maximum number of concurrent requests; -1 is no limit. Default: the limit for all
+	// applications.
 	AppConcurrency int `json:"app_concurrency,omitempty"`
 
-	// How large the body of one request may be, in bytes; -1 is no limit. Default: as the
-	// limits for all applications say.
+	// The maximum size of a request body in bytes; -1 is no limit. Default: the limit for
+	// all applications.
 	RequestBody int64 `json:"request_body,omitempty"`
 }
 
-// RefreshConfig says how tokens are refreshed.
+// RefreshConfig configures how tokens are refreshed.
 type RefreshConfig struct {
-	// How long one request to a token endpoint may take. Default: `20s`.
+	// The timeout of a request to a token endpoint. Default: `20s`.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	// How long a refresh that fails is tried again in the background. Default: `15m`.
+	// How long a failing refresh is retried in the background. Default: `15m`.
 	GiveUp caddy.Duration `json:"give_up,omitempty"`
 
-	// How long the credentials of a connection are kept that cannot be refreshed any
-	// more; -1 is for ever. Default: `48h`.
+	// How long the credentials of a connection that can no longer be refreshed are kept; -1
+	// is forever. Default: `48h`.
 	Retention caddy.Duration `json:"retention,omitempty"`
 }
 
@@ -117,7 +120,8 @@ func (App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: appName, New: func() caddy.Module { return new(App) }}
 }
 
-// Provision checks the configuration and resolves its secrets. It opens nothing.
+// Provision checks the configuration and resolves its secrets. It reads secret and connector
+// files but does not open the storage.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.logger = ctx.Slogger()
@@ -144,7 +148,7 @@ func (a *App) provisionStorage() error {
 		}
 		storage, ok := mod.(storage.Storage)
 		if !ok {
-			return fmt.Errorf("storage: %T is not a storage of the token broker", mod)
+			return fmt.Errorf("storage: %T is not a token broker storage", mod)
 		}
 		a.storage = storage
 		return nil
@@ -169,7 +173,7 @@ func (a *App) provisionApplications() error {
 		}
 		app := a.Applications[name]
 		if app == nil || len(app.APIKeys) == 0 {
-			return fmt.Errorf("app %s: has no api_key: nobody could call as it", name)
+			return fmt.Errorf("app %s: api_key is required", name)
 		}
 		for i, value := range app.APIKeys {
 			key, err := placeholder.Secret(a.logger, fmt.Sprintf("app %s: api_key %d", name, i+1), value)
@@ -182,13 +186,13 @@ func (a *App) provisionApplications() error {
 	return nil
 }
 
-// validateApplication reports whether callers could send name as a header.
+// validateApplication returns an error if name cannot be sent as a header.
 func validateApplication(name string) error {
 	err := broker.Key{Application: name, Consumer: "any"}.Validate()
 	if input, ok := errors.AsType[*broker.InputError](err); ok {
 		return input
 	}
-	return nil // the rest of the key is made up
+	return nil // the error, if any, is about the rest of the key, which is made up
 }
 
 func (a *App) provisionConfig() error {
@@ -219,7 +223,7 @@ func (a *App) provisionConfig() error {
 	return nil
 }
 
-// Start makes this the configuration that the broker goes by.
+// Start makes the broker follow this configuration.
 func (a *App) Start() error {
 	a.shared.activate(a)
 	a.shared.broker.Recover()
@@ -229,11 +233,11 @@ func (a *App) Start() error {
 	return nil
 }
 
-// Stop does nothing: requests of this configuration can still be under way.
+// Stop does nothing: requests of this configuration may still be in progress.
 func (a *App) Stop() error { return nil }
 
-// Cleanup gives up this configuration's hold on the broker. The last one to do so
-// waits until refreshes under way are finished and saved.
+// Cleanup releases the broker. The last configuration to do so waits until the refreshes in
+// progress are finished and saved.
 func (a *App) Cleanup() error {
 	if !a.acquired {
 		return nil
@@ -245,22 +249,23 @@ func (a *App) Cleanup() error {
 // Broker returns the broker, which outlives this configuration.
 func (a *App) Broker() *broker.Broker { return a.shared.broker }
 
-// Config returns what this configuration tells the broker.
+// Config returns what this configuration configures the broker with.
 func (a *App) Config() *broker.Config { return a.config }
 
-// Authenticate returns the application whose id and API key a request's header has.
+// Authenticate checks the application id and API key in a request's header and returns the
+// application.
 func (a *App) Authenticate(header http.Header) (string, error) {
 	return a.keyring.AuthenticateHeader(header)
 }
 
-// HasApplication reports whether there is such an application.
+// HasApplication reports whether the application is configured.
 func (a *App) HasApplication(name string) bool { return a.keyring.Has(name) }
 
-// FromContext returns the app of the configuration that ctx belongs to.
+// FromContext returns the app of the configuration that is being provisioned.
 func FromContext(ctx caddy.Context) (*App, error) {
 	mod, err := ctx.AppIfConfigured(appName)
 	if errors.Is(err, caddy.ErrNotConfigured) {
-		return nil, fmt.Errorf("the global option token_broker is missing: it says where connections are stored and who may call: %w", err)
+		return nil, fmt.Errorf("the global option token_broker is missing: add it to configure the storage, applications and connectors: %w", err)
 	}
 	if err != nil {
 		return nil, err
@@ -268,9 +273,9 @@ func FromContext(ctx caddy.Context) (*App, error) {
 	return mod.(*App), nil
 }
 
-// Active returns the app of the running configuration. It is looked up for each
-// request: admin routes are provisioned before apps, and not only for configurations
-// that come to run.
+// Active returns the app of the running configuration. Admin routes call it for each
+// request, since they are provisioned before apps, and also for configurations that never
+// run.
 func Active() (*App, error) {
 	mod, err := caddy.ActiveContext().AppIfConfigured(appName)
 	if errors.Is(err, caddy.ErrNotConfigured) {
@@ -282,8 +287,8 @@ func Active() (*App, error) {
 	return mod.(*App), nil
 }
 
-// AllowsPrivate reports whether a connector's hosts may be private. Those have a transport
-// of their own, so that a connection which it keeps open is used by no other connector.
+// AllowsPrivate reports whether a connector's hosts may be private. Use separate transports
+// for such connectors, so that others never reuse their open connections.
 func (a *App) AllowsPrivate(id connector.ID) bool {
 	config := a.shared.broker.Config()
 	conn := config.Connectors[id]

@@ -171,7 +171,7 @@ func TestOpenListenerWarns(t *testing.T) {
 			if err := caddy.Load(config, true); err != nil {
 				t.Fatal(err)
 			}
-			if got := strings.Contains(caddytest.Logged(t, log), "anybody who reaches this listener"); got != tt.warns {
+			if got := strings.Contains(caddytest.Logged(t, log), "anyone who can reach this listener"); got != tt.warns {
 				t.Errorf("warned: %t, want %t", got, tt.warns)
 			}
 		})

@@ -16,8 +16,8 @@ func init() {
 	httpcaddyfile.RegisterGlobalOption(appName, parseGlobalOption)
 }
 
-// parseGlobalOption reads the global option token_broker, which may be given in parts:
-// existing is what the parts before this one have said.
+// parseGlobalOption parses the global option token_broker. It may be repeated; existing is
+// the result of the earlier blocks.
 func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := &App{}
 	if earlier, ok := existing.(httpcaddyfile.App); ok {
@@ -31,7 +31,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	return httpcaddyfile.App{Name: appName, Value: caddyconfig.JSON(app, nil)}, nil
 }
 
-// UnmarshalCaddyfile adds what a token_broker block says to the configuration. Syntax:
+// UnmarshalCaddyfile adds a token_broker block to the configuration. Syntax:
 //
 //	token_broker {
 //		storage <module> ...
@@ -64,7 +64,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		allow_private_hosts
 //	}
 //
-// Blocks of the same name merge. What may be said once is an error the second time.
+// Blocks of the same name merge. Setting a single value twice is an error.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // "token_broker"
 	if d.NextArg() {
@@ -185,10 +185,10 @@ func (r *RefreshConfig) unmarshal(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// retentionOff is a retention that never ends.
+// retentionOff keeps credentials forever.
 const retentionOff = caddy.Duration(-1)
 
-// setRetention sets dst to the duration of the line, or to for ever.
+// setRetention sets dst to the line's only argument: a duration, or off.
 func setRetention(d *caddyfile.Dispenser, dst *caddy.Duration) error {
 	if *dst == 0 && d.CountRemainingArgs() == 1 {
 		d.NextArg()

@@ -10,7 +10,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/argument"
 )
 
-// unmarshal reads the block limits.
+// unmarshal parses the block limits.
 func (l *LimitsConfig) unmarshal(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
@@ -34,7 +34,7 @@ func (l *LimitsConfig) unmarshal(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// setCount sets dst to the only argument of the line: a number, or off.
+// setCount sets dst to the line's only argument: a number, or off.
 func setCount(d *caddyfile.Dispenser, dst *int) error {
 	value, err := limitArgument(d, *dst != 0)
 	if err != nil {
@@ -52,7 +52,7 @@ func setCount(d *caddyfile.Dispenser, dst *int) error {
 	return nil
 }
 
-// setSize sets dst to the only argument of the line: a size such as 100MiB, or off.
+// setSize sets dst to the line's only argument: a size such as 100MiB, or off.
 func setSize(d *caddyfile.Dispenser, dst *int64) error {
 	value, err := limitArgument(d, *dst != 0)
 	if err != nil {

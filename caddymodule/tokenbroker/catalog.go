@@ -11,17 +11,17 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
 )
 
-// builtIn is where the built-in catalogue's entries come from.
+// builtIn is the origin of entries of the built-in catalogue.
 const builtIn = "built in"
 
-// A KnownConnector is a service that a catalogue knows.
+// A KnownConnector is a service in a catalogue.
 type KnownConnector struct {
 	connector.Definition
-	From string // builtIn, or the path of a connector file
+	From string // "built in", the path of its connector file, and whether the configuration changes it
 }
 
-// KnownConnectors returns what the catalogues say: the built-in one, and in its place
-// where they say something the files in the directories of the configuration.
+// KnownConnectors returns the built-in catalogue, overridden by the connector files in the
+// configured directories. It works without Provision.
 func (a *App) KnownConnectors() (map[connector.ID]KnownConnector, error) {
 	known := make(map[connector.ID]KnownConnector)
 	for id, def := range connector.Catalog() {
@@ -38,7 +38,7 @@ func (a *App) KnownConnectors() (map[connector.ID]KnownConnector, error) {
 		}
 		for id, def := range defs {
 			if other := known[id].From; other != "" && other != builtIn {
-				return nil, fmt.Errorf("catalog: %s: id: %s is that of %s too: remove one", paths[id], id, other)
+				return nil, fmt.Errorf("catalog: %s: id: %s is also the id of %s: remove one of the files", paths[id], id, other)
 			}
 			known[id] = KnownConnector{def, paths[id]}
 		}
@@ -46,7 +46,8 @@ func (a *App) KnownConnectors() (map[connector.ID]KnownConnector, error) {
 	return known, nil
 }
 
-// UsableConnectors returns the connectors that the configuration has a block for.
+// UsableConnectors returns the connectors that are configured, with the configuration
+// applied. It works without Provision.
 func (a *App) UsableConnectors(known map[connector.ID]KnownConnector) (map[connector.ID]KnownConnector, error) {
 	usable := make(map[connector.ID]KnownConnector, len(a.Connectors))
 	for _, name := range slices.Sorted(maps.Keys(a.Connectors)) {
@@ -68,7 +69,8 @@ func (a *App) UsableConnectors(known map[connector.ID]KnownConnector) (map[conne
 	return usable, nil
 }
 
-// NearConnectors returns the names that are nearly the one given, the nearest first.
+// NearConnectors returns the known connectors with a name similar to the given one, the most
+// similar first.
 func NearConnectors(name string, known map[connector.ID]KnownConnector) []string {
 	const most, farthest = 5, 3
 	name = strings.ToLower(name)
@@ -77,7 +79,8 @@ func NearConnectors(name string, known map[connector.ID]KnownConnector) []string
 		full := id.String()
 		d := min(distance(name, full), distance(name, id.ServiceID))
 		if _, service, ok := strings.Cut(name, "/"); ok {
-			// Another unified API. The service alone has to be like it: of a short name little is.
+			// In another unified API. Compare the services alone; the shorter the name, the fewer
+			// differences are tolerated.
 			if apart := distance(service, id.ServiceID); apart <= len(service)/2 {
 				d = min(d, 1+apart)
 			}
@@ -94,8 +97,7 @@ func NearConnectors(name string, known map[connector.ID]KnownConnector) []string
 	return near[:min(len(near), most)]
 }
 
-// distance is how many bytes have to be changed, added or removed to make a into b
-// (Levenshtein).
+// distance returns the Levenshtein distance of a and b, in bytes.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -6,28 +6,28 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
-// LimitsConfig bounds what callers can use up. -1 is no limit.
+// LimitsConfig limits what callers can use. -1 is no limit.
 type LimitsConfig struct {
-	// How many requests of an application may be under way at a time, over all its
-	// connections. An upgraded connection counts until it ends. What is beyond that is
+	// The maximum number of concurrent requests of an application, over all its
+	// connections. An upgraded connection counts until it closes. Further requests are
 	// answered 429. Default: `20000`.
 	AppConcurrency int `json:"app_concurrency,omitempty"`
 
-	// How many requests of one connection may be under way at a time. Default: `10000`.
+	// The maximum number of concurrent requests of a connection. Default: `10000`.
 	ConnectionConcurrency int `json:"connection_concurrency,omitempty"`
 
-	// How large the body of one request may be, in bytes. What is larger is answered
-	// 413. Default: 5 GiB.
+	// The maximum size of a request body in bytes. Larger requests are answered 413.
+	// Default: 5 GiB.
 	RequestBody int64 `json:"request_body,omitempty"`
 }
 
-// defaultMaxRequestBody is more than any common API takes in one request.
+// defaultMaxRequestBody is more than common APIs accept.
 const defaultMaxRequestBody = 5 << 30
 
-// noLimit is what `off` stands for.
+// noLimit is the value of `off`.
 const noLimit = -1
 
-// brokerLimits returns the limits that the broker counts by.
+// brokerLimits returns the limits that the broker enforces.
 func (a *App) brokerLimits() broker.Limits {
 	limits := broker.Limits{
 		Connection: a.Limits.ConnectionConcurrency, Application: a.Limits.AppConcurrency,
@@ -41,7 +41,7 @@ func (a *App) brokerLimits() broker.Limits {
 	return limits
 }
 
-// checkLimits finds numbers that are none of a limit.
+// checkLimits returns an error for numbers that cannot be a limit.
 func (a *App) checkLimits() error {
 	numbers := map[string]int64{
 		"limits: app_concurrency": int64(a.Limits.AppConcurrency), "limits: connection_concurrency": int64(a.Limits.ConnectionConcurrency),
@@ -54,13 +54,14 @@ func (a *App) checkLimits() error {
 	}
 	for field, n := range numbers {
 		if n < noLimit {
-			return fmt.Errorf("%s must be more than 0, or -1 for no limit", field)
+			return fmt.Errorf("%s must be greater than 0, or -1 for no limit", field)
 		}
 	}
 	return nil
 }
 
-// MaxRequestBody returns how large a body the application may send, -1 for no limit.
+// MaxRequestBody returns the maximum size of an application's request bodies in bytes, -1 for
+// no limit.
 func (a *App) MaxRequestBody(application string) int64 {
 	if app := a.Applications[application]; app != nil && app.RequestBody != 0 {
 		return app.RequestBody

@@ -26,8 +26,8 @@ func TestLimitsThatAreNone(t *testing.T) {
 		}
 	}
 	for field, want := range map[string]string{
-		`"limits": {"app_concurrency": -2}`:  "limits: app_concurrency must be more than 0, or -1",
-		`"limits": {"request_body": -2}`:     "limits: request_body must be more than 0",
+		`"limits": {"app_concurrency": -2}`:  "limits: app_concurrency must be greater than 0, or -1",
+		`"limits": {"request_body": -2}`:     "limits: request_body must be greater than 0",
 		`"limits": {"app_concurrency": "x"}`: "app_concurrency",
 	} {
 		options, _ := caddytest.Globals(t, caddytest.BrokerLines(t, t.TempDir(), "cache_ttl 1s"))

@@ -10,9 +10,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
-// warnOfOpenListeners warns of transports that let whoever reaches them act for an
-// application, where that is not only this machine. It is called when everything is
-// provisioned; a transport by itself does not know what it is behind.
+// warnOfOpenListeners warns of transports that act for an application without
+// authentication on listeners that other machines can reach. It runs once everything is
+// provisioned, because a transport does not know which listeners it serves.
 func (a *App) warnOfOpenListeners() {
 	mod, err := a.ctx.AppIfConfigured("http")
 	if err != nil {
@@ -29,35 +29,35 @@ func (a *App) warnOfOpenListeners() {
 			}
 			for _, t := range openTransportsOf(server) {
 				a.logger.LogAttrs(a.ctx, slog.LevelWarn,
-					"anybody who reaches this listener can use the application's connections; add `bind 127.0.0.1` to the site, or remove `app` so that callers authenticate",
+					"anyone who can reach this listener can use the application's connections; add `bind 127.0.0.1` to the site, or remove `app` so that callers authenticate",
 					slog.String("listener", address), slog.String("app", t.application), slog.String("connector", t.connector))
 			}
 		}
 	}
 }
 
-// A delegate is a transport that can act for an application without asking who calls.
+// A delegate is a transport that may act for an application without authenticating callers.
 type delegate interface {
 	// ActsFor returns the application, empty if callers authenticate, and the connector.
 	ActsFor() (application, connector string)
 }
 
-// An openTransport is a transport that callers need no key for.
+// An openTransport is a transport that does not authenticate callers.
 type openTransport struct{ application, connector string }
 
-// openTransportsOf returns the transports of a server that callers need no key for.
+// openTransportsOf returns the open transports of a server.
 func openTransportsOf(server *caddyhttp.Server) []openTransport {
 	found := openTransports(server.Routes)
 	if server.Errors != nil {
 		found = append(found, openTransports(server.Errors.Routes)...)
 	}
-	for _, route := range server.NamedRoutes { // which a request can be sent on to
+	for _, route := range server.NamedRoutes { // reached with `invoke`
 		found = append(found, openTransports(caddyhttp.RouteList{*route})...)
 	}
 	return found
 }
 
-// openTransports returns those in routes.
+// openTransports returns the open transports in routes.
 func openTransports(routes caddyhttp.RouteList) []openTransport {
 	var found []openTransport
 	for _, route := range routes {
@@ -80,7 +80,7 @@ func openTransports(routes caddyhttp.RouteList) []openTransport {
 	return found
 }
 
-// openTransportsAfter returns those that a response can lead to.
+// openTransportsAfter returns the open transports that handle responses.
 func openTransportsAfter(responses []caddyhttp.ResponseHandler) []openTransport {
 	var found []openTransport
 	for _, response := range responses {
@@ -89,7 +89,7 @@ func openTransportsAfter(responses []caddyhttp.ResponseHandler) []openTransport 
 	return found
 }
 
-// isLocal reports whether only this machine can reach a listener.
+// isLocal reports whether only this machine can reach the listener.
 func isLocal(listen string) bool {
 	address, err := caddy.ParseNetworkAddress(listen)
 	if err != nil {

@@ -21,25 +21,25 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/storage"
 )
 
-// pool holds what outlives configurations, by what it is stored in: two brokers over
-// one store would spend each other's refresh tokens.
+// pool holds the state that outlives configurations, by StorageKey. Two brokers on one store
+// would spend each other's refresh tokens.
 var pool = caddy.NewUsagePool()
 
-// How long the last configuration waits for what is under way when it goes.
+// How long Destruct waits for work in progress.
 const (
-	closeMargin     = 5 * time.Second // on top of the timeout of a refresh
+	closeMargin     = 5 * time.Second // in addition to the timeout of a refresh
 	webhooksTimeout = 5 * time.Second
 )
 
-// A shared is what configurations with the same storage share: one after the other
-// or, during a reload, two at a time. It keeps nothing of any of them but the newest.
+// shared is the state that outlives a reload, one per storage. During a reload two
+// configurations use it. It follows the newest.
 type shared struct {
 	broker   *broker.Broker
 	webhooks *webhook.Dispatcher
-	newest   atomic.Pointer[App] // that everything goes by; never nil
+	newest   atomic.Pointer[App] // never nil
 
 	mu     sync.Mutex
-	active []*App // guarded by mu; in the order in which they were started
+	active []*App // guarded by mu; the oldest first
 }
 
 func newShared(first *App) *shared {
@@ -53,7 +53,7 @@ func newShared(first *App) *shared {
 	return s
 }
 
-// open opens the store as the newest configuration says.
+// open opens the store with the newest configuration.
 func (s *shared) open(ctx context.Context) (broker.Store, error) {
 	return s.newest.Load().storage.OpenStore(ctx, storage.OpenOptions{
 		Latest: func() storage.Storage { return s.newest.Load().storage },
@@ -61,13 +61,13 @@ func (s *shared) open(ctx context.Context) (broker.Store, error) {
 	})
 }
 
-// journalDir is where the journal of a's broker is.
+// journalDir returns the journal's directory.
 func (a *App) journalDir() string {
 	dir := a.Journal
 	if dir == "" {
 		dir = filepath.Join(caddy.AppDataDir(), "token-broker", "journal")
 	}
-	// Each storage has its own: an answer that another one waits for means nothing here.
+	// One per storage: a response journaled for one store must not be replayed into another.
 	sum := sha256.Sum256([]byte(a.storage.StorageKey()))
 	return filepath.Join(dir, hex.EncodeToString(sum[:8]))
 }
@@ -80,8 +80,8 @@ func (s *shared) activate(a *App) {
 	s.configure(a)
 }
 
-// deactivate forgets a. If it was the newest, the one before it counts again: Caddy
-// goes back to the old configuration if an app of the new one fails to start.
+// deactivate removes a. If it was the newest, the one before it takes over: Caddy returns to
+// the old configuration if an app of the new one fails to start.
 func (s *shared) deactivate(a *App) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,20 +91,20 @@ func (s *shared) deactivate(a *App) {
 	}
 }
 
-// configure is called with mu held.
+// configure makes a the newest configuration. The caller holds mu.
 func (s *shared) configure(a *App) {
 	s.newest.Store(a)
 	config := *a.config
 	config.Events = s.webhooks
 	s.broker.Configure(&config)
 	if err := s.webhooks.Configure(webhook.Config{Endpoints: a.endpoints, Logger: a.logger}); err != nil {
-		// Provision has checked the same things.
-		a.logger.LogAttrs(a.ctx, slog.LevelError, "webhooks stay as they were", slog.String("error", err.Error()))
+		// Cannot happen: Provision has validated the endpoints.
+		a.logger.LogAttrs(a.ctx, slog.LevelError, "could not apply the new webhooks; the old ones stay in use", slog.String("error", err.Error()))
 	}
 }
 
-// Destruct implements [caddy.Destructor]. Caddy calls it from the Cleanup of the last
-// configuration and, when it exits, waits for it.
+// Destruct implements [caddy.Destructor]. It runs in the Cleanup of the last configuration,
+// which Caddy waits for when it exits.
 func (s *shared) Destruct() error {
 	timeout := s.newest.Load().config.RefreshTimeout
 	if timeout <= 0 {
@@ -113,15 +113,15 @@ func (s *shared) Destruct() error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout+closeMargin)
 	defer cancel()
 	err := s.broker.Close(ctx)
-	// After the broker: what it finished just now may be an event.
+	// After the broker, whose last refreshes may have caused events.
 	ctx, cancel = context.WithTimeout(context.Background(), webhooksTimeout)
 	defer cancel()
 	return errors.Join(err, s.webhooks.Close(ctx))
 }
 
-// acquire takes hold of what is shared by the configurations with a's storage. If
-// there was none, the broker goes by a at once, for handlers may be called before
-// a is started; otherwise only then, for a may never be.
+// acquire gets the state shared by configurations with a's storage. New state follows a at
+// once, since handlers may be called before a starts. Existing state follows a only when a
+// starts, which may never happen.
 func (a *App) acquire() error {
 	a.poolKey = a.storage.StorageKey()
 	value, _, err := pool.LoadOrNew(a.poolKey, func() (caddy.Destructor, error) { return newShared(a), nil })
@@ -138,8 +138,8 @@ func (a *App) release() error {
 	return err
 }
 
-// newestHandler logs to the newest configuration's logger, for what outlives the one
-// that opened it.
+// newestHandler logs to the newest configuration's logger, for what outlives the
+// configuration that created it.
 type newestHandler struct {
 	shared *shared
 	with   []func(slog.Handler) slog.Handler

@@ -13,18 +13,18 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
 )
 
-// WebhookConfig is somebody who is told of events.
+// WebhookConfig is an endpoint that events are posted to.
 type WebhookConfig struct {
-	// Where events are sent, an https URL. Placeholders are resolved.
+	// The endpoint, an https URL. Supports placeholders.
 	URL string `json:"url"`
 
-	// What deliveries are signed with, as a placeholder.
+	// The secret that deliveries are signed with, as a placeholder.
 	Secret string `json:"secret,omitempty"`
 
-	// Which events: their names, or beginnings of them followed by `*`. Default: all.
+	// The events to post: names, or prefixes followed by `*`. Default: all.
 	Events []string `json:"events,omitempty"`
 
-	// The host may be a loopback or private address, and speak plain HTTP.
+	// Allow a loopback or private address, and plain HTTP.
 	AllowPrivate bool `json:"allow_private,omitempty"`
 }
 
@@ -45,10 +45,10 @@ func (a *App) provisionWebhooks() error {
 			return err
 		}
 		if slices.ContainsFunc(a.endpoints, func(other webhook.Endpoint) bool { return other.URL == url }) {
-			return fmt.Errorf("%s: its URL is that of another; name all events in one block", field)
+			return fmt.Errorf("%s: the URL is already used by another webhook; list all its events in one block", field)
 		}
 		for _, pattern := range endpoint.Unmatched() {
-			a.logger.LogAttrs(a.ctx, slog.LevelWarn, "a webhook waits for events that the token broker does not send",
+			a.logger.LogAttrs(a.ctx, slog.LevelWarn, "webhook subscribes to events that the token broker does not send",
 				slog.String("events", pattern), slog.Any("known", broker.EventTypes()))
 		}
 		a.endpoints = append(a.endpoints, endpoint)
@@ -56,7 +56,7 @@ func (a *App) provisionWebhooks() error {
 	return nil
 }
 
-// unmarshalWebhook reads a webhook. Syntax:
+// unmarshalWebhook parses a webhook. Syntax:
 //
 //	webhook <url> {
 //		secret <placeholder>

@@ -14,7 +14,7 @@ func TestWebhookThatWaitsForNoEventIsWarnedOf(t *testing.T) {
 		events vault.conection.* vault.connection.token_refresh.* vault.connection.token_refresh.failed
 	}`))
 	caddytest.Run(t, options)
-	const warning = "waits for events that the token broker does not send"
+	const warning = "subscribes to events that the token broker does not send"
 	got := caddytest.Logged(t, log)
 	if strings.Count(got, warning) != 1 || !strings.Contains(got, `"vault.conection.*"`) {
 		t.Errorf("got the log %s, want one warning, of the misspelt pattern", got)

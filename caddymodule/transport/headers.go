@@ -75,12 +75,7 @@ func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
 	if !t.operator {
 		return nil
 	}
-	var remove []string
-	for _, prefix := range apideck.CallersPrefixes {
-		remove = append(remove, prefix+"*")
-	}
-	remove = append(remove, apideck.CallersOwn...)
-	remove = slices.AppendSeq(remove, maps.Keys(t.callers))
+	remove := slices.AppendSeq(apideck.CallersOwn(), maps.Keys(t.callers))
 	for i, name := range remove {
 		remove[i] = strings.ToLower(name) // so that Caddy need not fold it for each request
 	}

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
@@ -31,8 +30,11 @@ func renewing(t *testing.T, d *caddytest.Downstream) (http.Handler, *atomic.Int3
 	return handler, &redeems
 }
 
+// replayed is the largest body that is sent a second time.
+const replayed = 64 << 10
+
 func TestRejectedTokenIsRenewedAndTheRequestSentAgain(t *testing.T) {
-	for name, body := range map[string]string{"no body": "", "small body": strings.Repeat("x", exchange.MaxReplayBody)} {
+	for name, body := range map[string]string{"no body": "", "small body": strings.Repeat("x", replayed)} {
 		t.Run(name, func(t *testing.T) {
 			d := caddytest.NewDownstream(t, caddytest.OnlyRenewed)
 			handler, redeems := renewing(t, d)
@@ -52,7 +54,7 @@ func TestRejectedTokenIsRenewedAndTheRequestSentAgain(t *testing.T) {
 func TestLargeRequestIsNotSentAgainButTheTokenRenewed(t *testing.T) {
 	d := caddytest.NewDownstream(t, caddytest.OnlyRenewed)
 	handler, redeems := renewing(t, d)
-	large := strings.Repeat("x", exchange.MaxReplayBody+1)
+	large := strings.Repeat("x", replayed+1)
 	resp := caddytest.Do(t, handler, http.MethodPost, "http://caller.test/", large, "X-Apideck-Consumer-Id", "jane")
 	if resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("got status %d, want downstream's 401", resp.StatusCode)
