@@ -1,3 +1,5 @@
+// Package command adds subcommands to Caddy: `connectors` lists and describes the known
+// connectors.
 package command
 
 import (
@@ -22,23 +24,22 @@ import (
 func init() {
 	var dirs dirFlag
 	flags := flag.NewFlagSet("connectors", flag.ExitOnError)
-	flags.String("config", "", "Configuration file: what its catalogs and connector blocks say is taken in")
+	flags.String("config", "", "Configuration file whose catalogs and connector blocks are included")
 	flags.String("adapter", "", "Name of the config adapter for --config")
-	flags.Var(&dirs, "catalog", "Directory of connector files; can be given several times")
+	flags.Var(&dirs, "catalog", "Directory of connector files; can be repeated")
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "connectors",
 		Usage: "[<unified_api>/<service_id>] [--config <path> [--adapter <name>]] [--catalog <dir>]",
 		Short: "Lists the third-party services that the token broker knows",
 		Long: `
-Lists the services that the token broker knows: those of its built-in catalogue,
-of connector files in the directories that --catalog names, and of the
-configuration that --config names, whose connectors are the ones that can be used.
+Lists the services that the token broker knows: those in its built-in catalogue,
+in connector files in the --catalog directories, and in the --config file, whose
+connectors are the ones that can be used.
 
-With the name of one it says where that one's credentials go, what it takes to
-use it, and what an import of a connection must send.
+With the name of a connector it shows where the connector sends credentials, how
+to configure it, and what to send to import a connection.
 
-Nothing is opened and nobody is asked: it works offline, beside a running server,
-and needs no secrets.`,
+It works offline, alongside a running server, and needs no secrets.`,
 		Flags: flags,
 		Func: func(fl caddycmd.Flags) (int, error) {
 			c := connectorsCommand{config: fl.String("config"), adapter: fl.String("adapter"), dirs: dirs, out: os.Stdout}
@@ -50,7 +51,7 @@ and needs no secrets.`,
 	})
 }
 
-// A dirFlag is a flag that can be given several times.
+// A dirFlag is a flag that can be repeated.
 type dirFlag []string
 
 // String implements [flag.Value].
@@ -98,7 +99,7 @@ func (c *connectorsCommand) run(args []string) error {
 	return err
 }
 
-// app returns the configuration, as far as it is about connectors.
+// app returns the app with its catalogs and connectors configured, not provisioned.
 func (c *connectorsCommand) app() (*tokenbroker.App, error) {
 	app := &tokenbroker.App{}
 	if c.config != "" {
@@ -127,7 +128,7 @@ func (c *connectorsCommand) app() (*tokenbroker.App, error) {
 	return app, nil
 }
 
-// list writes one line for each connector.
+// list writes a line for each connector.
 func (c *connectorsCommand) list(known map[connector.ID]tokenbroker.KnownConnector) error {
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "ID\tNAME\tAUTH\tGRANT\tFROM\tSOURCE")
@@ -139,8 +140,8 @@ func (c *connectorsCommand) list(known map[connector.ID]tokenbroker.KnownConnect
 	return w.Flush()
 }
 
-// unknownConnector is the error of a name that no connector has; it lists those that
-// may have been meant.
+// unknownConnector returns the error for a name that no connector has. It suggests similar
+// ones.
 func unknownConnector(name string, err error, known map[connector.ID]tokenbroker.KnownConnector) error {
 	near := tokenbroker.NearConnectors(name, known)
 	switch {

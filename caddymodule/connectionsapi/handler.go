@@ -1,3 +1,5 @@
+// Package connectionsapi is the module http.handlers.connections_api: the part of the
+// Apideck API with which applications import and manage connections.
 package connectionsapi
 
 import (
@@ -27,18 +29,18 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("connections_api", httpcaddyfile.Before, "respond") // and reverse_proxy
 }
 
-// requestTimeout bounds a request to the API, the reading of its body included.
+// requestTimeout is the timeout of a request to the API, including the reading of its body.
 const requestTimeout = 30 * time.Second
 
-// Handler is the part of the Vault API by which applications import connections
-// and manage them, below /vault/. Requests for other paths go on to the next handler.
-// Credentials come in and never go out.
+// Handler serves the part of the Apideck API with which applications import and manage
+// connections, below /vault/. Requests for other paths go to the next handler. Credentials
+// are accepted but never returned.
 type Handler struct {
 	app    app
 	logger *slog.Logger
 }
 
-// An app is what the API needs of the app token_broker.
+// An app is what the handler needs from the app token_broker.
 type app interface {
 	Authenticate(header http.Header) (application string, err error)
 	Broker() *broker.Broker
@@ -49,7 +51,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.connections_api", New: func() caddy.Module { return new(Handler) }}
 }
 
-// parse reads the directive. Syntax:
+// parse parses the directive. Syntax:
 //
 //	connections_api [<matcher>]
 func parse(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -57,7 +59,7 @@ func parse(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	return api, api.UnmarshalCaddyfile(h.Dispenser)
 }
 
-// UnmarshalCaddyfile reads the directive, which takes no arguments.
+// UnmarshalCaddyfile parses the directive, which takes no arguments.
 func (api *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // "connections_api"
 	if d.NextArg() {
@@ -69,7 +71,7 @@ func (api *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// Provision finds the app.
+// Provision gets the app.
 func (api *Handler) Provision(ctx caddy.Context) error {
 	api.logger = ctx.Slogger()
 	tokenBroker, err := tokenbroker.FromContext(ctx)
@@ -80,8 +82,8 @@ func (api *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// ServeHTTP implements [caddyhttp.MiddlewareHandler]. Errors are answered here, for
-// Caddy's error log would print the request's headers.
+// ServeHTTP implements [caddyhttp.MiddlewareHandler]. It answers errors itself, because
+// Caddy's error log would contain the request's headers.
 func (api *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	parts, ok := vaultPath(r.URL)
 	if !ok {
@@ -95,8 +97,8 @@ func (api *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 	return nil
 }
 
-// vaultPath returns the decoded segments of the path that follow /vault. Segments are
-// told apart before they are decoded, for ids of consumers may have slashes in them.
+// vaultPath returns the decoded segments of the path after /vault, and whether the path
+// begins with that. It splits before decoding, since consumer ids may contain slashes.
 func vaultPath(u *url.URL) ([]string, bool) {
 	path, ok := strings.CutPrefix(u.EscapedPath(), "/")
 	if !ok {
@@ -113,15 +115,15 @@ func vaultPath(u *url.URL) ([]string, bool) {
 	return parts[1:], parts[0] == "vault"
 }
 
-// A request is who sends it, and the segments of its path.
+// A request is an authenticated request: who sent it, and its path segments.
 type request struct {
 	application string
 	path        []string
 }
 
-// A route is a path of the API and what its methods do.
+// A route is a path of the API and its methods.
 type route struct {
-	path    string // segments; those in braces match any
+	path    string // segments in braces match any value
 	methods map[string]func(*Handler, http.ResponseWriter, *http.Request, request) error
 }
 
@@ -140,7 +142,7 @@ var routes = []route{
 	{"consumers/{consumer_id}", methods{http.MethodDelete: (*Handler).deleteConsumer}},
 }
 
-// matches reports whether the segments of a path are the route's.
+// matches reports whether the route matches the path segments.
 func (rt *route) matches(parts []string) bool {
 	pattern := strings.Split(rt.path, "/")
 	if len(pattern) != len(parts) {
@@ -154,20 +156,20 @@ func (rt *route) matches(parts []string) bool {
 	return true
 }
 
-// allowed returns the methods of the route, as the header Allow lists them.
+// allowed returns the methods of the route for the Allow header.
 func (rt *route) allowed() string {
 	var names []string
 	for name := range rt.methods {
 		names = append(names, name)
 		if name == http.MethodGet {
-			names = append(names, http.MethodHead) // RFC 9110 section 9.1: where there is GET
+			names = append(names, http.MethodHead) // RFC 9110 section 9.1 requires HEAD wherever there is GET
 		}
 	}
 	slices.Sort(names)
 	return strings.Join(names, ", ")
 }
 
-// serve authenticates before anything else, so that who cannot do that learns nothing.
+// serve authenticates first, so that an unauthenticated caller learns nothing.
 func (api *Handler) serve(w http.ResponseWriter, r *http.Request, parts []string) error {
 	application, err := api.app.Authenticate(r.Header)
 	if err != nil {
@@ -180,7 +182,7 @@ func (api *Handler) serve(w http.ResponseWriter, r *http.Request, parts []string
 	if i < 0 {
 		return &apierror.Error{
 			Status: http.StatusNotFound, TypeName: "EntityNotFoundError",
-			Message: "There is nothing at this path", Detail: "known are " + knownPaths(),
+			Message: "There is nothing at this path", Detail: "known paths: " + knownPaths(),
 		}
 	}
 	method := r.Method
@@ -205,8 +207,8 @@ func knownPaths() string {
 	return strings.Join(known, ", ")
 }
 
-// ofConnection makes an operation on the connection that path and header name of one on
-// its key.
+// ofConnection adapts an operation on a connection, which the path and the consumer header
+// identify.
 func ofConnection(
 	serve func(*Handler, http.ResponseWriter, *http.Request, broker.Key) error,
 ) func(*Handler, http.ResponseWriter, *http.Request, request) error {

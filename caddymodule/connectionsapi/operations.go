@@ -12,8 +12,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
-// list answers with all connections of a consumer. Members of the query that the Vault
-// API does not define are ignored.
+// list answers with the connections of a consumer. Query parameters that the Apideck API
+// does not define are ignored.
 func (api *Handler) list(w http.ResponseWriter, r *http.Request, c request) error {
 	consumer, err := apideck.RequiredValue(r.Header, apideck.ConsumerHeader)
 	if err != nil {
@@ -34,7 +34,7 @@ func (api *Handler) list(w http.ResponseWriter, r *http.Request, c request) erro
 	return apideck.WriteData(w, list)
 }
 
-// listFilter reads the query of a list. An empty parameter counts as absent.
+// listFilter parses the query of a list. An empty parameter counts as absent.
 func listFilter(query url.Values) (filter broker.Filter, err error) {
 	if filter.UnifiedAPI, err = onlyParameter(query, "api"); err != nil {
 		return filter, err
@@ -129,7 +129,7 @@ func (api *Handler) validate(w http.ResponseWriter, r *http.Request, key broker.
 	return apideck.WriteData(w, apideck.ConnectionState{ID: conn.Key.Connector.ConnectionID(), State: conn.State})
 }
 
-// deleteConsumer takes the consumer from the path: the header is not asked for.
+// deleteConsumer takes the consumer from the path; the consumer header is not required.
 func (api *Handler) deleteConsumer(w http.ResponseWriter, r *http.Request, c request) error {
 	consumer := c.path[1]
 	err := api.broker().DeleteConsumer(r.Context(), c.application, consumer)
@@ -141,21 +141,21 @@ func (api *Handler) deleteConsumer(w http.ResponseWriter, r *http.Request, c req
 
 func (api *Handler) broker() *broker.Broker { return api.app.Broker() }
 
-// readBody reads the body of a request, which is small and should be here soon.
+// readBody reads a request body, which must be small and arrive within requestTimeout.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	// Not every ResponseWriter can, and then the server's own timeouts have to do.
+	// Where the ResponseWriter does not support this, the server's own timeouts apply.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, broker.MaxImportBody))
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, apierror.BodyTooLarge(tooLarge.Limit)
 	}
 	if err != nil {
-		return nil, &broker.InputError{Kind: broker.BadSyntax, Fault: "the body could not be read to its end", Fix: "send it again"}
+		return nil, &broker.InputError{Kind: broker.BadSyntax, Fault: "the body could not be read in full", Fix: "send it again"}
 	}
 	return body, nil
 }
 
-// readEmptyBody reads the body of a request that has nothing to say.
+// readEmptyBody reads the body of a request that takes no parameters.
 func readEmptyBody(w http.ResponseWriter, r *http.Request) error {
 	body, err := readBody(w, r)
 	if err != nil {

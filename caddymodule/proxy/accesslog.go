@@ -11,25 +11,25 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apideck"
 )
 
-// hasOwnCredential reports whether the request brings a credential of the caller's own.
+// hasOwnCredential reports whether the request has the caller's own credential.
 func hasOwnCredential(r *http.Request) bool {
 	return slices.ContainsFunc(r.Header[apideck.AuthorizationHeader], func(value string) bool { return value != "" })
 }
 
-// logInstead keeps the request out of Caddy's access log, which prints headers that it
-// does not know for credentials. What it returns writes the line in its place, if the
-// server has an access log: without headers and query.
+// logInstead keeps the request out of Caddy's access log, which would print the header with
+// the caller's credential. The function it returns logs the request, without headers and
+// query, if the server has an access log.
 func (p *passage) logInstead() (write func()) {
 	ctx := p.r.Context()
 	if ctx.Value(caddyhttp.VarsCtxKey) == nil {
-		return func() {} // no server of Caddy's
+		return func() {} // not in a Caddy server
 	}
 	caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true)
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || server.Logs == nil {
 		return func() {}
 	}
-	// Before anything is changed on the way.
+	// Taken now, before handlers change the request.
 	begun, r := time.Now(), p.r
 	clientIP, _ := caddyhttp.GetVar(ctx, caddyhttp.ClientIPVarKey).(string)
 	request := slog.Group("request",

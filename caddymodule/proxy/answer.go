@@ -11,17 +11,17 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
-// An answer is the response to a caller. Those that come before it (1xx) are written by
-// goroutines of net/http, which can outlive the exchange.
+// An answer is the response to a caller. The 1xx responses before it are written by
+// goroutines of net/http, which may outlive the exchange.
 type answer struct {
 	status int
 
-	mu  sync.Mutex // guards what is below, and the writer until begun
-	own bool       // the final answer has begun: nobody else may write
+	mu  sync.Mutex // also guards the ResponseWriter until begin is called
+	own bool       // guarded by mu; the final response has begun, no 1xx may be written
 }
 
-// early returns what hands on responses that come before the final one, such as 103
-// Early Hints (RFC 8297). The server sends a 100 by itself when the body is first read.
+// early returns a function that passes on 1xx responses, such as 103 Early Hints (RFC 8297),
+// except 100, which the server sends itself when the body is first read.
 func (a *answer) early(w http.ResponseWriter) func(int, http.Header) error {
 	return func(code int, header http.Header) error {
 		a.mu.Lock()
@@ -39,23 +39,23 @@ func (a *answer) early(w http.ResponseWriter) func(int, http.Header) error {
 	}
 }
 
-// begin makes the writer that of the final answer.
+// begin reserves the writer for the final response.
 func (a *answer) begin() {
 	a.mu.Lock()
 	a.own = true
 	a.mu.Unlock()
 }
 
-// copyBuffers are what bodies are copied with.
+// copyBuffers are the buffers that bodies are copied with.
 var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// handOn sends downstream's response to the caller.
+// handOn passes downstream's response on to the caller.
 func (p *passage) handOn(resp *http.Response) error {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return p.upgrade(resp)
 	}
 	if resp.StatusCode < http.StatusOK || resp.StatusCode > 999 {
-		return apierror.ErrBadResponse // which a server could not write
+		return apierror.ErrBadResponse // net/http could not write it
 	}
 	p.answer.status = resp.StatusCode
 	answerHeader(p.w.Header(), resp, p.method, p.r.Method, time.Now())
@@ -66,16 +66,16 @@ func (p *passage) handOn(resp *http.Response) error {
 		return nil
 	}
 	if err := copyBody(p.w, resp); err != nil {
-		// The caller must not take what has come for all there is. This ends the connection,
-		// or the stream of one.
+		// Reset the connection or the HTTP/2 stream, so that the caller does not mistake the
+		// part for the whole.
 		panic(http.ErrAbortHandler)
 	}
 	addTrailers(p.w.Header(), resp.Trailer, announced)
 	return nil
 }
 
-// copyBody copies the response's body as it comes: each piece is sent on before the next
-// is read, and the header before all of them if it is not known that something follows.
+// copyBody streams the response body: each piece is flushed before the next is read, and if
+// the length is unknown, the header is flushed first.
 func copyBody(w http.ResponseWriter, resp *http.Response) error {
 	if resp.ContentLength < 0 {
 		if err := flush(w); err != nil {
@@ -91,7 +91,7 @@ func copyBody(w http.ResponseWriter, resp *http.Response) error {
 				return err
 			}
 			written += int64(n)
-			// The end is flushed by the server, together with what it has to add.
+			// The server flushes the last piece, together with the end of the response.
 			if written != resp.ContentLength {
 				if err := flush(w); err != nil {
 					return err
@@ -107,7 +107,7 @@ func copyBody(w http.ResponseWriter, resp *http.Response) error {
 	}
 }
 
-// flush sends what was written, if w can do that.
+// flush flushes w if it can be flushed.
 func flush(w http.ResponseWriter) error {
 	if err := http.NewResponseController(w).Flush(); !errors.Is(err, http.ErrNotSupported) {
 		return err
@@ -115,8 +115,8 @@ func flush(w http.ResponseWriter) error {
 	return nil
 }
 
-// announceTrailers names the trailers that the response will have, as far as downstream
-// has named them.
+// announceTrailers sets the Trailer header to the trailers that downstream announced, and
+// returns how many they are.
 func announceTrailers(header, trailer http.Header) (announced int) {
 	for name := range trailer {
 		if !isHeldBack(name) {
@@ -127,8 +127,7 @@ func announceTrailers(header, trailer http.Header) (announced int) {
 	return announced
 }
 
-// addTrailers sets the trailers when they have come. Those that were not announced are
-// sent all the same.
+// addTrailers sets the trailers after the body, including any that were not announced.
 func addTrailers(header, trailer http.Header, announced int) {
 	for name, values := range trailer {
 		if isHeldBack(name) {

@@ -10,19 +10,19 @@ import (
 	"time"
 )
 
-// A callersBody is the body of a caller's request on its way downstream. It notes when
-// it last moved, and how reading it went wrong if it did. After close nothing is read of
-// it any more: net/http may want to, and the request is the server's again then.
+// A callersBody is the body of a caller's request. It records when data was last read, and
+// any error. After Close it reads nothing more: net/http's transport may still try, but the
+// request then belongs to the server again.
 type callersBody struct {
 	io.ReadCloser
-	onEnd   func()        // called when all of it was read
-	movedAt *atomic.Int64 // when something was last read, Unix nanoseconds
+	onEnd   func()        // called at the end of the body
+	movedAt *atomic.Int64 // when data was last read, in Unix nanoseconds
 
-	mu     sync.Mutex // guards what is below
-	closed bool
-	ended  bool  // it was read to its end
-	cut    bool  // reading it was cut off
-	err    error // of reading it
+	mu     sync.Mutex
+	closed bool  // guarded by mu
+	ended  bool  // guarded by mu; read in full
+	cut    bool  // guarded by mu; reading is being interrupted
+	err    error // guarded by mu; of reading
 }
 
 var errBodyClosed = errors.New("the request is over")
@@ -58,8 +58,8 @@ func (b *callersBody) end(err error) {
 	b.ended = true
 }
 
-// Close implements [io.Closer]. It does not close the caller's body: that would wait for
-// a read under way, which can wait for the caller. The server does it in the end.
+// Close implements [io.Closer]. It does not close the caller's body, which would wait for a
+// read in progress and so for the caller. The server closes it later.
 func (b *callersBody) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -67,7 +67,7 @@ func (b *callersBody) Close() error {
 	return nil
 }
 
-// fault returns what was wrong with the body, nil if nothing was.
+// fault returns the error of reading the body, if any.
 func (b *callersBody) fault() error {
 	if b == nil {
 		return nil
@@ -77,8 +77,8 @@ func (b *callersBody) fault() error {
 	return b.err
 }
 
-// cutOff notes that reading the body is about to be cut off. It reports false if that is
-// not needed, since all of it was read.
+// cutOff marks the body as interrupted, unless it has been read in full. It reports whether
+// reading has to be interrupted.
 func (b *callersBody) cutOff() bool {
 	if b == nil {
 		return false
@@ -89,7 +89,7 @@ func (b *callersBody) cutOff() bool {
 	return b.cut
 }
 
-// isUnread reports whether there is a body of which not all was read.
+// isUnread reports whether there is a body that was not read in full.
 func (b *callersBody) isUnread() bool {
 	if b == nil {
 		return false
@@ -99,8 +99,9 @@ func (b *callersBody) isUnread() bool {
 	return !b.ended || b.cut
 }
 
-// sendTrailers makes the caller's trailers those of out, once they have come. Those
-// that must not be headers must not be trailers either, for some servers merge them.
+// sendTrailers declares the caller's trailers on out and returns a function that fills them
+// in at the end of the body. Trailers are filtered like headers, since some servers merge
+// the two.
 func sendTrailers(out, r *http.Request, injected []string) (onEnd func()) {
 	if len(r.Trailer) == 0 {
 		return func() {}

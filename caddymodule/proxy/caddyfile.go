@@ -14,13 +14,13 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("downstream_proxy", httpcaddyfile.Before, "respond") // and reverse_proxy
 }
 
-// parse reads the directive.
+// parse parses the directive.
 func parse(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	proxy := &Handler{}
 	return proxy, proxy.UnmarshalCaddyfile(h.Dispenser)
 }
 
-// UnmarshalCaddyfile reads the directive. Syntax:
+// UnmarshalCaddyfile parses the directive. Syntax:
 //
 //	downstream_proxy [<matcher>] {
 //		timeout        <duration>
@@ -53,7 +53,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 func (h *Handler) parseTrustPool(d *caddyfile.Dispenser) error {
 	if h.TrustPoolRaw != nil {
-		return d.Err("tls_trust_pool is given twice")
+		return d.Err("tls_trust_pool is already set")
 	}
 	if !d.NextArg() {
 		return d.ArgErr()

@@ -1,3 +1,5 @@
+// Package proxy is the module http.handlers.downstream_proxy: the Proxy API, which sends a
+// caller's request to the URL that the caller names.
 package proxy
 
 import (
@@ -26,41 +28,39 @@ func init() {
 	caddy.RegisterModule(Handler{})
 }
 
-// The defaults of a [Handler].
+// Defaults of a [Handler].
 const (
-	defaultTimeout    = 28 * time.Second // the Proxy API's
+	defaultTimeout    = 28 * time.Second // as in the Apideck API
 	defaultMaxTimeout = 2 * time.Minute
 )
 
-// Handler is the Proxy API: it sends requests for /proxy, and for all that is
-// below it, on to the URL in the header x-apideck-downstream-url, with the credential of
-// the consumer's connection. Requests for other paths go on to the next handler.
+// Handler is the Proxy API: it forwards requests for /proxy and below to the URL in the
+// header x-apideck-downstream-url, with the credential of the consumer's connection.
+// Requests for other paths go to the next handler.
 //
-// What is below /proxy is added to the URL's path, and the request's query to the URL's
-// query. Bodies, events and upgraded connections (WebSocket) pass byte for byte as they
-// come. Redirects are handed to the caller.
+// The path below /proxy is appended to the URL's path, and the request's query to the URL's
+// query. Bodies, event streams and upgraded connections (WebSocket) are passed on unchanged,
+// as they arrive. Redirects are returned to the caller.
 //
-// A request whose x-apideck-downstream-authorization brings a credential of the caller's
-// own is kept out of the access log, which would print it; this handler's log has a line
-// about it instead.
+// A request with its own credential, in x-apideck-downstream-authorization, is left out of
+// the access log, which would print that header; the handler logs it itself.
 type Handler struct {
-	// How long downstream may take to begin its response, counted from the last byte of
-	// the request that came from the caller. The response's body may take as long as it
-	// does. Callers choose another with the header x-apideck-timeout, in milliseconds.
-	// Default: `28s`.
+	// How long downstream may take to begin its response after the last byte of the request
+	// arrived from the caller. The response body has no time limit. Callers can choose
+	// another timeout with the header x-apideck-timeout, in milliseconds. Default: `28s`.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	// The longest timeout that callers can choose; more counts as this. Default: `2m`,
-	// or the timeout if that is longer.
+	// The longest timeout that callers can choose; longer ones are reduced to it. Default:
+	// `2m`, or the timeout if that is longer.
 	MaxTimeout caddy.Duration `json:"max_timeout,omitempty"`
 
-	// Whose certificates are trusted. Default: those that the system trusts.
+	// The certificate authorities to trust. Default: those of the system.
 	TrustPoolRaw json.RawMessage `json:"tls_trust_pool,omitempty" caddy:"namespace=tls.ca_pool.source inline_key=provider"`
 
 	app     *tokenbroker.App
 	logger  *slog.Logger
 	public  *http.Transport // dials public addresses only
-	private *http.Transport // and private ones too
+	private *http.Transport // dials private addresses too
 	tunnels *tunnels
 	alarms  *sync.Pool // of *alarm
 }
@@ -70,7 +70,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.downstream_proxy", New: func() caddy.Module { return new(Handler) }}
 }
 
-// Provision makes the transports.
+// Provision creates the transports.
 func (h *Handler) Provision(ctx caddy.Context) (err error) {
 	h.logger = ctx.Slogger()
 	if h.app, err = tokenbroker.FromContext(ctx); err != nil {
@@ -92,8 +92,8 @@ func (h *Handler) Provision(ctx caddy.Context) (err error) {
 	return h.provisionTransports(ctx)
 }
 
-// ServeHTTP implements [caddyhttp.MiddlewareHandler]. Errors are answered here, for
-// Caddy's error log would print the request's headers.
+// ServeHTTP implements [caddyhttp.MiddlewareHandler]. It answers errors itself, because
+// Caddy's error log would contain the request's headers.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	below, ok := belowProxy(r.URL)
 	if !ok {
@@ -110,8 +110,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return nil
 }
 
-// newRequestID returns a random UUID (RFC 9562 section 5.4). It is for finding a request
-// again, and no secret: the kernel is not asked for each.
+// newRequestID returns a random UUID (RFC 9562 section 5.4). It need not be unpredictable,
+// so it does not use the slower crypto/rand.
 func newRequestID() string {
 	var id uuid.UUID
 	binary.NativeEndian.PutUint64(id[:8], rand.Uint64())
@@ -121,8 +121,8 @@ func newRequestID() string {
 	return id.String()
 }
 
-// belowProxy returns what stands below /proxy, percent-encoded as it came, and whether
-// the path is /proxy or below it at all. A slash that is percent-encoded is none.
+// belowProxy returns the part of the path below /proxy, percent-encoded as received, and
+// whether the path is /proxy or below it. An encoded slash is not a separator.
 func belowProxy(u *url.URL) (below string, ok bool) {
 	const root = "/proxy"
 	if !strings.HasPrefix(u.Path, root) {
@@ -153,9 +153,8 @@ func (h *Handler) transportFor(id connector.ID) *http.Transport {
 	return h.public
 }
 
-// Cleanup ends upgraded connections, which would go on by a configuration that is no
-// longer valid, and closes those to downstream that are idle. Requests can still be
-// under way and are not disturbed.
+// Cleanup closes upgraded connections, which would otherwise outlive their configuration,
+// and idle connections to downstream. Requests in progress are not affected.
 func (h *Handler) Cleanup() error {
 	if h.tunnels != nil {
 		h.tunnels.close()

@@ -11,17 +11,17 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apideck"
 )
 
-// isKeptBack reports whether a header of the caller does not reach downstream.
+// isKeptBack reports whether a request header does not reach downstream.
 func isKeptBack(name string) bool {
 	switch name {
-	case "Host", "Content-Length", "Http2-Settings": // net/http writes the ones that are right there
+	case "Host", "Content-Length", "Http2-Settings": // net/http sets these for the new connection
 		return true
 	}
 	return isHopByHop(name) || apideck.IsCallersOwn(name)
 }
 
 var (
-	noValue         = []string{""} // of a User-Agent: net/http then sends none
+	noValue         = []string{""} // as User-Agent: net/http then sends none
 	viaHTTP1        = []string{"1.1 Caddy"}
 	viaHTTP2        = []string{"2.0 Caddy"}
 	connectionClose = []string{"close"}
@@ -30,8 +30,8 @@ var (
 	teTrailers      = []string{"trailers"}
 )
 
-// requestHeader returns the headers that go downstream, without a credential. The map is
-// a new one; the values are shared with the caller's, and not changed.
+// requestHeader returns the headers to send downstream, without a credential. The map is
+// new; its values are shared with the request and must not be changed.
 func requestHeader(r *http.Request) http.Header {
 	type field struct {
 		name   string
@@ -45,7 +45,7 @@ func requestHeader(r *http.Request) http.Header {
 		}
 	}
 	const ours = 3                              // User-Agent, Via, and the credential
-	header := make(http.Header, len(kept)+ours) // no larger, for each request pays for it
+	header := make(http.Header, len(kept)+ours) // exact, since every request pays for it
 	for _, f := range kept {
 		header[f.name] = f.values
 	}
@@ -74,19 +74,19 @@ func requestHeader(r *http.Request) http.Header {
 	return header
 }
 
-// wantsWebSocket reports whether r asks to go on as a WebSocket (RFC 6455 section 4.1).
-// Other upgrades are not offered to downstream, which may then answer as if none had
-// been asked for (RFC 9110 section 7.8).
+// wantsWebSocket reports whether r asks to upgrade to WebSocket (RFC 6455 section 4.1).
+// Other upgrades are not passed on, and downstream answers as if none had been requested
+// (RFC 9110 section 7.8).
 func wantsWebSocket(r *http.Request) bool {
 	return r.ProtoMajor == 1 && r.Header["Upgrade"] != nil && !hasBody(r) && httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") &&
 		len(r.Header["Upgrade"]) == 1 && strings.EqualFold(r.Header["Upgrade"][0], "websocket")
 }
 
-// isHeldBack reports whether a header of downstream does not reach the caller: those of
-// the connection, and what only the broker may say.
+// isHeldBack reports whether a response header does not reach the caller: headers of the
+// connection, and those that only the broker may set.
 func isHeldBack(name string) bool {
-	// Alt-Svc is where else downstream is to be found. The caller would take it for where
-	// we are.
+	// Alt-Svc names alternatives to downstream. The caller would take them for alternatives
+	// to this server.
 	if name == "" || name == "Alt-Svc" || isHopByHop(name) {
 		return true
 	}
@@ -101,8 +101,8 @@ func isHeldBack(name string) bool {
 	}
 }
 
-// handOn copies the headers of a response for the caller. It reports whether there is
-// one that can be a source of [setRateLimit].
+// handOn copies response headers for the caller. It reports whether one of them may be a
+// source for [setRateLimit].
 func handOn(to, from http.Header) (limits bool) {
 	for name, values := range from {
 		if !isHeldBack(name) {
@@ -121,22 +121,21 @@ func handOn(to, from http.Header) (limits bool) {
 	return limits
 }
 
-// answerHeader sets the headers of the answer to what downstream has sent and what is
-// to be said about it.
+// answerHeader sets the headers of the final response: downstream's, and the broker's own.
 func answerHeader(to http.Header, resp *http.Response, method, asked string, now time.Time) {
 	if handOn(to, resp.Header) {
 		setRateLimit(to, resp.Header, now)
 	}
 	if method == http.MethodHead && asked != http.MethodHead {
-		delete(to, "Content-Length") // of a body that does not come
+		delete(to, "Content-Length") // there will be no body
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
 		to[apideck.DownstreamErrorHeader] = []string{"true"}
 	}
 }
 
-// isHopByHop reports whether a header belongs to one connection (RFC 9110 section
-// 7.6.1), or is one that net/http writes.
+// isHopByHop reports whether a header concerns a single connection (RFC 9110 section 7.6.1)
+// or is written by net/http.
 func isHopByHop(name string) bool {
 	switch name {
 	case "Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade":

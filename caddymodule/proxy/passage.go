@@ -17,12 +17,12 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 )
 
-// A passage is one request on its way downstream and back.
+// A passage is one request to downstream and its response.
 type passage struct {
 	proxy *Handler
 	w     http.ResponseWriter
 	r     *http.Request
-	below string // what stands below /proxy
+	below string // the path below /proxy
 	id    string
 
 	callOptions
@@ -33,14 +33,14 @@ type passage struct {
 
 	cancel  context.CancelCauseFunc
 	alarm   *alarm
-	movedAt atomic.Int64 // when something of the request's body was last read, Unix nanoseconds
+	movedAt atomic.Int64 // when data of the request body was last read, in Unix nanoseconds
 
-	waiting sync.Mutex // guards what is below, and the writer while the wait is ended by the clock
-	over    bool       // nobody waits any more for the response's header
-	late    bool       // because it took too long
+	waiting sync.Mutex // also guards the ResponseWriter while expire runs
+	over    bool       // guarded by waiting; the wait for the response header is over
+	late    bool       // guarded by waiting; it timed out
 }
 
-// serve does everything. An error means that nothing was answered yet.
+// serve handles the request. If it returns an error, no response was written yet.
 func (p *passage) serve() (err error) {
 	if p.callOptions, err = p.proxy.readOptions(p.r, p.below); err != nil {
 		return err
@@ -72,7 +72,7 @@ func (p *passage) serve() (err error) {
 	}
 	x.Hook(&p.trace)
 	ctx = httptrace.WithClientTrace(ctx, &p.trace)
-	query := u.RawQuery // as the caller has it; a credential can come to that
+	query := u.RawQuery // before a credential is added to it
 	out := p.outgoing(ctx, u)
 	defer func() {
 		if p.body != nil {
@@ -98,73 +98,14 @@ func (p *passage) serve() (err error) {
 	return p.handOn(resp)
 }
 
-// wait begins the wait for the response's header.
-func (p *passage) wait(cancel context.CancelCauseFunc) {
-	p.cancel = cancel
-	p.alarm = p.proxy.alarms.Get().(*alarm)
-	p.alarm.of = p
-	p.alarm.timer.Reset(p.timeout)
-}
-
-// An alarm is a timer for one passage after another.
-type alarm struct {
-	of    *passage // set before the timer is, as the timer reads it
-	timer *time.Timer
-}
-
-func newAlarms() *sync.Pool {
-	return &sync.Pool{New: func() any {
-		a := &alarm{}
-		a.timer = time.AfterFunc(time.Hour, func() { a.of.expire() })
-		a.timer.Stop()
-		return a
-	}}
-}
-
-// stopWaiting reports false if the response has taken too long. When it returns, the
-// clock no longer touches anything of the request, which is soon the server's again.
-func (p *passage) stopWaiting() bool {
-	stopped := p.alarm != nil && p.alarm.timer.Stop()
-	p.waiting.Lock()
-	defer p.waiting.Unlock()
-	p.over = true
-	if stopped { // so it is not about to go off
-		p.alarm.of = nil
-		p.proxy.alarms.Put(p.alarm)
-		p.alarm = nil
-	}
-	return !p.late
-}
-
-// expire ends the wait for the response's header, unless the request's body has moved
-// meanwhile.
-func (p *passage) expire() {
-	p.waiting.Lock()
-	defer p.waiting.Unlock()
-	if p.over {
-		return
-	}
-	if rest := time.Until(time.Unix(0, p.movedAt.Load()).Add(p.timeout)); rest > 0 {
-		p.alarm.timer.Reset(rest)
-		return
-	}
-	p.over, p.late = true, true
-	if p.body.cutOff() {
-		// net/http waits for a read of the body that is under way, which can wait for the
-		// caller. This ends it; the server then ends the connection too.
-		_ = http.NewResponseController(p.w).SetReadDeadline(time.Unix(1, 0))
-	}
-	p.cancel(apierror.ErrTimedOut)
-}
-
 func hasBody(r *http.Request) bool {
 	return r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
 }
 
-// outgoing returns the request for u to put the credential into.
+// outgoing returns the request to u, without a credential.
 func (p *passage) outgoing(ctx context.Context, u *url.URL) *http.Request {
 	r := p.r
-	out := (&http.Request{ // not on the heap: that is what WithContext returns
+	out := (&http.Request{ // stays on the stack; WithContext returns the copy on the heap
 		Method: p.method, URL: u, Host: u.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: requestHeader(r), ContentLength: r.ContentLength,
@@ -174,37 +115,37 @@ func (p *passage) outgoing(ctx context.Context, u *url.URL) *http.Request {
 		delete(out.Header, "Expect")
 		return out
 	}
-	// If downstream refuses the body before it says 100, net/http would send it all the
-	// same to keep the connection; but then the caller has to send it.
+	// If downstream refuses the request before it answers 100, net/http still sends the body
+	// to keep the connection usable, and the caller would have to send it.
 	out.Close = r.Header["Expect"] != nil
 	onEnd := sendTrailers(out, r, p.proxy.app.Broker().InjectedHeaders(p.exchange.Admission.Key().Connector))
 	if p.body.onEnd == nil {
 		p.body.onEnd = onEnd
-		// Otherwise the server would read the rest of the body before it writes, instead of
-		// leaving it to us. HTTP/2 needs none of that.
+		// Otherwise the server reads the rest of the body before it writes the response. HTTP/2
+		// does not need this.
 		_ = http.NewResponseController(p.w).EnableFullDuplex()
 	} else {
-		onEnd() // a repetition: the body has been read, and its trailers are there
+		onEnd() // the request is repeated: its body has been read, so the trailers are known
 	}
 	out.Body = p.body
 	return out
 }
 
-// closeIfUnread makes this the last request of its connection if its body is on its way
-// still. Full duplex leaves what remains of it to us, and net/http might take it for the
-// next request.
+// closeIfUnread closes the connection after this request if its body was not read in full.
+// In full duplex the server does not discard the rest, and might parse it as the next
+// request.
 func (p *passage) closeIfUnread() {
 	if p.r.ProtoMajor == 1 && p.body.isUnread() {
 		p.w.Header()["Connection"] = connectionClose
 	}
 }
 
-// fail answers with an error. Nothing was answered before.
+// fail answers with an error. No response was written yet.
 func (p *passage) fail(err error) {
 	p.answer.begin()
-	const clientClosedRequest = 499 // as Caddy has it: for the access log, nobody reads it
+	const clientClosedRequest = 499 // as Caddy does, for the access log: the caller is gone
 	switch fault := p.body.fault(); {
-	case p.late: // since stopWaiting nobody changes it
+	case p.late: // no longer changes after stopWaiting
 		err = apierror.ErrTimedOut
 	case p.r.Context().Err() != nil:
 		p.w.WriteHeader(clientClosedRequest)

@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-// rateLimitPrefix is what the headers begin with that say in one form how much downstream
-// still takes, whatever its own are called:
+// rateLimitPrefix is the prefix of the headers that report downstream's rate limit in a
+// uniform way, whatever downstream calls its own headers:
 //
-//	x-downstream-ratelimit-limit      how many requests it takes in the current window
-//	x-downstream-ratelimit-remaining  how many of them are left
-//	x-downstream-ratelimit-reset      when the window ends, in Unix seconds
+//	x-downstream-ratelimit-limit      requests allowed in the current window
+//	x-downstream-ratelimit-remaining  requests left in the window
+//	x-downstream-ratelimit-reset      end of the window, in Unix seconds
 //
-// Each is taken from the first of its sources below that has a number. A list stands for
-// its first member. A source of the reset can be Unix time in seconds or milliseconds,
-// seconds from now, or a date; sources are told apart by how large they are.
+// Each is taken from the first of its sources below that contains a number. Of a list the
+// first member counts. A reset may be Unix time in seconds or milliseconds, seconds from
+// now, or a date; the magnitude of a number tells which.
 const rateLimitPrefix = "X-Downstream-Ratelimit-"
 
-// The sources: draft-ietf-httpapi-ratelimit-headers, in its older form of three headers,
-// what was common before it, and what some services call it.
+// The sources: the three headers of early versions of draft-ietf-httpapi-ratelimit-headers,
+// their common predecessors, and the names that some services use.
 var (
 	limitSources = []string{
 		"Ratelimit-Limit", "X-Ratelimit-Limit", "X-Rate-Limit-Limit", "X-Rate-Limit",
@@ -34,11 +34,11 @@ var (
 	resetSources = []string{
 		"Ratelimit-Reset", "X-Ratelimit-Reset", "X-Rate-Limit-Reset", "X-Ratelimit-Reset-Requests", "Retry-After",
 	}
-	// usedSources have used/limit at their end: "32/40", "api-usage=18/5000".
+	// usedSources end in used/limit: "32/40", "api-usage=18/5000".
 	usedSources = []string{"X-Shopify-Shop-Api-Call-Limit", "Sforce-Limit-Info"}
 )
 
-// isRateLimit reports whether a header, whose name is not empty, can be one of the sources.
+// isRateLimit reports whether a header may be one of the sources. The name is not empty.
 func isRateLimit(name string) bool {
 	switch name[0] {
 	case 'R':
@@ -53,7 +53,7 @@ func isRateLimit(name string) bool {
 	}
 }
 
-// setRateLimit sets the headers from those of downstream, as far as it says.
+// setRateLimit sets the headers for which from has a source.
 func setRateLimit(to, from http.Header, now time.Time) {
 	limit, remaining, reset := structuredRateLimit(from)
 	limit = firstNumber(limit, from, limitSources)
@@ -83,9 +83,9 @@ func setIfAny(to http.Header, name, value string) {
 	}
 }
 
-// structuredRateLimit reads the header RateLimit of the draft, in its present form
-// (`"default";r=50;t=30`, with the quota q in RateLimit-Policy) and in that of its
-// drafts 4 to 7 (`limit=100, remaining=50, reset=5`).
+// structuredRateLimit parses the RateLimit header, in the draft's current form
+// (`"default";r=50;t=30`, with the quota q in RateLimit-Policy) and in that of versions 4 to
+// 7 (`limit=100, remaining=50, reset=5`).
 func structuredRateLimit(header http.Header) (limit, remaining, reset string) {
 	member := header.Get("Ratelimit")
 	if member == "" {
@@ -119,14 +119,14 @@ func firstNumber(found string, from http.Header, names []string) string {
 	return found
 }
 
-// number returns the whole number that s begins with, empty if there is none.
+// number returns the integer at the beginning of s, empty if there is none.
 func number(s string) string {
 	s = strings.TrimSpace(s)
 	end := 0
 	for end < len(s) && s[end] >= '0' && s[end] <= '9' {
 		end++
 	}
-	const longest = 18 // digits that always fit an int64
+	const longest = 18 // digits that fit an int64
 	if end == 0 || end > longest {
 		return ""
 	}
@@ -146,11 +146,11 @@ func usedOf(s string) (used, most int64, ok bool) {
 	return used, most, true
 }
 
-// unixSeconds reads a time in one of its usual forms.
+// unixSeconds parses a reset time and returns it in Unix seconds.
 func unixSeconds(s string, now time.Time) (int64, bool) {
 	const (
-		firstTime   = 1_000_000_000     // 2001 in seconds; less is a duration
-		firstMillis = 1_000_000_000_000 // 2001 in milliseconds; less is in seconds
+		firstTime   = 1_000_000_000     // in 2001; smaller numbers are seconds from now
+		firstMillis = 1_000_000_000_000 // in 2001; smaller numbers are Unix seconds
 	)
 	s = strings.TrimSpace(s)
 	if s == "" {
@@ -173,7 +173,7 @@ func unixSeconds(s string, now time.Time) (int64, bool) {
 	}
 }
 
-// dateSeconds reads a date, or a duration with its unit ("6m0s").
+// dateSeconds parses a date, or a duration with a unit ("6m0s").
 func dateSeconds(s string, now time.Time) (int64, bool) {
 	if at, err := http.ParseTime(s); err == nil {
 		return at.Unix(), true

@@ -14,16 +14,15 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
-// callOptions is what a caller wants.
+// callOptions is what the headers of a request ask for.
 type callOptions struct {
 	call          broker.Call
-	method        string
-	authorization broker.Secret // the caller's own credential; zero: the connection's
-	timeout       time.Duration
+	method        string        // to use downstream
+	authorization broker.Secret // the caller's own credential; zero: use the connection's
+	timeout       time.Duration // until downstream begins its response
 }
 
-// readOptions authenticates before anything else, so that who cannot do that learns
-// nothing.
+// readOptions authenticates first, so that an unauthenticated caller learns nothing.
 func (h *Handler) readOptions(r *http.Request, below string) (c callOptions, err error) {
 	if c.call.Application, err = h.app.Authenticate(r.Header); err != nil {
 		return c, err
@@ -67,8 +66,8 @@ func readTarget(r *http.Request, below string) (*connector.Target, error) {
 	return parsed, nil
 }
 
-// downstreamMethod returns the method to use downstream: the request's own, unless the
-// caller names another. In its header a method of RFC 9110 may be in lower case.
+// downstreamMethod returns the method to use downstream: that of the request, unless a
+// header names another. The header may give methods of RFC 9110 in lower case.
 func downstreamMethod(r *http.Request) (string, error) {
 	method, err := apideck.OnlyValue(r.Header, apideck.MethodHeader)
 	if err != nil {
@@ -86,21 +85,21 @@ func downstreamMethod(r *http.Request) (string, error) {
 			return "", apierror.MethodRefused()
 		}
 	}
-	if !httpguts.ValidHeaderFieldName(method) { // both are tokens
+	if !httpguts.ValidHeaderFieldName(method) { // methods and field names are both tokens
 		return "", &broker.InputError{
 			Kind: broker.BadHeader, Field: strings.ToLower(apideck.MethodHeader),
-			Fault: "is not a method", Fix: "send one such as POST, or leave the header out",
+			Fault: "is not a method", Fix: "send a method such as POST, or omit the header",
 		}
 	}
 	return method, nil
 }
 
-// timeoutOf returns the timeout that the caller has chosen, in milliseconds. One that
-// makes no sense counts as none.
+// timeoutOf returns the timeout that the caller chose, in milliseconds. An invalid one counts
+// as absent, unlike other headers: a wrong timeout is no reason to refuse the request.
 func (h *Handler) timeoutOf(r *http.Request) time.Duration {
 	const longest = int64(time.Duration(1<<63-1) / time.Millisecond)
 	value := strings.TrimSpace(r.Header.Get(apideck.TimeoutHeader))
-	if value == "" { // as a rule, and the error for it would be made anew each time
+	if value == "" { // most requests have none; avoid allocating a parse error
 		return time.Duration(h.Timeout)
 	}
 	ms, err := strconv.ParseInt(value, 10, 64)

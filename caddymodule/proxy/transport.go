@@ -16,16 +16,16 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 )
 
-// trustPoolNamespace is where modules are that say whose certificates are trusted.
+// trustPoolNamespace is the namespace of the modules that provide trusted certificates.
 const trustPoolNamespace = "tls.ca_pool.source"
 
 // Limits of connections to downstream.
 const (
 	handshakeTimeout  = 10 * time.Second
-	continueTimeout   = time.Second // for downstream's 100, see RFC 9110 section 10.1.1
+	continueTimeout   = time.Second // for a 100 response, see RFC 9110 section 10.1.1
 	idleTimeout       = 90 * time.Second
 	idlePerHost       = 256
-	pingInterval      = 15 * time.Second // over HTTP/2, where a dead connection would take many requests with it
+	pingInterval      = 15 * time.Second // over HTTP/2, where a dead connection affects many requests
 	maxResponseHeader = 1 << 20
 )
 
@@ -37,10 +37,10 @@ func (h *Handler) provisionTransports(ctx caddy.Context) error {
 		if err != nil {
 			return fmt.Errorf("downstream_proxy: tls_trust_pool: %w", err)
 		}
-		h.TrustPoolRaw = raw // loading the module has removed it
+		h.TrustPoolRaw = raw // loading the module clears it
 		ca, ok := mod.(caddytls.CA)
 		if !ok {
-			return fmt.Errorf("downstream_proxy: tls_trust_pool: %T has no certificates", mod)
+			return fmt.Errorf("downstream_proxy: tls_trust_pool: %T does not provide certificates", mod)
 		}
 		roots = ca.CertPool()
 	}
@@ -48,12 +48,12 @@ func (h *Handler) provisionTransports(ctx caddy.Context) error {
 	return nil
 }
 
-// newTransport returns a transport that dials by itself, and only where it may. It
-// asks for nothing that the caller did not ask for, such as compression.
+// newTransport returns a transport that dials only allowed addresses, and directly. It adds
+// nothing to requests that the caller did not ask for, such as compression.
 func newTransport(allowPrivate bool, roots *x509.CertPool) *http.Transport {
 	dialer := broker.GuardedDialer(allowPrivate)
 	return &http.Transport{
-		Proxy: nil, // it would dial in our place
+		Proxy: nil, // a proxy would dial, unchecked
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return exchange.Dial(ctx, dialer, network, address)
 		},

@@ -12,12 +12,12 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
-// upgrade hands a connection that downstream has switched to WebSocket to the caller, and
-// copies both ways until it ends.
+// upgrade passes on a switch to WebSocket and copies in both directions until the connection
+// ends.
 func (p *passage) upgrade(resp *http.Response) error {
 	downstream, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok || !wantsWebSocket(p.r) || !strings.EqualFold(resp.Header.Get("Upgrade"), "websocket") {
-		return apierror.ErrBadResponse // nobody has asked for it
+		return apierror.ErrBadResponse // the caller did not ask for it
 	}
 	p.answer.status = http.StatusSwitchingProtocols
 	header := p.w.Header()
@@ -26,17 +26,17 @@ func (p *passage) upgrade(resp *http.Response) error {
 	p.w.WriteHeader(http.StatusSwitchingProtocols)
 	caller, buffered, err := http.NewResponseController(innermost(p.w)).Hijack()
 	if err != nil {
-		panic(http.ErrAbortHandler) // the caller believes to have a WebSocket
+		panic(http.ErrAbortHandler) // the caller has been told 101, so there is no other way to fail
 	}
 	defer caller.Close()
 	if err := buffered.Flush(); err != nil {
 		return nil // the caller is gone
 	}
-	// What the caller has sent already was read together with its request.
+	// Data that the caller sent right after the request is in the buffer.
 	if n := buffered.Reader.Buffered(); n > 0 {
 		early, _ := buffered.Peek(n)
 		if _, err := downstream.Write(early); err != nil {
-			return nil // downstream is gone, which the caller sees
+			return nil // downstream is gone; closing the connection tells the caller
 		}
 	}
 	t := &tunnel{caller: caller, downstream: downstream}
@@ -50,8 +50,8 @@ func (p *passage) upgrade(resp *http.Response) error {
 	return nil
 }
 
-// innermost returns the server's own writer. The connection of Caddy's, which counts for
-// the access log, cannot be closed for writing alone, nor written to by two goroutines.
+// innermost returns the server's own writer. The connection of Caddy's writer, which counts
+// bytes for the access log, does not support CloseWrite and concurrent writes.
 func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -68,8 +68,8 @@ type tunnel struct {
 	downstream io.ReadWriteCloser
 }
 
-// copy copies both ways until both have ended, or one has failed. When one side says that
-// it will send no more, the other is told so, and may go on.
+// copy copies in both directions until both have ended, or one has failed. When one side
+// closes its direction, the other side is told and may continue to send.
 func (t *tunnel) copy() {
 	done := make(chan struct{})
 	go func() {
@@ -84,40 +84,40 @@ func (t *tunnel) copy() {
 	<-done
 }
 
-// pipe copies until from ends and tells to so. It reports false if that is not possible,
-// or went wrong.
+// pipe copies until from ends, then closes to for writing. It reports whether both
+// succeeded.
 func pipe(to io.Writer, from io.Reader) bool {
 	buffer := copyBuffers.Get().(*[32 << 10]byte)
 	defer copyBuffers.Put(buffer)
-	// Without the fast ways of WriteTo and ReadFrom, which would use buffers of their own.
+	// Hides WriteTo and ReadFrom, which would allocate their own buffers.
 	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buffer[:])
 	half, ok := to.(interface{ CloseWrite() error })
 	return err == nil && ok && half.CloseWrite() == nil
 }
 
-// end ends the tunnel at once.
+// end closes both connections.
 func (t *tunnel) end() {
 	_ = t.caller.Close()
 	_ = t.downstream.Close()
 }
 
-// goingAway is a WebSocket's close frame with status 1001 (RFC 6455 sections 5.5.1 and
-// 7.4.1), as a server sends it.
+// goingAway is a server's WebSocket close frame with status 1001 (RFC 6455 sections 5.5.1
+// and 7.4.1).
 var goingAway = []byte{0x88, 0x02, 1001 >> 8, 1001 & 0xff}
 
-// farewell is how long callers have to take the close frame.
+// farewell is the timeout for writing the close frames.
 const farewell = time.Second
 
-// tunnels are those that are open by one configuration.
+// tunnels are the open tunnels of one configuration.
 type tunnels struct {
-	mu     sync.Mutex // guards what is below
-	open   map[*tunnel]struct{}
-	closed bool
+	mu     sync.Mutex
+	open   map[*tunnel]struct{} // guarded by mu
+	closed bool                 // guarded by mu
 }
 
 func newTunnels() *tunnels { return &tunnels{open: make(map[*tunnel]struct{})} }
 
-// add reports false if no tunnel is opened any more.
+// add adds t. It reports false, and does not, if close was called.
 func (ts *tunnels) add(t *tunnel) bool {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -133,7 +133,7 @@ func (ts *tunnels) remove(t *tunnel) {
 	delete(ts.open, t)
 }
 
-// close ends all tunnels and tells the callers that it was us who did.
+// close ends all tunnels, with a close frame to the callers.
 func (ts *tunnels) close() {
 	ts.mu.Lock()
 	ts.closed = true
@@ -142,7 +142,7 @@ func (ts *tunnels) close() {
 		open = append(open, t)
 	}
 	ts.mu.Unlock()
-	deadline := time.Now().Add(farewell) // for all of them together
+	deadline := time.Now().Add(farewell) // shared by all of them
 	for _, t := range open {
 		_ = t.caller.SetWriteDeadline(deadline)
 		_, _ = t.caller.Write(goingAway)

@@ -17,7 +17,7 @@ const builtIn = "built in"
 // A KnownConnector is a service in a catalogue.
 type KnownConnector struct {
 	connector.Definition
-	From string // "built in", the path of its connector file, and whether the configuration changes it
+	From string // "built in" or the path of the connector file, and "configuration" if that changes it
 }
 
 // KnownConnectors returns the built-in catalogue, overridden by the connector files in the
@@ -38,7 +38,7 @@ func (a *App) KnownConnectors() (map[connector.ID]KnownConnector, error) {
 		}
 		for id, def := range defs {
 			if other := known[id].From; other != "" && other != builtIn {
-				return nil, fmt.Errorf("catalog: %s: id: %s is also the id of %s: remove one of the files", paths[id], id, other)
+				return nil, fmt.Errorf("catalog: %s: id: %s is that of %s too: remove one", paths[id], id, other)
 			}
 			known[id] = KnownConnector{def, paths[id]}
 		}

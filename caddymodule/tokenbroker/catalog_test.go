@@ -55,8 +55,8 @@ func TestCatalogueErrorsNameTheFileAndTheField(t *testing.T) {
 		"twice":          {[]string{caddytest.ConnectorFiles(t, broken(`"auth_type"`, `"name": "B", "auth_type"`))}, "acme.json: name: is there twice"},
 		"rule":           {[]string{caddytest.ConnectorFiles(t, broken(`https://{tenant}.acme.test/v1`, `http://acme.test`))}, "acme.json: connector crm/acme: base_url: must begin with https://"},
 		"no password":    {[]string{caddytest.ConnectorFiles(t, broken(`, "password": ""`, ``))}, "acme.json: inject: basic needs password_setting"},
-		"same id":        {[]string{caddytest.ConnectorFiles(t, map[string]string{"a.json": caddytest.AcmeFile, "b.json": caddytest.AcmeFile})}, "b.json: id: crm/acme is also the id of "},
-		"same id in two": {[]string{caddytest.ConnectorFiles(t, map[string]string{"a.json": caddytest.AcmeFile}), caddytest.ConnectorFiles(t, map[string]string{"b.json": caddytest.AcmeFile})}, "b.json: id: crm/acme is also the id of "},
+		"same id":        {[]string{caddytest.ConnectorFiles(t, map[string]string{"a.json": caddytest.AcmeFile, "b.json": caddytest.AcmeFile})}, "b.json: id: crm/acme is that of "},
+		"same id in two": {[]string{caddytest.ConnectorFiles(t, map[string]string{"a.json": caddytest.AcmeFile}), caddytest.ConnectorFiles(t, map[string]string{"b.json": caddytest.AcmeFile})}, "b.json: id: crm/acme is that of "},
 		"too long":       {[]string{caddytest.ConnectorFiles(t, map[string]string{"a.json": strings.Repeat(" ", 1<<20+1)})}, "a.json: is longer than"},
 	} {
 		options, _ := caddytest.Globals(t, caddytest.BrokerLines(t, filepath.Join(t.TempDir(), "store"), "catalog "+strings.Join(test.dirs, " ")))

@@ -113,7 +113,7 @@ func TestLiteralSecretWarns(t *testing.T) {
 	options, log := caddytest.Globals(t, "storage embedded "+t.TempDir()+"\napp a {\napi_key canary-literal\n}\napp b {\napi_key {env.TEST_SECRET}\n}")
 	caddytest.Run(t, options+caddytest.APISite)
 	text := caddytest.Logged(t, log)
-	if !strings.Contains(text, "the configuration contains a secret") || !strings.Contains(text, "app a: api_key 1") {
+	if !strings.Contains(text, "the configuration contains a literal secret") || !strings.Contains(text, "app a: api_key 1") {
 		t.Errorf("got no warning of the literal in %s", text)
 	}
 	if strings.Contains(text, "app b: api_key") {

@@ -10,17 +10,17 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/argument"
 )
 
-// UnmarshalCaddyfile reads the transport. Syntax:
+// UnmarshalCaddyfile parses the transport. Syntax:
 //
 //	transport token_broker <unified_api>/<service_id> {
 //		app      <id>
 //		consumer <placeholder>
-//		...      any option of the http transport that is not refused
+//		...      any other option of the http transport
 //	}
 func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // "token_broker"
 	name := d.Token()
-	if name.Quoted() { // its copy stands for the braces of a block, see below
+	if name.Quoted() { // block, below, makes braces of copies of this token
 		return d.Err("write token_broker without quotes")
 	}
 	if err := argument.String(d, &t.Connector); err != nil {
@@ -54,8 +54,8 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return t.HTTPTransport.UnmarshalCaddyfile(caddyfile.NewDispenser(block(name, options)))
 }
 
-// checkOption refuses an option where its line can be named. [Transport.checkOptions]
-// does it again, for JSON.
+// checkOption refuses options with an error that names the line. [Transport.checkOptions]
+// repeats the check for JSON.
 func checkOption(d *caddyfile.Dispenser, words []caddyfile.Token) error {
 	option := words[0].Text
 	for _, word := range words[1:] {
@@ -73,7 +73,7 @@ func checkOption(d *caddyfile.Dispenser, words []caddyfile.Token) error {
 	return nil
 }
 
-// block returns the tokens of a block of that name, braces and all.
+// block returns the tokens of a block with a name, including its braces.
 func block(name caddyfile.Token, lines []caddyfile.Token) []caddyfile.Token {
 	opening, closing := name, name
 	opening.Text, closing.Text = "{", "}"

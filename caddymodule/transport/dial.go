@@ -17,8 +17,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 )
 
-// checkOptions refuses the options of the http transport that would lead a credential
-// past the checks on where it goes.
+// checkOptions refuses the options of the http transport that would bypass the checks on
+// where credentials are sent.
 func (t *Transport) checkOptions() error {
 	tls := t.TLS
 	for option, set := range map[string]bool{
@@ -38,11 +38,11 @@ func (t *Transport) checkOptions() error {
 }
 
 func refusedOption(option string) error {
-	return fmt.Errorf("%s is not possible here: credentials would leave unchecked", option)
+	return fmt.Errorf("%s is not allowed here: it would bypass the checks on where credentials are sent", option)
 }
 
-// provisionTransports makes one transport for public addresses and one that may dial
-// private ones too.
+// provisionTransports creates a transport that dials only public addresses, and one that
+// dials private addresses too.
 func (t *Transport) provisionTransports(ctx caddy.Context) error {
 	var ca json.RawMessage
 	if t.TLS != nil {
@@ -52,7 +52,7 @@ func (t *Transport) provisionTransports(ctx caddy.Context) error {
 		return err
 	}
 	if t.TLS != nil {
-		t.TLS.CARaw = ca // loading the module has removed it
+		t.TLS.CARaw = ca // loading the module clears it
 	}
 	var err error
 	if t.private, err = t.NewTransport(ctx); err != nil {
@@ -64,9 +64,9 @@ func (t *Transport) provisionTransports(ctx caddy.Context) error {
 	return t.guard(t.private, true)
 }
 
-// guard makes rt dial by itself, and only where it may. Caddy's own dialer would take
-// the address from the request's context, so that a check of the address in front of
-// it would check something else.
+// guard makes rt dial only allowed addresses. It replaces Caddy's own dialer, which takes
+// the address from the request's context, so that checking the address it is called with
+// would check the wrong one.
 func (t *Transport) guard(rt *http.Transport, allowPrivate bool) error {
 	dialer := broker.GuardedDialer(allowPrivate)
 	dialer.Timeout = time.Duration(t.DialTimeout)
@@ -81,7 +81,7 @@ func (t *Transport) guard(rt *http.Transport, allowPrivate bool) error {
 			return fmt.Errorf("transport token_broker: local_address: %w", err)
 		}
 	}
-	rt.Proxy = nil // by default Caddy goes by HTTPS_PROXY, and the proxy would dial
+	rt.Proxy = nil // the default, HTTPS_PROXY, would let a proxy dial
 	rt.DialTLSContext = nil
 	rt.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := exchange.Dial(ctx, dialer, network, address)
@@ -94,13 +94,13 @@ func (t *Transport) guard(rt *http.Transport, allowPrivate bool) error {
 			return conn, nil
 		}
 	}
-	// Otherwise net/http would ask for gzip, and unpack it, where the caller did not.
+	// Otherwise net/http requests gzip, and decompresses it, even if the caller did not ask.
 	rt.DisableCompression = t.Compression == nil || !*t.Compression
 	return nil
 }
 
-// timeoutConn is the connection of the options read_timeout and write_timeout: each
-// read and each write has that long; 0 means for ever.
+// timeoutConn implements the options read_timeout and write_timeout, which limit each read
+// and each write; 0 is no limit.
 type timeoutConn struct {
 	net.Conn
 	read, write time.Duration

@@ -14,8 +14,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
 )
 
-// callerHeaders are the headers that a transport's placeholders read, besides those that
-// are [apideck.IsCallersOwn] for all: canonical names.
+// callerHeaders are the canonical names of the headers that a transport's placeholders
+// read. They do not reach downstream, like those of [apideck.IsCallersOwn].
 type callerHeaders map[string]bool
 
 func newCallerHeaders(fields ...string) callerHeaders {
@@ -42,9 +42,8 @@ func headersRead(s string) []string {
 
 func (h callerHeaders) has(name string) bool { return h[name] || apideck.IsCallersOwn(name) }
 
-// mayBeSet reports whether the reverse_proxy around this transport sets such a header,
-// or Host, by itself (header_up). Then it must be seen which of them came from the
-// caller; otherwise all did.
+// mayBeSet reports whether the parent reverse_proxy may set such a header, or Host, with
+// header_up. If not, all of them come from the caller.
 func (h callerHeaders) mayBeSet(ctx caddy.Context) bool {
 	proxy := parentProxy(ctx)
 	if proxy == nil {
@@ -67,17 +66,17 @@ func (h callerHeaders) mayBeSet(ctx caddy.Context) bool {
 	return false
 }
 
-// RequestHeaderOps removes what callers send to the broker, and sets Host, where
-// operators set such headers too: Caddy applies it before the operator's header_up,
-// which therefore stays. In RoundTrip it would be too late to tell them apart. Where
-// nobody does, RoundTrip removes them itself, for a fraction of the time.
+// RequestHeaderOps removes the headers that callers send to the broker and sets Host, if the
+// operator sets such headers too: Caddy applies it before the operator's header_up, which
+// therefore takes effect. RoundTrip could not tell the two apart. If the operator sets none,
+// RoundTrip removes them itself, which is much faster.
 func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
 	if !t.operator {
 		return nil
 	}
 	remove := slices.AppendSeq(apideck.CallersOwn(), maps.Keys(t.callers))
 	for i, name := range remove {
-		remove[i] = strings.ToLower(name) // so that Caddy need not fold it for each request
+		remove[i] = strings.ToLower(name) // saves Caddy from folding it for each request
 	}
 	slices.Sort(remove)
 	return &headers.HeaderOps{
@@ -86,18 +85,16 @@ func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
 	}
 }
 
-// outgoing returns a copy of req to put the credential into: Caddy logs the original,
-// and uses it for the next attempt. The values of headers are shared, so they are
-// replaced and not changed.
+// outgoing returns a copy of req to add the credential to, since Caddy logs the original
+// and retries with it. Header values are shared: replace them, do not change them.
 func (t *Transport) outgoing(ctx context.Context, req *http.Request) *http.Request {
 	out := t.direct(ctx, req, t.operator)
 	out.Header = t.outgoingHeader(req.Header)
 	return out
 }
 
-// direct returns a copy of req, which shares its header, with scheme and host as they go
-// over the wire. With keepHost a Host that is not the upstream's stays: it is not the
-// caller's.
+// direct returns a copy of req, sharing its header, with scheme and host as sent over the
+// wire. With keepHost, a Host that is not the upstream's is kept: the operator has set it.
 func (t *Transport) direct(ctx context.Context, req *http.Request, keepHost bool) *http.Request {
 	out := req.WithContext(ctx)
 	target := *req.URL
@@ -113,16 +110,16 @@ func (t *Transport) direct(ctx context.Context, req *http.Request, keepHost bool
 	if toUpstream {
 		out.Host = target.Host
 	}
-	out.Trailer = nil // the caller's, and unchecked
+	out.Trailer = nil // the caller's, which nothing has checked
 	return out
 }
 
-// forwardingHeaders are those that reverse_proxy itself adds to each request, and that
-// are removed again.
+// forwardingHeaders is the number of headers that reverse_proxy adds to each request and
+// outgoingHeader removes.
 const forwardingHeaders = 3
 
 func (t *Transport) outgoingHeader(header http.Header) http.Header {
-	size := len(header) + 2 // the credential and, if traced, the span
+	size := len(header) + 2 // the credential and, if traced, the span context
 	if !t.operator {
 		size -= forwardingHeaders
 	}
@@ -132,6 +129,6 @@ func (t *Transport) outgoingHeader(header http.Header) http.Header {
 			out[name] = values
 		}
 	}
-	delete(out, "Baggage") // of a trace: it is for our own services, whoever set it
+	delete(out, "Baggage") // tracing data for our own services, whoever set it
 	return out
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
-// releaseAtEnd releases the admission when the response has been read, or when the
-// connection ends that the request was upgraded to.
+// releaseAtEnd releases the admission when the response body, or the upgraded connection,
+// is closed.
 func releaseAtEnd(resp *http.Response, admission *broker.Admission) {
 	if conn, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
 		resp.Body = &admittedConn{conn, admission}
@@ -18,7 +18,7 @@ func releaseAtEnd(resp *http.Response, admission *broker.Admission) {
 	resp.Body = &admittedBody{resp.Body, admission}
 }
 
-// An admittedBody is a response's body.
+// An admittedBody is a response body that releases the admission.
 type admittedBody struct {
 	io.ReadCloser
 	admission *broker.Admission
@@ -30,7 +30,7 @@ func (b *admittedBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// An admittedConn is an upgraded connection.
+// An admittedConn is an upgraded connection that releases the admission.
 type admittedConn struct {
 	io.ReadWriteCloser
 	admission *broker.Admission
@@ -42,7 +42,7 @@ func (c *admittedConn) Close() error {
 	return c.ReadWriteCloser.Close()
 }
 
-// CloseWrite ends one direction, where the connection can do that.
+// CloseWrite closes the connection for writing, if it supports that.
 func (c *admittedConn) CloseWrite() error {
 	if conn, ok := c.ReadWriteCloser.(interface{ CloseWrite() error }); ok {
 		return conn.CloseWrite()

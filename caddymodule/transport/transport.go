@@ -1,3 +1,4 @@
+// Package transport is the module http.reverse_proxy.transport.token_broker.
 package transport
 
 import (
@@ -26,43 +27,42 @@ func init() {
 	caddy.RegisterModule(Transport{})
 }
 
-// defaultConsumer is where the consumer stands unless the configuration says otherwise.
+// defaultConsumer is the default of [Transport.Consumer].
 const defaultConsumer = "{http.request.header.x-apideck-consumer-id}"
 
-// Transport is a reverse_proxy transport that puts a valid credential into each
-// request. It has the options of the http transport, without those that would lead a
-// credential past the checks on where it goes: proxies, other resolvers, HTTP/3,
-// certificates that are not verified.
+// Transport is a reverse_proxy transport that adds a valid credential to each request. It
+// has the options of the http transport, except those that would bypass the checks on where
+// credentials are sent: proxies, other resolvers, HTTP/3, unverified certificates.
 //
-// What is wrong on the broker's side is a response with the header
-// X-Token-Broker-Error, so that reverse_proxy neither retries it nor holds it against
-// the upstream's health. Errors of downstream are as with the http transport.
+// Errors of the broker are responses with the header X-Token-Broker-Error, which
+// reverse_proxy neither retries nor counts against the upstream's health. Errors of
+// downstream are those of the http transport.
 type Transport struct {
 	*reverseproxy.HTTPTransport
 
 	// The connector, `crm/hubspot`. Placeholders are evaluated for each request.
 	Connector string `json:"connector,omitempty"`
 
-	// The application that callers act for. Whoever reaches the listener may then use
-	// its connections, so it should be on loopback. Without it callers authenticate:
-	// x-apideck-app-id and Authorization: Bearer <api key>. Placeholders are evaluated
-	// for each request.
+	// The application that callers act for. Anyone who can reach the listener can then use
+	// the application's connections, so it should be on loopback. If unset, callers
+	// authenticate with x-apideck-app-id and Authorization: Bearer <api key>. Placeholders
+	// are evaluated for each request.
 	App string `json:"app,omitempty"`
 
-	// The application's customer. Placeholders are evaluated for each request. Default:
-	// `{http.request.header.x-apideck-consumer-id}`.
+	// The consumer, which is the application's customer. Placeholders are evaluated for each
+	// request. Default: `{http.request.header.x-apideck-consumer-id}`.
 	Consumer string `json:"consumer,omitempty"`
 
 	app     *tokenbroker.App
 	logger  *slog.Logger
-	private *http.Transport // may dial private addresses; the embedded one may not
+	private *http.Transport // may dial private addresses; the embedded transport may not
 
-	// The three above, prepared.
+	// App, Connector and Consumer, parsed.
 	connector, application, consumer requestValue
 
 	callers  callerHeaders
-	operator bool // reverse_proxy sets headers that could be confused with the caller's
-	unread   bool // reverse_proxy can leave responses open
+	operator bool // reverse_proxy may set headers that are otherwise the caller's
+	unread   bool // reverse_proxy may leave response bodies open
 }
 
 // CaddyModule returns the Caddy module information.
@@ -73,7 +73,7 @@ func (Transport) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision makes the transports.
+// Provision checks the configuration and creates the transports.
 func (t *Transport) Provision(ctx caddy.Context) (err error) {
 	t.logger = ctx.Slogger()
 	if t.app, err = tokenbroker.FromContext(ctx); err != nil {
@@ -94,15 +94,15 @@ func (t *Transport) Provision(ctx caddy.Context) (err error) {
 	return t.provisionTransports(ctx)
 }
 
-// warnOfUpstreams finds upstreams that the connector does not allow, where there are no
-// placeholders in either: each request to them would be refused.
+// warnOfUpstreams warns of upstreams that the connector does not allow, unless placeholders
+// hide which they are: every request to them would be refused.
 func (t *Transport) warnOfUpstreams(ctx caddy.Context) {
 	proxy := parentProxy(ctx)
 	if proxy == nil || !t.connector.isStatic {
 		return
 	}
-	id, _ := connector.ParseID(t.Connector) // checkNames has found it
-	config := t.app.Config()                // the one that is being provisioned
+	id, _ := connector.ParseID(t.Connector) // checkNames has parsed it
+	config := t.app.Config()                // not that of the broker, which still has the old one
 	scheme := "http"
 	if t.TLS != nil {
 		scheme = "https"
@@ -114,16 +114,16 @@ func (t *Transport) warnOfUpstreams(ctx caddy.Context) {
 		target, err := connector.ParseTarget(scheme+"://"+upstream.Dial, "", "")
 		if err != nil || !config.MayAllow(config.Connectors[id], target) {
 			t.logger.LogAttrs(ctx, slog.LevelWarn,
-				"the connector allows no requests to this upstream: all will be refused; correct it, or add it to the connector's allow_host",
+				"the connector does not allow this upstream, so every request will be refused; correct it, or add it to the connector's allow_host",
 				slog.String("connector", id.String()), slog.String("upstream", scheme+"://"+upstream.Dial))
 		}
 	}
 }
 
-// parentProxy returns the reverse_proxy around the transport that is being provisioned,
-// nil if it is none.
+// parentProxy returns the reverse_proxy that the transport being provisioned belongs to, nil
+// if its parent is something else.
 func parentProxy(ctx caddy.Context) *reverseproxy.Handler {
-	lineage := ctx.Modules() // the transport last
+	lineage := ctx.Modules() // ends with the transport
 	if len(lineage) < 2 {
 		return nil
 	}
@@ -131,18 +131,19 @@ func parentProxy(ctx caddy.Context) *reverseproxy.Handler {
 	return proxy
 }
 
-// mayLeaveUnread reports whether the reverse_proxy around this transport has handlers that
-// answer in place of a response. If one of them panics, which is how Caddy ends an answer
-// that breaks off, that response is never closed.
+// mayLeaveUnread reports whether the parent reverse_proxy has handle_response routes. If one
+// of them panics, which is how Caddy aborts a response, reverse_proxy never closes the body
+// of downstream's response.
 func mayLeaveUnread(ctx caddy.Context) bool {
 	proxy := parentProxy(ctx)
 	return proxy == nil || len(proxy.HandleResponse) > 0
 }
 
-// checkNames finds what is misspelt, where there is no placeholder in it.
+// checkNames checks that the connector and the application are configured, unless they have
+// placeholders.
 func (t *Transport) checkNames() error {
 	if t.Connector == "" {
-		return errors.New("transport token_broker: connector is missing: transport token_broker <unified_api>/<service_id>")
+		return errors.New("transport token_broker: connector is required: transport token_broker <unified_api>/<service_id>")
 	}
 	if !strings.Contains(t.Connector, "{") {
 		id, err := connector.ParseID(t.Connector)
@@ -159,8 +160,8 @@ func (t *Transport) checkNames() error {
 	return nil
 }
 
-// ActsFor returns the application that callers act for without a key of their own, if
-// there is one, and the connector, both as they are configured.
+// ActsFor returns the application that callers act for without authenticating, empty if
+// they authenticate, and the connector. Placeholders are not evaluated.
 func (t *Transport) ActsFor() (application, connector string) { return t.App, t.Connector }
 
 // RoundTrip implements [http.RoundTripper].
@@ -184,7 +185,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	x := exchange.Exchange{Admission: admission, Via: t.transportFor(key.Connector), MaxBody: t.app.MaxRequestBody(key.Application)}
 	answered := false
-	defer func() { // by a panic, too
+	defer func() { // deferred to run on a panic, too
 		if !answered {
 			admission.Release()
 		}
@@ -197,7 +198,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	resp.Request = req // what was sent has the credential
+	resp.Request = req // the outgoing copy carries the credential
 	releaseAtEnd(resp, admission)
 	if t.unread {
 		context.AfterFunc(req.Context(), admission.Release)
@@ -206,17 +207,17 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// authenticate finds out whose connection the request is for.
+// authenticate returns the connection that the request is for.
 func (t *Transport) authenticate(req *http.Request) (key broker.Key, err error) {
 	repl, ok := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
-		return key, errors.New("the request has no replacer: the transport works in reverse_proxy only")
+		return key, errors.New("the request has no replacer: the transport only works in reverse_proxy")
 	}
 	var sent http.Header
-	if !t.operator { // nobody but the caller has set what is read here
+	if !t.operator { // these headers can only be the caller's
 		sent = req.Header
 	}
-	// Before anything else, so that who cannot do that learns nothing.
+	// First, so that an unauthenticated caller learns nothing.
 	if key.Application, err = t.applicationOf(repl, sent); err != nil {
 		return key, err
 	}
@@ -224,12 +225,12 @@ func (t *Transport) authenticate(req *http.Request) (key broker.Key, err error) 
 	if key.Connector, err = connector.ParseID(t.connector.of(repl, sent)); err != nil {
 		return key, fmt.Errorf("%w: %w", broker.ErrConnectorNotFound, err)
 	}
-	return key, nil // Admit says what is wrong with it
+	return key, nil // Admit validates it
 }
 
 func (t *Transport) applicationOf(repl *caddy.Replacer, sent http.Header) (string, error) {
 	if t.App == "" {
-		// From the request as it came: RequestHeaderOps has removed these from the copy.
+		// From the original request: RequestHeaderOps has removed these from the copy.
 		header := make(http.Header)
 		for _, name := range []string{"Authorization", apideck.AppHeader} {
 			if value, _ := repl.GetString("http.request.header." + name); value != "" {
@@ -245,8 +246,8 @@ func (t *Transport) applicationOf(repl *caddy.Replacer, sent http.Header) (strin
 	return application, nil
 }
 
-// checkUpstream refuses upstreams that have no host name: which of them a connector
-// allows, nobody could say.
+// checkUpstream refuses upstreams without a host, such as Unix sockets: a connector's
+// allowed hosts cannot cover them.
 func checkUpstream(req *http.Request) error {
 	info, ok := reverseproxy.GetDialInfo(req.Context())
 	if ok && !strings.HasPrefix(info.Network, "tcp") {
@@ -263,20 +264,20 @@ func (t *Transport) transportFor(id connector.ID) *http.Transport {
 	return t.Transport
 }
 
-// isHealthCheck reports whether req is an active health check of reverse_proxy: then no
-// server has received it and given it variables. (It does have a server in its context,
-// the one that the proxy was provisioned for.)
+// isHealthCheck reports whether req is an active health check of reverse_proxy. Its context
+// has no variables, since no server received it. (It does have a server, the one that the
+// proxy was provisioned for.)
 func isHealthCheck(req *http.Request) bool {
 	return req.Context().Value(caddyhttp.VarsCtxKey) == nil
 }
 
-// checkHealth sends a health check as it is. It has no consumer, so it gets no
-// credential, but it goes nowhere where one could not go.
+// checkHealth sends a health check without a credential, as it has no consumer, but only to
+// addresses where a credential could be sent.
 func (t *Transport) checkHealth(out *http.Request) (*http.Response, error) {
 	if err := checkUpstream(out); err != nil {
 		return nil, err
 	}
-	id, _ := connector.ParseID(t.Connector) // with a placeholder in it: of no connector
+	id, _ := connector.ParseID(t.Connector) // with a placeholder: the zero ID, no connector
 	return t.transportFor(id).RoundTrip(out)
 }
 
@@ -286,15 +287,14 @@ func (t *Transport) refuse(req *http.Request, err error) (*http.Response, error)
 		_ = req.Body.Close()
 	}
 	if errors.Is(req.Context().Err(), context.Canceled) {
-		return nil, context.Canceled // the caller is gone, which reverse_proxy holds against nobody
+		return nil, context.Canceled // the caller is gone; reverse_proxy blames no upstream for this
 	}
 	e := apierror.Of(err, time.Now())
 	e.Log(req.Context(), t.logger)
 	return e.Response(req), nil
 }
 
-// Cleanup closes connections that are idle. Requests of this configuration can still
-// be under way.
+// Cleanup closes idle connections. Requests of this configuration may still be in progress.
 func (t *Transport) Cleanup() error {
 	if t.private != nil {
 		t.private.CloseIdleConnections()

@@ -7,13 +7,13 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// A requestValue is a field of the configuration that placeholders can stand in,
-// prepared so that a request does not pay for parsing it.
+// A requestValue is a configured value that may contain placeholders, parsed ahead of the
+// requests.
 type requestValue struct {
-	text        string // as it is configured
-	isStatic    bool   // there is no placeholder in it
-	placeholder string // the only thing in it; empty if there is more
-	header      string // the header that the placeholder reads
+	text        string // as configured
+	isStatic    bool   // has no placeholders
+	placeholder string // if text is a single placeholder that reads a header; its name, without braces
+	header      string // the header that placeholder reads
 }
 
 func prepareValue(text string) requestValue {
@@ -22,20 +22,20 @@ func prepareValue(text string) requestValue {
 	inner, opened := strings.CutPrefix(text, "{")
 	inner, closed := strings.CutSuffix(inner, "}")
 	if name, ok := strings.CutPrefix(inner, header); ok && opened && closed && isToken(name) {
-		v.header = http.CanonicalHeaderKey(name) // as the replacer would make it each time
+		v.header = http.CanonicalHeaderKey(name) // as the replacer would do for each request
 		v.placeholder = header + v.header
 	}
 	return v
 }
 
-// isToken reports whether a placeholder's name is plain, so that the replacer would
-// find nothing else in it.
+// isToken reports whether a header name in a placeholder is free of characters that mean
+// something to the replacer.
 func isToken(s string) bool {
 	return s != "" && strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == ""
 }
 
-// of returns the value for the request of repl. sent are the headers of that request as
-// far as they are known to be the caller's, which are read sooner than placeholders.
+// of returns the value for repl's request. sent are the request's headers if all of them
+// come from the caller, otherwise nil; reading them is faster than the replacer.
 func (v *requestValue) of(repl *caddy.Replacer, sent http.Header) string {
 	switch {
 	case v.isStatic:
