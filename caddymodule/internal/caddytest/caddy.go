@@ -1,3 +1,9 @@
+// Package caddytest runs Caddy with the token broker in tests, and has downstream servers
+// for it. It registers no modules: tests import package caddymodule for that, from an
+// external test package, since caddymodule imports the packages under test.
+//
+// Caddy runs in the test process, where there can be only one, so tests that run it are
+// not parallel.
 package caddytest
 
 import (
@@ -20,13 +26,11 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/logging" // to read in tests what was logged
 )
 
-// The tests that run Caddy do so in this process, where there can be one at a time;
-// they are not parallel.
-
+// Key is the API key of the application my-app.
 const Key = "test-key-0123456789"
 
-// Globals returns the global options of a configuration whose admin endpoint is off,
-// with the given lines in token_broker and a log to read.
+// Globals returns global options with the given lines in token_broker, and the path of the
+// log. The admin endpoint is off.
 func Globals(t testing.TB, broker string) (options, log string) {
 	t.Helper()
 	log = filepath.Join(t.TempDir(), "log")
@@ -45,15 +49,15 @@ func Globals(t testing.TB, broker string) (options, log string) {
 	`, log, broker), log
 }
 
-// BrokerLines is a token_broker of one application and one connector, whose hosts are
-// on this machine.
+// BrokerLines returns lines of token_broker: an embedded storage in dir, the application
+// my-app, and more.
 func BrokerLines(t testing.TB, dir string, more ...string) string {
 	t.Helper()
 	t.Setenv("TEST_API_KEY", Key)
 	return fmt.Sprintf("storage embedded %q\napp my-app {\napi_key {env.TEST_API_KEY}\n}\n", dir) + strings.Join(more, "\n")
 }
 
-// ConnectorLines is a connector that lends out imported tokens.
+// ConnectorLines returns an OAuth connector, for imported tokens.
 func ConnectorLines(name, baseURL string, more ...string) string {
 	return fmt.Sprintf("connector %s {\nauth_type oauth2\ntoken_url https://auth.acme.test/token\nauth_style header\nclient_id acme\nbase_url %s\n%s\n}\n",
 		name, baseURL, strings.Join(more, "\n"))
@@ -65,7 +69,7 @@ func Adapt(caddyfile string) ([]byte, error) {
 	return adapted, err
 }
 
-// WithoutPorts makes every server of the configuration listen wherever there is room.
+// WithoutPorts makes every server of the configuration listen on a free port.
 func WithoutPorts(t testing.TB, config []byte) []byte {
 	t.Helper()
 	var v map[string]any
@@ -85,7 +89,7 @@ func WithoutPorts(t testing.TB, config []byte) []byte {
 	return out
 }
 
-// Load makes the Caddyfile the running configuration.
+// Load loads the Caddyfile as the running configuration, on free ports.
 func Load(t testing.TB, caddyfile string) error {
 	t.Helper()
 	config, err := Adapt(caddyfile)
@@ -95,7 +99,7 @@ func Load(t testing.TB, caddyfile string) error {
 	return caddy.Load(WithoutPorts(t, config), true)
 }
 
-// RunAsItIs runs the Caddyfile, on the ports that it says, until the test ends.
+// RunAsItIs runs the Caddyfile, on its own ports, until the test ends.
 func RunAsItIs(t *testing.T, caddyfile string) {
 	t.Helper()
 	config, err := Adapt(caddyfile)
@@ -108,7 +112,7 @@ func RunAsItIs(t *testing.T, caddyfile string) {
 	}
 }
 
-// Run runs the Caddyfile until the test ends and returns its server.
+// Run runs the Caddyfile, on free ports, until the test ends, and returns its server.
 func Run(t testing.TB, caddyfile string) http.Handler {
 	t.Helper()
 	t.Cleanup(func() {
@@ -139,7 +143,7 @@ func Server(t testing.TB) http.Handler {
 	return nil
 }
 
-// Do sends a request to handler. header has names and values in turn.
+// Do sends a request to handler. header alternates names and values.
 func Do(t testing.TB, handler http.Handler, method, target, body string, header ...string) *http.Response {
 	t.Helper()
 	req := httptest.NewRequest(method, target, strings.NewReader(body))
@@ -151,12 +155,12 @@ func Do(t testing.TB, handler http.Handler, method, target, body string, header 
 	return rec.Result()
 }
 
-// Caller has the headers of an authenticated caller.
+// Caller returns the headers of an authenticated request for the consumer jane.
 func Caller(more ...string) []string {
 	return append([]string{"Authorization", "Bearer " + Key, "X-Apideck-App-Id", "my-app", "X-Apideck-Consumer-Id", "jane"}, more...)
 }
 
-// ImportToken imports a connection of the consumer jane whose access token is valid.
+// ImportToken imports a connection of the consumer jane with a valid access token.
 func ImportToken(t testing.TB, handler http.Handler, connector, accessToken string) {
 	t.Helper()
 	resp := Do(t, handler, "POST", "http://broker/vault/connections/"+connector+"/import", TokenBody(accessToken), Caller()...)
@@ -165,11 +169,13 @@ func ImportToken(t testing.TB, handler http.Handler, connector, accessToken stri
 	}
 }
 
+// TokenBody returns the body of an import with an access token that is valid for hours.
 func TokenBody(accessToken string) string {
 	return fmt.Sprintf(`{"credentials": {"access_token": %q, "refresh_token": "refresh-of-%s", "issued_at": %q, "expires_in": 36000}}`,
 		accessToken, accessToken, time.Now().Add(-time.Minute).Format(time.RFC3339))
 }
 
+// ReadAll returns the body of a response.
 func ReadAll(t testing.TB, resp *http.Response) string {
 	t.Helper()
 	b, err := io.ReadAll(resp.Body)
@@ -179,6 +185,7 @@ func ReadAll(t testing.TB, resp *http.Response) string {
 	return string(b)
 }
 
+// Decode returns the JSON body of a response.
 func Decode(t *testing.T, resp *http.Response) map[string]any {
 	t.Helper()
 	var v map[string]any
@@ -189,7 +196,7 @@ func Decode(t *testing.T, resp *http.Response) map[string]any {
 	return v
 }
 
-// Logged returns what the log has so far.
+// Logged returns the contents of the log.
 func Logged(t testing.TB, file string) string {
 	t.Helper()
 	b, err := os.ReadFile(file)
@@ -199,7 +206,7 @@ func Logged(t testing.TB, file string) string {
 	return string(b)
 }
 
-// WantError checks that resp is an error of the broker.
+// WantError checks that resp is an error of the broker, and returns its body.
 func WantError(t *testing.T, resp *http.Response, status int, typeName string) map[string]any {
 	t.Helper()
 	body := Decode(t, resp)
@@ -218,6 +225,7 @@ func WantError(t *testing.T, resp *http.Response, status int, typeName string) m
 	return body
 }
 
+// APISite is a site with the connections API.
 const APISite = "http:// {\nconnections_api\n}"
 
 // Validate provisions the Caddyfile and cleans up again, as `caddy validate` does.
@@ -234,6 +242,7 @@ func Validate(t *testing.T, caddyfile string) error {
 	return caddy.Validate(&cfg)
 }
 
+// URLs of the connections API for crm/acme.
 const (
 	ImportPath     = "http://broker/vault/connections/crm/acme/import"
 	ConnectionPath = "http://broker/vault/connections/crm/acme"

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// AcmeFile is a connector file of a service that the built-in catalogue does not know.
+// AcmeFile is the connector file of a service that is not in the built-in catalogue.
 const AcmeFile = `{
 	"id": "crm/acme", "name": "Acme", "website": "https://acme.test",
 	"source": "https://docs.acme.test/oauth", "checked": "How refreshing works.",
@@ -18,7 +18,7 @@ const AcmeFile = `{
 	"inject": [{"kind": "cookie", "name": "session"}, {"kind": "basic", "username": "{tenant}/token", "password": ""}]
 }`
 
-// ConnectorFiles makes a directory with these files, by name.
+// ConnectorFiles creates a directory with files, given by name.
 func ConnectorFiles(t *testing.T, files map[string]string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()

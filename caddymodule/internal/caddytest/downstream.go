@@ -11,19 +11,20 @@ import (
 	"time"
 )
 
-// A Downstream is a third-party API that notes what it is asked.
+// A Downstream is a third-party API that records its requests.
 type Downstream struct {
 	*httptest.Server
 	Requests chan *http.Request
 	CA       string // a PEM file
 }
 
+// NewDownstream returns a downstream that speaks HTTP/1.1 over TLS.
 func NewDownstream(t testing.TB, answer http.HandlerFunc) *Downstream {
 	t.Helper()
 	return NewDownstreamOver(t, "http/1.1", answer)
 }
 
-// NewDownstreamOver returns a downstream that speaks h2, or http/1.1 alone.
+// NewDownstreamOver returns a downstream that speaks the protocol, "h2" or "http/1.1".
 func NewDownstreamOver(t testing.TB, protocol string, answer http.HandlerFunc) *Downstream {
 	t.Helper()
 	d := &Downstream{Requests: make(chan *http.Request, 100)}
@@ -42,9 +43,10 @@ func NewDownstreamOver(t testing.TB, protocol string, answer http.HandlerFunc) *
 	return d
 }
 
+// OK answers 200 without a body.
 func OK(http.ResponseWriter, *http.Request) {}
 
-// Request returns the request that downstream got.
+// Request returns the next request that arrived, and waits for it.
 func (d *Downstream) Request(t *testing.T) *http.Request {
 	t.Helper()
 	select {
@@ -56,7 +58,7 @@ func (d *Downstream) Request(t *testing.T) *http.Request {
 	}
 }
 
-// WantNone checks that downstream was not asked.
+// WantNone checks that no further request arrived.
 func (d *Downstream) WantNone(t *testing.T) {
 	t.Helper()
 	select {
@@ -66,15 +68,15 @@ func (d *Downstream) WantNone(t *testing.T) {
 	}
 }
 
-// Proxy returns a Caddyfile that proxies to the downstream for the connector crm/acme,
-// whose hosts may be private.
+// Proxy returns a Caddyfile with a reverse_proxy to the downstream, through the transport,
+// for the connector crm/acme.
 func (d *Downstream) Proxy(t *testing.T, transport, proxy string) (caddyfile, log string) {
 	t.Helper()
 	options, log := Globals(t, BrokerLines(t, t.TempDir(), ConnectorLines("crm/acme", d.URL, "allow_private")))
 	return options + Site(d.URL, "crm/acme", fmt.Sprintf("tls_trust_pool file {\npem_file %s\n}\n%s", d.CA, transport), proxy), log
 }
 
-// Site has the API below /vault and the proxy elsewhere.
+// Site returns a site with the connections API below /vault and a reverse_proxy elsewhere.
 func Site(upstream, connector, transport, proxy string) string {
 	return fmt.Sprintf("http:// {\nconnections_api\nreverse_proxy %s {\ntransport token_broker %s {\n%s\n}\n%s\n}\n}",
 		upstream, connector, transport, proxy)

@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// Deadline is for what should happen soon, on a machine that is busy.
+// Deadline is for what should happen soon, even on a busy machine.
 const Deadline = 10 * time.Second
 
-// Forward is a Caddyfile with the Proxy API, the downstream d for the connector crm/acme,
-// and whatever other connectors there are.
+// Forward returns a Caddyfile with the Proxy API, the connector crm/acme, whose service is d,
+// and further connectors.
 func (d *Downstream) Forward(t testing.TB, options string, connectors ...string) (caddyfile, log string) {
 	t.Helper()
 	connectors = append([]string{ConnectorLines("crm/acme", d.URL, "allow_private")}, connectors...)
@@ -23,13 +23,13 @@ func (d *Downstream) Forward(t testing.TB, options string, connectors ...string)
 	return globals + fmt.Sprintf("http:// {\nlog\nconnections_api\ndownstream_proxy {\ntls_trust_pool file {\npem_file %s\n}\n%s\n}\n}", d.CA, options), log
 }
 
-// Call has the headers of a call to the Proxy API.
+// Call returns the headers of a request to the Proxy API.
 func Call(url string, more ...string) []string {
 	return Caller(append([]string{"X-Apideck-Service-Id", "acme", "X-Apideck-Downstream-Url", url}, more...)...)
 }
 
-// Serve runs the Proxy API in front of the downstream on a port of its own, with a
-// connection of the consumer jane.
+// Serve runs the Proxy API for d on a server of its own, with a connection of the consumer
+// jane.
 func (d *Downstream) Serve(t *testing.T, options string) (srv *httptest.Server, log string) {
 	t.Helper()
 	caddyfile, log := d.Forward(t, options)
@@ -40,7 +40,7 @@ func (d *Downstream) Serve(t *testing.T, options string) (srv *httptest.Server, 
 	return srv, log
 }
 
-// NewCall returns a call to the Proxy API that goes over the network.
+// NewCall returns a request to the Proxy API of a server.
 func NewCall(ctx context.Context, t *testing.T, srv *httptest.Server, method, url string, body io.Reader, more ...string) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(ctx, method, srv.URL+"/proxy", body)
@@ -54,6 +54,7 @@ func NewCall(ctx context.Context, t *testing.T, srv *httptest.Server, method, ur
 	return req
 }
 
+// RoundTrip sends a request over a connection of its own, without following redirects.
 func RoundTrip(t *testing.T, req *http.Request) *http.Response {
 	t.Helper()
 	transport := &http.Transport{DisableCompression: true}
@@ -66,7 +67,7 @@ func RoundTrip(t *testing.T, req *http.Request) *http.Response {
 	return resp
 }
 
-// Soon fails the test if what is not closed in time.
+// Soon fails the test unless what is closed before the deadline.
 func Soon(t *testing.T, what <-chan struct{}, name string) {
 	t.Helper()
 	select {
@@ -76,7 +77,7 @@ func Soon(t *testing.T, what <-chan struct{}, name string) {
 	}
 }
 
-// EchoUpgrade switches to a protocol that repeats lines.
+// EchoUpgrade switches to WebSocket and echoes lines.
 func EchoUpgrade(w http.ResponseWriter, r *http.Request) {
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -98,7 +99,8 @@ func EchoUpgrade(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// OnlyRenewed echoes the request body to callers with the token "renewed", and refuses others.
+// OnlyRenewed echoes the body of requests with the token "renewed", and answers 401 to
+// others.
 func OnlyRenewed(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	if r.Header.Get("Authorization") != "Bearer renewed" {
