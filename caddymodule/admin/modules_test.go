@@ -1,3 +1,3 @@
 package admin_test
 
-import _ "github.com/tokenbroker/caddy-token-broker/caddymodule" // the modules that the tests configure
+import _ "github.com/tokenbroker/caddy-token-broker/caddymodule" // registers the modules under test

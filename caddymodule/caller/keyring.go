@@ -24,7 +24,8 @@ func (k *Keyring) Add(application string, key broker.Secret) {
 	k.keys[application] = append(k.keys[application], sha256.Sum256([]byte(key.Reveal())))
 }
 
-// noKeys is compared with for unknown applications, to take the same time. Nothing hashes to zero bytes.
+// noKeys stands in for the keys of an unknown application, so that checking takes as long.
+// No key is known that hashes to zeros.
 var noKeys = make([][sha256.Size]byte, 1)
 
 // Has reports whether application has a key.

@@ -48,7 +48,7 @@ func TestConnectorsListsWhatIsKnown(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		var lines strings.Builder // with one space between columns
+		var lines strings.Builder // columns separated by single spaces
 		for line := range strings.Lines(out) {
 			lines.WriteString(strings.Join(strings.Fields(line), " ") + "\n")
 		}
@@ -144,7 +144,7 @@ func TestWhatConnectorsShowsCanBeImported(t *testing.T) {
 			t.Errorf("%s: %v", id, err)
 			continue
 		}
-		// Not expired: nothing is to be refreshed.
+		// Not expired, so that nothing is refreshed.
 		if c := imp.Credentials; c != nil {
 			c.IssuedAt, c.ExpiresIn = c.IssuedAt.AddDate(50, 0, 0), nil
 			c.ExpiresAt = c.IssuedAt.AddDate(50, 0, 0)

@@ -17,8 +17,8 @@ import (
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// FuzzConnectionsAPI sends what a stranger could send: whatever it is, it is answered,
-// never by a 5xx, and without a secret.
+// FuzzConnectionsAPI sends arbitrary requests: each is answered, without a 5xx and without a
+// secret.
 func FuzzConnectionsAPI(f *testing.F) {
 	key := "Bearer " + caddytest.Key
 	for _, method := range []string{"GET", "PATCH", "DELETE", "POST", "HEAD", "OPTIONS"} {

@@ -10,7 +10,7 @@ import (
 )
 
 // runAPI runs the connections API with the connectors crm/acme (OAuth) and crm/keyed
-// (an API key, and a setting that is no secret).
+// (an API key, and a setting that is not secret).
 func runAPI(t *testing.T) (handler http.Handler, log string) {
 	t.Helper()
 	options, log := caddytest.Globals(t, caddytest.BrokerLines(t, t.TempDir(),

@@ -18,8 +18,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
-// apiConnectors are what the tests of the API alone have: OAuth with an endpoint for
-// revocation, client credentials, an API key.
+// apiConnectors are the connectors of newAPI: OAuth with a revocation endpoint, client
+// credentials, an API key.
 func apiConnectors() map[connector.ID]*broker.Connector {
 	client := broker.Client{ID: "client", Secret: broker.NewSecret(brokertest.ClientSecretCanary)}
 	connectors := make(map[connector.ID]*broker.Connector)
@@ -51,8 +51,8 @@ func (a testApp) Authenticate(header http.Header) (string, error) {
 }
 func (a testApp) Broker() *broker.Broker { return a.broker }
 
-// newAPI returns the API alone, without Caddy around it, on a store in memory, for the
-// applications my-app and other.
+// newAPI returns the API without Caddy, on an in-memory store, for the applications my-app
+// and other.
 func newAPI(t testing.TB, provider *brokertest.Provider) http.Handler {
 	t.Helper()
 	store := &brokertest.MemStore{}
@@ -86,7 +86,7 @@ func newAPI(t testing.TB, provider *brokertest.Provider) http.Handler {
 
 const vault = "http://broker/vault/"
 
-// mustImport imports a body for a consumer of my-app.
+// mustImport imports a connection for a consumer of my-app.
 func mustImport(t *testing.T, api http.Handler, connector, consumer, body string) {
 	t.Helper()
 	resp := caddytest.Do(t, api, "POST", vault+"connections/"+connector+"/import", body, as(consumer)...)
@@ -95,19 +95,19 @@ func mustImport(t *testing.T, api http.Handler, connector, consumer, body string
 	}
 }
 
-// as has the headers of my-app for a consumer.
+// as returns the headers of my-app for a consumer.
 func as(consumer string) []string {
 	return []string{"Authorization", "Bearer " + caddytest.Key, "X-Apideck-App-Id", "my-app", "X-Apideck-Consumer-Id", consumer}
 }
 
-// asOther has those of the other application.
+// asOther returns the headers of the other application.
 func asOther(consumer string) []string {
 	return []string{"Authorization", "Bearer other-" + caddytest.Key, "X-Apideck-App-Id", "other", "X-Apideck-Consumer-Id", consumer}
 }
 
 const keyedBody = `{"settings": {"api_key": "canary-key", "region": "eu"}, "metadata": {"plan": "gold"}}`
 
-// dataOf returns data of an answer that has to be a success.
+// dataOf returns the data of a response, which must be a success.
 func dataOf[T any](t *testing.T, resp *http.Response) T {
 	t.Helper()
 	body := caddytest.Decode(t, resp)
@@ -181,7 +181,7 @@ func TestUpdateChangesWhatIsSent(t *testing.T) {
 	}
 }
 
-// A caller changes one member of what it got and sends it all back.
+// A caller changes one member of a response and sends all of it back.
 func TestConnectionThatComesBackChangesNothing(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, brokertest.NewProvider())
@@ -189,7 +189,7 @@ func TestConnectionThatComesBackChangesNothing(t *testing.T) {
 	path := vault + "connections/hris/keyed"
 	before := caddytest.ReadAll(t, caddytest.Do(t, api, "GET", path, "", as("jane")...))
 	data := before[strings.Index(before, `"data":`)+len(`"data":`) : strings.LastIndex(before, "}")]
-	for read := time.Now(); time.Since(read) < 2*time.Millisecond; { // an update would show in updated_at, which has milliseconds
+	for read := time.Now(); time.Since(read) < 2*time.Millisecond; { // an update would change updated_at, which has a resolution of milliseconds
 		runtime.Gosched()
 	}
 	if after := caddytest.ReadAll(t, caddytest.Do(t, api, "PATCH", path, data, as("jane")...)); after != before {

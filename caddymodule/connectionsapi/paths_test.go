@@ -23,7 +23,7 @@ func TestConsumerIsDeletedWhole(t *testing.T) {
 		mustImport(t, api, "hris/keyed", consumer, keyedBody)
 		mustImport(t, api, "hris/keyed", consumer+"2", keyedBody)
 		path := vault + "consumers/" + url.PathEscape(consumer)
-		for range 2 { // the second as of a caller that did not get the first answer
+		for range 2 { // repeated, like a caller that did not get the first response
 			got := dataOf[map[string]any](t, caddytest.Do(t, api, "DELETE", path, "", as("")[:4]...))
 			if want := map[string]any{"consumer_id": consumer}; !reflect.DeepEqual(got, want) {
 				t.Errorf("%q: got %v, want %v", consumer, got, want)
@@ -48,7 +48,7 @@ func TestUnknownConsumerIsA404(t *testing.T) {
 	}
 }
 
-// What another application has is like what nobody has.
+// Connections of another application are treated as if they did not exist.
 func TestApplicationsDoNotSeeEachOther(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, brokertest.NewProvider())

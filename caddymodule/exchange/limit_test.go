@@ -13,8 +13,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
-// limited runs both ways to d with limits: callers of the transport
-// authenticate too. It returns a server and a function that makes requests by each way.
+// limited runs the transport and the Proxy API for d with limits. Callers of the transport
+// authenticate, too. It returns a server and, for each of the two, a function that creates
+// requests.
 func limited(t *testing.T, d *caddytest.Downstream, app, limits string) (srv *httptest.Server, ways map[string]func(method, consumer string, body io.Reader, header ...string) *http.Request) {
 	t.Helper()
 	options, _ := caddytest.Globals(t, caddytest.BrokerLines(t, t.TempDir(), caddytest.ConnectorLines("crm/acme", d.URL, "allow_private"),
@@ -51,7 +52,7 @@ func limited(t *testing.T, d *caddytest.Downstream, app, limits string) (srv *ht
 func TestRequestsUnderWayAreLimited(t *testing.T) {
 	for name, tt := range map[string]struct {
 		app, limits  string
-		othersAreToo bool // other connections of the application
+		othersAreToo bool // the limit covers other connections of the application
 	}{
 		"of a connection": {"", "connection_concurrency 1", false},
 		"of a connection, and refusals do not count":  {"", "connection_concurrency 1\napp_concurrency 2", false},
@@ -87,7 +88,7 @@ func TestRequestsUnderWayAreLimited(t *testing.T) {
 					}
 
 					held.Body.Close()
-					// The proxy learns of it when it next reads or writes.
+					// The proxy notices at its next read or write.
 					got := 0
 					for until := time.Now().Add(caddytest.Deadline); got != http.StatusOK && time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
 						got = caddytest.RoundTrip(t, request("GET", "jane", nil)).StatusCode
@@ -101,7 +102,7 @@ func TestRequestsUnderWayAreLimited(t *testing.T) {
 	}
 }
 
-// holdOn answers at once, or begins to and ends only when the caller has gone.
+// holdOn answers at once, or with X-Hold begins to and continues until the caller is gone.
 func holdOn(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("X-Hold") == "" {
 		return

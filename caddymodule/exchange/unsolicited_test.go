@@ -12,8 +12,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
-// What a server sends that nobody has asked for is logged by net/http, with the credential
-// in it if the server echoes that.
+// net/http logs unsolicited data from a server, which may echo the credential.
 func TestWhatDownstreamSendsUnaskedIsNotLogged(t *testing.T) {
 	d := caddytest.NewDownstream(t, func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()

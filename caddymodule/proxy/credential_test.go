@@ -38,8 +38,8 @@ func TestProxyRenewsAndRepeatsAfterA401(t *testing.T) {
 	}
 }
 
-// A credential in the query is part of the URL: the one that was refused must not be
-// sent again beside the new one, nor anything of the caller's query get lost.
+// A credential in the query is part of the URL: a repeated request must have the new
+// credential only, and all of the caller's query.
 func TestProxyRenewsACredentialInTheQuery(t *testing.T) {
 	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -84,7 +84,7 @@ func TestProxySendsTheCallersOwnCredential(t *testing.T) {
 	if got := d.Request(t).Header.Values("Authorization"); len(got) != 1 || got[0] != "Token canary-own" {
 		t.Errorf("downstream got %q", got)
 	}
-	d.WantNone(t) // nothing is renewed
+	d.WantNone(t) // the request is not repeated
 
 	caddytest.WantError(t, caddytest.Do(t, handler, "GET", "http://broker/proxy", "", caddytest.Call("https://evil.test", own...)...), 403, "ForbiddenError")
 	caddytest.WantError(t, caddytest.Do(t, handler, "GET", "http://broker/proxy", "", append([]string{"X-Apideck-App-Id", "x"}, own...)...), 401, "UnauthorizedError")

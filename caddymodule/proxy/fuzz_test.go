@@ -13,8 +13,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
-// FuzzDownstreamProxy sends requests with whatever in the headers and the path. None of
-// them makes the proxy fail, nor sends a credential anywhere but where it may go.
+// FuzzDownstreamProxy sends requests with arbitrary headers and paths. None of them makes the
+// proxy fail or sends a credential where it is not allowed.
 func FuzzDownstreamProxy(f *testing.F) {
 	d := caddytest.NewDownstream(f, caddytest.OK)
 	for _, target := range []string{d.URL, d.URL + "/a?b={c}", "https://evil.test", d.URL + "/../", "{x}/y", "https://" + d.Listener.Addr().String() + "@evil.test/", "", "é"} {
@@ -28,12 +28,12 @@ func FuzzDownstreamProxy(f *testing.F) {
 	caddytest.ImportToken(f, handler, "crm/acme", "canary-access")
 	f.Fuzz(func(t *testing.T, method, path, target, asMethod, timeout, service, api, name, value string) {
 		if timeout != "" {
-			timeout = "5000" // not so short that it is the reason of a failure
+			timeout = "5000" // long enough not to cause a failure
 		}
 		header := make(http.Header)
 		for i, more := 0, caddytest.Call(target, "X-Apideck-Downstream-Method", asMethod, "X-Apideck-Timeout", timeout, "X-Apideck-Unified-Api", api, name, value); i < len(more); i += 2 {
 			if !httpguts.ValidHeaderFieldName(more[i]) || !httpguts.ValidHeaderFieldValue(more[i+1]) {
-				return // no server would let it through
+				return // no server accepts it
 			}
 			header.Add(more[i], more[i+1])
 		}

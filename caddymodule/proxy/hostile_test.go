@@ -41,7 +41,7 @@ func TestProxyTellsATruncatedResponse(t *testing.T) {
 	}
 }
 
-// TestProxySurvivesHostileResponses has downstream write what no server of Go's would.
+// TestProxySurvivesHostileResponses has downstream send what a Go server would not.
 func TestProxySurvivesHostileResponses(t *testing.T) {
 	d := caddytest.NewDownstream(t, func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
@@ -158,7 +158,7 @@ func TestProxyBodyThatCannotBeReadIsTheCallersFault(t *testing.T) {
 	caddytest.WantError(t, resp, http.StatusBadRequest, "RequestValidationError")
 }
 
-// selfSigned returns a certificate that nobody has signed.
+// selfSigned returns a self-signed certificate.
 func selfSigned(t *testing.T) tls.Certificate {
 	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)

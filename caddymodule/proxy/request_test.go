@@ -136,7 +136,7 @@ func TestProxyFindsTheOnlyConnectionForTheHost(t *testing.T) {
 			t.Errorf("%s: got %s", what, got)
 		}
 	}
-	// Official clients send the headers that they were not given too.
+	// Official clients send headers that are not set, too, empty.
 	want("only one", "acme-access", "X-Apideck-Service-Id", "", "X-Apideck-Unified-Api", "", "X-Apideck-Timeout", "", "X-Apideck-Downstream-Authorization", "")
 	want("only one of the service", "acme-access", "X-Apideck-Service-Id", "acme")
 

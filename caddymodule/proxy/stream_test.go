@@ -30,7 +30,7 @@ func TestProxyPassesEachEventOnAsItComes(t *testing.T) {
 		}
 	})
 	srv, _ := d.Serve(t, "")
-	resp := caddytest.RoundTrip(t, caddytest.NewCall(t.Context(), t, srv, "GET", d.URL, nil)) // the header has come, and no event yet
+	resp := caddytest.RoundTrip(t, caddytest.NewCall(t.Context(), t, srv, "GET", d.URL, nil)) // the header has arrived, no event yet
 	events := bufio.NewReader(resp.Body)
 	for i := range 3 {
 		next <- strconv.Itoa(i)
@@ -77,7 +77,7 @@ func TestProxyPassesABodyOnWhileItComes(t *testing.T) {
 	}
 }
 
-// TestProxySpeaksHTTP2 has both ways at once again, with trailers.
+// TestProxySpeaksHTTP2 streams in both directions at once, with trailers.
 func TestProxySpeaksHTTP2(t *testing.T) {
 	d := caddytest.NewDownstream(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "X-Sum")
@@ -111,7 +111,7 @@ func TestProxySpeaksHTTP2(t *testing.T) {
 	if got := resp.Trailer.Get("X-Sum"); !strings.Contains(got, "trailers") {
 		t.Errorf("got the trailers %v", resp.Trailer)
 	}
-	// A WebSocket takes HTTP/1.1, and gets it.
+	// A WebSocket needs HTTP/1.1.
 	resp = caddytest.RoundTrip(t, caddytest.NewCall(t.Context(), t, srv, "GET", d.URL, nil, "Connection", "Upgrade", "Upgrade", "websocket"))
 	if proto := resp.Header.Get("X-Proto"); proto != "HTTP/1.1" {
 		t.Errorf("a WebSocket was asked for by %s", proto)
@@ -129,7 +129,7 @@ func TestProxyAnswersBeforeTheBodyHasCome(t *testing.T) {
 	})
 	srv, _ := d.Serve(t, "")
 	for path, want := range map[string]int{"/answer": http.StatusRequestEntityTooLarge, "/wait": http.StatusGatewayTimeout} {
-		body, caller := io.Pipe() // which never ends
+		body, caller := io.Pipe() // never ends
 		t.Cleanup(func() { _ = caller.Close() })
 		go func() { _, _ = caller.Write([]byte("begin")) }()
 		ctx, cancel := context.WithTimeout(t.Context(), caddytest.Deadline)

@@ -27,7 +27,7 @@ func TestProxyTimesOut(t *testing.T) {
 		}
 	})
 	srv, _ := d.Serve(t, "")
-	caddytest.RoundTrip(t, caddytest.NewCall(t.Context(), t, srv, "GET", d.URL, nil)) // so that there is a connection
+	caddytest.RoundTrip(t, caddytest.NewCall(t.Context(), t, srv, "GET", d.URL, nil)) // opens a connection
 	resp := caddytest.RoundTrip(t, caddytest.NewCall(t.Context(), t, srv, "GET", d.URL+"/hang", nil, "X-Apideck-Timeout", "500"))
 	caddytest.WantError(t, resp, http.StatusGatewayTimeout, "ProxyTimedOutError")
 	if resp.Header.Get("X-Apideck-Request-Id") == "" || resp.Header.Get("X-Apideck-Downstream-Error") != "false" {
@@ -77,8 +77,7 @@ func TestProxySaysThatDownstreamIsOutOfReach(t *testing.T) {
 	caddytest.WantError(t, resp, http.StatusBadGateway, "ConnectorExecutionError")
 }
 
-// The timeout counts from the last byte of the request's body, and ends when the
-// response begins.
+// The timeout runs from the last byte of the request body until the response begins.
 func TestProxyTimeoutCountsWhileNothingMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -120,7 +119,7 @@ func waitingPassage(alarms *sync.Pool) *passage {
 	}
 }
 
-// An alarm that has served one passage rings for the next one, and only then.
+// A reused alarm expires for its current passage only.
 func TestProxyAlarmServesOnePassageAfterAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		alarms := newAlarms()
@@ -146,8 +145,7 @@ func TestProxyAlarmServesOnePassageAfterAnother(t *testing.T) {
 	})
 }
 
-// A connection that had a request time out serves the next one, if that one's body was
-// read.
+// A connection stays usable after a request timed out, if the request body was read.
 func TestProxyKeepsTheConnectionAfterATimeout(t *testing.T) {
 	d := caddytest.NewDownstream(t, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)

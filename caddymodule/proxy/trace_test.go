@@ -16,7 +16,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
-// A call to the Proxy API can be followed from its server's span to downstream.
+// A trace of a Proxy API request continues from the server's span to downstream.
 func TestProxyIsTraced(t *testing.T) {
 	d := caddytest.NewDownstream(t, caddytest.OK)
 	caddyfile, _ := d.Forward(t, "")

@@ -30,7 +30,7 @@ func TestProxyCarriesAWebSocket(t *testing.T) {
 			t.Fatalf("got %q, %v", line, err)
 		}
 	}
-	// One side says that it will send no more; the other still may.
+	// One side closes its direction; the other may still send.
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}

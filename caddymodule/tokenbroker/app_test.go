@@ -16,7 +16,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
-// references returns how many configurations hold the store in dir.
+// references returns how many configurations use the store in dir.
 func references(dir string) int {
 	n, _ := pool.References("embedded:" + dir)
 	return n

@@ -79,8 +79,8 @@ func NearConnectors(name string, known map[connector.ID]KnownConnector) []string
 		full := id.String()
 		d := min(distance(name, full), distance(name, id.ServiceID))
 		if _, service, ok := strings.Cut(name, "/"); ok {
-			// In another unified API. Compare the services alone; the shorter the name, the fewer
-			// differences are tolerated.
+			// In another unified API. Only the services are compared; the shorter the name,
+			// the fewer differences are tolerated.
 			if apart := distance(service, id.ServiceID); apart <= len(service)/2 {
 				d = min(d, 1+apart)
 			}

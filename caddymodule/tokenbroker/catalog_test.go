@@ -26,7 +26,7 @@ func TestConnectorFilesAddToTheCatalogueAndReplaceIt(t *testing.T) {
 		t.Errorf("got %v", names)
 	}
 
-	// A file makes nothing usable: the configuration does.
+	// Only the configuration makes a connector usable, not its file.
 	t.Setenv("CONNECTORS", dir)
 	options, _ := caddytest.Globals(t, caddytest.BrokerLines(t, filepath.Join(t.TempDir(), "store"), "catalog {env.CONNECTORS}", "connector crm/acme {\nclient_id x\n}"))
 	if err := caddytest.Validate(t, options+caddytest.APISite); err != nil {

@@ -46,7 +46,7 @@ func TestReloadKeepsTheBroker(t *testing.T) {
 	if got := len(before.shared.broker.Config().Connectors); got != 2 {
 		t.Errorf("got %d connectors, want those of the new configuration", got)
 	}
-	// A request of the old configuration that is still under way.
+	// A request of the old configuration still in progress.
 	if resp := caddytest.Do(t, handler, "GET", caddytest.ConnectionPath, "", caddytest.Caller()...); resp.StatusCode != http.StatusOK {
 		t.Errorf("got status %d: %s", resp.StatusCode, caddytest.ReadAll(t, resp))
 	}
@@ -105,7 +105,7 @@ func TestFailedStartReturnsToTheOldConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := fmt.Appendf(nil, `{"admin": {"disabled": true, "config": {"persist": false}}, "apps": {"token_broker_test_failing": {}, "token_broker": {"storage": {"module": "embedded", "dir": %q}, "cache_ttl": "1s"}}}`, dir)
-	// Apps are started in random order, and this is about ours being the first.
+	// Apps start in random order; this needs ours to be the first.
 	for range 8 {
 		if err := caddy.Load(config, true); err == nil {
 			t.Fatal("it loads")

@@ -79,7 +79,7 @@ func TestUpstreamThatTheConnectorDoesNotAllowIsWarnedOf(t *testing.T) {
 	}
 }
 
-// What counts is the configuration that is coming, not the one that is running.
+// The new configuration counts, not the running one.
 func TestUpstreamOfAConnectorThatAReloadAddsIsNotWarnedOf(t *testing.T) {
 	dir := t.TempDir()
 	acme := caddytest.ConnectorLines("crm/acme", "https://api.acme.test")

@@ -16,8 +16,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 )
 
-// testTransport returns the http transport of a guarded [Transport] that may dial
-// public addresses only.
+// testTransport returns the http transport of a [Transport], which dials only public
+// addresses.
 func testTransport(t *testing.T) *reverseproxy.HTTPTransport {
 	t.Helper()
 	transport := &Transport{HTTPTransport: new(reverseproxy.HTTPTransport)}

@@ -13,8 +13,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
-// TestDownstreamCannotHandTheCredentialOn has downstream send back what it got, in
-// every place that is not the body.
+// TestDownstreamCannotHandTheCredentialOn has downstream echo the credential everywhere
+// except in the body.
 func TestDownstreamCannotHandTheCredentialOn(t *testing.T) {
 	for name, echo := range map[string]http.HandlerFunc{
 		"header": func(w http.ResponseWriter, r *http.Request) {

@@ -14,7 +14,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
-// balanced is a Caddyfile whose reverse_proxy has several downstreams.
+// balanced returns a Caddyfile whose reverse_proxy has several downstreams.
 func balanced(t *testing.T, proxy string, downstreams ...*caddytest.Downstream) string {
 	t.Helper()
 	var urls, hosts, pools []string
@@ -65,7 +65,7 @@ func TestAnswersAreRetried(t *testing.T) {
 	if got := well.Request(t).Header; len(got.Values("Authorization")) != 1 || got.Get("Cookie") != "" {
 		t.Errorf("the next attempt has other headers: %v", got)
 	}
-	// The failure has counted against the first one: a passive health check.
+	// The passive health check has counted the failure against the first one.
 	if resp := asJane(t, handler); resp.StatusCode != http.StatusOK {
 		t.Fatalf("got status %d", resp.StatusCode)
 	}
@@ -104,8 +104,8 @@ func TestHeadersOfAnswersCanBeChanged(t *testing.T) {
 	}
 }
 
-// What the caller has for the broker does not reach downstream, whoever removes it: the
-// transport, or Caddy where the operator sets such headers too.
+// Headers for the broker do not reach downstream, whether the transport removes them or, if
+// the operator sets such headers too, Caddy does.
 func TestCallersHeadersAreRemovedEitherWay(t *testing.T) {
 	for name, proxy := range map[string]string{
 		"no header_up":                  "",
@@ -192,8 +192,8 @@ func TestHTTP2Downstream(t *testing.T) {
 	}
 }
 
-// Each attempt begins with the request as it came: what an earlier one has put into it is
-// neither logged nor sent to the next upstream twice.
+// Each attempt begins with the original request: what an earlier one added is neither logged
+// nor sent to the next upstream.
 func TestNextAttemptHasNoCredentialOfTheOneBefore(t *testing.T) {
 	for _, inject := range []string{"inject header X-Api-Key", "inject query key", "inject cookie session"} {
 		failing := caddytest.NewDownstream(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
@@ -223,7 +223,7 @@ func TestNextAttemptHasNoCredentialOfTheOneBefore(t *testing.T) {
 	}
 }
 
-// Caddy redacts Authorization and Cookie in its logs, and knows no other credentials.
+// Caddy redacts only Authorization and Cookie in its logs.
 func TestNoLogShowsACredentialWhereverItGoes(t *testing.T) {
 	for name, tt := range map[string]struct{ inject, settings string }{
 		"header":              {"inject header X-Api-Key", `"api_key": "canary-secret"`},

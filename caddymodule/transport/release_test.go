@@ -11,8 +11,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
-// A handler that takes over from reverse_proxy and fails in the middle leaves downstream's
-// response unread and open.
+// A handle_response route that panics leaves downstream's response unread and open.
 func TestResponseThatNobodyReadsIsUnderWayNoLonger(t *testing.T) {
 	d := caddytest.NewDownstream(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "downstream's") })
 	broken := caddytest.NewDownstream(t, func(w http.ResponseWriter, r *http.Request) {
@@ -38,7 +37,7 @@ func TestResponseThatNobodyReadsIsUnderWayNoLonger(t *testing.T) {
 				t.Fatal(err)
 			}
 			req.Header.Set("X-Apideck-Consumer-Id", "jane")
-			resp = caddytest.RoundTrip(t, req) // the one before ends a moment after its answer
+			resp = caddytest.RoundTrip(t, req) // the previous request ends shortly after its response
 		}
 		if _, err := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK || err == nil {
 			t.Fatalf("got status %d, %v, want the answer that is cut off", resp.StatusCode, err)

@@ -12,8 +12,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
-// renewing runs a connection whose imported token downstream takes for revoked, and
-// counts what the token endpoint is asked.
+// renewing runs a connection whose imported token downstream refuses, and counts requests to
+// the token endpoint.
 func renewing(t *testing.T, d *caddytest.Downstream) (http.Handler, *atomic.Int32) {
 	t.Helper()
 	var redeems atomic.Int32
@@ -61,7 +61,7 @@ func TestLargeRequestIsNotSentAgainButTheTokenRenewed(t *testing.T) {
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; {
 		resp := caddytest.Do(t, handler, http.MethodPost, "http://caller.test/", large, "X-Apideck-Consumer-Id", "jane")
-		d.Request(t) // makes room for the next
+		d.Request(t) // makes room for the next request
 		if resp.StatusCode == http.StatusOK {
 			break
 		}

@@ -24,7 +24,7 @@ func TestCredentialIsInjected(t *testing.T) {
 
 	resp := caddytest.Do(t, handler, "GET", "http://caller.test/v1/things?q=1", "",
 		"X-Apideck-Consumer-Id", "jane", "X-Custom", "kept",
-		// What must not arrive, and what must not keep the credential from arriving.
+		// These must not arrive, nor keep the credential from arriving.
 		"Authorization", "Bearer caller", "Authorization", "Bearer caller-2", "Cookie", "caller=1", "X-Apideck-Service-Id", "x",
 		"Baggage", "user=jane", "Proxy-Authorization", "x", "Forwarded", "for=10.0.0.1",
 		"Connection", "Authorization, Close")
