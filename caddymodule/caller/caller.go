@@ -10,9 +10,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
-// AuthenticateHeader checks the application id and API key of a request and returns the
+// Authenticate checks the application id and API key of a request and returns the
 // application.
-func (k *Keyring) AuthenticateHeader(header http.Header) (string, error) {
+func (k *Keyring) Authenticate(header http.Header) (string, error) {
 	authorization, err := apideck.OnlyValue(header, "Authorization")
 	if err != nil {
 		return "", err
@@ -28,5 +28,5 @@ func (k *Keyring) AuthenticateHeader(header http.Header) (string, error) {
 	if !strings.EqualFold(scheme, "Bearer") { // RFC 9110 section 11.1
 		return "", apierror.Unauthorized("Unknown authentication scheme: send Authorization: Bearer <api key>")
 	}
-	return application, k.Authenticate(application, broker.NewSecret(strings.TrimSpace(key)))
+	return application, k.authenticate(application, broker.NewSecret(strings.TrimSpace(key)))
 }

@@ -31,10 +31,10 @@ var noKeys = make([][sha256.Size]byte, 1)
 // Has reports whether application has a key.
 func (k *Keyring) Has(application string) bool { return len(k.keys[application]) > 0 }
 
-// Authenticate returns nil if key is one of application's, otherwise
+// authenticate returns nil if key is one of application's, otherwise
 // [apierror.ErrUnauthorized]. Its duration reveals neither how much of the key matches nor
 // whether the application exists.
-func (k *Keyring) Authenticate(application string, key broker.Secret) error {
+func (k *Keyring) authenticate(application string, key broker.Secret) error {
 	hash := sha256.Sum256([]byte(key.Reveal()))
 	match := 0
 	known, ok := k.keys[application]

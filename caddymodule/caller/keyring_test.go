@@ -28,7 +28,7 @@ func TestKeyringTellsNothingApart(t *testing.T) {
 		{"nobody", "old", apierror.ErrUnauthorized},
 		{"", "", apierror.ErrUnauthorized},
 	} {
-		if got := ring.Authenticate(test.app, broker.NewSecret(test.key)); !errors.Is(got, test.want) {
+		if got := ring.authenticate(test.app, broker.NewSecret(test.key)); !errors.Is(got, test.want) {
 			t.Errorf("%s with %q: got %v, want %v", test.app, test.key, got, test.want)
 		}
 	}

@@ -47,7 +47,7 @@ type testApp struct {
 }
 
 func (a testApp) Authenticate(header http.Header) (string, error) {
-	return a.callers.AuthenticateHeader(header)
+	return a.callers.Authenticate(header)
 }
 func (a testApp) Broker() *broker.Broker { return a.broker }
 

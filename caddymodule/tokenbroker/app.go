@@ -255,7 +255,7 @@ func (a *App) Config() *broker.Config { return a.config }
 // Authenticate checks the application id and API key in a request's header and returns the
 // application.
 func (a *App) Authenticate(header http.Header) (string, error) {
-	return a.keyring.AuthenticateHeader(header)
+	return a.keyring.Authenticate(header)
 }
 
 // HasApplication reports whether the application is configured.
