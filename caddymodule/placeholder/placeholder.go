@@ -34,7 +34,7 @@ func Secret(logger *slog.Logger, field, value string) (broker.Secret, error) {
 	}
 	if !placeholderPattern.MatchString(value) {
 		logger.LogAttrs(context.Background(), slog.LevelWarn,
-			"the configuration contains a literal secret, which the admin API shows; use a placeholder such as {file./run/secrets/name} or {env.NAME} ({$NAME} does not work)",
+			"the configuration contains a literal secret, which the admin API shows; use a placeholder such as {file./run/secrets/name} or {env.NAME}, not {$NAME}",
 			slog.String("field", field))
 	}
 	return broker.NewSecret(resolved), nil
