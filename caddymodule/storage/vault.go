@@ -44,7 +44,7 @@ type Vault struct {
 
 // VaultAuth is how the broker logs in to Vault.
 type VaultAuth struct {
-	// A token, as a placeholder. It is resolved anew each time the token is used, so a file
+	// A token, as a placeholder. It is resolved each time the token is used, so a file
 	// that an agent renews works. Default: `{env.VAULT_TOKEN}`.
 	Token string `json:"token,omitempty"`
 }

@@ -42,14 +42,14 @@ func TestRefusedOptionsAreRefusedInJSON(t *testing.T) {
 	} {
 		text := strings.Replace(string(caddytest.WithoutPorts(t, config)), `"tls":{}`, snippet, 1)
 		err := caddy.Load([]byte(text), true)
-		if err == nil || !strings.Contains(err.Error(), option) || !strings.Contains(err.Error(), "is not possible here") {
+		if err == nil || !strings.Contains(err.Error(), option) || !strings.Contains(err.Error(), "is not allowed here") {
 			t.Errorf("%s: got %v", option, err)
 		}
 	}
 }
 
 func TestUpstreamThatTheConnectorDoesNotAllowIsWarnedOf(t *testing.T) {
-	const warning = "the connector allows no requests to this upstream"
+	const warning = "the connector does not allow this upstream"
 	for _, tt := range []struct {
 		name, upstream, connector, options string
 		warns                              bool
@@ -89,7 +89,7 @@ func TestUpstreamOfAConnectorThatAReloadAddsIsNotWarnedOf(t *testing.T) {
 	if err := caddytest.Load(t, options+caddytest.Site("http://127.0.0.1:1234", "crm/here", "", "")); err != nil {
 		t.Fatal(err)
 	}
-	if text := caddytest.Logged(t, log); strings.Contains(text, "allows no requests to this upstream") {
+	if text := caddytest.Logged(t, log); strings.Contains(text, "does not allow this upstream") {
 		t.Errorf("got a warning:\n%s", text)
 	}
 }
