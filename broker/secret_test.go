@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/xml"
-	"errors"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -53,29 +52,4 @@ func TestSecretHashTellsTokensApart(t *testing.T) {
 	if a.Hash() == b.Hash() || a.Hash() != broker.NewSecret("a").Hash() {
 		t.Error("the hash does not tell tokens apart")
 	}
-}
-
-func TestKeyringTellsNothingApart(t *testing.T) {
-	t.Parallel()
-	ring := broker.NewKeyring()
-	ring.Add("app", broker.NewSecret("old"))
-	ring.Add("app", broker.NewSecret("new"))
-	ring.Add("other", broker.NewSecret("theirs"))
-	for _, test := range []struct {
-		app, key string
-		want     error
-	}{
-		{"app", "old", nil},
-		{"app", "new", nil},
-		{"app", "theirs", broker.ErrUnauthorized},
-		{"app", "", broker.ErrUnauthorized},
-		{"app", "ol", broker.ErrUnauthorized},
-		{"nobody", "old", broker.ErrUnauthorized},
-		{"", "", broker.ErrUnauthorized},
-	} {
-		if got := ring.Authenticate(test.app, broker.NewSecret(test.key)); !errors.Is(got, test.want) {
-			t.Errorf("%s with %q: got %v, want %v", test.app, test.key, got, test.want)
-		}
-	}
-	brokertest.NoCanary(t, "keyring", fmt.Appendf(nil, "%+v", ring))
 }

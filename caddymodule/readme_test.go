@@ -7,6 +7,13 @@ import (
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/tracing" // a directive of the README's configuration
+
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/admin"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/connectionsapi"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/proxy"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/storage"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/transport"
 )
 
 // TestConfigurationOfTheReadmeAdapts holds every Caddyfile in the README to the parser,
@@ -42,8 +49,8 @@ func TestReadmeKnowsEveryModule(t *testing.T) {
 	}
 	for _, id := range []string{
 		"http.handlers.sandbox_provider",
-		string(App{}.CaddyModule().ID), string(VaultStorage{}.CaddyModule().ID), string(EmbeddedStorage{}.CaddyModule().ID),
-		string(ConnectionsAPI{}.CaddyModule().ID), string(DownstreamProxy{}.CaddyModule().ID), string(Transport{}.CaddyModule().ID), string(adminAPI{}.CaddyModule().ID),
+		string(tokenbroker.App{}.CaddyModule().ID), string(storage.Vault{}.CaddyModule().ID), string(storage.Embedded{}.CaddyModule().ID),
+		string(connectionsapi.Handler{}.CaddyModule().ID), string(proxy.Handler{}.CaddyModule().ID), string(transport.Transport{}.CaddyModule().ID), string(admin.API{}.CaddyModule().ID),
 	} {
 		if !strings.Contains(string(readme), "`"+id+"`") {
 			t.Errorf("the README does not name the module %s", id)
