@@ -14,6 +14,7 @@ TEST_TIMEOUT ?= 10m
 SEEDS ?= 3000
 FIRST_SEED ?= 1000
 E2E_TIMEOUT ?= 20m
+export TEST_TIMEOUT SEEDS FIRST_SEED E2E_TIMEOUT
 FUZZTIME ?= 20s
 BENCH ?= .
 
@@ -31,10 +32,7 @@ run: build ## Build it, and run Caddyfile.example.
 
 .PHONY: test
 test: gcc vaultserver sdk ## Run all tests with the race detector. The first run builds Vault, in some minutes.
-	go test -race -timeout $(TEST_TIMEOUT) ./...
-	go test -timeout $(TEST_TIMEOUT) -run TestRandomInterleavings ./broker -first-seed $(FIRST_SEED) -seeds $(SEEDS)
-	cd tests && go test -race -timeout $(E2E_TIMEOUT) ./...
-	@$(HAVE_NODE) || echo '$(NO_NODE)' >&2
+	@status=0; tools/test.sh || status=$$?; $(HAVE_NODE) || echo '$(NO_NODE)' >&2; exit $$status
 
 # Before the tests, so that the time it takes is no part of their timeouts.
 .PHONY: vaultserver
