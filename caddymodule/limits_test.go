@@ -8,9 +8,10 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 )
 
 // limited runs both ways to the downstream with limits: callers of the transport
@@ -88,13 +89,12 @@ func TestRequestsUnderWayAreLimited(t *testing.T) {
 
 					held.Body.Close()
 					// The proxy learns of it when it next reads or writes.
-					got := 0
-					for until := time.Now().Add(deadline); got != http.StatusOK && time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
-						got = roundTrip(t, request("GET", "jane", nil)).StatusCode
-					}
-					if got != http.StatusOK {
-						t.Errorf("when it has ended the next one gets status %d", got)
-					}
+					brokertest.Eventually(t, deadline, "room for the next request", func() error {
+						if got := roundTrip(t, request("GET", "jane", nil)).StatusCode; got != http.StatusOK {
+							return fmt.Errorf("got status %d", got)
+						}
+						return nil
+					})
 				})
 			}
 		}
@@ -211,14 +211,18 @@ func TestResponseThatNobodyReadsIsUnderWayNoLonger(t *testing.T) {
 	t.Cleanup(srv.Close)
 	for range 3 {
 		var resp *http.Response
-		for until := time.Now().Add(deadline); resp == nil || resp.StatusCode == http.StatusTooManyRequests && time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+		// The request before ends a moment after its answer.
+		brokertest.Eventually(t, deadline, "room for the next request", func() error {
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			req.Header.Set("X-Apideck-Consumer-Id", "jane")
-			resp = roundTrip(t, req) // the one before ends a moment after its answer
-		}
+			if resp = roundTrip(t, req); resp.StatusCode == http.StatusTooManyRequests {
+				return fmt.Errorf("got status %d", resp.StatusCode)
+			}
+			return nil
+		})
 		if _, err := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK || err == nil {
 			t.Fatalf("got status %d, %v, want the answer that is cut off", resp.StatusCode, err)
 		}
