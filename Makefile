@@ -92,4 +92,4 @@ tidy: ## Tidy every go.mod and go.sum, but for that of Vault, whose SDK would be
 
 .PHONY: clean
 clean: ## Remove what was built here.
-	rm -f token-broker caddy coverage.out tests/bench/bench
+	rm -f token-broker caddy coverage.out tests/bench/bench .cache/test.json .cache/test.log

@@ -35,7 +35,7 @@ const (
 	codeInvalidGrant       = "invalid_grant"         // RFC 6749 section 5.2
 	codeNotSent            = "not_sent"              // the request did not reach the token endpoint whole
 	codeAddressNotAllowed  = "address_not_allowed"   // nor could it, see [GuardedDialer]
-	codeNoAnswer           = "no_answer"             // it reached it, and no response came, or not all of it in time
+	codeNoAnswer           = "no_answer"             // it reached it, and no response came, or its body timed out
 	codeHTTPStatus         = "http_"                 // and the status, where the response had no code
 	codeUnusable           = "unusable_answer"       // a 2xx without a token in it
 	codeNoAccessToken      = "no_access_token"       // a 2xx with only a refresh token

@@ -98,7 +98,7 @@ type tokenTransport struct {
 	body     []byte
 	complete bool // body is all of the response's
 	cut      bool // it broke off
-	late     bool // because time was up
+	late     bool // because the deadline had passed
 }
 
 var errSentAlready = errors.New("the token request was sent already")

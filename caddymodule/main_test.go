@@ -15,8 +15,8 @@ var testHome string
 
 func TestMain(m *testing.M) { os.Exit(runAtTestHome(m)) }
 
-// runAtTestHome runs the tests away from the user's own Caddy, whose autosaved configuration,
-// journal and keys they would replace.
+// runAtTestHome keeps the tests away from the user's own Caddy: they would overwrite its
+// autosaved configuration, and add to its journals and keys.
 func runAtTestHome(m *testing.M) int {
 	home, err := os.MkdirTemp("", "caddymodule-home-")
 	if err != nil {
@@ -34,7 +34,7 @@ func runAtTestHome(m *testing.M) int {
 			return 1
 		}
 	}
-	// Caddy has read the environment already.
+	// Caddy read the environment when it was initialized.
 	caddy.ConfigAutosavePath = filepath.Join(caddy.AppConfigDir(), "autosave.json")
 	caddy.DefaultStorage.Path = caddy.AppDataDir()
 	return m.Run()

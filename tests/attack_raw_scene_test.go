@@ -26,8 +26,8 @@ type rawServer struct {
 	answer   func(r rawRequest) string // guarded by mu; nil: 200 without a body
 }
 
-// rawPatience is how long a rawServer waits for the rest of a request. Who sends what is cut off
-// waits longer, so that the server notes what has come of it.
+// rawPatience is how long a rawServer waits for the rest of a request. Clients of a
+// request that is cut off wait longer, so that the server has recorded it by then.
 const rawPatience = 4 * time.Second
 
 // A rawRequest is a request as it came.
@@ -229,7 +229,8 @@ func sendRaw(t testing.TB, address, request string) string {
 	return sendCutOff(t, address, request, waitTimeout)
 }
 
-// sendCutOff is [sendRaw] for what may be less than a request: the listener waits for more.
+// sendCutOff is [sendRaw] for a request that may be incomplete: the listener waits for
+// the rest until patience is over.
 func sendCutOff(t testing.TB, address, request string, patience time.Duration) string {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)

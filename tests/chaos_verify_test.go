@@ -131,10 +131,9 @@ func (c *chaos) wantRecordsReal(t *testing.T, customer string, h *history, lease
 	}
 }
 
-// gaveUp reports whether the answer came too late, or not whole, though the OAuth server
-// could write it: the replica had waited for all of the timeout. How long before that the
-// server had written it is no sign of anything. On a busy machine the end of a body gets to a
-// replica long after its beginning, or the replica is not told of it.
+// gaveUp reports whether the replica gave up on an answer that the OAuth server did
+// write: it had waited for the whole timeout. How long ago the server wrote it proves
+// nothing. On a busy machine the end of a body reaches a replica long after its head.
 func (h *history) gaveUp(l logLine, r oauthserver.TokenRequest) bool {
 	waited := slices.ContainsFunc(h.leases, func(lease logLine) bool {
 		since := l.At.Sub(lease.At)

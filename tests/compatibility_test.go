@@ -19,7 +19,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// One release takes over the store of another: after an upgrade, or after its return.
+// An upgrade, and a downgrade, keep every connection.
 func TestStoreOfAnotherReleaseIsUsed(t *testing.T) {
 	inBothDirections(t, func(t *testing.T, writer, reader string) {
 		inEveryStore(t, func(t *testing.T, d *deployment) {
@@ -67,12 +67,12 @@ func TestStoreOfAnotherReleaseIsUsed(t *testing.T) {
 	})
 }
 
-// A resource is something to ask the connections API for.
+// A resource is something that the connections API can be asked for.
 type resource struct{ path, consumer string }
 
-// fillStore stores a connection of each kind, and returns what the API says of them. The token
-// endpoint fails afterwards, so that the connection of the consumer "stale" is still to be
-// refreshed.
+// fillStore stores a connection of each kind, and returns what the API says of them.
+// The token endpoint fails afterwards, so that the connection of the consumer "stale"
+// is still to be refreshed.
 func (d *deployment) fillStore(t *testing.T, p *process) map[resource]string {
 	t.Helper()
 	p.importTokens(t, acme, "fresh", d.provider.Login(t, "fresh", 0))
@@ -113,8 +113,8 @@ func (d *deployment) fillStore(t *testing.T, p *process) map[resource]string {
 	return said
 }
 
-// An answer that the store could not take is in the journal when the process crashes. Another
-// release finds it there, for either of the stores, and leaves a journal as it found it.
+// A process crashes while its journal holds an answer that the store did not take.
+// Another release reads the journal, for each of the stores, and saves the answer.
 func TestJournalOfAnotherReleaseIsRead(t *testing.T) {
 	inBothDirections(t, func(t *testing.T, writer, reader string) {
 		t.Run("vault", func(t *testing.T) {
@@ -198,7 +198,8 @@ func (j *journalScene) moveEntries(t *testing.T, store string) {
 	}
 }
 
-// wantRead checks that the release takes the answer from the journal, and does not buy another.
+// wantRead checks that the release takes the answer from the journal instead of sending
+// the refresh token again.
 func (j *journalScene) wantRead(t *testing.T, d *deployment, reader string) {
 	t.Helper()
 	redeemed := d.provider.Redeemed(consumer, 0)
@@ -221,7 +222,7 @@ func (j *journalScene) wantRead(t *testing.T, d *deployment, reader string) {
 
 var journalFile = regexp.MustCompile(`^[0-9a-f]{16}/journal-[^/]+\.log$`)
 
-// wantFiles checks which files the journal has: so many with entries, and the key.
+// wantFiles checks the journal's files: that many with entries, and the keys.
 func (j *journalScene) wantFiles(t *testing.T, entries int) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(j.dir, "*", "*"))
@@ -279,8 +280,8 @@ func TestConfigurationsOfThePreviousReleaseMeanTheSame(t *testing.T) {
 	}
 }
 
-// configurations returns Caddyfiles that the release knows, by name: its example, those of its
-// own tests, and one with everything.
+// configurations returns Caddyfiles that the release knows, by name: its example, those
+// of its own tests, and one with everything.
 func configurations(t *testing.T, r release) map[string]string {
 	t.Helper()
 	found := map[string]string{
@@ -298,7 +299,7 @@ func configurations(t *testing.T, r release) map[string]string {
 	return found
 }
 
-// writeCertificate writes some certificate, and returns where.
+// writeCertificate writes a certificate and returns its path.
 func writeCertificate(t *testing.T, dir string) string {
 	t.Helper()
 	server := httptest.NewTLSServer(http.NotFoundHandler())
@@ -308,7 +309,7 @@ func writeCertificate(t *testing.T, dir string) string {
 	return path
 }
 
-// Modules are named in configurations.
+// Configurations name modules.
 func TestModulesOfThePreviousReleaseAreThere(t *testing.T) {
 	t.Parallel()
 	before := previous(t)

@@ -32,8 +32,8 @@ var builtPrevious = sync.OnceValues(func() (release, error) {
 	return release{filepath.Join(dir, "token-broker"), filepath.Join(dir, "source")}, err
 })
 
-// previous returns the release that this tree has to be compatible with. Without the history
-// the test is skipped; CI has to have it.
+// previous returns the release that this tree has to be compatible with. Without the
+// repository's history the test is skipped, and in CI it fails.
 func previous(t *testing.T) release {
 	t.Helper()
 	r, err := builtPrevious()
@@ -47,8 +47,8 @@ func previous(t *testing.T) release {
 	return r
 }
 
-// inBothDirections runs a test with the previous release writing and this one reading, and the
-// other way round.
+// inBothDirections runs a test twice: the previous release writes and this one reads,
+// and the other way round.
 func inBothDirections(t *testing.T, test func(t *testing.T, writer, reader string)) {
 	t.Helper()
 	t.Parallel()

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs every test of both modules, also after failures. Prints a line for each package as it
-# finishes and the output of tests that fail, and ends with the names of those. The output of
-# all tests is in .cache/test.log, as events for programs in .cache/test.json.
+# Runs the tests of both modules, and all of them even if some fail. Prints a line for each
+# package as it finishes, the output of each test that fails, and at the end their names. The
+# output of all tests is in .cache/test.log, and as JSON events in .cache/test.json.
 #
-# TEST_TIMEOUT, E2E_TIMEOUT, SEEDS and FIRST_SEED are the Makefile's, which builds first what
-# the tests need.
+# The Makefile sets TEST_TIMEOUT, E2E_TIMEOUT, SEEDS and FIRST_SEED, and first builds what the
+# tests need.
 set -uo pipefail
 cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-# One part after the other: each keeps two cores busy, and the deadlines of the end-to-end tests
-# are their own.
+# The parts run one after the other: the first two keep every core busy, and the end-to-end
+# tests have deadlines.
 events() {
 	local status=0
 	go test -json -race -timeout "${TEST_TIMEOUT:-10m}" ./... || status=1

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Prints a directory that has the token-broker of an earlier commit, and in source/ the tree of that
-# commit. Both are made once and kept in the user's cache directory. The exit status is 3 if the
-# history here does not have the commit: in a tarball, or a shallow clone.
+# Prints a directory that holds the token-broker of an earlier commit, and in source/ that
+# commit's tree. Both are made once and kept in the user's cache directory. The exit status is 3
+# if the history lacks the commit, as in a tarball or a shallow clone.
 set -eu
 
-# What this commit's token-broker has stored, and the configurations that it takes, stay good, and
-# it can read what today's token-broker stores. Move it to the commit of each release, by its whole
-# hash; to one in between only for a change of format that nobody can have used.
+# Today's token-broker accepts this commit's configurations and stored files, and this commit's
+# token-broker reads what today's stores. With each release, put the full hash of the released
+# commit here; nothing else names it. Never move it to make a failing test pass.
 commit=00d308ebe4e9ff3c9f01911b0b6a9f4ebfe27f90
 
 cd "$(dirname "$0")/../.."
@@ -21,8 +21,8 @@ if ! git cat-file -e "$commit^{commit}" 2>/dev/null; then
 	exit 3
 fi
 
-# The directory appears whole, under its name, or not at all. Of two that are made at the same
-# time one is kept.
+# The directory appears complete, under its name, or not at all. If two are made at the same
+# time, one is kept.
 mkdir -p "$cache"
 new=$(mktemp -d "$cache/previous.XXXXXX")
 trap 'rm -rf "$new"' EXIT
