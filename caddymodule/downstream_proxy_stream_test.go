@@ -17,7 +17,7 @@ import (
 )
 
 // deadline is for what should happen soon, on a machine that is busy.
-const deadline = 10 * time.Second
+const deadline = 30 * time.Second
 
 // serve runs the Proxy API in front of the downstream on a port of its own, with a
 // connection of the consumer jane.

@@ -50,7 +50,7 @@ func (d *downstream) request(t *testing.T) *http.Request {
 	select {
 	case r := <-d.requests:
 		return r
-	case <-time.After(10 * time.Second):
+	case <-time.After(deadline):
 		t.Fatal("downstream was not asked")
 		return nil
 	}
