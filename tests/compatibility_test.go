@@ -131,11 +131,12 @@ func TestJournalOfAnotherReleaseIsRead(t *testing.T) {
 			d.storage = "storage embedded " + dir + "\njournal " + j.dir
 			d.isShared = false
 			d.binary = writer
-			// It has the connection as it was before that answer.
+			// This store has the connection as it was before that answer.
 			d.provider.OnToken(oauthserver.Fail(http.StatusServiceUnavailable, "text/plain", "busy"))
 			p := d.start(t)
 			p.importTokens(t, acme, consumer, j.login)
-			p.kill(t)
+			d.awaitRedeems(t, consumer, 2) // the first is the one whose answer is in the journal
+			p.stop(t)
 			d.provider.OnToken(nil)
 			j.moveEntries(t, "embedded:"+dir)
 			j.wantRead(t, &d, reader)
