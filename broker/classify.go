@@ -35,7 +35,7 @@ const (
 	codeInvalidGrant       = "invalid_grant"         // RFC 6749 section 5.2
 	codeNotSent            = "not_sent"              // the request did not reach the token endpoint whole
 	codeAddressNotAllowed  = "address_not_allowed"   // nor could it, see [GuardedDialer]
-	codeNoAnswer           = "no_answer"             // it reached it, and no response came
+	codeNoAnswer           = "no_answer"             // it reached it, and no response came, or its body timed out
 	codeHTTPStatus         = "http_"                 // and the status, where the response had no code
 	codeUnusable           = "unusable_answer"       // a 2xx without a token in it
 	codeNoAccessToken      = "no_access_token"       // a 2xx with only a refresh token
@@ -134,6 +134,8 @@ func classifySuccess(ans answer, t *tokenTransport, token *oauth2.Token, err err
 		ans.tokenType = fields["token_type"]
 	case !ans.refreshToken.IsZero():
 		ans.class, ans.code = ClassTransient, codeNoAccessToken
+	case t.late:
+		ans.class, ans.code = ClassAmbiguous, codeNoAnswer
 	default:
 		ans.class, ans.code = ClassAmbiguous, codeUnusable
 	}

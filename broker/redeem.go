@@ -98,6 +98,7 @@ type tokenTransport struct {
 	body     []byte
 	complete bool // body is all of the response's
 	cut      bool // it broke off
+	late     bool // because the deadline had passed
 }
 
 var errSentAlready = errors.New("the token request was sent already")
@@ -132,6 +133,7 @@ func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	t.status, t.header = resp.StatusCode, resp.Header
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenResponse+1))
 	t.complete, t.cut = err == nil && len(body) <= maxTokenResponse, err != nil
+	t.late = t.cut && errors.Is(req.Context().Err(), context.DeadlineExceeded)
 	t.body = body[:min(len(body), maxTokenResponse)]
 	resp.Body = io.NopCloser(bytes.NewReader(t.body))
 	if t.isJSON() {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/vaulttest"
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
@@ -168,6 +169,6 @@ func (c *chaos) heal(t *testing.T) {
 		}
 	}
 	for _, r := range c.replicas {
-		within(t, chaosHealing, "readiness of replica "+r.name, r.process().ready)
+		brokertest.Eventually(t, chaosHealing, "readiness of replica "+r.name, r.process().ready)
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
@@ -89,13 +89,12 @@ func TestRequestsUnderWayAreLimited(t *testing.T) {
 
 					held.Body.Close()
 					// The proxy notices at its next read or write.
-					got := 0
-					for until := time.Now().Add(caddytest.Deadline); got != http.StatusOK && time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
-						got = caddytest.RoundTrip(t, request("GET", "jane", nil)).StatusCode
-					}
-					if got != http.StatusOK {
-						t.Errorf("when it has ended the next one gets status %d", got)
-					}
+					brokertest.Eventually(t, caddytest.Deadline, "room for the next request", func() error {
+						if got := caddytest.RoundTrip(t, request("GET", "jane", nil)).StatusCode; got != http.StatusOK {
+							return fmt.Errorf("got status %d", got)
+						}
+						return nil
+					})
 				})
 			}
 		}

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
@@ -46,11 +45,12 @@ func TestWhatDownstreamSendsUnaskedIsNotLogged(t *testing.T) {
 			if got := caddytest.ReadAll(t, caddytest.Do(t, handler, http.MethodGet, tt.url, "", tt.header...)); got != "ok" {
 				t.Fatalf("got %q", got)
 			}
-			for deadline := time.Now().Add(10 * time.Second); !strings.Contains(written.String(), "Unsolicited response"); time.Sleep(10 * time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatal("the log does not tell of it")
+			brokertest.Eventually(t, caddytest.Deadline, "the line of the log", func() error {
+				if text := written.String(); !strings.Contains(text, "Unsolicited response") {
+					return fmt.Errorf("there is %q", text)
 				}
-			}
+				return nil
+			})
 			if text := written.String(); strings.Contains(text, "canary") {
 				t.Errorf("the log has what downstream sent: %s", text)
 			}

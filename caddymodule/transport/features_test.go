@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
@@ -77,13 +78,12 @@ func TestUnhealthyDownstreamIsLeftOut(t *testing.T) {
 	well := caddytest.NewDownstream(t, caddytest.OK)
 	handler := caddytest.Run(t, balanced(t, "lb_policy first\nhealth_uri /health\nhealth_interval 20ms\nhealth_status 200", sick, well))
 	caddytest.ImportToken(t, handler, "crm/acme", "access-1")
-	status := 0
-	for until := time.Now().Add(caddytest.Deadline); status != http.StatusOK && time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
-		status = asJane(t, handler).StatusCode // until the first check has failed
-	}
-	if status != http.StatusOK {
-		t.Errorf("got status %d, want the healthy downstream's", status)
-	}
+	brokertest.Eventually(t, caddytest.Deadline, "the healthy downstream's answer", func() error { // the first check has to fail
+		if got := asJane(t, handler).StatusCode; got != http.StatusOK {
+			return fmt.Errorf("got status %d", got)
+		}
+		return nil
+	})
 }
 
 func TestHeadersOfAnswersCanBeChanged(t *testing.T) {

@@ -26,6 +26,7 @@ type deployment struct {
 	dir      string   // HOME, and the directories that Caddy keeps its files in
 	env      []string // beyond PATH, HOME and XDG_*
 	under    []string // a command that runs the binary; empty: none
+	binary   string   // its path; empty: that of the token-broker that is tested
 	storage  string   // the line or block of the Caddyfile
 	isShared bool     // several processes can use the store at a time
 	provider *oauthserver.Server
@@ -164,7 +165,7 @@ var caddyfileTemplate = template.Must(template.New("Caddyfile").Parse(`{
 			allow_private
 		}
 		refresh {
-			timeout 10s
+			timeout 30s
 		}
 	}
 }

@@ -61,7 +61,7 @@ func (r *replica) config(t testing.TB) string {
 	t.Helper()
 	const transport = "transport token_broker crm/acme {"
 	return patch(t, r.caddyfile(t, r.ports),
-		"timeout 10s", "timeout "+r.timeout,
+		"timeout 30s", "timeout "+r.timeout,
 		r.provider.TokenURL, r.provider.TokenURL+"?"+r.source,
 		transport, transport+"\ndial_timeout 30s") // Caddy's 3 s are few for thousands at a time on a busy machine
 }

@@ -26,6 +26,10 @@ type rawServer struct {
 	answer   func(r rawRequest) string // guarded by mu; nil: 200 without a body
 }
 
+// rawPatience is how long a rawServer waits for the rest of a request. Clients of a
+// request that is cut off wait longer, so that the server has recorded it by then.
+const rawPatience = 4 * time.Second
+
 // A rawRequest is a request as it came.
 type rawRequest struct {
 	line   string   // "GET / HTTP/1.1"
@@ -42,17 +46,25 @@ func newRawServer(t testing.TB, host string) *rawServer {
 	}
 	s := &rawServer{address: listener.Addr().String()}
 	var work sync.WaitGroup
-	work.Go(func() {
+	var conns []net.Conn
+	accepting := make(chan struct{})
+	go func() {
+		defer close(accepting)
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
+			conns = append(conns, conn)
 			work.Go(func() { s.serve(conn) })
 		}
-	})
+	}()
 	t.Cleanup(func() {
 		_ = listener.Close()
+		<-accepting
+		for _, conn := range conns { // which the proxy keeps open
+			_ = conn.Close()
+		}
 		work.Wait()
 	})
 	return s
@@ -62,8 +74,7 @@ func (s *rawServer) serve(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
 	reader := bufio.NewReader(conn)
 	for {
-		// Bounds how long the test waits for a connection that the proxy keeps open.
-		_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(rawPatience))
 		r, err := readRaw(reader)
 		if r.line == "" {
 			return
@@ -215,14 +226,21 @@ func newTrap(t testing.TB) *trap {
 // sendRaw writes bytes to a listener and returns all that it answers.
 func sendRaw(t testing.TB, address, request string) string {
 	t.Helper()
+	return sendCutOff(t, address, request, waitTimeout)
+}
+
+// sendCutOff is [sendRaw] for a request that may be incomplete: the listener waits for
+// the rest until patience is over.
+func sendCutOff(t testing.TB, address, request string, patience time.Duration) string {
+	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Error(err) // and not Fatal: attacks are sent by goroutines too
 		return ""
 	}
 	defer func() { _ = conn.Close() }()
-	// Requests ask for the connection to be closed; those that are cut off wait for more.
-	_ = conn.SetDeadline(time.Now().Add(3 * time.Second))
+	// Requests ask for the connection to be closed.
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	if _, err := io.WriteString(conn, request); err != nil {
 		return ""
 	}

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -76,9 +77,14 @@ func (p *process) awaitReady(t testing.TB) {
 	})
 }
 
-// command returns a subcommand of the binary, with nothing in its environment but what
-// belongs to the deployment.
+// command returns a subcommand of the deployment's binary, see [deployment.commandOf].
 func (d *deployment) command(args ...string) *exec.Cmd {
+	return d.commandOf(cmp.Or(d.binary, binary), args...)
+}
+
+// commandOf returns a subcommand of a binary, with nothing in its environment but what
+// belongs to the deployment.
+func (d *deployment) commandOf(binary string, args ...string) *exec.Cmd {
 	all := slices.Concat(d.under, []string{binary}, args)
 	cmd := exec.Command(all[0], all[1:]...)
 	cmd.Dir = d.dir
