@@ -171,7 +171,8 @@ func TestOperationsPageHasTheSpans(t *testing.T) {
 		t.Fatalf("only the names %v were found: they are not where this test looks for them", inCode)
 	}
 	for text := range inCode {
-		if !named[text] && !(strings.HasPrefix(text, "token_broker.store.") && named["token_broker.store."]) {
+		ofStore := strings.HasPrefix(text, "token_broker.store.") && named["token_broker.store."]
+		if !named[text] && !ofStore {
 			t.Errorf("%s does not name %s", operations, text)
 		}
 	}
