@@ -1,7 +1,6 @@
 package tokenbroker_test
 
 import (
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -275,28 +274,25 @@ func messageOf(call *ast.CallExpr) ast.Expr {
 	case (name == "Error" || name == "Warn") && len(call.Args) > 0:
 		return call.Args[0]
 	case (name == "LogAttrs" || name == "log") && len(call.Args) > 2:
-		level := fmt.Sprint(call.Args[1])
-		if selector, ok := call.Args[1].(*ast.SelectorExpr); ok {
-			level = selector.Sel.Name
-		}
-		if level != "LevelInfo" && level != "LevelDebug" {
+		if !isBelowWarning(call.Args[1]) {
 			return call.Args[2]
 		}
 	}
 	return nil
 }
 
+// isBelowWarning reports whether an expression is slog.LevelInfo or slog.LevelDebug.
+func isBelowWarning(e ast.Expr) bool {
+	level, ok := e.(*ast.SelectorExpr)
+	return ok && (level.Sel.Name == "LevelInfo" || level.Sel.Name == "LevelDebug")
+}
+
 func valuesOf(body *ast.BlockStmt, variable string) map[string]bool {
 	values := make(map[string]bool)
 	ast.Inspect(body, func(n ast.Node) bool {
 		assign, ok := n.(*ast.AssignStmt)
-		if !ok || len(assign.Lhs) != len(assign.Rhs) {
+		if !ok || len(assign.Lhs) != len(assign.Rhs) || slices.ContainsFunc(assign.Rhs, isBelowWarning) {
 			return true
-		}
-		for _, value := range assign.Rhs {
-			if level, ok := value.(*ast.SelectorExpr); ok && (level.Sel.Name == "LevelInfo" || level.Sel.Name == "LevelDebug") {
-				return true
-			}
 		}
 		for i, target := range assign.Lhs {
 			if name, ok := target.(*ast.Ident); ok && name.Name == variable {

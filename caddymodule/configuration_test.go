@@ -177,8 +177,7 @@ func compare(t *testing.T, gotWhat, wantWhat string, got, want []string) {
 // jsonNames returns the members of a configuration's type: those of structs inside it as
 // "rotation.kind" and "settings[].name". What has a section of its own is one member.
 func jsonNames(typ reflect.Type, prefix string) (names []string) {
-	for i := range typ.NumField() {
-		field := typ.Field(i)
+	for field := range typ.Fields() {
 		tag, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if tag == "" {
 			continue
