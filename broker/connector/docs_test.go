@@ -70,7 +70,7 @@ func TestPageHasEveryMemberOfAConnectorFile(t *testing.T) {
 	}
 	_, table, _ := strings.Cut(page, "\n| member | meaning | default |\n")
 	table, _, _ = strings.Cut(table, "\n\n")
-	rows := regexp.MustCompile("(?m)^\\| ([^|]*) \\|").FindAllStringSubmatch(table, -1)
+	rows := regexp.MustCompile(`(?m)^\| ([^|]*) \|`).FindAllStringSubmatch(table, -1)
 	if len(rows) < 15 {
 		t.Fatalf("the table of %s has only %d rows", connectorsPage, len(rows))
 	}
