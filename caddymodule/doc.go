@@ -17,8 +17,9 @@
 //
 // # Lifecycle
 //
-// Provision reads secrets and connector files, and touches nothing else: no network, no
-// lock, no store. On a reload the new configuration is provisioned while the old one still
+// Provision opens no connection, no store and no journal, and takes no lock. The only files
+// that it reads are those that hold secrets, connector files in the directories of the
+// option catalog, and certificates to trust. On a reload the new configuration is provisioned while the old one still
 // serves, and requests of the old one may outlive it. The broker and the webhook dispatcher
 // therefore live in a pool, keyed by storage, and follow the newest configuration that
 // was started.

@@ -12,7 +12,7 @@ import (
 )
 
 // Deadline is for what should happen soon, even on a busy machine.
-const Deadline = 10 * time.Second
+const Deadline = 30 * time.Second
 
 // Forward returns a Caddyfile with the Proxy API, the connector crm/acme, whose service is d,
 // and further connectors.
