@@ -136,7 +136,8 @@ func (c *chaos) explains(failed call) bool {
 	case "no answer":
 		return during(processFault, shutdownFault, reloadFault)
 	case "no answer in time", "503 ServiceUnavailableError":
-		return c.wasBroken(since, failed.ended, "", processFault, networkFault, vaultFault, endpointFault) ||
+		// In the end there is a deadline for all connections, see settle.
+		return failed.begun.After(c.healed) || c.wasBroken(since, failed.ended, "", processFault, networkFault, vaultFault, endpointFault) ||
 			during(shutdownFault)
 	case "401 UnauthorizedError invalid_grant":
 		return c.isRevoked(failed.customer)

@@ -97,8 +97,13 @@ func (d *deployment) fillStore(t *testing.T, p *process) map[resource]string {
 	}
 	said := make(map[resource]string)
 	for _, r := range []resource{
-		{"connections", "fresh"}, {"connections", "deleted"}, {"connections/" + acme, "fresh"}, {"connections/" + keyed, "fresh"},
-		{"connections/" + machine, "fresh"}, {"connections/" + quickbooks, "fresh"}, {"connections/" + acme, "refreshed"},
+		{"connections", "fresh"},
+		{"connections", "deleted"},
+		{"connections/" + acme, "fresh"},
+		{"connections/" + keyed, "fresh"},
+		{"connections/" + machine, "fresh"},
+		{"connections/" + quickbooks, "fresh"},
+		{"connections/" + acme, "refreshed"},
 		{"connections/" + acme, "disabled"},
 	} {
 		got := p.api(t, http.MethodGet, r.path, r.consumer, "")
