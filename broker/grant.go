@@ -17,10 +17,10 @@ import (
 // grantRefreshToken is the grant_type of a redeem (RFC 6749 section 6).
 const grantRefreshToken = "refresh_token"
 
-// grant returns the grant_type of the next token request for a connection, empty if no
+// nextGrant returns the grant_type of the next token request for a connection, empty if no
 // request can bring a token. A refresh token is used where there is one, unless the
 // connector's grant ignores them.
-func (c *Connector) grant(cred *Credentials) string {
+func (c *Connector) nextGrant(cred *Credentials) string {
 	g := c.Grant()
 	switch {
 	case cred != nil && !cred.RefreshToken.IsZero() && !g.IgnoresRefreshTokens:
@@ -33,11 +33,11 @@ func (c *Connector) grant(cred *Credentials) string {
 }
 
 // canRefresh reports whether there is a way to a new token.
-func (c *Connector) canRefresh(cred *Credentials) bool { return c.grant(cred) != "" }
+func (c *Connector) canRefresh(cred *Credentials) bool { return c.nextGrant(cred) != "" }
 
 // rotationFor returns what an attempt may cost: without a refresh token, nothing.
 func (c *Connector) rotationFor(cred *Credentials) connector.Rotation {
-	if c.grant(cred) != grantRefreshToken {
+	if c.nextGrant(cred) != grantRefreshToken {
 		return connector.Rotation{Kind: connector.RotationNever}
 	}
 	return c.Rotation
@@ -55,7 +55,7 @@ func (c *Connector) clientFor(settings map[string]any) (client Client, own bool)
 
 // tokenEndpoint returns where the next token request for the record goes.
 func (c *Connector) tokenEndpoint(rec *Record) (string, error) {
-	if c.grant(rec.Credentials) == grantRefreshToken {
+	if c.nextGrant(rec.Credentials) == grantRefreshToken {
 		return c.RenderRefreshURL(rec.Settings)
 	}
 	return c.RenderTokenURL(rec.Settings)
@@ -65,7 +65,7 @@ func (c *Connector) tokenEndpoint(rec *Record) (string, error) {
 // the client's. It fails if a setting for them is missing.
 func (c *Connector) tokenParams(rec *Record) (url.Values, error) {
 	params := make(url.Values)
-	grant := c.grant(rec.Credentials)
+	grant := c.nextGrant(rec.Credentials)
 	params.Set("grant_type", grant)
 	if grant == grantRefreshToken {
 		params.Set("refresh_token", rec.Credentials.RefreshToken.Reveal())
@@ -134,7 +134,7 @@ func (c *Connector) secrets(rec *Record) []string {
 // one, and reports whether it has: then another attempt is due. Nothing can be lost by it, and
 // if the grant's own credentials are refused too, that parks the connection.
 func (a *attempt) fellBack(ctx context.Context, held *hold, ans answer) (bool, error) {
-	if ans.class != ClassPermanent || !a.conn.Grant().FallsBack || a.conn.grant(held.rec.Credentials) != grantRefreshToken {
+	if ans.class != ClassPermanent || !a.conn.Grant().FallsBack || a.conn.nextGrant(held.rec.Credentials) != grantRefreshToken {
 		return false, nil
 	}
 	_, _, err := a.settle(ctx, func(rec *Record) (EventType, error) {
