@@ -26,6 +26,7 @@
 package caddymodule
 
 import (
+	// Each package registers its modules when it is imported.
 	_ "github.com/tokenbroker/caddy-token-broker/caddymodule/admin"
 	_ "github.com/tokenbroker/caddy-token-broker/caddymodule/command"
 	_ "github.com/tokenbroker/caddy-token-broker/caddymodule/connectionsapi"

@@ -72,6 +72,7 @@ func newError(status int, typeName string, err error) *Error {
 	return &Error{Status: status, TypeName: typeName, Message: err.Error(), Detail: err.Error()}
 }
 
+// Unauthorized is the error for a request without valid authentication.
 func Unauthorized(detail string) *Error {
 	return &Error{
 		Status: http.StatusUnauthorized, TypeName: "UnauthorizedError",

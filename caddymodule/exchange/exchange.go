@@ -39,11 +39,11 @@ type Exchange struct {
 
 // Do sends out. If downstream answers 401, Do sends the request that again returns, once,
 // provided that a newer credential can be obtained and the body can be repeated: there is
-// none, or it is small and has been read in full. Errors of the broker are a [Refusal].
+// none, or it is small and has been read in full. Errors of the broker are [BrokerError]s.
 func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Response, error) {
 	limited, err := limitBody(out, x.MaxBody)
 	if err != nil {
-		return nil, Refusal{err}
+		return nil, BrokerError{err}
 	}
 	body := recordBody(out)
 	auth, resp, err := x.attempt(out)
@@ -51,7 +51,7 @@ func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Resp
 		if err == nil {
 			_ = resp.Body.Close()
 		}
-		return nil, Refusal{tooLarge}
+		return nil, BrokerError{tooLarge}
 	}
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err
@@ -87,13 +87,13 @@ func (x *Exchange) authorized(out *http.Request) (*broker.Authorization, error) 
 func (x *Exchange) attempt(out *http.Request) (*broker.Authorization, *http.Response, error) {
 	auth, err := x.authorized(out)
 	if err != nil {
-		return nil, nil, Refusal{err}
+		return nil, nil, BrokerError{err}
 	}
 	x.sent.Store(auth)
 	x.hints.Store(0)
 	resp, err := x.send(out)
 	if errors.Is(err, broker.ErrAddressNotAllowed) {
-		return nil, nil, Refusal{err}
+		return nil, nil, BrokerError{err}
 	}
 	if err != nil {
 		return nil, nil, withoutEcho(err)
@@ -122,8 +122,8 @@ func withoutEcho(err error) error {
 	return broken
 }
 
-// A Refusal is an error of the broker: downstream is not to blame.
-type Refusal struct{ error }
+// A BrokerError is an error of the broker; downstream is not to blame.
+type BrokerError struct{ error }
 
 // Unwrap returns the broker's error.
-func (r Refusal) Unwrap() error { return r.error }
+func (r BrokerError) Unwrap() error { return r.error }

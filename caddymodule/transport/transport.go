@@ -193,7 +193,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := x.Watch(req.Context())
 	resp, err := x.Do(t.outgoing(ctx, req), func() *http.Request { return t.outgoing(ctx, req) })
 	if err != nil {
-		if refused, ok := errors.AsType[exchange.Refusal](err); ok {
+		if refused, ok := errors.AsType[exchange.BrokerError](err); ok {
 			return t.refuse(req, refused.Unwrap())
 		}
 		return nil, err
