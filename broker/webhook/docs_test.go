@@ -174,18 +174,18 @@ func TestPageVerifiesInNode(t *testing.T) {
 		}
 		t.Skip("SKIPPED: node is missing, so that the sample of docs/events.md does not run")
 	}
-	const secret = "hook-s3cret"
+	const key = "hook-s3cret"
 	payload, err := body(pageEvent(), 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	signed := signature(broker.NewSecret(secret), payload)
+	signed := signature(broker.NewSecret(key), payload)
 	given, err := json.Marshal(map[string]any{"body": string(payload), "cases": [][]string{
-		{signed, secret},                               // true
-		{signed, "another secret"},                     // and all others false
-		{strings.Repeat("0", len(signed)), secret},     // of the right length
-		{signed[:len(signed)-2], secret}, {"", secret}, // too short, empty
-		{"no hex", secret},
+		{signed, key},                            // true
+		{signed, "another secret"},               // and all others false
+		{strings.Repeat("0", len(signed)), key},  // of the right length
+		{signed[:len(signed)-2], key}, {"", key}, // too short, empty
+		{"no hex", key},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -193,7 +193,7 @@ func TestPageVerifiesInNode(t *testing.T) {
 	const harness = `
 const { body, cases } = JSON.parse(process.argv[2])
 const missing = verify(Buffer.from(body), undefined, cases[0][1])
-console.log(JSON.stringify([...cases.map(([signature, secret]) => verify(Buffer.from(body), signature, secret)), missing]))
+console.log(JSON.stringify([...cases.map(([signature, key]) => verify(Buffer.from(body), signature, key)), missing]))
 `
 	script := filepath.Join(t.TempDir(), "verify.mjs")
 	if err := os.WriteFile(script, []byte(blockAfter(t, "verify: node")+harness), 0o600); err != nil {

@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
-	"github.com/tokenbroker/caddy-token-broker/caddymodule/apideck"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 

@@ -10,8 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
-	"github.com/tokenbroker/caddy-token-broker/caddymodule/apideck"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 

@@ -8,7 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/tokenbroker/caddy-token-broker/caddymodule/apideck"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 )
 
 // hasOwnCredential reports whether the request has the caller's own credential.

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
-	"github.com/tokenbroker/caddy-token-broker/caddymodule/apideck"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 

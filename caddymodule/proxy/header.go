@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
-	"github.com/tokenbroker/caddy-token-broker/caddymodule/apideck"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 )
 
 // isKeptBack reports whether a request header does not reach downstream.

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
-	"github.com/tokenbroker/caddy-token-broker/caddymodule/apideck"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 )

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
-	"github.com/tokenbroker/caddy-token-broker/caddymodule/apideck"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 

@@ -10,7 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
-	"github.com/tokenbroker/caddy-token-broker/caddymodule/apideck"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
 )
 

@@ -16,8 +16,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
-	"github.com/tokenbroker/caddy-token-broker/caddymodule/apideck"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
