@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // announceAgain is how long after it was told of a pause is old news.
@@ -16,10 +19,10 @@ const announceAgain = 24 * time.Hour
 // find out one by one that a client is wrong, and again after each restart.
 type announced struct {
 	mu    sync.Mutex // guards known
-	known map[Key]bool
+	known map[record.Key]bool
 }
 
-func (a *announced) set(key Key, known bool) (before bool) {
+func (a *announced) set(key record.Key, known bool) (before bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	before = a.known[key]
@@ -28,7 +31,7 @@ func (a *announced) set(key Key, known bool) (before bool) {
 		return before
 	}
 	if a.known == nil {
-		a.known = make(map[Key]bool)
+		a.known = make(map[record.Key]bool)
 	}
 	a.known[key] = true
 	return before
@@ -36,34 +39,34 @@ func (a *announced) set(key Key, known bool) (before bool) {
 
 // pauseKey is where the announcement of a pause is: of the connector's or, if settings
 // decide the token endpoint, of all that share the record's.
-func pauseKey(c *Connector, rec *Record) Key {
-	key := Key{Application: ownApplication, Consumer: "pause", Connector: c.ID}
+func pauseKey(c *record.Connector, rec *record.Record) record.Key {
+	key := record.Key{Application: ownApplication, Consumer: "pause", Connector: c.ID}
 	if endpoint := endpointOf(c, rec); endpoint != "" {
-		key.Consumer += " " + string(NewSecret(endpoint).Hash())
+		key.Consumer += " " + string(secret.New(endpoint).Hash())
 	}
 	return key
 }
 
 // fingerprint identifies the client of a connector, and how it asks for tokens.
-func fingerprint(c *Connector) TokenHash {
-	return NewSecret(fmt.Sprintf("%q", clientSettingsOf(c, pauseScope{connector: c.ID}, nil))).Hash()
+func fingerprint(c *record.Connector) secret.Hash {
+	return secret.New(fmt.Sprintf("%q", clientSettingsOf(c, pauseScope{connector: c.ID}, nil))).Hash()
 }
 
 // announce reports whether it is this process that tells of the pause of a connector.
 // While the store cannot say, it is: better twice than never.
-func (b *Broker) announce(ctx context.Context, conn *Connector, seen *Record, now time.Time) bool {
+func (b *Broker) announce(ctx context.Context, conn *record.Connector, seen *record.Record, now time.Time) bool {
 	key := pauseKey(conn, seen)
 	b.announced.set(key, true)
 	client := fingerprint(conn)
-	_, _, err := b.update(ctx, key, func(rec *Record) (*Record, error) {
+	_, _, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil {
-			rec = &Record{Key: key, CreatedAt: now}
+			rec = &record.Record{Key: key, CreatedAt: now}
 		}
-		if c := rec.Cycle; c.Phase == PhaseFailed && c.Parked == client && now.Sub(c.FailedAt).Abs() < announceAgain {
+		if c := rec.Cycle; c.Phase == record.PhaseFailed && c.Parked == client && now.Sub(c.FailedAt).Abs() < announceAgain {
 			return nil, errSuperseded
 		}
 		rec.UpdatedAt = now
-		rec.Cycle = Cycle{Phase: PhaseFailed, Class: ClassConfiguration, FailedAt: now, Parked: client}
+		rec.Cycle = record.Cycle{Phase: record.PhaseFailed, Class: record.ClassConfiguration, FailedAt: now, Parked: client}
 		return rec, nil
 	})
 	return !errors.Is(err, errSuperseded)
@@ -71,7 +74,7 @@ func (b *Broker) announce(ctx context.Context, conn *Connector, seen *Record, no
 
 // endAnnouncement is called when the token endpoint has taken a connector's client: if it
 // is wrong another time, that is news. Nothing waits for it.
-func (b *Broker) endAnnouncement(cause context.Context, conn *Connector, seen *Record) {
+func (b *Broker) endAnnouncement(cause context.Context, conn *record.Connector, seen *record.Record) {
 	key := pauseKey(conn, seen)
 	if !b.announced.set(key, false) {
 		return
@@ -80,11 +83,11 @@ func (b *Broker) endAnnouncement(cause context.Context, conn *Connector, seen *R
 		ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.resume")
 		ctx, cancel := context.WithTimeout(ctx, openTimeout)
 		defer cancel()
-		_, _, err := b.update(ctx, key, func(rec *Record) (*Record, error) {
-			if rec == nil || rec.Cycle.Phase != PhaseFailed {
+		_, _, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
+			if rec == nil || rec.Cycle.Phase != record.PhaseFailed {
 				return nil, errSuperseded
 			}
-			rec.UpdatedAt, rec.Cycle = b.clock.Now(), Cycle{}
+			rec.UpdatedAt, rec.Cycle = b.clock.Now(), record.Cycle{}
 			return rec, nil
 		})
 		if errors.Is(err, errSuperseded) {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // A backlog is what token endpoints have answered and the store has not taken yet.
@@ -29,16 +31,16 @@ type backlog struct {
 // An unsaved is one answer of a backlog.
 type unsaved struct {
 	id        string
-	key       Key
-	bought    TokenHash // the refresh token that the answer was bought with
-	over      uint64    // the generation that it was to replace; 0: not known
-	answer    answer
+	key       record.Key
+	bought    secret.Hash // the refresh token that the answer was bought with
+	over      uint64      // the generation that it was to replace; 0: not known
+	answer    record.Answer
 	journaled atomic.Bool
 	failedAt  int64 // when it could not be saved for its own sake, Unix nanoseconds; owned by who flushes
 
 	done  chan struct{} // closed when the three below are set
 	snap  *snapshot
-	event EventType
+	event record.EventType
 	err   error
 }
 
@@ -47,7 +49,7 @@ type unsavedJSON struct {
 	Application  string        `json:"application"`
 	Consumer     string        `json:"consumer"`
 	Connector    string        `json:"connector"`
-	Bought       TokenHash     `json:"bought"`
+	Bought       secret.Hash   `json:"bought"`
 	AccessToken  string        `json:"access_token,omitempty"`
 	RefreshToken string        `json:"refresh_token,omitempty"`
 	TokenType    string        `json:"token_type,omitempty"`
@@ -83,7 +85,7 @@ func (b *backlog) remove(u *unsaved) {
 }
 
 // holds reports whether an answer for key waits to be saved.
-func (b *backlog) holds(key Key) bool {
+func (b *backlog) holds(key record.Key) bool {
 	return slices.ContainsFunc(b.list(), func(u *unsaved) bool { return u.key == key })
 }
 
@@ -99,14 +101,14 @@ func (b *backlog) list() []*unsaved {
 
 // merge puts the answer into the record, exactly if that still holds the refresh
 // token which the answer was bought with.
-func (u *unsaved) merge(rec *Record, policy cyclePolicy, now time.Time) (EventType, error) {
+func (u *unsaved) merge(rec *record.Record, policy record.Policy, now time.Time) (record.EventType, error) {
 	if rec == nil || rec.IsTombstone() {
-		return "", connectionNotFound(u.key)
+		return "", record.ConnectionNotFound(u.key)
 	}
 	if u.isSavedIn(rec) {
 		return "", errSavedAlready
 	}
-	if rec.refreshTokenHash() != u.bought || u.isStaleFor(rec) {
+	if rec.RefreshTokenHash() != u.bought || u.isStaleFor(rec) {
 		return "", errSuperseded
 	}
 	// A token that was fetched can be fetched again; that the record is the same it was
@@ -114,13 +116,13 @@ func (u *unsaved) merge(rec *Record, policy cyclePolicy, now time.Time) (EventTy
 	if u.isFetched() && (rec.Lease == nil || rec.Lease.ID != u.id) {
 		return "", errSuperseded
 	}
-	if u.answer.accessToken.IsZero() {
+	if u.answer.AccessToken.IsZero() {
 		// A new refresh token came alone: it is what the next attempt sends.
-		rec.rotate(u.answer.refreshToken)
+		rec.Rotate(u.answer.RefreshToken)
 		rec.Generation++
-		u.event = rec.fail(u.answer, policy, now)
+		u.event = rec.Fail(u.answer, policy, now)
 	} else {
-		u.event = rec.succeed(u.answer)
+		u.event = rec.Succeed(u.answer)
 	}
 	return u.event, nil
 }
@@ -129,35 +131,35 @@ func (u *unsaved) merge(rec *Record, policy cyclePolicy, now time.Time) (EventTy
 // was done, and only its own answer was lost.
 var errSavedAlready = errors.New("the record holds this answer")
 
-func (u *unsaved) isSavedIn(rec *Record) bool {
+func (u *unsaved) isSavedIn(rec *record.Record) bool {
 	c, ans := rec.Credentials, u.answer
-	if c == nil || ans.accessToken.IsZero() && ans.refreshToken.Hash() == u.bought {
+	if c == nil || ans.AccessToken.IsZero() && ans.RefreshToken.Hash() == u.bought {
 		return false
 	}
-	return (ans.accessToken.IsZero() || c.AccessToken.Equal(ans.accessToken)) &&
-		(ans.refreshToken.IsZero() || c.RefreshToken.Equal(ans.refreshToken))
+	return (ans.AccessToken.IsZero() || c.AccessToken.Equal(ans.AccessToken)) &&
+		(ans.RefreshToken.IsZero() || c.RefreshToken.Equal(ans.RefreshToken))
 }
 
 // isStaleFor reports whether the record has had other credentials since, with the same
 // refresh token, which the endpoint did not replace: those of a later redeem or of an
 // import, or the answer's own. Of an answer with a refresh token of its own nothing is
 // ever called stale: it may be the only one that works.
-func (u *unsaved) isStaleFor(rec *Record) bool {
+func (u *unsaved) isStaleFor(rec *record.Record) bool {
 	if rec.Lease != nil && rec.Lease.ID == u.id {
 		return false // nobody has redeemed since, whatever the clocks of others say
 	}
-	replaced := !u.answer.refreshToken.IsZero() && u.answer.refreshToken.Hash() != u.bought
+	replaced := !u.answer.RefreshToken.IsZero() && u.answer.RefreshToken.Hash() != u.bought
 	if u.over > 0 {
 		return !replaced && rec.Generation > u.over
 	}
 	c := rec.Credentials
-	return !replaced && c != nil && c.Redeemed && c.IssuedAt.After(u.answer.sentAt)
+	return !replaced && c != nil && c.Redeemed && c.IssuedAt.After(u.answer.SentAt)
 }
 
 // isFinal reports whether err says that an answer is of no use any more. Whatever else
 // went wrong, the answer is kept.
 func isFinal(err error) bool {
-	return errors.Is(err, errSuperseded) || errors.Is(err, ErrConnectionNotFound)
+	return errors.Is(err, errSuperseded) || errors.Is(err, record.ErrConnectionNotFound)
 }
 
 // keep adds an answer to the backlog, and to the journal if there is one.
@@ -237,8 +239,8 @@ func (b *Broker) journalAnswer(ctx context.Context, u *unsaved) error {
 	}
 	data, err := json.Marshal(unsavedJSON{
 		Application: u.key.Application, Consumer: u.key.Consumer, Connector: u.key.Connector.String(), Bought: u.bought,
-		AccessToken: u.answer.accessToken.Reveal(), RefreshToken: u.answer.refreshToken.Reveal(),
-		TokenType: u.answer.tokenType, Lifetime: u.answer.lifetime, SentAt: u.answer.sentAt.UTC(), Over: u.over,
+		AccessToken: u.answer.AccessToken.Reveal(), RefreshToken: u.answer.RefreshToken.Reveal(),
+		TokenType: u.answer.TokenType, Lifetime: u.answer.Lifetime, SentAt: u.answer.SentAt.UTC(), Over: u.over,
 	})
 	if err != nil {
 		return fmt.Errorf("encoding an answer: %w", err)
@@ -292,7 +294,7 @@ func (b *backlog) has(id string) bool {
 	return slow || b.answers[id] != nil
 }
 
-func decodeUnsaved(entry JournalEntry) (*unsaved, error) {
+func decodeUnsaved(entry record.JournalEntry) (*unsaved, error) {
 	var w unsavedJSON
 	if json.Unmarshal(entry.Data, &w) != nil {
 		return nil, fmt.Errorf("journal entry %s is not readable", entry.ID) // the decoder's error could quote it
@@ -301,15 +303,15 @@ func decodeUnsaved(entry JournalEntry) (*unsaved, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal entry %s: %w", entry.ID, err)
 	}
-	ans := answer{
-		accessToken: NewSecret(w.AccessToken), refreshToken: NewSecret(w.RefreshToken),
-		tokenType: w.TokenType, lifetime: w.Lifetime, sentAt: w.SentAt,
+	ans := record.Answer{
+		AccessToken: secret.New(w.AccessToken), RefreshToken: secret.New(w.RefreshToken),
+		TokenType: w.TokenType, Lifetime: w.Lifetime, SentAt: w.SentAt,
 	}
-	if ans.accessToken.IsZero() {
-		ans.class, ans.code = ClassTransient, codeNoAccessToken
+	if ans.AccessToken.IsZero() {
+		ans.Class, ans.Code = record.ClassTransient, record.CodeNoAccessToken
 	}
 	u := &unsaved{
-		id: entry.ID, key: Key{Application: w.Application, Consumer: w.Consumer, Connector: id},
+		id: entry.ID, key: record.Key{Application: w.Application, Consumer: w.Consumer, Connector: id},
 		bought: w.Bought, over: w.Over, answer: ans, done: make(chan struct{}),
 	}
 	u.journaled.Store(true)

@@ -12,14 +12,16 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // cachedConnections returns a broker and the keys of so many connections, each with a
 // valid token that was read already.
-func cachedConnections(tb testing.TB, connections int) (*broker.Broker, []broker.Key) {
+func cachedConnections(tb testing.TB, connections int) (*broker.Broker, []record.Key) {
 	tb.Helper()
 	store := &brokertest.MemStore{}
-	b := broker.New(broker.Options{Open: func(context.Context) (broker.Store, error) { return store, nil }})
+	b := broker.New(broker.Options{Open: func(context.Context) (record.Store, error) { return store, nil }})
 	tb.Cleanup(func() {
 		if err := b.Close(context.Background()); err != nil {
 			tb.Error(err)
@@ -27,14 +29,14 @@ func cachedConnections(tb testing.TB, connections int) (*broker.Broker, []broker
 	})
 	def := connector.Definition{ID: acme, Name: "Acme", AuthType: connector.OAuth2, TokenURL: "https://auth.acme.test/token", AuthStyle: connector.AuthHeader, BaseURL: "https://api.acme.test"}
 	b.Configure(&broker.Config{
-		Connectors: map[connector.ID]*broker.Connector{acme: {Definition: def.WithDefaults()}},
+		Connectors: map[connector.ID]*record.Connector{acme: {Definition: def.WithDefaults()}},
 		CacheTTL:   time.Hour,
 	})
-	keys := make([]broker.Key, connections)
+	keys := make([]record.Key, connections)
 	for i := range keys {
-		key := broker.Key{Application: "app", Consumer: fmt.Sprint("customer ", i), Connector: acme}
-		rec := &broker.Record{Key: key, Enabled: true, Generation: 1, Credentials: &broker.Credentials{
-			AccessToken: broker.NewSecret(fmt.Sprintf("access-token-of-a-usual-length-%032d", i)), RefreshToken: broker.NewSecret("r"),
+		key := record.Key{Application: "app", Consumer: fmt.Sprint("customer ", i), Connector: acme}
+		rec := &record.Record{Key: key, Enabled: true, Generation: 1, Credentials: &record.Credentials{
+			AccessToken: secret.New(fmt.Sprintf("access-token-of-a-usual-length-%032d", i)), RefreshToken: secret.New("r"),
 			IssuedAt: time.Now(), Expiry: time.Now().Add(24 * time.Hour),
 		}}
 		if _, err := store.Save(tb.Context(), rec, 0); err != nil {
@@ -114,7 +116,7 @@ func BenchmarkAuthorize(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		auth.Observe(resp)
+		auth.HandleResponse(resp)
 		admission.Release()
 	}
 }

@@ -6,18 +6,18 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // wantInputError checks that err is about the field, or nil if there is none.
 func wantInputError(t *testing.T, err error, field, fix string) {
 	t.Helper()
-	var input *broker.InputError
+	var input *record.InputError
 	switch {
 	case field == "" && err != nil:
 		t.Error(err)
-	case field != "" && (!errors.As(err, &input) || input.Field != field || input.Kind != broker.Contradiction || !strings.Contains(input.Fix, fix)):
+	case field != "" && (!errors.As(err, &input) || input.Field != field || input.Kind != record.InputInvalid || !strings.Contains(input.Fix, fix)):
 		t.Errorf("got %v, want an InputError for %s: %s", err, field, fix)
 	}
 }
@@ -111,7 +111,7 @@ func TestReimportWithTheFirstTokenMendsAHost(t *testing.T) {
 		h.mustImportBody(h.key, body)
 		h.token(h.key)
 		synctest.Wait()
-		if got := h.mustImportBody(h.key, strings.Replace(body, "TYPO", "mine", 1)); got != broker.ImportKept {
+		if got := h.mustImportBody(h.key, strings.Replace(body, "TYPO", "mine", 1)); got != record.ImportKept {
 			t.Errorf("got %s, want kept", got)
 		}
 		rec := h.record(h.key)

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A Broker keeps the tokens of all connections in one store fresh. There must be
@@ -21,13 +23,13 @@ import (
 // what it knows of refreshes under way keeps a refresh token from being spent twice.
 type Broker struct {
 	clock Clock
-	open  func(context.Context) (Store, error)
+	open  func(context.Context) (record.Store, error)
 	cfg   atomic.Pointer[Config]
 
 	transport func(allowPrivate bool) http.RoundTripper
 	tracing   tracing
 
-	opened  atomic.Pointer[Store] // nil until the store was opened
+	opened  atomic.Pointer[record.Store] // nil until the store was opened
 	opening singleflight.Group
 
 	refreshers   *table
@@ -37,7 +39,7 @@ type Broker struct {
 	doubts       doubts
 	announced    announced
 	backlog      *backlog
-	journal      Journal // nil if there is none
+	journal      record.Journal // nil if there is none
 
 	// life ends when Close begins: nothing new is started then, and nobody waits for
 	// what was only planned. What has been sent is finished nevertheless.
@@ -53,16 +55,16 @@ type Broker struct {
 type Options struct {
 	// Open opens the store. It is called at first use, again at the next use if it
 	// failed, and never by two callers at once. Its context has a deadline.
-	Open func(context.Context) (Store, error)
+	Open func(context.Context) (record.Store, error)
 
 	// Journal keeps what the store could not take. Without one, that is in memory only.
-	Journal Journal
+	Journal record.Journal
 
 	// Clock is asked for the time. Default: [SystemClock].
 	Clock Clock
 
 	// Transport returns what carries one token request: HTTP/1.1, on a connection of
-	// its own. Default: [NewGuardedTransport].
+	// its own. Default: [guard.NewTransport].
 	Transport func(allowPrivate bool) http.RoundTripper
 }
 
@@ -75,7 +77,7 @@ func New(opts Options) *Broker {
 		opts.Clock = SystemClock{}
 	}
 	if opts.Transport == nil {
-		opts.Transport = func(allowPrivate bool) http.RoundTripper { return NewGuardedTransport(allowPrivate) }
+		opts.Transport = func(allowPrivate bool) http.RoundTripper { return guard.NewTransport(allowPrivate) }
 	}
 	b := &Broker{clock: opts.Clock, open: opts.Open, transport: opts.Transport, journal: opts.Journal, backlog: newBacklog(), refreshers: newTable()}
 	b.life, b.end = context.WithCancel(context.Background())
@@ -91,24 +93,24 @@ func (b *Broker) Config() *Config { return b.cfg.Load() }
 
 // connector returns the connector of key's connection, or an error if key cannot
 // name a connection or the configuration has no such connector.
-func (c *Config) connector(key Key) (*Connector, error) {
+func (c *Config) connector(key record.Key) (*record.Connector, error) {
 	if err := key.Validate(); err != nil {
 		return nil, err
 	}
 	return c.configured(key.Connector)
 }
 
-func (c *Config) configured(id connector.ID) (*Connector, error) {
+func (c *Config) configured(id connector.ID) (*record.Connector, error) {
 	conn, ok := c.Connectors[id]
 	if !ok {
-		return nil, fmt.Errorf("%w: %s; known are those that the configuration has a connector block for", ErrConnectorNotFound, id)
+		return nil, fmt.Errorf("%w: %s; known are those that the configuration has a connector block for", record.ErrConnectorNotFound, id)
 	}
 	return conn, nil
 }
 
 // Connection returns what may be known of a connection. Errors:
-// [ErrConnectorNotFound], [ErrConnectionNotFound], [ErrStoreUnavailable], [*InputError].
-func (b *Broker) Connection(ctx context.Context, key Key) (*Connection, error) {
+// [record.ErrConnectorNotFound], [record.ErrConnectionNotFound], [record.ErrStoreUnavailable], [*record.InputError].
+func (b *Broker) Connection(ctx context.Context, key record.Key) (*record.Connection, error) {
 	_, view, err := b.look(ctx, key)
 	return view, err
 }
@@ -124,7 +126,7 @@ func (b *Broker) InjectedHeaders(id connector.ID) []string {
 }
 
 // store returns the store, opened if need be.
-func (b *Broker) store(ctx context.Context) (Store, error) {
+func (b *Broker) store(ctx context.Context) (record.Store, error) {
 	if s := b.opened.Load(); s != nil {
 		return *s, nil
 	}
@@ -140,22 +142,22 @@ func (b *Broker) store(ctx context.Context) (Store, error) {
 		defer cancel()
 		s, err := b.open(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
+			return nil, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 		}
 		b.opened.Store(&s)
 		if b.life.Err() != nil {
 			return nil, errors.Join(ErrShuttingDown, b.closeStore())
 		}
-		b.Recover()
+		b.Start()
 		b.begin(b.sweepRegularly)
 		return s, nil
 	})
 	select {
 	case res := <-opening:
-		s, _ := res.Val.(Store)
+		s, _ := res.Val.(record.Store)
 		return s, res.Err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: it is still being opened: %w", ErrStoreUnavailable, ctx.Err())
+		return nil, fmt.Errorf("%w: it is still being opened: %w", record.ErrStoreUnavailable, ctx.Err())
 	}
 }
 
@@ -172,7 +174,7 @@ func (b *Broker) Ready(ctx context.Context) error {
 		}
 	}
 	if n := len(b.backlog.list()); n > 0 {
-		return fmt.Errorf("%w: %d refreshed tokens could not be saved yet", ErrStoreUnavailable, n)
+		return fmt.Errorf("%w: %d refreshed tokens could not be saved yet", record.ErrStoreUnavailable, n)
 	}
 	if err := b.replay(ctx); err != nil {
 		return err
@@ -248,4 +250,4 @@ func (b *Broker) logUnsaved(ctx context.Context) {
 }
 
 // isUnavailable reports whether err is a store's "could not tell".
-func isUnavailable(err error) bool { return errors.Is(err, ErrStoreUnavailable) }
+func isUnavailable(err error) bool { return errors.Is(err, record.ErrStoreUnavailable) }

@@ -11,71 +11,33 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/retryafter"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
-
-// A Class says what a failed refresh means for the connection.
-type Class string
-
-// The classes of failure.
-const (
-	// ClassPermanent: the token endpoint refused this refresh token for good.
-	ClassPermanent Class = "permanent"
-	// ClassConfiguration: the client, not the connection, is wrong; nothing is lost.
-	ClassConfiguration Class = "configuration"
-	// ClassTransient: the refresh token was surely not spent; try again later.
-	ClassTransient Class = "transient"
-	// ClassAmbiguous: nobody knows whether the refresh token was spent.
-	ClassAmbiguous Class = "ambiguous"
-)
-
-// Codes of failures: RFC 6749 section 5.2's where the token endpoint gave one, and
-// these words of the broker's own where it did not.
-const (
-	codeInvalidGrant       = "invalid_grant"         // RFC 6749 section 5.2
-	codeNotSent            = "not_sent"              // the request did not reach the token endpoint whole
-	codeAddressNotAllowed  = "address_not_allowed"   // nor could it, see [GuardedDialer]
-	codeNoAnswer           = "no_answer"             // it reached it, and no response came, or its body timed out
-	codeHTTPStatus         = "http_"                 // and the status, where the response had no code
-	codeUnusable           = "unusable_answer"       // a 2xx without a token in it
-	codeNoAccessToken      = "no_access_token"       // a 2xx with only a refresh token
-	codeUnknownError       = "unknown_error"         // a code that is not fit to be shown
-	codeNoRefreshToken     = "no_refresh_token"      // the token has expired, there is no way to another
-	codeAccessTokenRefused = "access_token_rejected" // downstream answered 401, there is no way to another
-	codeNoCredentials      = "no_credentials"        // there are none, or none any more
-	codeMissingSettings    = "missing_settings"      // a setting that a URL or a header needs is not there
-	codeUnfitValue         = "invalid_credential"    // a token or a setting cannot stand where it is to be put
-)
-
-// err returns the answer as an error for a span, nil if it brought a token.
-func (a answer) err() error {
-	if a.class == "" {
-		return nil
-	}
-	return &TokenError{Class: a.class, Code: a.code}
-}
 
 // classify says what became of the one token request that t has carried: token and
 // err are x/oauth2's reading of it, whose text can hold secrets and is never used.
-func classify(t *tokenTransport, token *oauth2.Token, err error, def *connector.Definition, secrets []string, now time.Time) answer {
-	ans := answer{status: t.status}
+func classify(t *tokenTransport, token *oauth2.Token, err error, def *connector.Definition, secrets []string, now time.Time) record.Answer {
+	ans := record.Answer{Status: t.status}
 	switch {
-	case t.status == 0 && !t.sent() && errors.Is(err, ErrAddressNotAllowed):
-		ans.class, ans.code = ClassTransient, codeAddressNotAllowed
+	case t.status == 0 && !t.sent() && errors.Is(err, guard.ErrAddressNotAllowed):
+		ans.Class, ans.Code = record.ClassTransient, record.CodeAddressNotAllowed
 	case t.status == 0 && !t.sent():
-		ans.class, ans.code = ClassTransient, codeNotSent
+		ans.Class, ans.Code = record.ClassTransient, record.CodeNotSent
 	case t.status == 0:
-		ans.class, ans.code = ClassAmbiguous, codeNoAnswer
+		ans.Class, ans.Code = record.ClassAmbiguous, record.CodeNoAnswer
 	case t.status == http.StatusTooManyRequests, t.status == http.StatusServiceUnavailable:
-		ans.class, ans.code = ClassTransient, codeHTTPStatus+strconv.Itoa(t.status)
-		ans.retryAfter = min(retryafter.Parse(t.header, now), maxRetryAfter)
+		ans.Class, ans.Code = record.ClassTransient, record.CodeHTTPStatus+strconv.Itoa(t.status)
+		ans.RetryAfter = min(retryafter.Parse(t.header, now), maxRetryAfter)
 	case t.status == http.StatusRequestTimeout, t.status >= 500, t.status < 200:
-		ans.class, ans.code = ClassAmbiguous, codeHTTPStatus+strconv.Itoa(t.status)
+		ans.Class, ans.Code = record.ClassAmbiguous, record.CodeHTTPStatus+strconv.Itoa(t.status)
 	case t.status >= 400 && t.cut:
 		// It could have said anything, of this refresh token too.
-		ans.class, ans.code = ClassAmbiguous, codeHTTPStatus+strconv.Itoa(t.status)
+		ans.Class, ans.Code = record.ClassAmbiguous, record.CodeHTTPStatus+strconv.Itoa(t.status)
 	case t.status >= 300:
-		ans.class, ans.code = classifyRefusal(t, def, secrets)
+		ans.Class, ans.Code = classifyRefusal(t, def, secrets)
 	default:
 		return classifySuccess(ans, t, token, err, def, secrets)
 	}
@@ -83,61 +45,61 @@ func classify(t *tokenTransport, token *oauth2.Token, err error, def *connector.
 }
 
 // classifyRefusal reads a 3xx or 4xx.
-func classifyRefusal(t *tokenTransport, def *connector.Definition, secrets []string) (Class, string) {
+func classifyRefusal(t *tokenTransport, def *connector.Definition, secrets []string) (record.Class, string) {
 	if t.status < 400 {
-		return ClassConfiguration, codeHTTPStatus + strconv.Itoa(t.status)
+		return record.ClassConfiguration, record.CodeHTTPStatus + strconv.Itoa(t.status)
 	}
 	fields := t.fields()
 	if word := permanentWord(fields, def); word != "" {
-		return ClassPermanent, showable(word, secrets)
+		return record.ClassPermanent, showable(word, secrets)
 	}
 	if code := fields["error"]; code != "" {
-		return ClassConfiguration, showable(code, secrets)
+		return record.ClassConfiguration, showable(code, secrets)
 	}
-	return ClassConfiguration, codeHTTPStatus + strconv.Itoa(t.status)
+	return record.ClassConfiguration, record.CodeHTTPStatus + strconv.Itoa(t.status)
 }
 
 // classifySuccess reads a 2xx, which some token endpoints send with errors too.
-func classifySuccess(ans answer, t *tokenTransport, token *oauth2.Token, err error, def *connector.Definition, secrets []string) answer {
+func classifySuccess(ans record.Answer, t *tokenTransport, token *oauth2.Token, err error, def *connector.Definition, secrets []string) record.Answer {
 	fields := t.fields()
 	if word := permanentWord(fields, def); word != "" && fields["access_token"] == "" {
-		ans.class, ans.code = ClassPermanent, showable(word, secrets)
+		ans.Class, ans.Code = record.ClassPermanent, showable(word, secrets)
 		return ans
 	}
 	if code := fields["error"]; code != "" {
-		ans.code = showable(code, secrets)
+		ans.Code = showable(code, secrets)
 		switch {
 		case slices.Contains(configurationErrors, code):
-			ans.class = ClassConfiguration
+			ans.Class = record.ClassConfiguration
 		default:
-			ans.class = ClassAmbiguous
+			ans.Class = record.ClassAmbiguous
 		}
 		return ans
 	}
-	if err == nil && t.complete && len(token.AccessToken) <= maxToken && len(token.RefreshToken) <= maxToken {
-		ans.accessToken, ans.refreshToken, ans.tokenType = NewSecret(token.AccessToken), NewSecret(token.RefreshToken), token.Type()
+	if err == nil && t.complete && len(token.AccessToken) <= record.MaxToken && len(token.RefreshToken) <= record.MaxToken {
+		ans.AccessToken, ans.RefreshToken, ans.TokenType = secret.New(token.AccessToken), secret.New(token.RefreshToken), token.Type()
 		if !token.Expiry.IsZero() {
 			// x/oauth2 has added the lifetime to the time of now; whole seconds undo that.
-			ans.lifetime = time.Until(token.Expiry).Round(time.Second)
+			ans.Lifetime = time.Until(token.Expiry).Round(time.Second)
 		}
 		return ans
 	}
 	// What x/oauth2 could not read may hold the only copy of the next refresh token.
 	if t.complete {
-		ans.accessToken, ans.refreshToken = NewSecret(fields["access_token"]), NewSecret(fields["refresh_token"])
+		ans.AccessToken, ans.RefreshToken = secret.New(fields["access_token"]), secret.New(fields["refresh_token"])
 	}
-	if len(ans.accessToken.Reveal()) > maxToken || len(ans.refreshToken.Reveal()) > maxToken {
-		ans.accessToken, ans.refreshToken = Secret{}, Secret{}
+	if len(ans.AccessToken.Reveal()) > record.MaxToken || len(ans.RefreshToken.Reveal()) > record.MaxToken {
+		ans.AccessToken, ans.RefreshToken = secret.String{}, secret.String{}
 	}
 	switch {
-	case !ans.accessToken.IsZero():
-		ans.tokenType = fields["token_type"]
-	case !ans.refreshToken.IsZero():
-		ans.class, ans.code = ClassTransient, codeNoAccessToken
+	case !ans.AccessToken.IsZero():
+		ans.TokenType = fields["token_type"]
+	case !ans.RefreshToken.IsZero():
+		ans.Class, ans.Code = record.ClassTransient, record.CodeNoAccessToken
 	case t.late:
-		ans.class, ans.code = ClassAmbiguous, codeNoAnswer
+		ans.Class, ans.Code = record.ClassAmbiguous, record.CodeNoAnswer
 	default:
-		ans.class, ans.code = ClassAmbiguous, codeUnusable
+		ans.Class, ans.Code = record.ClassAmbiguous, record.CodeUnusableAnswer
 	}
 	return ans
 }
@@ -153,7 +115,7 @@ var errorFields = []string{"error", "error.code", "error.type", "error.status", 
 // permanentWord returns the word of an answer that means invalid_grant, if there is one.
 func permanentWord(fields map[string]string, def *connector.Definition) string {
 	for _, name := range errorFields {
-		if word := fields[name]; word == codeInvalidGrant || word != "" && slices.Contains(def.PermanentErrors, word) {
+		if word := fields[name]; word == record.CodeInvalidGrant || word != "" && slices.Contains(def.PermanentErrors, word) {
 			return word
 		}
 	}
@@ -165,11 +127,11 @@ func permanentWord(fields map[string]string, def *connector.Definition) string {
 func showable(code string, secrets []string) string {
 	const most, shortest = 64, 6 // what is shorter is no secret
 	if len(code) > most || strings.Trim(code, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") != "" {
-		return codeUnknownError
+		return record.CodeUnknownError
 	}
 	for _, s := range secrets {
 		if len(s) >= shortest && (strings.Contains(code, s) || strings.Contains(s, code)) {
-			return codeUnknownError
+			return record.CodeUnknownError
 		}
 	}
 	return code

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A Config is what operators decide. It may be replaced at any time with
@@ -12,7 +13,7 @@ import (
 // changed after it was handed over.
 type Config struct {
 	// Connectors are the services that can be used, by id.
-	Connectors map[connector.ID]*Connector
+	Connectors map[connector.ID]*record.Connector
 
 	// RefreshTimeout bounds one request to a token endpoint. Default: 20s.
 	RefreshTimeout time.Duration
@@ -36,23 +37,10 @@ type Config struct {
 	Limits Limits
 
 	// Events takes the events. Default: nobody.
-	Events EventSink
+	Events record.EventSink
 
 	// Logger takes what operators should know. Default: nobody.
 	Logger *slog.Logger
-}
-
-// A Connector is a service as this deployment uses it: its definition and the OAuth
-// client that the connections were authorised for.
-type Connector struct {
-	connector.Definition
-	Client Client
-}
-
-// A Client is an OAuth client (RFC 6749 section 2).
-type Client struct {
-	ID     string
-	Secret Secret
 }
 
 // The defaults of a [Config].
@@ -70,6 +58,7 @@ func (c *Config) refreshTimeout() time.Duration {
 func (c *Config) refreshGiveUp() time.Duration {
 	return orDefault(c.RefreshGiveUp, DefaultRefreshGiveUp)
 }
+
 func (c *Config) cacheTTL() time.Duration { return orDefault(c.CacheTTL, DefaultCacheTTL) }
 
 func (c *Config) retention() time.Duration {
@@ -94,18 +83,18 @@ func (c *Config) logger() *slog.Logger {
 }
 
 // AllowsPrivate reports whether the connector's hosts may be private and plain HTTP.
-func (c *Config) AllowsPrivate(conn *Connector) bool {
+func (c *Config) AllowsPrivate(conn *record.Connector) bool {
 	return c.AllowPrivateHosts || conn.AllowPrivate
 }
 
 // MayAllow reports whether some connection of the connector may send its credential to
 // the target.
-func (c *Config) MayAllow(conn *Connector, target *connector.Target) bool {
+func (c *Config) MayAllow(conn *record.Connector, target *connector.Target) bool {
 	return c.definition(conn).MayAllow(target)
 }
 
 // definition returns the connector's definition as AllowPrivateHosts has it.
-func (c *Config) definition(conn *Connector) *connector.Definition {
+func (c *Config) definition(conn *record.Connector) *connector.Definition {
 	if c.AllowsPrivate(conn) == conn.AllowPrivate {
 		return &conn.Definition
 	}

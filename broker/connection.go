@@ -3,59 +3,12 @@ package broker
 import (
 	"context"
 	"errors"
-	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
-)
-
-// A Connection is what callers and events may know of a connection: everything but
-// its credentials. Sensitive settings are [Mask]ed.
-type Connection struct {
-	Key       Key
-	Connector connector.Definition
-	State     State
-	Health    Health
-	Enabled   bool
-	Settings  map[string]any // masked
-	Metadata  map[string]any
-
-	CreatedAt time.Time
-	UpdatedAt time.Time
-
-	// CredentialsExpireAt is when the credentials of a connection that cannot be
-	// refreshed will be cleared; zero if they won't.
-	CredentialsExpireAt time.Time
-	// LastRefreshFailedAt is when the last failed refresh was; zero after a success.
-	LastRefreshFailedAt time.Time
-}
-
-// A State is how far a connection is on its way to being usable. The values are
-// those of ConnectionState in the Vault API.
-type State string
-
-// The states.
-const (
-	StateAvailable  State = "available"  // the connector can be used, there is no connection
-	StateAdded      State = "added"      // no credentials yet, or none any more
-	StateAuthorized State = "authorized" // credentials, but a required setting is missing
-	StateCallable   State = "callable"   // ready for calls
-	StateInvalid    State = "invalid"    // the credentials do not work
-)
-
-// A Health says what an operator has to do about a connection. The values are those
-// of ConnectionHealth in the Vault API.
-type Health string
-
-// The health values that the broker uses.
-const (
-	HealthOK              Health = "ok"
-	HealthPendingRefresh  Health = "pending_refresh"  // a refresh failed and is retried
-	HealthNeedsAuth       Health = "needs_auth"       // authorise again and import
-	HealthMissingSettings Health = "missing_settings" // a required setting is missing
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // look reads a connection and the connector that it is to.
-func (b *Broker) look(ctx context.Context, key Key) (*Connector, *Connection, error) {
+func (b *Broker) look(ctx context.Context, key record.Key) (*record.Connector, *record.Connection, error) {
 	conn, err := b.Config().connector(key)
 	if err != nil {
 		return nil, nil, err
@@ -66,69 +19,23 @@ func (b *Broker) look(ctx context.Context, key Key) (*Connector, *Connection, er
 
 // show reads a connection. One whose credentials in the store are older than those that
 // this process has seen is there, but cannot be used until it is imported again.
-func (b *Broker) show(ctx context.Context, conn *Connector, key Key) (*Connection, error) {
+func (b *Broker) show(ctx context.Context, conn *record.Connector, key record.Key) (*record.Connection, error) {
 	snap, err := b.refresher(key).read(ctx)
 	if err == nil {
-		view := snap.rec.view(&conn.Definition, b.clock.Now())
+		view := snap.rec.View(&conn.Definition, b.clock.Now())
 		return &view, nil
 	}
-	if failed, ok := errors.AsType[*TokenError](err); !ok || failed.Code != codeStaleStore {
+	if failed, ok := errors.AsType[*record.TokenError](err); !ok || failed.Code != codeStaleStore {
 		return nil, err
 	}
 	rec, _, err := b.load(ctx, key)
 	switch {
-	case errors.Is(err, ErrNotFound), err == nil && rec.IsTombstone():
-		return nil, connectionNotFound(key)
+	case errors.Is(err, record.ErrNotFound), err == nil && rec.IsTombstone():
+		return nil, record.ConnectionNotFound(key)
 	case err != nil:
 		return nil, err
 	}
-	view := rec.view(&conn.Definition, b.clock.Now())
-	view.State, view.Health = StateInvalid, HealthNeedsAuth
+	view := rec.View(&conn.Definition, b.clock.Now())
+	view.State, view.Health = record.StateInvalid, record.HealthNeedsAuth
 	return &view, nil
-}
-
-// view returns what may be shown of a record.
-func (r *Record) view(def *connector.Definition, now time.Time) Connection {
-	return Connection{
-		Key: r.Key, Connector: *def, Enabled: r.Enabled,
-		State: r.state(def, now), Health: r.health(def),
-		Settings: maskSettings(def, r.Settings), Metadata: cloneObject(r.Metadata),
-		CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
-		CredentialsExpireAt: r.Cycle.CredentialsExpireAt, LastRefreshFailedAt: r.Cycle.FailedAt,
-	}
-}
-
-func (r *Record) state(def *connector.Definition, now time.Time) State {
-	missing := len(def.MissingSettings(r.Settings)) > 0
-	if def.AuthType != connector.OAuth2 {
-		if missing {
-			return StateAdded
-		}
-		return StateCallable
-	}
-	switch c := r.Credentials; {
-	case c == nil && !def.FetchesTokens():
-		return StateAdded
-	case missing:
-		return StateAuthorized
-	case r.IsParked() && (c == nil || c.ExpiredAt(now) || r.wasRejected()):
-		return StateInvalid
-	default:
-		return StateCallable
-	}
-}
-
-// health returns the most pressing need, in the Vault API's order.
-func (r *Record) health(def *connector.Definition) Health {
-	oauth := def.AuthType == connector.OAuth2
-	switch {
-	case len(def.MissingSettings(r.Settings)) > 0:
-		return HealthMissingSettings
-	case oauth && r.Credentials == nil && !def.FetchesTokens(), r.IsParked():
-		return HealthNeedsAuth
-	case oauth && !r.Cycle.FailedAt.IsZero():
-		return HealthPendingRefresh
-	default:
-		return HealthOK
-	}
 }

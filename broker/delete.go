@@ -11,6 +11,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // Delete removes a connection. Its record becomes a tombstone without anything
@@ -19,9 +21,9 @@ import (
 // revocation endpoint the grant is taken back there (RFC 7009), in the background: what
 // comes of that changes nothing. So a deletion is for good: importing the same tokens
 // again works only if it comes before they are taken back, which is given up then.
-// Errors: [*InputError], [ErrConnectorNotFound], [ErrConnectionNotFound],
-// [ErrStoreUnavailable].
-func (b *Broker) Delete(ctx context.Context, key Key) (err error) {
+// Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrConnectionNotFound],
+// [record.ErrStoreUnavailable].
+func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.delete", trace.WithAttributes(connectorAttribute(key)))
 	defer func() { endSpan(span, err) }()
 	if err := key.Validate(); err != nil {
@@ -31,17 +33,17 @@ func (b *Broker) Delete(ctx context.Context, key Key) (err error) {
 	now := b.clock.Now()
 	state := b.refresher(key)
 	defer state.leave()
-	var last *Record
-	tombstone, rev, err := b.updateWith(ctx, key, b.saveTombstone, func(rec *Record) (*Record, error) {
+	var last *record.Record
+	tombstone, rev, err := b.updateWith(ctx, key, b.saveTombstone, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || rec.IsTombstone() {
 			// A connector without a block can have connections from when it had one.
 			if _, err := cfg.connector(key); err != nil {
 				return nil, err
 			}
-			return nil, connectionNotFound(key)
+			return nil, record.ConnectionNotFound(key)
 		}
 		last = rec
-		return &Record{
+		return &record.Record{
 			Key: key, CreatedAt: rec.CreatedAt, UpdatedAt: now, Deleted: now,
 			Generation: max(rec.Generation, state.seen()) + 1,
 		}, nil
@@ -59,7 +61,7 @@ func (b *Broker) Delete(ctx context.Context, key Key) (err error) {
 
 // saveTombstone is save for a record that takes nothing more: what waits to be saved
 // for its connection alone must not keep that from being deleted.
-func (b *Broker) saveTombstone(ctx context.Context, rec *Record, rev Revision) (Revision, error) {
+func (b *Broker) saveTombstone(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
 	if err := b.replay(ctx); err != nil {
 		return 0, err
 	}
@@ -68,12 +70,12 @@ func (b *Broker) saveTombstone(ctx context.Context, rec *Record, rev Revision) (
 
 // DeleteConsumer removes all connections of a consumer as [Broker.Delete] does, those of
 // connectors that the configuration does not have any more too. If it fails some may be
-// gone; it can be repeated. Errors: [*InputError], [ErrConsumerNotFound],
-// [ErrStoreUnavailable], ctx's.
+// gone; it can be repeated. Errors: [*record.InputError], [ErrConsumerNotFound],
+// [record.ErrStoreUnavailable], ctx's.
 func (b *Broker) DeleteConsumer(ctx context.Context, application, consumer string) (err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.delete_consumer")
 	defer func() { endSpan(span, err) }()
-	if err := checkName(BadSyntax, "consumer_id", consumer); err != nil {
+	if err := record.CheckName(record.InputSyntax, "consumer_id", consumer); err != nil {
 		return err
 	}
 	keys, err := b.keys(ctx, application, consumer)
@@ -92,7 +94,7 @@ func (b *Broker) DeleteConsumer(ctx context.Context, application, consumer strin
 			switch {
 			case err == nil:
 				deleted.Add(1)
-			case errors.Is(err, ErrConnectionNotFound), errors.Is(err, ErrConnectorNotFound):
+			case errors.Is(err, record.ErrConnectionNotFound), errors.Is(err, record.ErrConnectorNotFound):
 				return nil // a tombstone
 			}
 			return err
@@ -110,11 +112,11 @@ const purgeLease = 10 * time.Second
 // purge removes a tombstone for good. No store can delete by compare-and-set, and an
 // import may come at any time; so a lease is put into the tombstone first, which imports
 // respect, and deleting takes no longer than half of that.
-func (b *Broker) purge(ctx context.Context, key Key) error {
-	lease := &Lease{ID: uuid.NewString(), Duration: purgeLease}
+func (b *Broker) purge(ctx context.Context, key record.Key) error {
+	lease := &record.Lease{ID: uuid.NewString(), Duration: purgeLease}
 	begun := b.clock.Now()
-	_, _, err := b.update(ctx, key, func(rec *Record) (*Record, error) {
-		if rec == nil || !rec.isForPurge(b.clock.Now()) {
+	_, _, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
+		if rec == nil || !rec.IsPurgeable(b.clock.Now()) {
 			return nil, errSuperseded
 		}
 		rec.Lease = lease
@@ -135,7 +137,7 @@ func (b *Broker) purge(ctx context.Context, key Key) error {
 	return b.deleteNow(ctx, key)
 }
 
-func (b *Broker) deleteNow(ctx context.Context, key Key) (err error) {
+func (b *Broker) deleteNow(ctx context.Context, key record.Key) (err error) {
 	ctx, span := b.startStoreSpan(ctx, "delete", key)
 	defer func() { endSpan(span, err) }()
 	s, err := b.store(ctx)
@@ -145,33 +147,16 @@ func (b *Broker) deleteNow(ctx context.Context, key Key) (err error) {
 	return s.Delete(ctx, key)
 }
 
-// How long a tombstone is kept.
-const (
-	tombstoneAge   = 24 * time.Hour // then it is removed for good
-	purgeTolerance = time.Hour      // the clocks of replicas differ by less
-)
-
-// wasPurged reports whether the record is a tombstone that the sweep of some replica has
-// removed from the store, or is about to.
-func (r *Record) wasPurged(now time.Time) bool {
-	return r.IsTombstone() && now.Sub(r.Deleted) > tombstoneAge+2*purgeTolerance
-}
-
-// isForPurge reports whether the record is a tombstone that has done its service.
-func (r *Record) isForPurge(now time.Time) bool {
-	return r.IsTombstone() && now.Sub(r.Deleted) > tombstoneAge+purgeTolerance
-}
-
 // errPurging ends an update because the record is a tombstone that somebody removes.
 var errPurging = errors.New("a tombstone is being removed")
 
 // updateUnpurged is update for a change that brings a deleted connection back: it waits
 // while the tombstone is being removed. Whoever does that may be gone; then the wait ends
 // with the lease.
-func (b *Broker) updateUnpurged(ctx context.Context, key Key, change func(*Record) (*Record, error)) (*Record, Revision, error) {
+func (b *Broker) updateUnpurged(ctx context.Context, key record.Key, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
 	var observed observer
 	for {
-		rec, rev, err := b.update(ctx, key, func(rec *Record) (*Record, error) {
+		rec, rev, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
 			if rec != nil && rec.IsTombstone() && rec.Lease != nil && !observed.overdue(rec.Lease, b.clock.Now()) {
 				return nil, errPurging
 			}
@@ -181,7 +166,7 @@ func (b *Broker) updateUnpurged(ctx context.Context, key Key, change func(*Recor
 			return rec, rev, err
 		}
 		if err := b.clock.Sleep(ctx, leasePoll); err != nil {
-			return nil, 0, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
+			return nil, 0, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // What a token endpoint answers for a connection that is gone is of no use to anybody
@@ -69,9 +70,9 @@ func TestAnswerThatWaitedForTheStoreIsRevokedWithItsConnection(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		e := h.revoking()
 		var down atomic.Bool
-		h.store.Fail = func(op string, _ broker.Key) error {
+		h.store.Fail = func(op string, _ record.Key) error {
 			if down.Load() && op == brokertest.OpSave {
-				return broker.ErrStoreUnavailable
+				return record.ErrStoreUnavailable
 			}
 			return nil
 		}
@@ -79,7 +80,7 @@ func TestAnswerThatWaitedForTheStoreIsRevokedWithItsConnection(t *testing.T) {
 		h.provider.Deliver = func(int) error { down.Store(true); return nil }
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
-		if err := h.Delete(t.Context(), h.key); !errors.Is(err, broker.ErrStoreUnavailable) {
+		if err := h.Delete(t.Context(), h.key); !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("got %v, want ErrStoreUnavailable", err)
 		}
 		rec, rev, err := h.store.Load(t.Context(), h.key)
@@ -88,7 +89,7 @@ func TestAnswerThatWaitedForTheStoreIsRevokedWithItsConnection(t *testing.T) {
 		}
 		down.Store(false)
 		// Another replica, to which the store answers already, is faster.
-		tombstone := &broker.Record{Key: h.key, CreatedAt: rec.CreatedAt, Deleted: time.Now(), Generation: rec.Generation + 1}
+		tombstone := &record.Record{Key: h.key, CreatedAt: rec.CreatedAt, Deleted: time.Now(), Generation: rec.Generation + 1}
 		if _, err := h.store.Save(t.Context(), tombstone, rev); err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +97,7 @@ func TestAnswerThatWaitedForTheStoreIsRevokedWithItsConnection(t *testing.T) {
 		if got, want := e.revoked(), "refresh-1 refresh_token"; got != want {
 			t.Errorf("got %s, want %s once", got, want)
 		}
-		if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, broker.ErrConnectionNotFound) {
+		if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, record.ErrConnectionNotFound) {
 			t.Errorf("got %v, want ErrConnectionNotFound", err)
 		}
 		if n := h.journal.Len(); n != 0 {
@@ -111,9 +112,9 @@ func TestConnectionWhoseAnswerCannotBeSavedCanBeDeleted(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		e := h.revoking()
 		var refusing atomic.Bool
-		h.store.Fail = func(op string, _ broker.Key) error {
+		h.store.Fail = func(op string, _ record.Key) error {
 			if op == brokertest.OpSave && refusing.Load() {
-				return broker.ErrRecordTooLarge
+				return record.ErrRecordTooLarge
 			}
 			return nil
 		}
@@ -148,13 +149,13 @@ func TestConsumerIsDeletedThoughSomeDeletionsFail(t *testing.T) {
 		}
 		synctest.Wait()
 		delete(h.config.Connectors, long) // its block is gone, its connection is not
-		h.store.Fail = func(op string, key broker.Key) error {
+		h.store.Fail = func(op string, key record.Key) error {
 			if op == brokertest.OpSave && key.Connector == acme {
-				return broker.ErrStoreUnavailable
+				return record.ErrStoreUnavailable
 			}
 			return nil
 		}
-		if err := h.DeleteConsumer(t.Context(), h.key.Application, h.key.Consumer); !errors.Is(err, broker.ErrStoreUnavailable) {
+		if err := h.DeleteConsumer(t.Context(), h.key.Application, h.key.Consumer); !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("got %v, want ErrStoreUnavailable", err)
 		}
 		for id, gone := range map[connector.ID]bool{acme: false, keyed: true, long: true} {
@@ -187,7 +188,7 @@ func TestConnectionOfAConnectorWithoutABlockCanBeDeleted(t *testing.T) {
 		if err := h.Delete(t.Context(), h.key); err != nil {
 			t.Errorf("got %v", err)
 		}
-		if err := h.Delete(t.Context(), h.key); !errors.Is(err, broker.ErrConnectorNotFound) {
+		if err := h.Delete(t.Context(), h.key); !errors.Is(err, record.ErrConnectorNotFound) {
 			t.Errorf("again: got %v, want ErrConnectorNotFound", err)
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // enoughDoubt is how many connections in a row a token endpoint has to refuse, for what
@@ -20,12 +21,12 @@ const enoughDoubt = 3
 // thousand others waiting.
 type doubts struct {
 	mu      sync.Mutex // guards refused
-	refused map[connector.ID][]Key
+	refused map[connector.ID][]record.Key
 }
 
 // concern notes a refusal with a code, and reports whether it is taken to concern the
 // connection alone.
-func (d *doubts) concern(key Key, code string) bool {
+func (d *doubts) concern(key record.Key, code string) bool {
 	if slices.Contains(clientErrors, code) {
 		return false
 	}
@@ -34,7 +35,7 @@ func (d *doubts) concern(key Key, code string) bool {
 	refused := d.refused[key.Connector]
 	if len(refused) < enoughDoubt && !slices.Contains(refused, key) {
 		if d.refused == nil {
-			d.refused = make(map[connector.ID][]Key)
+			d.refused = make(map[connector.ID][]record.Key)
 		}
 		refused = append(refused, key)
 		d.refused[key.Connector] = refused
@@ -43,7 +44,7 @@ func (d *doubts) concern(key Key, code string) bool {
 }
 
 // clear is called when the token endpoint has taken a connection's refresh token.
-func (d *doubts) clear(key Key) {
+func (d *doubts) clear(key record.Key) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.refused, key.Connector)
@@ -54,7 +55,7 @@ func (d *doubts) clear(key Key) {
 func (a *attempt) clientAccepted(ctx context.Context, held *hold) {
 	b := a.refresher.broker
 	b.pauses.resume(a.conn, held.rec)
-	if _, own := a.conn.clientFor(held.rec.Settings); !own {
+	if _, own := a.conn.ClientFor(held.rec.Settings); !own {
 		b.doubts.clear(a.refresher.key)
 		b.endAnnouncement(ctx, a.conn, held.rec)
 	}
@@ -65,7 +66,7 @@ func (a *attempt) clientAccepted(ctx context.Context, held *hold) {
 func (a *attempt) clientKnown(held *hold, now time.Time) {
 	b := a.refresher.broker
 	b.pauses.release(a.conn, held.rec, now)
-	if _, own := a.conn.clientFor(held.rec.Settings); !own {
+	if _, own := a.conn.ClientFor(held.rec.Settings); !own {
 		b.doubts.clear(a.refresher.key)
 	}
 }

@@ -11,9 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // refuseSome answers requests for refresh tokens that begin with "bad" without saying
@@ -30,7 +30,7 @@ func (h *harness) refuseSome() *atomic.Bool {
 }
 
 // importAs imports a token that expired long ago for a customer.
-func (h *harness) importAs(customer, refresh string) broker.Key {
+func (h *harness) importAs(customer, refresh string) record.Key {
 	h.t.Helper()
 	key := h.key
 	key.Consumer = customer
@@ -67,7 +67,7 @@ func TestRefusalsInARowPauseTheConnector(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		mended := h.refuseSome()
 		const connections = 100
-		keys := make([]broker.Key, connections)
+		keys := make([]record.Key, connections)
 		for i := range keys {
 			keys[i] = h.importAs(fmt.Sprint("customer ", i), fmt.Sprint("bad ", i))
 		}
@@ -105,8 +105,8 @@ func TestDeadGrantDoesNotProlongAPause(t *testing.T) {
 		}
 		mended.Store(true)
 		time.Sleep(5*time.Minute - time.Second)
-		var failed *broker.TokenError
-		if _, err := h.Source(first).Token(t.Context()); !errors.As(err, &failed) || failed.Class != broker.ClassConfiguration {
+		var failed *record.TokenError
+		if _, err := h.Source(first).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassConfiguration {
 			t.Errorf("got %v, want that the connector is paused", err)
 		}
 		if err := h.Delete(t.Context(), first); err != nil { // so that the probe is the other's
@@ -142,7 +142,7 @@ func TestWrongClientIsToldOnceAcrossReplicas(t *testing.T) {
 			}
 			return nil, nil
 		}
-		keys := make([]broker.Key, len(replicas))
+		keys := make([]record.Key, len(replicas))
 		for i, h := range replicas {
 			keys[i] = h.importAs(fmt.Sprint("customer ", i), fmt.Sprint("r", i))
 		}
@@ -201,7 +201,7 @@ func TestTokenEndpointOfOneTenantDoesNotPauseTheOthers(t *testing.T) {
 			}
 			return nil, nil
 		}
-		key := func(consumer string) broker.Key {
+		key := func(consumer string) record.Key {
 			key := h.at(tenants)
 			key.Consumer = consumer
 			return key

@@ -13,18 +13,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// The headers that name the connection of a call, and the URL that it goes to.
-const (
-	UnifiedAPIHeader    = "X-Apideck-Unified-Api"
-	ServiceHeader       = "X-Apideck-Service-Id"
-	DownstreamURLHeader = "X-Apideck-Downstream-Url"
-)
-
-// A Call is a request to downstream whose caller says where it goes, and more or less
+// A ProxyCall is a request to downstream whose caller says where it goes, and more or less
 // which connection it is for.
-type Call struct {
+type ProxyCall struct {
 	Application string
 	Consumer    string
 	UnifiedAPI  string // may be empty
@@ -33,8 +28,8 @@ type Call struct {
 }
 
 // resolve finds the connection that a call is for, and the URL that it goes to.
-func (b *Broker) resolve(ctx context.Context, cfg *Config, call Call) (*refresher, *url.URL, error) {
-	key := Key{
+func (b *Broker) resolve(ctx context.Context, cfg *Config, call ProxyCall) (*refresher, *url.URL, error) {
+	key := record.Key{
 		Application: call.Application, Consumer: call.Consumer,
 		Connector: connector.ID{UnifiedAPI: call.UnifiedAPI, ServiceID: call.ServiceID},
 	}
@@ -65,29 +60,29 @@ func (b *Broker) resolve(ctx context.Context, cfg *Config, call Call) (*refreshe
 	return r, u, nil
 }
 
-func renderTarget(conn *Connector, target *connector.Target, settings map[string]any) (*url.URL, error) {
+func renderTarget(conn *record.Connector, target *connector.Target, settings map[string]any) (*url.URL, error) {
 	u, err := conn.RenderTarget(target, settings)
 	if err == nil {
 		return u, nil
 	}
-	field := DownstreamURLField
+	field := record.DownstreamURLField
 	if setting, ok := errors.AsType[*connector.SettingError](err); ok {
-		return nil, &InputError{
-			Kind: Contradiction, Field: field, Fault: fmt.Sprintf("cannot be filled in: setting %s %s", setting.Setting, setting.Fault),
+		return nil, &record.InputError{
+			Kind: record.InputInvalid, Field: field, Fault: fmt.Sprintf("cannot be filled in: setting %s %s", setting.Setting, setting.Fault),
 			Fix: "correct the URL, or the connection's settings",
 		}
 	}
-	return nil, &InputError{Kind: BadHeader, Field: field, Fault: err.Error(), Fix: "send an https URL"}
+	return nil, &record.InputError{Kind: record.InputHeader, Field: field, Fault: err.Error(), Fix: "send an https URL"}
 }
 
 // choose finds the connector of a call that does not name it whole.
-func (b *Broker) choose(ctx context.Context, cfg *Config, call Call) (connector.ID, error) {
-	if err := validateName(ConsumerField, call.Consumer); err != nil {
+func (b *Broker) choose(ctx context.Context, cfg *Config, call ProxyCall) (connector.ID, error) {
+	if err := record.ValidateName(record.ConsumerField, call.Consumer); err != nil {
 		return connector.ID{}, err
 	}
 	named := b.named(cfg, call)
 	if len(named) == 0 {
-		return connector.ID{}, fmt.Errorf("%w: none that is configured goes by these headers", ErrConnectorNotFound)
+		return connector.ID{}, fmt.Errorf("%w: none that is configured goes by these headers", record.ErrConnectorNotFound)
 	}
 	ids := named
 	if call.ServiceID == "" {
@@ -107,7 +102,7 @@ func (b *Broker) choose(ctx context.Context, cfg *Config, call Call) (connector.
 		return connector.ID{}, err
 	case len(ids) == 0:
 		return connector.ID{}, fmt.Errorf("%w: this consumer has none that fits: import one, or correct %s",
-			ErrConnectionNotFound, ServiceField)
+			record.ErrConnectionNotFound, record.ServiceField)
 	case len(ids) > 1:
 		return connector.ID{}, ambiguous(call, ids)
 	}
@@ -115,7 +110,7 @@ func (b *Broker) choose(ctx context.Context, cfg *Config, call Call) (connector.
 }
 
 // named returns the configured connectors that the call's headers do not rule out, in order.
-func (b *Broker) named(cfg *Config, call Call) []connector.ID {
+func (b *Broker) named(cfg *Config, call ProxyCall) []connector.ID {
 	var ids []connector.ID
 	for _, id := range b.serviceIndex(cfg)[call.ServiceID] {
 		if call.UnifiedAPI == "" || id.UnifiedAPI == call.UnifiedAPI {
@@ -150,19 +145,19 @@ func (b *Broker) serviceIndex(cfg *Config) map[string][]connector.ID {
 
 // chooseOfConsumer returns those of the connectors that the consumer has a connection
 // to and, if the call names no service, that may be sent to the target.
-func (b *Broker) chooseOfConsumer(ctx context.Context, cfg *Config, call Call, ids []connector.ID) ([]connector.ID, error) {
+func (b *Broker) chooseOfConsumer(ctx context.Context, cfg *Config, call ProxyCall, ids []connector.ID) ([]connector.ID, error) {
 	keys, err := b.keys(ctx, call.Application, call.Consumer)
 	if err != nil {
 		return nil, err
 	}
-	keys = slices.DeleteFunc(keys, func(key Key) bool { return !slices.Contains(ids, key.Connector) })
+	keys = slices.DeleteFunc(keys, func(key record.Key) bool { return !slices.Contains(ids, key.Connector) })
 	fits := make([]bool, len(keys))
 	loads, ctx := errgroup.WithContext(ctx)
 	loads.SetLimit(maxLoads)
 	for i, key := range keys {
 		loads.Go(func() error {
 			snap, err := b.refresher(key).latest(ctx)
-			if errors.Is(err, ErrConnectionNotFound) {
+			if errors.Is(err, record.ErrConnectionNotFound) {
 				return nil // a tombstone, or deleted a moment ago
 			}
 			if err != nil {
@@ -185,22 +180,22 @@ func (b *Broker) chooseOfConsumer(ctx context.Context, cfg *Config, call Call, i
 }
 
 // goesTo reports whether a connection may send its credential to the target.
-func goesTo(cfg *Config, conn *Connector, target *connector.Target, snap *snapshot) bool {
+func goesTo(cfg *Config, conn *record.Connector, target *connector.Target, snap *snapshot) bool {
 	u, err := conn.RenderTarget(target, snap.rec.Settings)
 	return err == nil && allowsHost(cfg, conn, u, snap.rec.Settings) == nil
 }
 
-func ambiguous(call Call, ids []connector.ID) error {
+func ambiguous(call ProxyCall, ids []connector.ID) error {
 	names := make([]string, len(ids))
 	for i, id := range ids {
 		names[i] = id.String()
 	}
-	field, fix := ServiceField, "send the service, and the unified API in "+UnifiedAPIField+", of one of them"
+	field, fix := record.ServiceField, "send the service, and the unified API in "+record.UnifiedAPIField+", of one of them"
 	if call.ServiceID != "" {
-		field, fix = UnifiedAPIField, "send the unified API of one of them"
+		field, fix = record.UnifiedAPIField, "send the unified API of one of them"
 	}
-	return &InputError{
-		Kind: BadHeader, Field: field,
+	return &record.InputError{
+		Kind: record.InputHeader, Field: field,
 		Fault: "is needed, since several of the consumer's connections fit: " + strings.Join(names, ", "), Fix: fix,
 	}
 }
@@ -209,8 +204,8 @@ func ambiguous(call Call, ids []connector.ID) error {
 // the header Authorization of req in place of the connection's credential. Where it may
 // go is checked as with [Broker.Authorize], and responses are scrubbed of it. A 401 is
 // the caller's affair: nothing is renewed. Errors: those of [Broker.Authorize] but
-// [*TokenError].
-func (b *Broker) AuthorizeWith(req *http.Request, key Key, authorization Secret) (_ *Authorization, err error) {
+// [*record.TokenError].
+func (b *Broker) AuthorizeWith(req *http.Request, key record.Key, authorization secret.String) (_ *Authorization, err error) {
 	ctx, span := b.tracing.start(req.Context(), "token_broker.inject", trace.WithAttributes(connectorAttribute(key)))
 	defer func() { endSpan(span, err) }()
 	cfg := b.Config()

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A flight is one refresh, for all callers that want one meanwhile.
@@ -83,16 +85,16 @@ func (r *refresher) outageWait() time.Duration {
 func (r *refresher) planRetry(cause context.Context, snap *snapshot, err error) {
 	b := r.broker
 	wait := storeRetry
-	var failed *TokenError
+	var failed *record.TokenError
 	switch {
 	case err == nil:
 		// It may have failed even so: a token that is valid still is served.
-		if snap.rec.Cycle.Phase != PhasePending || snap.rec.Cycle.RetryAt.IsZero() {
+		if snap.rec.Cycle.Phase != record.PhasePending || snap.rec.Cycle.RetryAt.IsZero() {
 			return
 		}
 		wait = snap.rec.Cycle.RetryAt.Sub(b.clock.Now())
 	case errors.As(err, &failed):
-		if failed.Parked || failed.givenUp || failed.RetryAt.IsZero() {
+		if failed.Parked || failed.GivenUp || failed.RetryAt.IsZero() {
 			return
 		}
 		wait = failed.RetryAt.Sub(b.clock.Now())
@@ -136,10 +138,10 @@ func (r *refresher) planRetry(cause context.Context, snap *snapshot, err error) 
 type attempt struct {
 	refresher *refresher
 	flight    *flight
-	cfg       *Config    // as it was when the flight began
-	conn      *Connector // from cfg
-	landed    bool       // the flight's waiters were released
-	probing   bool       // this attempt is the one that may try a paused connector
+	cfg       *Config           // as it was when the flight began
+	conn      *record.Connector // from cfg
+	landed    bool              // the flight's waiters were released
+	probing   bool              // this attempt is the one that may try a paused connector
 }
 
 // land releases the flight's waiters.
@@ -181,17 +183,17 @@ func (a *attempt) once(ctx context.Context) (*snapshot, error) {
 	if held.isLate(sentAt, a.cfg.refreshTimeout()) {
 		a.giveBack(ctx, held)
 		a.refresher.broker.pauses.release(a.conn, held.rec, sentAt)
-		return nil, fmt.Errorf("%w: it took too long to save a lease", ErrStoreUnavailable)
+		return nil, fmt.Errorf("%w: it took too long to save a lease", record.ErrStoreUnavailable)
 	}
 	answer := a.redeem(ctx, held, sentAt)
 	level, msg := slog.LevelDebug, "token endpoint answered"
-	if answer.class == ClassAmbiguous {
+	if answer.Class == record.ClassAmbiguous {
 		level, msg = slog.LevelWarn, "the token endpoint gave no usable answer; whether the refresh token was spent nobody knows"
 	}
 	a.cfg.logger().LogAttrs(ctx, level, msg,
-		slog.String("connection", a.refresher.key.String()), slog.String("class", string(answer.class)),
-		slog.String("code", answer.code), slog.Int("status", answer.status))
-	if answer.class == "" || !answer.refreshToken.IsZero() {
+		slog.String("connection", a.refresher.key.String()), slog.String("class", string(answer.Class)),
+		slog.String("code", answer.Code), slog.Int("status", answer.Status))
+	if answer.Class == "" || !answer.RefreshToken.IsZero() {
 		return a.saveToken(ctx, held, answer)
 	}
 	return a.saveFailure(ctx, held, answer)
@@ -199,40 +201,40 @@ func (a *attempt) once(ctx context.Context) (*snapshot, error) {
 
 // due decides from a record that was just read what is to be done: a refresh (true),
 // nothing (false), or nothing that could help (an error).
-func (a *attempt) due(ctx context.Context, rec *Record, snap *snapshot, now time.Time) (bool, error) {
+func (a *attempt) due(ctx context.Context, rec *record.Record, snap *snapshot, now time.Time) (bool, error) {
 	switch {
 	case rec.IsTombstone():
-		return false, connectionNotFound(a.refresher.key)
+		return false, record.ConnectionNotFound(a.refresher.key)
 	case !rec.Enabled:
 		return false, ErrConnectionDisabled
 	case rec.IsParked() && !a.refresher.isUnparked(rec.Cycle.Parked):
-		return false, rec.tokenError(now)
+		return false, rec.TokenError(now)
 	}
 	if rec.Credentials == nil && !a.conn.FetchesTokens() {
-		return false, &TokenError{Key: a.refresher.key, Class: ClassPermanent, Code: codeNoCredentials, Parked: true, FailedAt: rec.Cycle.FailedAt}
+		return false, &record.TokenError{Key: a.refresher.key, Class: record.ClassPermanent, Code: record.CodeNoCredentials, Parked: true, FailedAt: rec.Cycle.FailedAt}
 	}
 	expired := rec.Credentials == nil || rec.Credentials.AccessToken.IsZero() || rec.Credentials.ExpiredAt(now)
-	if !a.conn.canRefresh(rec.Credentials) {
+	if !a.conn.CanRefresh(rec.Credentials) {
 		if expired {
-			return false, a.refresher.reject(ctx, a.cfg, a.conn, rec.Generation, codeNoRefreshToken)
+			return false, a.refresher.reject(ctx, a.cfg, a.conn, rec.Generation, record.CodeNoRefreshToken)
 		}
 		return false, nil
 	}
 	if !expired && !snap.wantsRefresh(now) && !a.refresher.isForced(rec.Generation) {
 		return false, nil
 	}
-	_, err := a.conn.tokenEndpoint(rec)
+	_, err := a.conn.TokenEndpoint(rec)
 	if err == nil {
-		_, err = a.conn.tokenParams(rec)
+		_, err = a.conn.RequestParams(rec)
 	}
 	if err != nil {
-		return false, &TokenError{Key: a.refresher.key, Class: ClassConfiguration, Code: codeMissingSettings, Unfit: true, Err: err}
+		return false, &record.TokenError{Key: a.refresher.key, Class: record.ClassConfiguration, Code: record.CodeMissingSettings, BadSettings: true, Err: err}
 	}
 	if now.Before(rec.Cycle.RetryAt) {
 		if !expired {
 			return false, nil
 		}
-		return false, rec.tokenError(now)
+		return false, rec.TokenError(now)
 	}
 	if until := a.refresher.broker.pauses.until(a.conn, rec, now); !until.IsZero() {
 		if !expired {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // replay makes sure that the journal has been read since the broker began, and that
@@ -16,7 +18,7 @@ import (
 func (b *Broker) replay(ctx context.Context) error {
 	if !b.backlog.read.Load() {
 		if err := b.adopt(ctx); err != nil {
-			return fmt.Errorf("%w: nothing is written before the journal was read: %w", ErrStoreUnavailable, err)
+			return fmt.Errorf("%w: nothing is written before the journal was read: %w", record.ErrStoreUnavailable, err)
 		}
 		b.backlog.read.Store(true)
 	}
@@ -41,7 +43,7 @@ func (b *Broker) flush(ctx context.Context) error {
 	case <-b.backlog.flushing:
 		defer func() { b.backlog.flushing <- struct{}{} }()
 	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ErrStoreUnavailable, ctx.Err())
+		return fmt.Errorf("%w: %w", record.ErrStoreUnavailable, ctx.Err())
 	}
 	var down atomic.Bool
 	var saves errgroup.Group
@@ -70,11 +72,11 @@ func (b *Broker) flush(ctx context.Context) error {
 	return saves.Wait()
 }
 
-// Recover reads the journal, in the background, and saves what it has as soon as the
+// Start reads the journal, in the background, and saves what it has as soon as the
 // store takes it. To leave that to the next save would be too late: another replica
 // would take the lease over meanwhile, and send the refresh token that the answer has
 // cost. Where there is nothing in the journal the store is not opened for it.
-func (b *Broker) Recover() {
+func (b *Broker) Start() {
 	b.begin(func() {
 		for wait := minSaveRetry; ; wait = min(2*wait, maxSaveRetry) {
 			err := b.adopt(b.life)
@@ -90,11 +92,11 @@ func (b *Broker) Recover() {
 
 func (b *Broker) flushAnswer(ctx context.Context, u *unsaved) error {
 	cfg := b.Config()
-	policy := cyclePolicy{giveUp: cfg.refreshGiveUp(), retention: cfg.retention()}
+	policy := record.Policy{GiveUp: cfg.refreshGiveUp(), Retention: cfg.retention()}
 	if conn := cfg.Connectors[u.key.Connector]; conn != nil {
-		policy.rotation = conn.Rotation
+		policy.Rotation = conn.Rotation
 	}
-	snap, _, err := b.settle(ctx, u.key, b.saveNow, func(rec *Record) (EventType, error) {
+	snap, _, err := b.settle(ctx, u.key, b.saveNow, func(rec *record.Record) (record.EventType, error) {
 		return u.merge(rec, policy, b.clock.Now())
 	})
 	if errors.Is(err, errSavedAlready) {
@@ -108,8 +110,8 @@ func (b *Broker) flushAnswer(ctx context.Context, u *unsaved) error {
 	if err != nil {
 		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "a refreshed token that had not been saved is of no use any more",
 			connection, slog.String("reason", err.Error()))
-		if errors.Is(err, ErrConnectionNotFound) {
-			b.revokeLate(ctx, newRevocation(cfg, cfg.Connectors[u.key.Connector], u.key, nil, u.answer.accessToken, u.answer.refreshToken))
+		if errors.Is(err, record.ErrConnectionNotFound) {
+			b.revokeLate(ctx, newRevocation(cfg, cfg.Connectors[u.key.Connector], u.key, nil, u.answer.AccessToken, u.answer.RefreshToken))
 		}
 	} else {
 		cfg.logger().LogAttrs(ctx, slog.LevelInfo, "the store has taken a refreshed token that had not been saved", connection)

@@ -11,9 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // owner is a connector with the password grant.
@@ -28,7 +28,7 @@ func (h *harness) grants() string {
 	return strings.Join(types, " ")
 }
 
-func (h *harness) mustImportBody(key broker.Key, body string) broker.ImportOutcome {
+func (h *harness) mustImportBody(key record.Key, body string) record.ImportOutcome {
 	h.t.Helper()
 	_, outcome, err := h.importBody(key, body)
 	if err != nil {
@@ -46,15 +46,15 @@ func TestClientCredentialsNeedNoImportedToken(t *testing.T) {
 			Settings:    []connector.Setting{{Name: "tenant", Required: true}},
 		})
 		key := h.at(cc)
-		var input *broker.InputError
+		var input *record.InputError
 		if _, _, err := h.importBody(key, `{}`); !errors.As(err, &input) || input.Field != "settings.tenant" {
 			t.Errorf("got %v, want an InputError for settings.tenant", err)
 		}
 		view, outcome, err := h.importBody(key, `{"settings":{"tenant":"one"}}`)
-		if err != nil || outcome != broker.ImportStored || view.State != broker.StateCallable || view.Health != broker.HealthOK {
+		if err != nil || outcome != record.ImportStored || view.State != record.StateCallable || view.Health != record.HealthOK {
 			t.Fatalf("got %v, %s, %v, want a callable connection", view, outcome, err)
 		}
-		if outcome := h.mustImportBody(key, `{"settings":{"tenant":"one"}}`); outcome != broker.ImportKept {
+		if outcome := h.mustImportBody(key, `{"settings":{"tenant":"one"}}`); outcome != record.ImportKept {
 			t.Errorf("the second import: got %s, want kept", outcome)
 		}
 		if got := h.grants(); got != "" {
@@ -90,10 +90,10 @@ func TestTokenOfAnotherIdentityIsNotUsedAnyMore(t *testing.T) {
 		key := h.at(cc)
 		h.mustImportBody(key, `{"settings":{"tenant":"one"}}`)
 		first := h.token(key)
-		if outcome := h.mustImportBody(key, `{"settings":{"color":"red"}}`); outcome != broker.ImportKept || h.token(key) != first {
+		if outcome := h.mustImportBody(key, `{"settings":{"color":"red"}}`); outcome != record.ImportKept || h.token(key) != first {
 			t.Errorf("a setting that has no part in token requests: %s, or the token is gone", outcome)
 		}
-		if outcome := h.mustImportBody(key, `{"settings":{"tenant":"two"}}`); outcome != broker.ImportStored {
+		if outcome := h.mustImportBody(key, `{"settings":{"tenant":"two"}}`); outcome != record.ImportStored {
 			t.Errorf("got %s, want stored", outcome)
 		}
 		if second := h.token(key); second == first {
@@ -140,8 +140,8 @@ func TestRefusedFetchCostsOneCallUntilTheSettingsChange(t *testing.T) {
 		key := h.at(owner)
 		h.mustImportBody(key, `{"settings":{"username":"ann","password":"wrong"}}`)
 		for range 5 {
-			var failed *broker.TokenError
-			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || failed.Class != broker.ClassPermanent || !failed.Parked {
+			var failed *record.TokenError
+			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassPermanent || !failed.Parked {
 				t.Errorf("got %v, want a permanent failure", err)
 			}
 			time.Sleep(time.Hour)
@@ -149,7 +149,7 @@ func TestRefusedFetchCostsOneCallUntilTheSettingsChange(t *testing.T) {
 		if got := h.grants(); got != "password" {
 			t.Errorf("got token requests %q, want one", got)
 		}
-		if view, err := h.Connection(t.Context(), key); err != nil || view.State != broker.StateInvalid || view.Health != broker.HealthNeedsAuth {
+		if view, err := h.Connection(t.Context(), key); err != nil || view.State != record.StateInvalid || view.Health != record.HealthNeedsAuth {
 			t.Errorf("got %v, %v, want invalid, needs_auth", view, err)
 		}
 		if got := h.events.types(); got != "failed" {
@@ -166,12 +166,12 @@ func TestPasswordGrantUsesRefreshTokensWhileTheyWork(t *testing.T) {
 		h.connect(connector.Definition{ID: owner, GrantType: connector.Password})
 		h.provider.Passwords = map[string]string{"ann": "secret"}
 		key := h.at(owner)
-		var input *broker.InputError
+		var input *record.InputError
 		if _, _, err := h.importBody(key, `{"settings":{"username":"ann"}}`); !errors.As(err, &input) || input.Field != "settings.password" {
 			t.Errorf("got %v, want an InputError for settings.password", err)
 		}
 		view, _, err := h.importBody(key, `{"settings":{"username":"ann","password":"secret"}}`)
-		if err != nil || view.Settings["password"] != broker.Mask {
+		if err != nil || view.Settings["password"] != record.Mask {
 			t.Fatalf("got %v, %v, want the password masked", view, err)
 		}
 		tokens := map[string]bool{h.token(key): true}
@@ -211,7 +211,7 @@ func TestRefusedRefreshTokenFallsBackToThePassword(t *testing.T) {
 			t.Errorf("got token requests %q, want %q", got, want)
 		}
 		rec := h.record(key)
-		if rec.Credentials.RefreshToken.Equal(spent) || rec.Lease != nil || rec.Cycle.Phase != broker.PhaseHealthy || rec.Replaced[len(rec.Replaced)-1] != spent.Hash() {
+		if rec.Credentials.RefreshToken.Equal(spent) || rec.Lease != nil || rec.Cycle.Phase != record.PhaseHealthy || rec.Replaced[len(rec.Replaced)-1] != spent.Hash() {
 			t.Errorf("the refused refresh token is there still, or not remembered: %+v", rec.Cycle)
 		}
 		if got := h.events.types(); got != "" {
@@ -222,7 +222,7 @@ func TestRefusedRefreshTokenFallsBackToThePassword(t *testing.T) {
 		h.provider.Passwords["ann"] = "another"
 		time.Sleep(2 * time.Hour)
 		for range 3 {
-			var failed *broker.TokenError
+			var failed *record.TokenError
 			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked {
 				t.Errorf("got %v, want a parked connection", err)
 			}
@@ -290,14 +290,14 @@ func TestConnectionHasAnOAuthClientOfItsOwn(t *testing.T) {
 		h.mustImportBody(common, `{}`)
 		h.mustImportBody(public, `{"settings":{"client_id":"public"}}`)
 		h.mustImportBody(wrong, `{"settings":{"client_id":"theirs","client_secret":"wrong"}}`)
-		var input *broker.InputError
+		var input *record.InputError
 		if _, _, err := h.importBody(h.at(cc), `{"settings":{"client_secret":"alone"}}`); !errors.As(err, &input) || input.Field != "settings.client_id" {
 			t.Errorf("got %v, want an InputError for settings.client_id", err)
 		}
 		// The one with the wrong secret is paused alone.
 		for range 3 {
-			var failed *broker.TokenError
-			if _, err := h.Source(wrong).Token(t.Context()); !errors.As(err, &failed) || failed.Class != broker.ClassConfiguration {
+			var failed *record.TokenError
+			if _, err := h.Source(wrong).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassConfiguration {
 				t.Errorf("got %v, want a configuration failure", err)
 			}
 		}
@@ -348,9 +348,9 @@ func TestOneConnectionsSettingsPauseNoOther(t *testing.T) {
 		}
 		// The client's secret is everybody's matter.
 		h.provider.ClientSecret = "changed"
-		for _, key := range []broker.Key{other, other} {
-			var failed *broker.TokenError
-			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || failed.Class != broker.ClassConfiguration {
+		for _, key := range []record.Key{other, other} {
+			var failed *record.TokenError
+			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassConfiguration {
 				t.Errorf("got %v, want a configuration failure", err)
 			}
 		}
@@ -403,8 +403,8 @@ func TestJSONRequestOnTheWire(t *testing.T) {
 	h.pointAt(server.URL)
 	conn := h.config.Connectors[acme]
 	conn.TokenBody, conn.RefreshURL = connector.BodyJSON, server.URL+"/refresh"
-	var failed *broker.TokenError
-	if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) || failed.Class != broker.ClassAmbiguous {
+	var failed *record.TokenError
+	if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassAmbiguous {
 		t.Errorf("got %v, want an ambiguous failure", err)
 	}
 	if want := `POST /refresh application/json {"grant_type":"refresh_token","refresh_token":"r1"}`; len(got) != 1 || got[0] != want {

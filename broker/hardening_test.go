@@ -11,9 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 func TestExpiredGrantImportedDuringARedeemIsRefreshedToo(t *testing.T) {
@@ -30,7 +30,7 @@ func TestExpiredGrantImportedDuringARedeemIsRefreshedToo(t *testing.T) {
 		}
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
-		if got := h.mustImport("a2", "r2", issued(90*time.Minute)); got != broker.ImportStored {
+		if got := h.mustImport("a2", "r2", issued(90*time.Minute)); got != record.ImportStored {
 			t.Fatalf("got %q, want stored", got)
 		}
 		close(release)
@@ -80,9 +80,9 @@ func TestSaveWhoseAnswerWasLostIsRecognised(t *testing.T) {
 			return nil, nil
 		}
 		h.provider.Deliver = func(int) error { lose.Store(true); return nil }
-		h.store.FailAfter = func(op string, _ broker.Key) error {
+		h.store.FailAfter = func(op string, _ record.Key) error {
 			if op == brokertest.OpSave && lose.Swap(false) {
-				return broker.ErrStoreUnavailable
+				return record.ErrStoreUnavailable
 			}
 			return nil
 		}
@@ -107,9 +107,9 @@ func TestExpiredTokenIsNotServedWhileASaveIsRetried(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		var readOnly atomic.Bool
-		h.store.Fail = func(op string, _ broker.Key) error {
+		h.store.Fail = func(op string, _ record.Key) error {
 			if op == brokertest.OpSave && readOnly.Load() {
-				return broker.ErrStoreUnavailable
+				return record.ErrStoreUnavailable
 			}
 			return nil
 		}
@@ -119,7 +119,7 @@ func TestExpiredTokenIsNotServedWhileASaveIsRetried(t *testing.T) {
 		synctest.Wait()
 		h.token(h.key)
 		time.Sleep(2 * time.Hour)
-		if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, broker.ErrStoreUnavailable) {
+		if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("got %v, want ErrStoreUnavailable", err)
 		}
 		readOnly.Store(false)
@@ -140,7 +140,7 @@ func TestJournalThatWasReplayedTwiceChangesNothing(t *testing.T) {
 				h.provider.Deliver = func(n int) error { down.Store(n == 1); return nil }
 				h.mustImport("a1", "r1", issued(2*time.Hour))
 				synctest.Wait()
-				var entries []broker.JournalEntry
+				var entries []record.JournalEntry
 				for entry, err := range h.journal.Entries(t.Context()) {
 					if err != nil {
 						t.Fatal(err)
@@ -159,7 +159,7 @@ func TestJournalThatWasReplayedTwiceChangesNothing(t *testing.T) {
 				}
 				abandon(t, h.Broker)
 				h.start()
-				h.Recover()
+				h.Start()
 				time.Sleep(time.Minute)
 				if after := h.record(h.key); after.Generation != before.Generation ||
 					!after.Credentials.AccessToken.Equal(before.Credentials.AccessToken) || len(entries) != 1 {
@@ -185,13 +185,13 @@ func TestSettingThatDoesNotFitIsRefusedAtImport(t *testing.T) {
 		if err := def.Validate(); err != nil {
 			t.Fatal(err)
 		}
-		h.config.Connectors[id] = &broker.Connector{Definition: def.WithDefaults()}
+		h.config.Connectors[id] = &record.Connector{Definition: def.WithDefaults()}
 		for setting, good := range map[string]bool{
 			`"eu"`: true, `"evil.test/x"`: false, `"a.b"`: false, `"x#"`: false, `"-"`: false, `["eu"]`: false, `7`: true,
 		} {
 			_, _, err := h.importBody(h.at(id), `{"credentials":{"access_token":"a","refresh_token":"r",`+issued(0)+`},"settings":{"tenant":`+setting+`}}`)
-			input, bad := errors.AsType[*broker.InputError](err)
-			if bad == good || bad && (input.Field != "settings.tenant" || input.Kind != broker.Contradiction) {
+			input, bad := errors.AsType[*record.InputError](err)
+			if bad == good || bad && (input.Field != "settings.tenant" || input.Kind != record.InputInvalid) {
 				t.Errorf("%s: got %v", setting, err)
 			}
 		}
@@ -204,7 +204,7 @@ func TestMaskInsideASettingStaysAsItWas(t *testing.T) {
 		h.mustImport("a1", "r1", issued(0))
 		for _, settings := range []string{
 			`{"proxy":{"user":"u","password":"` + brokertest.SettingCanary + `"},"keys":[{"api_key":"k"}]}`,
-			`{"proxy":{"user":"v","password":"` + broker.Mask + `"},"keys":[{"api_key":"` + broker.Mask + `"}]}`,
+			`{"proxy":{"user":"v","password":"` + record.Mask + `"},"keys":[{"api_key":"` + record.Mask + `"}]}`,
 		} {
 			if _, _, err := h.importBody(h.key, `{"settings":`+settings+`}`); err != nil {
 				t.Fatal(err)
@@ -221,7 +221,7 @@ func TestDeadConnectionSparesTheStore(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		var loads atomic.Int32
-		h.store.FailAfter = func(op string, _ broker.Key) error {
+		h.store.FailAfter = func(op string, _ record.Key) error {
 			if op == brokertest.OpLoad {
 				loads.Add(1)
 			}

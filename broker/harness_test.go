@@ -12,8 +12,11 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // Connectors of the tests, all at the provider of the harness.
@@ -34,7 +37,7 @@ type harness struct {
 	events   *eventLog
 	log      *brokertest.Log
 	config   *broker.Config
-	key      broker.Key // of a connection to acme
+	key      record.Key // of a connection to acme
 }
 
 // newHarness returns a harness; call it in a synctest bubble if time is to be virtual.
@@ -48,12 +51,12 @@ func newHarnessOn(t *testing.T, store *brokertest.MemStore, provider *brokertest
 	t.Helper()
 	h := &harness{
 		t: t, store: store, provider: provider, events: &eventLog{}, log: &brokertest.Log{}, journal: &brokertest.MemJournal{},
-		key: broker.Key{Application: "app", Consumer: "customer", Connector: acme},
+		key: record.Key{Application: "app", Consumer: "customer", Connector: acme},
 	}
 	provider.ClientSecret = brokertest.ClientSecretCanary
 	h.start()
 	h.config = &broker.Config{
-		Connectors:     make(map[connector.ID]*broker.Connector),
+		Connectors:     make(map[connector.ID]*record.Connector),
 		RefreshTimeout: 20 * time.Second,
 		Events:         h.events,
 		Logger:         slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -75,9 +78,9 @@ func newHarnessOn(t *testing.T, store *brokertest.MemStore, provider *brokertest
 func (h *harness) start() { h.startOn(h.store, h.journal) }
 
 // startOn is start on something that stands before the harness's store or journal.
-func (h *harness) startOn(store broker.Store, journal broker.Journal) {
+func (h *harness) startOn(store record.Store, journal record.Journal) {
 	h.Broker = broker.New(broker.Options{
-		Open:      func(context.Context) (broker.Store, error) { return store, nil },
+		Open:      func(context.Context) (record.Store, error) { return store, nil },
 		Transport: func(bool) http.RoundTripper { return h.provider },
 		Journal:   journal,
 	})
@@ -87,7 +90,7 @@ func (h *harness) startOn(store broker.Store, journal broker.Journal) {
 }
 
 // connect adds a connector, at the harness's provider unless it says otherwise.
-func (h *harness) connect(def connector.Definition) *broker.Connector {
+func (h *harness) connect(def connector.Definition) *record.Connector {
 	h.t.Helper()
 	def.Name = "Acme"
 	if def.BaseURL == "" {
@@ -108,7 +111,7 @@ func (h *harness) connect(def connector.Definition) *broker.Connector {
 	if err := def.Validate(); err != nil {
 		h.t.Fatal(err)
 	}
-	conn := &broker.Connector{Definition: def, Client: broker.Client{ID: "client", Secret: broker.NewSecret(brokertest.ClientSecretCanary)}}
+	conn := &record.Connector{Definition: def, Client: record.Client{ID: "client", Secret: secret.New(brokertest.ClientSecretCanary)}}
 	h.config.Connectors[def.ID] = conn
 	return conn
 }
@@ -123,16 +126,16 @@ func (h *harness) stop() {
 }
 
 // at returns the key of the connection to another connector.
-func (h *harness) at(id connector.ID) broker.Key {
+func (h *harness) at(id connector.ID) record.Key {
 	key := h.key
 	key.Connector = id
 	return key
 }
 
 // importBody imports a JSON body for key.
-func (h *harness) importBody(key broker.Key, body string) (*broker.Connection, broker.ImportOutcome, error) {
+func (h *harness) importBody(key record.Key, body string) (*record.Connection, record.ImportOutcome, error) {
 	h.t.Helper()
-	imp, err := broker.ParseImport([]byte(body))
+	imp, err := apideck.ParseImport([]byte(body))
 	if err != nil {
 		return nil, "", err
 	}
@@ -140,7 +143,7 @@ func (h *harness) importBody(key broker.Key, body string) (*broker.Connection, b
 }
 
 // mustImport imports tokens into the connection to acme.
-func (h *harness) mustImport(access, refresh string, more ...string) broker.ImportOutcome {
+func (h *harness) mustImport(access, refresh string, more ...string) record.ImportOutcome {
 	h.t.Helper()
 	members := append([]string{`"access_token":` + strconv.Quote(access), `"refresh_token":` + strconv.Quote(refresh)}, more...)
 	_, outcome, err := h.importBody(h.key, `{"credentials":{`+strings.Join(members, ",")+`}}`)
@@ -156,7 +159,7 @@ func issued(ago time.Duration) string {
 }
 
 // record returns what is stored.
-func (h *harness) record(key broker.Key) *broker.Record {
+func (h *harness) record(key record.Key) *record.Record {
 	h.t.Helper()
 	rec, _, err := h.store.Load(h.t.Context(), key)
 	if err != nil {
@@ -166,7 +169,7 @@ func (h *harness) record(key broker.Key) *broker.Record {
 }
 
 // token returns the connection's access token.
-func (h *harness) token(key broker.Key) string {
+func (h *harness) token(key record.Key) string {
 	h.t.Helper()
 	tok, err := h.Source(key).Token(h.t.Context())
 	if err != nil {
@@ -202,10 +205,10 @@ func (h *harness) holdAnswers(refresh string) (release chan struct{}) {
 // An eventLog keeps what was emitted.
 type eventLog struct {
 	mu     sync.Mutex // guards events
-	events []broker.Event
+	events []record.Event
 }
 
-func (l *eventLog) Emit(_ context.Context, e broker.Event) {
+func (l *eventLog) Emit(_ context.Context, e record.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.events = append(l.events, e)

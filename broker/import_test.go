@@ -10,8 +10,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 func TestImportRejectsBadInput(t *testing.T) {
@@ -19,52 +20,52 @@ func TestImportRejectsBadInput(t *testing.T) {
 	const tokens = `"access_token":"a","refresh_token":"r"`
 	for name, test := range map[string]struct {
 		body  string
-		kind  broker.InputKind
+		kind  record.InputKind
 		field string
 	}{
-		"empty body":                {``, broker.BadSyntax, ""},
-		"not JSON":                  {`{"credentials":`, broker.BadSyntax, ""},
-		"two values":                {`{} {}`, broker.BadSyntax, ""},
-		"not an object":             {`[]`, broker.BadSyntax, ""},
-		"null":                      {`null`, broker.BadSyntax, ""},
-		"not UTF-8":                 {"{\"consumer_id\":\"\xff\"}", broker.BadSyntax, ""},
-		"unknown member":            {`{"credential":{}}`, broker.BadSyntax, `"credential"`},
-		"member in the wrong case":  {`{"Credentials":{}}`, broker.BadSyntax, `"Credentials"`},
-		"member sent twice":         {`{"settings":{},"settings":{}}`, broker.BadSyntax, "settings"},
-		"credentials not an object": {`{"credentials":"x"}`, broker.BadSyntax, "credentials"},
-		"unknown credential":        {`{"credentials":{"client_secret":"x"}}`, broker.BadSyntax, `"credentials.client_secret"`},
-		"access token a number":     {`{"credentials":{"access_token":1}}`, broker.BadSyntax, "credentials.access_token"},
-		"issued_at no date":         {`{"credentials":{` + tokens + `,"issued_at":"yesterday"}}`, broker.BadSyntax, "credentials.issued_at"},
-		"issued_at a number":        {`{"credentials":{` + tokens + `,"issued_at":1600000000}}`, broker.BadSyntax, "credentials.issued_at"},
-		"expires_at no date":        {`{"credentials":{` + tokens + `,"expires_at":"2026"}}`, broker.BadSyntax, "credentials.expires_at"},
-		"expires_at beyond years":   {`{"credentials":{` + tokens + `,"expires_at":"9999-12-31T23:59:59-01:00"}}`, broker.BadSyntax, "credentials.expires_at"},
-		"expires_in a string":       {`{"credentials":{` + tokens + `,"expires_in":"3600"}}`, broker.BadSyntax, "credentials.expires_in"},
-		"expires_in a fraction":     {`{"credentials":{` + tokens + `,"expires_in":1.5}}`, broker.BadSyntax, "credentials.expires_in"},
-		"expires_in huge":           {`{"credentials":{` + tokens + `,"expires_in":1e999}}`, broker.BadSyntax, "credentials.expires_in"},
-		"expires_in negative":       {`{"credentials":{` + tokens + `,"expires_in":-1}}`, broker.Contradiction, "credentials.expires_in"},
-		"settings a list":           {`{"settings":[]}`, broker.BadSyntax, "settings"},
-		"metadata a string":         {`{"metadata":"x"}`, broker.BadSyntax, "metadata"},
-		"another consumer":          {`{"consumer_id":"other","credentials":{` + tokens + `}}`, broker.Contradiction, "consumer_id"},
-		"no credentials":            {`{}`, broker.Contradiction, "credentials.access_token"},
-		"only settings, new":        {`{"settings":{"a":1}}`, broker.Contradiction, "credentials.access_token"},
-		"no access token":           {`{"credentials":{"refresh_token":"r"}}`, broker.Contradiction, "credentials.access_token"},
-		"no refresh token":          {`{"credentials":{"access_token":"a"}}`, broker.Contradiction, "credentials.refresh_token"},
-		"refresh token null":        {`{"credentials":{"access_token":"a","refresh_token":null}}`, broker.Contradiction, "credentials.refresh_token"},
-		"refresh token empty":       {`{"credentials":{"access_token":"a","refresh_token":""}}`, broker.Contradiction, "credentials.refresh_token"},
-		"line break in a token":     {`{"credentials":{"access_token":"a\n","refresh_token":"r"}}`, broker.Contradiction, "credentials.access_token"},
+		"empty body":                {``, record.InputSyntax, ""},
+		"not JSON":                  {`{"credentials":`, record.InputSyntax, ""},
+		"two values":                {`{} {}`, record.InputSyntax, ""},
+		"not an object":             {`[]`, record.InputSyntax, ""},
+		"null":                      {`null`, record.InputSyntax, ""},
+		"not UTF-8":                 {"{\"consumer_id\":\"\xff\"}", record.InputSyntax, ""},
+		"unknown member":            {`{"credential":{}}`, record.InputSyntax, `"credential"`},
+		"member in the wrong case":  {`{"Credentials":{}}`, record.InputSyntax, `"Credentials"`},
+		"member sent twice":         {`{"settings":{},"settings":{}}`, record.InputSyntax, "settings"},
+		"credentials not an object": {`{"credentials":"x"}`, record.InputSyntax, "credentials"},
+		"unknown credential":        {`{"credentials":{"client_secret":"x"}}`, record.InputSyntax, `"credentials.client_secret"`},
+		"access token a number":     {`{"credentials":{"access_token":1}}`, record.InputSyntax, "credentials.access_token"},
+		"issued_at no date":         {`{"credentials":{` + tokens + `,"issued_at":"yesterday"}}`, record.InputSyntax, "credentials.issued_at"},
+		"issued_at a number":        {`{"credentials":{` + tokens + `,"issued_at":1600000000}}`, record.InputSyntax, "credentials.issued_at"},
+		"expires_at no date":        {`{"credentials":{` + tokens + `,"expires_at":"2026"}}`, record.InputSyntax, "credentials.expires_at"},
+		"expires_at beyond years":   {`{"credentials":{` + tokens + `,"expires_at":"9999-12-31T23:59:59-01:00"}}`, record.InputSyntax, "credentials.expires_at"},
+		"expires_in a string":       {`{"credentials":{` + tokens + `,"expires_in":"3600"}}`, record.InputSyntax, "credentials.expires_in"},
+		"expires_in a fraction":     {`{"credentials":{` + tokens + `,"expires_in":1.5}}`, record.InputSyntax, "credentials.expires_in"},
+		"expires_in huge":           {`{"credentials":{` + tokens + `,"expires_in":1e999}}`, record.InputSyntax, "credentials.expires_in"},
+		"expires_in negative":       {`{"credentials":{` + tokens + `,"expires_in":-1}}`, record.InputInvalid, "credentials.expires_in"},
+		"settings a list":           {`{"settings":[]}`, record.InputSyntax, "settings"},
+		"metadata a string":         {`{"metadata":"x"}`, record.InputSyntax, "metadata"},
+		"another consumer":          {`{"consumer_id":"other","credentials":{` + tokens + `}}`, record.InputInvalid, "consumer_id"},
+		"no credentials":            {`{}`, record.InputInvalid, "credentials.access_token"},
+		"only settings, new":        {`{"settings":{"a":1}}`, record.InputInvalid, "credentials.access_token"},
+		"no access token":           {`{"credentials":{"refresh_token":"r"}}`, record.InputInvalid, "credentials.access_token"},
+		"no refresh token":          {`{"credentials":{"access_token":"a"}}`, record.InputInvalid, "credentials.refresh_token"},
+		"refresh token null":        {`{"credentials":{"access_token":"a","refresh_token":null}}`, record.InputInvalid, "credentials.refresh_token"},
+		"refresh token empty":       {`{"credentials":{"access_token":"a","refresh_token":""}}`, record.InputInvalid, "credentials.refresh_token"},
+		"line break in a token":     {`{"credentials":{"access_token":"a\n","refresh_token":"r"}}`, record.InputInvalid, "credentials.access_token"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			virtually(t, func(t *testing.T, h *harness) {
 				_, _, err := h.importBody(h.key, test.body)
-				var input *broker.InputError
+				var input *record.InputError
 				if !errors.As(err, &input) {
 					t.Fatalf("got error %v, want an InputError", err)
 				}
 				if input.Kind != test.kind || input.Field != test.field {
 					t.Errorf("got kind %d, field %q (%v), want kind %d, field %q", input.Kind, input.Field, err, test.kind, test.field)
 				}
-				if _, _, err := h.store.Load(t.Context(), h.key); !errors.Is(err, broker.ErrNotFound) {
+				if _, _, err := h.store.Load(t.Context(), h.key); !errors.Is(err, record.ErrNotFound) {
 					t.Errorf("something was stored: %v", err)
 				}
 			})
@@ -76,7 +77,7 @@ func TestImportRequiresWhatTheAuthTypeNeeds(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		for name, test := range map[string]struct {
-			key   broker.Key
+			key   record.Key
 			body  string
 			field string // empty: good
 		}{
@@ -90,23 +91,23 @@ func TestImportRequiresWhatTheAuthTypeNeeds(t *testing.T) {
 		} {
 			test.key.Consumer = name
 			_, _, err := h.importBody(test.key, test.body)
-			var input *broker.InputError
+			var input *record.InputError
 			switch {
 			case test.field == "" && err != nil:
 				t.Errorf("%s: %v", name, err)
-			case test.field != "" && (!errors.As(err, &input) || input.Field != test.field || input.Kind != broker.Contradiction):
+			case test.field != "" && (!errors.As(err, &input) || input.Field != test.field || input.Kind != record.InputInvalid):
 				t.Errorf("%s: got %v, want an InputError for %s", name, err, test.field)
 			}
 		}
 		unknown := h.key
 		unknown.Connector.ServiceID = "nobody"
-		if _, _, err := h.importBody(unknown, `{}`); !errors.Is(err, broker.ErrConnectorNotFound) {
+		if _, _, err := h.importBody(unknown, `{}`); !errors.Is(err, record.ErrConnectorNotFound) {
 			t.Errorf("got %v, want ErrConnectorNotFound", err)
 		}
 		for _, consumer := range []string{"", strings.Repeat("x", 256), "a\nb", "a\x00", "\xff"} {
 			bad := h.key
 			bad.Consumer = consumer
-			var input *broker.InputError
+			var input *record.InputError
 			if _, _, err := h.importBody(bad, `{}`); !errors.As(err, &input) || input.Field != "x-apideck-consumer-id" {
 				t.Errorf("consumer %q: got %v, want an InputError for the header", consumer, err)
 			}
@@ -142,7 +143,7 @@ func TestImportQueuesARefreshWhenTheTokenMayBeExpired(t *testing.T) {
 			virtually(t, func(t *testing.T, h *harness) {
 				h.provider.Grant("r-" + brokertest.RefreshCanary)
 				_, outcome, err := h.importBody(h.key, `{"credentials":{"access_token":"a","refresh_token":"r-`+brokertest.RefreshCanary+`"`+test.members+`}}`)
-				if err != nil || outcome != broker.ImportStored {
+				if err != nil || outcome != record.ImportStored {
 					t.Fatalf("got %q, %v", outcome, err)
 				}
 				synctest.Wait()
@@ -184,7 +185,7 @@ func TestNewImportCostsOneWrite(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		writes := 0
-		h.store.FailAfter = func(op string, _ broker.Key) error {
+		h.store.FailAfter = func(op string, _ record.Key) error {
 			if op == brokertest.OpSave {
 				writes++
 			}
@@ -241,7 +242,7 @@ func TestImportOfOnlySettingsKeepsCredentials(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", issued(0))
 		_, outcome, err := h.importBody(h.key, `{"settings":{"realm":"1"}}`)
-		if err != nil || outcome != broker.ImportKept {
+		if err != nil || outcome != record.ImportKept {
 			t.Fatalf("got %q, %v, want kept", outcome, err)
 		}
 		rec := h.record(h.key)
@@ -259,7 +260,7 @@ func TestMaskedSettingSentBackStaysAsItWas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := map[string]any{"api_key": broker.Mask, "region": "eu"}; !reflect.DeepEqual(shown.Settings, want) {
+		if want := map[string]any{"api_key": record.Mask, "region": "eu"}; !reflect.DeepEqual(shown.Settings, want) {
 			t.Errorf("got settings %v, want %v", shown.Settings, want)
 		}
 		sent, _ := json.Marshal(map[string]any{"settings": shown.Settings})
@@ -291,9 +292,9 @@ func FuzzParseImport(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		imp, err := broker.ParseImport(body)
+		imp, err := apideck.ParseImport(body)
 		if err != nil {
-			if _, ok := errors.AsType[*broker.InputError](err); !ok {
+			if _, ok := errors.AsType[*record.InputError](err); !ok {
 				t.Fatalf("error %v is not an InputError", err)
 			}
 			return

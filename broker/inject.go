@@ -15,23 +15,25 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // ErrorHeader is set on responses that the broker made itself; on responses of
 // downstream it is removed, so that they cannot pass for such.
 const ErrorHeader = "X-Token-Broker-Error"
 
-// ImportHeader says what an import did to the credentials, see [ImportOutcome]. It too
+// ImportHeader says what an import did to the credentials, see [record.ImportOutcome]. It too
 // is removed from responses of downstream.
 const ImportHeader = "X-Token-Broker-Import"
 
 // An Authorization is a credential that was put into a request.
 type Authorization struct {
 	refresher  *refresher
-	conn       *Connector
+	conn       *record.Connector
 	generation uint64
-	values     []Secret // what responses are not to show
-	callers    bool     // it is none of the connection's, see [Broker.AuthorizeWith]
+	values     []secret.String // what responses are not to show
+	callers    bool            // it is none of the connection's, see [Broker.AuthorizeWith]
 }
 
 // Authorize puts the connection's credential into req, a request to downstream that
@@ -39,9 +41,9 @@ type Authorization struct {
 // replaced; no other header is touched.
 //
 // Before a token is fetched the request's host is checked. Errors: [ErrHostNotAllowed],
-// [ErrConnectorNotFound], [ErrConnectionNotFound], [ErrConnectionDisabled],
-// [*TokenError], [*InputError], [ErrStoreUnavailable], the request context's.
-func (b *Broker) Authorize(req *http.Request, key Key) (*Authorization, error) {
+// [record.ErrConnectorNotFound], [record.ErrConnectionNotFound], [ErrConnectionDisabled],
+// [*record.TokenError], [*record.InputError], [record.ErrStoreUnavailable], the request context's.
+func (b *Broker) Authorize(req *http.Request, key record.Key) (*Authorization, error) {
 	if err := key.Validate(); err != nil {
 		return nil, err
 	}
@@ -88,14 +90,14 @@ func (r *refresher) authorize(req *http.Request, traced bool) (_ *Authorization,
 
 // An allowance is where the credential of a snapshot may be sent, as was found out.
 type allowance struct {
-	conn         *Connector // as it was configured then
+	conn         *record.Connector // as it was configured then
 	private      bool
 	scheme, host string
 }
 
 // allows reports whether the snapshot's credential may be sent to u. Most requests of a
 // connection go to one host, so the latest that was allowed is remembered.
-func (s *snapshot) allows(cfg *Config, conn *Connector, u *url.URL) error {
+func (s *snapshot) allows(cfg *Config, conn *record.Connector, u *url.URL) error {
 	private := cfg.AllowsPrivate(conn)
 	if known := s.allowed.Load(); known != nil &&
 		known.conn == conn && known.private == private && known.scheme == u.Scheme && known.host == u.Host {
@@ -109,7 +111,7 @@ func (s *snapshot) allows(cfg *Config, conn *Connector, u *url.URL) error {
 }
 
 // allowsHost reports whether a credential may be sent to u.
-func allowsHost(cfg *Config, conn *Connector, u *url.URL, settings map[string]any) error {
+func allowsHost(cfg *Config, conn *record.Connector, u *url.URL, settings map[string]any) error {
 	if err := cfg.definition(conn).AllowsHost(u.Scheme, u.Host, settings); err != nil {
 		return fmt.Errorf("%w: %w", ErrHostNotAllowed, err) // which names the connector
 	}
@@ -117,8 +119,8 @@ func allowsHost(cfg *Config, conn *Connector, u *url.URL, settings map[string]an
 }
 
 // injectionsFor returns what goes into the requests of a connection. Its error is a
-// [*TokenError] of credentials that cannot be put where they belong.
-func injectionsFor(c *Connector, rec *Record) ([]connector.Injection, error) {
+// [*record.TokenError] of credentials that cannot be put where they belong.
+func injectionsFor(c *record.Connector, rec *record.Record) ([]connector.Injection, error) {
 	token := ""
 	if rec.Credentials != nil {
 		token = rec.Credentials.AccessToken.Reveal()
@@ -127,15 +129,15 @@ func injectionsFor(c *Connector, rec *Record) ([]connector.Injection, error) {
 	if err == nil {
 		return injections, nil
 	}
-	failure := &TokenError{Key: rec.Key, Class: ClassConfiguration, Code: codeUnfitValue, Unfit: true, Err: err}
+	failure := &record.TokenError{Key: rec.Key, Class: record.ClassConfiguration, Code: record.CodeInvalidCredential, BadSettings: true, Err: err}
 	if fault, ok := errors.AsType[*connector.SettingError](err); ok && fault.IsMissing() || errors.Is(err, connector.ErrNoAccessToken) {
-		failure.Code = codeMissingSettings
+		failure.Code = record.CodeMissingSettings
 	}
 	return nil, failure
 }
 
 // sent notes a value that responses are not to show.
-func (a *Authorization) sent(value string) { a.values = append(a.values, NewSecret(value)) }
+func (a *Authorization) sent(value string) { a.values = append(a.values, secret.New(value)) }
 
 // forms are those that a value may have in a header. None is shorter than the value. In
 // base64 it is found with and without padding.
@@ -212,11 +214,11 @@ func setsParameter(pair, name string) bool {
 	return false
 }
 
-// Observe is called with downstream's response: it takes note of a 401, and removes
+// HandleResponse is called with downstream's response: it takes note of a 401, and removes
 // from the headers what only the broker may say and what the caller may not see.
 // Trailers come after the body: it is read through one that does the same at its end.
 // That of a switch of protocols stays what it is, a connection.
-func (a *Authorization) Observe(resp *http.Response) {
+func (a *Authorization) HandleResponse(resp *http.Response) {
 	a.Scrub(resp.Header)
 	a.Scrub(resp.Trailer) // the names that were announced; the values come at the end
 	if phrase := http.StatusText(resp.StatusCode); !strings.HasSuffix(resp.Status, phrase) || len(resp.Status) != len("200 ")+len(phrase) {
@@ -241,7 +243,7 @@ func mayHaveTrailers(resp *http.Response) bool {
 }
 
 // Scrub removes from a header of downstream what only the broker may say and what the
-// caller may not see. [Authorization.Observe] does it for a response; this is for those
+// caller may not see. [Authorization.HandleResponse] does it for a response; this is for those
 // before it (1xx).
 func (a *Authorization) Scrub(header http.Header) {
 	delete(header, ErrorHeader) // both are canonical, as is what net/http has read
@@ -286,14 +288,14 @@ func (a *Authorization) rejected() {
 	r := a.refresher
 	snap := r.snap.Load()
 	if snap == nil || snap.rec.Generation != a.generation || snap.rec.Credentials == nil ||
-		a.conn.AuthType != connector.OAuth2 || a.conn.canRefresh(snap.rec.Credentials) || snap.rec.IsParked() {
+		a.conn.AuthType != connector.OAuth2 || a.conn.CanRefresh(snap.rec.Credentials) || snap.rec.IsParked() {
 		return
 	}
 	r.rejectInBackground(a.conn, a.generation)
 }
 
 // injectedHeaders returns the names of the headers that credentials are put in.
-func injectedHeaders(c *Connector) []string {
+func injectedHeaders(c *record.Connector) []string {
 	var names []string
 	for _, p := range c.Placements() {
 		name := "Authorization"

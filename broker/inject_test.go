@@ -15,6 +15,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 func request(t *testing.T, url string) *http.Request {
@@ -180,13 +182,13 @@ func TestAuthorizeFailsForWhatIsNotThere(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		const url = "https://api.acme.test/"
-		if _, err := h.Authorize(request(t, url), h.key); !errors.Is(err, broker.ErrConnectionNotFound) {
+		if _, err := h.Authorize(request(t, url), h.key); !errors.Is(err, record.ErrConnectionNotFound) {
 			t.Errorf("got %v, want ErrConnectionNotFound", err)
 		}
-		if _, err := h.Authorize(request(t, url), h.at(connector.ID{UnifiedAPI: "crm", ServiceID: "nobody"})); !errors.Is(err, broker.ErrConnectorNotFound) {
+		if _, err := h.Authorize(request(t, url), h.at(connector.ID{UnifiedAPI: "crm", ServiceID: "nobody"})); !errors.Is(err, record.ErrConnectorNotFound) {
 			t.Errorf("got %v, want ErrConnectorNotFound", err)
 		}
-		rec := &broker.Record{Key: h.key, Credentials: &broker.Credentials{AccessToken: broker.NewSecret("a1")}}
+		rec := &record.Record{Key: h.key, Credentials: &record.Credentials{AccessToken: secret.New("a1")}}
 		if _, err := h.store.Save(t.Context(), rec, 0); err != nil {
 			t.Fatal(err)
 		}
@@ -201,18 +203,18 @@ func TestInjectedValueCannotEndAHeaderLine(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		key := h.at(keyed)
 		const value = "x\r\nHost: evil.test"
-		var input *broker.InputError
+		var input *record.InputError
 		_, _, err := h.importBody(key, `{"settings":{"api_key":`+strconv.Quote(value)+`}}`)
 		if !errors.As(err, &input) || input.Field != "settings.api_key" || strings.Contains(err.Error(), "evil") {
 			t.Errorf("import: got %v, want an InputError for settings.api_key", err)
 		}
 		// However it came there: nothing goes out.
-		rec := &broker.Record{Key: key, Enabled: true, Settings: map[string]any{"api_key": value}}
+		rec := &record.Record{Key: key, Enabled: true, Settings: map[string]any{"api_key": value}}
 		if _, err := h.store.Save(t.Context(), rec, 0); err != nil {
 			t.Fatal(err)
 		}
 		req := request(t, "https://api.acme.test/")
-		var failed *broker.TokenError
+		var failed *record.TokenError
 		if _, err := h.Authorize(req, key); !errors.As(err, &failed) || len(req.Header) > 0 {
 			t.Errorf("got %v, headers %v, want a TokenError and none", err, req.Header)
 		}
@@ -236,7 +238,7 @@ func TestResponseHeadersDoNotShowTheCredential(t *testing.T) {
 		resp.Header.Set(broker.ErrorHeader, "forged")
 		resp.Trailer = http.Header{"X-Late": {brokertest.AccessCanary}}
 		resp.Status = "200 " + brokertest.AccessCanary
-		auth.Observe(resp)
+		auth.HandleResponse(resp)
 		if resp.Status != "200 OK" {
 			t.Errorf("got the status line %q, want 200 OK", resp.Status)
 		}
@@ -274,21 +276,21 @@ func TestRefusedTokenWithoutRefreshTokenNeedsAuth(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			auth.Observe(brokertest.Response(http.StatusForbidden, ""))
+			auth.HandleResponse(brokertest.Response(http.StatusForbidden, ""))
 		}
 		auth, err := h.Authorize(request(t, "https://api.acme.test/"), key)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for range 3 {
-			auth.Observe(brokertest.Response(http.StatusUnauthorized, ""))
+			auth.HandleResponse(brokertest.Response(http.StatusUnauthorized, ""))
 		}
 		synctest.Wait()
-		var failed *broker.TokenError
+		var failed *record.TokenError
 		if _, err := h.Authorize(request(t, "https://api.acme.test/"), key); !errors.As(err, &failed) || !failed.Parked {
 			t.Errorf("got %v, want a TokenError of a parked connection", err)
 		}
-		if view, err := h.Connection(t.Context(), key); err != nil || view.Health != broker.HealthNeedsAuth {
+		if view, err := h.Connection(t.Context(), key); err != nil || view.Health != record.HealthNeedsAuth {
 			t.Errorf("got health %s, %v, want needs_auth", view.Health, err)
 		}
 		if got := h.events.types(); got != "failed" {

@@ -12,15 +12,18 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // failing makes the harness's store fail while the returned switch is on.
 func (h *harness) failing() *atomic.Bool {
 	var down atomic.Bool
-	h.store.Fail = func(string, broker.Key) error {
+	h.store.Fail = func(string, record.Key) error {
 		if down.Load() {
-			return fmt.Errorf("%w: sealed", broker.ErrStoreUnavailable)
+			return fmt.Errorf("%w: sealed", record.ErrStoreUnavailable)
 		}
 		return nil
 	}
@@ -40,7 +43,7 @@ func TestAnswerThatTheStoreDoesNotTakeSurvivesACrash(t *testing.T) {
 		}
 		crashed := h.Broker
 		h.start() // the crashed one goes on failing, which changes nothing
-		if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, broker.ErrStoreUnavailable) {
+		if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("got %v, want ErrStoreUnavailable", err)
 		}
 		abandon(t, crashed)
@@ -60,7 +63,7 @@ func TestAnswerThatTheStoreDoesNotTakeSurvivesACrash(t *testing.T) {
 
 // A stuckStore does not answer while it is stuck, for ten seconds.
 type stuckStore struct {
-	broker.Store
+	record.Store
 	stuck *atomic.Bool
 }
 
@@ -72,19 +75,19 @@ func (s stuckStore) wait(ctx context.Context) error {
 	case <-ctx.Done():
 	case <-time.After(10 * time.Second):
 	}
-	return fmt.Errorf("%w: no answer", broker.ErrStoreUnavailable)
+	return fmt.Errorf("%w: no answer", record.ErrStoreUnavailable)
 }
 
-// Load implements [broker.Store].
-func (s stuckStore) Load(ctx context.Context, key broker.Key) (*broker.Record, broker.Revision, error) {
+// Load implements [record.Store].
+func (s stuckStore) Load(ctx context.Context, key record.Key) (*record.Record, record.Revision, error) {
 	if err := s.wait(ctx); err != nil {
 		return nil, 0, err
 	}
 	return s.Store.Load(ctx, key)
 }
 
-// Save implements [broker.Store].
-func (s stuckStore) Save(ctx context.Context, rec *broker.Record, rev broker.Revision) (broker.Revision, error) {
+// Save implements [record.Store].
+func (s stuckStore) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
 	if err := s.wait(ctx); err != nil {
 		return 0, err
 	}
@@ -108,7 +111,7 @@ func TestAnswerIsInTheJournalSoonIfTheStoreHangs(t *testing.T) {
 		abandon(t, h.Broker)
 		stuck.Store(false)
 		h.start()
-		h.Recover()
+		h.Start()
 		synctest.Wait()
 		if got := h.token(h.key); !strings.HasPrefix(got, "access-1-") {
 			t.Errorf("got %q afterwards, want the token that was bought", got)
@@ -137,7 +140,7 @@ func TestSecondAnswerOfARefreshThatTheStoreDoesNotTake(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rec.Credentials.AccessToken, rec.Credentials.RefreshToken = broker.NewSecret("a9"), broker.NewSecret("r9")
+		rec.Credentials.AccessToken, rec.Credentials.RefreshToken = secret.New("a9"), secret.New("r9")
 		rec.Generation++
 		rec.Lease = nil
 		if _, err := h.store.Save(t.Context(), rec, rev); err != nil {
@@ -161,14 +164,14 @@ func TestSecondAnswerOfARefreshThatTheStoreDoesNotTake(t *testing.T) {
 // A lateStore carries a save out some time after it was called, whether or not somebody
 // waits for that.
 type lateStore struct {
-	broker.Store
+	record.Store
 	delay func() time.Duration
 }
 
-// Save implements [broker.Store].
-func (s lateStore) Save(ctx context.Context, rec *broker.Record, rev broker.Revision) (broker.Revision, error) {
+// Save implements [record.Store].
+func (s lateStore) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
 	type result struct {
-		rev broker.Revision
+		rev record.Revision
 		err error
 	}
 	rec, done := rec.Clone(), make(chan result, 1)
@@ -181,7 +184,7 @@ func (s lateStore) Save(ctx context.Context, rec *broker.Record, rev broker.Revi
 	case r := <-done:
 		return r.rev, r.err
 	case <-ctx.Done():
-		return 0, fmt.Errorf("%w: %w", broker.ErrStoreUnavailable, ctx.Err())
+		return 0, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, ctx.Err())
 	}
 }
 
@@ -232,9 +235,9 @@ func TestSlowSaveIsDoneOnce(t *testing.T) {
 }
 
 // An impatientJournal does nothing for those who have gone, as that on disk.
-type impatientJournal struct{ broker.Journal }
+type impatientJournal struct{ record.Journal }
 
-// Remove implements [broker.Journal].
+// Remove implements [record.Journal].
 func (j impatientJournal) Remove(ctx context.Context, id string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -261,7 +264,7 @@ func TestJournalForgetsWhatWasSavedForSomebodyWhoHasGone(t *testing.T) {
 		slow.Store(true)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		imp, err := broker.ParseImport([]byte(`{"settings":{"api_key":"k1"}}`))
+		imp, err := apideck.ParseImport([]byte(`{"settings":{"api_key":"k1"}}`))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -276,12 +279,12 @@ func TestJournalForgetsWhatWasSavedForSomebodyWhoHasGone(t *testing.T) {
 
 // A slowStore takes its time to save, and takes no notice of who has gone meanwhile.
 type slowStore struct {
-	broker.Store
+	record.Store
 	slow *atomic.Bool
 }
 
-// Save implements [broker.Store].
-func (s slowStore) Save(ctx context.Context, rec *broker.Record, rev broker.Revision) (broker.Revision, error) {
+// Save implements [record.Store].
+func (s slowStore) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
 	if s.slow.Load() {
 		time.Sleep(2 * time.Millisecond)
 	}
@@ -315,7 +318,7 @@ func TestJournalWinsOverEveryReplica(t *testing.T) {
 		for _, h := range []*harness{two, three} {
 			go func() {
 				for {
-					if _, err := h.Source(h.key).Token(t.Context()); err == nil || !errors.Is(err, broker.ErrStoreUnavailable) {
+					if _, err := h.Source(h.key).Token(t.Context()); err == nil || !errors.Is(err, record.ErrStoreUnavailable) {
 						results <- err
 						return
 					}
@@ -346,7 +349,7 @@ func TestNoRedeemStartsWithoutAWritableJournal(t *testing.T) {
 		h.mustImport("a1", "r1", issued(0))
 		h.journal.Fail(errors.New("no space left on device"))
 		time.Sleep(2 * time.Hour)
-		var failed *broker.TokenError
+		var failed *record.TokenError
 		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || failed.Code != "journal_unavailable" || failed.RetryAt.IsZero() {
 			t.Errorf("got %v, want a TokenError that names the journal", err)
 		}
@@ -369,8 +372,8 @@ func TestRefreshTokenThatCameAloneIsNotLost(t *testing.T) {
 		h.provider.Respond = respondOnce(brokertest.Response(200, map[string]any{"refresh_token": "r2"}), down)
 		h.provider.Grant("r2")
 		time.Sleep(2 * time.Hour)
-		var failed *broker.TokenError
-		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || failed.Class != broker.ClassTransient {
+		var failed *record.TokenError
+		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassTransient {
 			t.Errorf("got %v, want a transient TokenError", err)
 		}
 		down.Store(false)
@@ -391,9 +394,9 @@ func TestManyAnswersAreSavedBeforeTheirLeasesRunOut(t *testing.T) {
 		one, two := newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)
 		const connections = 60
 		var down, slow atomic.Bool
-		store.Fail = func(op string, _ broker.Key) error {
+		store.Fail = func(op string, _ record.Key) error {
 			if down.Load() {
-				return broker.ErrStoreUnavailable
+				return record.ErrStoreUnavailable
 			}
 			if slow.Load() && op == brokertest.OpSave {
 				time.Sleep(time.Second)
@@ -406,7 +409,7 @@ func TestManyAnswersAreSavedBeforeTheirLeasesRunOut(t *testing.T) {
 			answered.Add(1)
 			return nil
 		}
-		keys := make([]broker.Key, connections)
+		keys := make([]record.Key, connections)
 		for i := range keys {
 			keys[i] = one.importAs(fmt.Sprint("customer ", i), fmt.Sprint("r", i))
 		}
@@ -441,9 +444,9 @@ func TestAnswerIsNotBroughtBackOverALaterImport(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		var lose atomic.Bool
-		h.store.FailAfter = func(op string, _ broker.Key) error {
+		h.store.FailAfter = func(op string, _ record.Key) error {
 			if op == brokertest.OpSave && lose.Swap(false) {
-				return broker.ErrStoreUnavailable
+				return record.ErrStoreUnavailable
 			}
 			return nil
 		}
@@ -467,7 +470,7 @@ func TestAnswerIsNotBroughtBackOverALaterImport(t *testing.T) {
 		}
 		// As another replica imports it.
 		rec.Generation++
-		rec.Credentials.AccessToken, rec.Credentials.Redeemed, rec.Credentials.IssuedAt = broker.NewSecret("a9"), false, time.Now()
+		rec.Credentials.AccessToken, rec.Credentials.Redeemed, rec.Credentials.IssuedAt = secret.New("a9"), false, time.Now()
 		if _, err := h.store.Save(t.Context(), rec, rev); err != nil {
 			t.Fatal(err)
 		}

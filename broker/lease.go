@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // leaseSlack is the time that is left for everything but the token request.
@@ -23,9 +25,9 @@ func leaseDuration(timeout time.Duration) time.Duration { return 2*timeout + lea
 // A hold is a lease that this process has written, and what it was written over.
 // Without a lease there is nothing to redeem, and snap is what to use.
 type hold struct {
-	lease    *Lease
-	rec      *Record // as saved, the lease in it
-	rev      Revision
+	lease    *record.Lease
+	rec      *record.Record // as saved, the lease in it
+	rev      record.Revision
 	snap     *snapshot
 	begun    time.Time // before the lease was written: others cannot have seen it earlier
 	takeover bool      // the lease of another process was taken over, whose outcome nobody knows
@@ -40,7 +42,7 @@ type observer struct {
 
 // overdue reports whether lease was seen, without a failed read in between, for all
 // of its duration.
-func (o *observer) overdue(lease *Lease, now time.Time) bool {
+func (o *observer) overdue(lease *record.Lease, now time.Time) bool {
 	if o.id != lease.ID {
 		o.id, o.since = lease.ID, now
 		return false
@@ -62,9 +64,9 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 		begun := b.clock.Now()
 		rec, rev, err := b.load(ctx, a.refresher.key)
 		switch {
-		case errors.Is(err, ErrNotFound):
+		case errors.Is(err, record.ErrNotFound):
 			a.refresher.forget()
-			return nil, connectionNotFound(a.refresher.key)
+			return nil, record.ConnectionNotFound(a.refresher.key)
 		case err != nil:
 			return nil, err
 		}
@@ -90,10 +92,10 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 			return nil, err
 		}
 		held, err := a.takeLease(ctx, rec, rev, takeover)
-		if err != nil && !errors.Is(err, ErrConflict) {
+		if err != nil && !errors.Is(err, record.ErrConflict) {
 			b.pauses.release(a.conn, rec, b.clock.Now()) // the try that was claimed was not made
 		}
-		if !errors.Is(err, ErrConflict) {
+		if !errors.Is(err, record.ErrConflict) {
 			return held, err
 		}
 	}
@@ -101,12 +103,12 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 
 // mayTry reports what keeps this attempt from a token request: a journal that could not
 // keep the answer, or a pause that another one probes.
-func (a *attempt) mayTry(ctx context.Context, rec *Record) error {
+func (a *attempt) mayTry(ctx context.Context, rec *record.Record) error {
 	b := a.refresher.broker
 	if err := b.checkJournal(ctx); err != nil {
 		a.log(ctx, slog.LevelError, "no refresh is begun", err)
-		return &TokenError{
-			Key: a.refresher.key, Class: ClassTransient, Code: "journal_unavailable",
+		return &record.TokenError{
+			Key: a.refresher.key, Class: record.ClassTransient, Code: "journal_unavailable",
 			RetryAt: b.clock.Now().Add(storeRetry), Err: err,
 		}
 	}
@@ -121,7 +123,7 @@ func (a *attempt) mayTry(ctx context.Context, rec *Record) error {
 
 // contend decides whether the lease in rec, if any, has to be waited for, or is that
 // of a process which has had its time.
-func (a *attempt) contend(rec *Record, observed *observer) (takeover, wait bool) {
+func (a *attempt) contend(rec *record.Record, observed *observer) (takeover, wait bool) {
 	switch {
 	case rec.Lease == nil:
 		return false, false
@@ -136,14 +138,14 @@ func (a *attempt) contend(rec *Record, observed *observer) (takeover, wait bool)
 }
 
 // takeLease writes a lease into the record.
-func (a *attempt) takeLease(ctx context.Context, rec *Record, rev Revision, takeover bool) (*hold, error) {
+func (a *attempt) takeLease(ctx context.Context, rec *record.Record, rev record.Revision, takeover bool) (*hold, error) {
 	b := a.refresher.broker
 	if b.life.Err() != nil {
 		return nil, ErrShuttingDown
 	}
 	timeout := a.cfg.refreshTimeout()
 	next := rec.Clone()
-	next.Lease = &Lease{ID: uuid.NewString(), Duration: leaseDuration(timeout)}
+	next.Lease = &record.Lease{ID: uuid.NewString(), Duration: leaseDuration(timeout)}
 	if next.Credentials != nil {
 		next.Lease.RefreshToken = next.Credentials.RefreshToken.Hash()
 	}
@@ -154,7 +156,7 @@ func (a *attempt) takeLease(ctx context.Context, rec *Record, rev Revision, take
 	begun := b.clock.Now()
 	saved, err := b.save(ctx, next, rev)
 	if err != nil {
-		if !errors.Is(err, ErrConflict) {
+		if !errors.Is(err, record.ErrConflict) {
 			a.cfg.logger().LogAttrs(ctx, slog.LevelDebug, "the store did not say whether it has a lease; nothing is sent with it",
 				slog.String("connection", a.refresher.key.String()), slog.String("lease", next.Lease.ID), slog.String("error", err.Error()))
 		}
@@ -168,7 +170,7 @@ func (a *attempt) takeLease(ctx context.Context, rec *Record, rev Revision, take
 }
 
 // logLease tells of a lease that was taken, and whose it was if it was taken over.
-func (a *attempt) logLease(ctx context.Context, lease, before *Lease, takeover bool) {
+func (a *attempt) logLease(ctx context.Context, lease, before *record.Lease, takeover bool) {
 	level, msg := slog.LevelDebug, "lease taken"
 	attrs := []slog.Attr{slog.String("connection", a.refresher.key.String()), slog.String("lease", lease.ID)}
 	if takeover {
@@ -188,8 +190,8 @@ func (h *hold) isLate(now time.Time, timeout time.Duration) bool {
 // giveBack removes a lease that nothing was sent with. If that fails the lease stays
 // known as unsent, so that this process can use it still.
 func (a *attempt) giveBack(ctx context.Context, held *hold) {
-	rec, rev, err := a.refresher.broker.update(ctx, a.refresher.key, func(rec *Record) (*Record, error) {
-		if rec == nil || !rec.holds(held.lease) {
+	rec, rev, err := a.refresher.broker.update(ctx, a.refresher.key, func(rec *record.Record) (*record.Record, error) {
+		if rec == nil || !rec.Holds(held.lease) {
 			return nil, errSuperseded
 		}
 		rec.Lease = nil
@@ -200,13 +202,10 @@ func (a *attempt) giveBack(ctx context.Context, held *hold) {
 	}
 }
 
-// holds reports whether lease is the one in the record.
-func (r *Record) holds(lease *Lease) bool { return r.Lease != nil && r.Lease.ID == lease.ID }
-
 // isShared reports whether other processes may write to the store.
 func (b *Broker) isShared() bool {
 	if s := b.opened.Load(); s != nil {
-		if shared, ok := (*s).(SharedStore); ok {
+		if shared, ok := (*s).(record.SharedStore); ok {
 			return shared.Shared()
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // Of a lease whose saving took long too little is left: an answer could come when
@@ -20,7 +20,7 @@ func TestLeaseThatWasSavedTooLateIsGivenBack(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		var slow atomic.Bool
-		h.store.Fail = func(op string, _ broker.Key) error {
+		h.store.Fail = func(op string, _ record.Key) error {
 			if op == brokertest.OpSave && slow.Swap(false) {
 				time.Sleep(21 * time.Second) // the lease lasts 45 s, the request may take 20 and saving 5
 			}
@@ -30,7 +30,7 @@ func TestLeaseThatWasSavedTooLateIsGivenBack(t *testing.T) {
 		h.mustImport("a1", "r1", issued(0))
 		time.Sleep(2 * time.Hour)
 		slow.Store(true)
-		if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, broker.ErrStoreUnavailable) {
+		if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("got %v, want ErrStoreUnavailable", err)
 		}
 		if got := len(h.provider.Requests()); got != 0 {

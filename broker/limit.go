@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/url"
 	"sync/atomic"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // ErrTooManyRequests means that a connection or an application has as many requests
@@ -66,8 +68,8 @@ type Admission struct {
 // Admit counts a request of key's connection as under way, whose application has been
 // authenticated. ctx is the request's. Whoever gets an Admission must release it: when
 // the response has been read, and an upgraded connection when it ends. Errors:
-// [ErrTooManyRequests], [ErrConnectorNotFound], [*InputError].
-func (b *Broker) Admit(ctx context.Context, key Key) (*Admission, error) {
+// [ErrTooManyRequests], [record.ErrConnectorNotFound], [*record.InputError].
+func (b *Broker) Admit(ctx context.Context, key record.Key) (*Admission, error) {
 	cfg := b.Config()
 	r, _, err := b.find(cfg, key)
 	if err != nil {
@@ -82,10 +84,10 @@ func (b *Broker) Admit(ctx context.Context, key Key) (*Admission, error) {
 // them and, without ServiceID, that may send its credential to the target's host.
 // Whether it exists and may be used, [Admission.Authorize] says.
 //
-// Errors: those of [Broker.Admit] (an [*InputError] also if several fit: it lists them),
-// [ErrConnectionNotFound], [ErrHostNotAllowed], [ErrStoreUnavailable], a [*TokenError] if
+// Errors: those of [Broker.Admit] (an [*record.InputError] also if several fit: it lists them),
+// [record.ErrConnectionNotFound], [ErrHostNotAllowed], [record.ErrStoreUnavailable], a [*record.TokenError] if
 // the store was set back, ctx's.
-func (b *Broker) AdmitCall(ctx context.Context, call Call) (*Admission, *url.URL, error) {
+func (b *Broker) AdmitCall(ctx context.Context, call ProxyCall) (*Admission, *url.URL, error) {
 	cfg := b.Config()
 	r, u, err := b.resolve(ctx, cfg, call)
 	if err != nil {
@@ -99,7 +101,7 @@ func (r *refresher) admit(ctx context.Context, cfg *Config) (*Admission, error) 
 	if limit := cfg.Limits.application(r.key.Application); !r.application.enter(limit) {
 		r.leave()
 		return nil, fmt.Errorf("%w: application %s has %d of them; try again when some are done",
-			ErrTooManyRequests, quotePart(r.key.Application), limit)
+			ErrTooManyRequests, record.Quote(r.key.Application), limit)
 	}
 	if limit := cfg.Limits.connection(); !r.inFlight.enter(limit) {
 		r.application.leave()
@@ -110,7 +112,7 @@ func (r *refresher) admit(ctx context.Context, cfg *Config) (*Admission, error) 
 }
 
 // Key returns whose request it is.
-func (a *Admission) Key() Key { return a.refresher.key }
+func (a *Admission) Key() record.Key { return a.refresher.key }
 
 // IsTraced reports whether the request is part of a trace.
 func (a *Admission) IsTraced() bool { return a.traced }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // maxLoads bounds how many records of one consumer are worked on at a time.
@@ -19,7 +20,7 @@ type Filter struct {
 	UnifiedAPI string // of the connectors; empty: any
 
 	// Configured: whether there is a connection. Those that there could be are in
-	// [StateAvailable]. nil: both.
+	// [record.StateAvailable]. nil: both.
 	Configured *bool
 }
 
@@ -27,12 +28,12 @@ func (f Filter) selects(id connector.ID) bool {
 	return f.UnifiedAPI == "" || f.UnifiedAPI == id.UnifiedAPI
 }
 
-// Connections returns the connections of a consumer and, in [StateAvailable], the
+// Connections returns the connections of a consumer and, in [record.StateAvailable], the
 // connectors that could be connected, in the order of their ids. Connections to a
 // connector that the configuration does not have (any more) are left out. What a list
 // costs depends on that consumer's connections alone: one list of the store, and one
-// load for each that is selected. Errors: [*InputError], [ErrStoreUnavailable], ctx's.
-func (b *Broker) Connections(ctx context.Context, application, consumer string, filter Filter) (_ []*Connection, err error) {
+// load for each that is selected. Errors: [*record.InputError], [record.ErrStoreUnavailable], ctx's.
+func (b *Broker) Connections(ctx context.Context, application, consumer string, filter Filter) (_ []*record.Connection, err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.list")
 	defer func() { endSpan(span, err) }()
 	keys, err := b.keys(ctx, application, consumer)
@@ -40,34 +41,34 @@ func (b *Broker) Connections(ctx context.Context, application, consumer string, 
 		return nil, err
 	}
 	cfg := b.Config()
-	keys = slices.DeleteFunc(keys, func(key Key) bool {
+	keys = slices.DeleteFunc(keys, func(key record.Key) bool {
 		return cfg.Connectors[key.Connector] == nil || !filter.selects(key.Connector)
 	})
 	found, err := b.loadAll(ctx, cfg, keys)
 	if err != nil {
 		return nil, err
 	}
-	var list []*Connection
+	var list []*record.Connection
 	if filter.Configured == nil || *filter.Configured {
 		list = append(list, found...)
 	}
 	if filter.Configured == nil || !*filter.Configured {
 		list = append(list, cfg.available(application, consumer, filter, found)...)
 	}
-	slices.SortFunc(list, func(a, b *Connection) int { return a.Key.Connector.Compare(b.Key.Connector) })
+	slices.SortFunc(list, func(a, b *record.Connection) int { return a.Key.Connector.Compare(b.Key.Connector) })
 	span.SetAttributes(attribute.Int("token_broker.connections", len(list)))
 	return list, nil
 }
 
 // loadAll returns those of the connections that exist.
-func (b *Broker) loadAll(ctx context.Context, cfg *Config, keys []Key) ([]*Connection, error) {
-	found := make([]*Connection, len(keys))
+func (b *Broker) loadAll(ctx context.Context, cfg *Config, keys []record.Key) ([]*record.Connection, error) {
+	found := make([]*record.Connection, len(keys))
 	loads, ctx := errgroup.WithContext(ctx)
 	loads.SetLimit(maxLoads)
 	for i, key := range keys {
 		loads.Go(func() (err error) {
 			found[i], err = b.show(ctx, cfg.Connectors[key.Connector], key)
-			if errors.Is(err, ErrConnectionNotFound) {
+			if errors.Is(err, record.ErrConnectionNotFound) {
 				return nil // a tombstone, or deleted a moment ago
 			}
 			return err
@@ -76,21 +77,21 @@ func (b *Broker) loadAll(ctx context.Context, cfg *Config, keys []Key) ([]*Conne
 	if err := loads.Wait(); err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(found, func(c *Connection) bool { return c == nil }), nil
+	return slices.DeleteFunc(found, func(c *record.Connection) bool { return c == nil }), nil
 }
 
 // available returns the connectors that a consumer with these connections has none to.
-func (c *Config) available(application, consumer string, filter Filter, found []*Connection) []*Connection {
+func (c *Config) available(application, consumer string, filter Filter, found []*record.Connection) []*record.Connection {
 	connected := make(map[connector.ID]bool, len(found))
 	for _, conn := range found {
 		connected[conn.Key.Connector] = true
 	}
-	var list []*Connection
+	var list []*record.Connection
 	for id, conn := range c.Connectors {
 		if filter.selects(id) && !connected[id] {
-			list = append(list, &Connection{
-				Key:       Key{Application: application, Consumer: consumer, Connector: id},
-				Connector: conn.Definition, State: StateAvailable,
+			list = append(list, &record.Connection{
+				Key:       record.Key{Application: application, Consumer: consumer, Connector: id},
+				Connector: conn.Definition, State: record.StateAvailable,
 			})
 		}
 	}
@@ -98,18 +99,18 @@ func (c *Config) available(application, consumer string, filter Filter, found []
 }
 
 // keys returns the keys of a consumer's records, tombstones included.
-func (b *Broker) keys(ctx context.Context, application, consumer string) ([]Key, error) {
-	if err := validateName(ApplicationField, application); err != nil {
+func (b *Broker) keys(ctx context.Context, application, consumer string) ([]record.Key, error) {
+	if err := record.ValidateName(record.ApplicationField, application); err != nil {
 		return nil, err
 	}
-	if err := validateName(ConsumerField, consumer); err != nil {
+	if err := record.ValidateName(record.ConsumerField, consumer); err != nil {
 		return nil, err
 	}
 	s, err := b.store(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var keys []Key
+	var keys []record.Key
 	for key, err := range s.List(ctx, application, consumer) {
 		if err != nil {
 			return nil, err

@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // The consumer of the tests of a list's cost, and how many connections it has.
@@ -24,23 +25,23 @@ const (
 
 // listConfig has as many connectors as the consumer has connections.
 func listConfig() *broker.Config {
-	cfg := &broker.Config{Connectors: make(map[connector.ID]*broker.Connector)}
+	cfg := &broker.Config{Connectors: make(map[connector.ID]*record.Connector)}
 	for i := range manyConnections {
 		def := connector.Definition{
 			ID: connector.ID{UnifiedAPI: []string{"crm", "hris"}[i%2], ServiceID: fmt.Sprint("service-", i)}, AuthType: connector.APIKey,
 			BaseURL: "https://api.acme.test",
 		}
-		cfg.Connectors[def.ID] = &broker.Connector{Definition: def.WithDefaults()}
+		cfg.Connectors[def.ID] = &record.Connector{Definition: def.WithDefaults()}
 	}
 	return cfg
 }
 
 // fill gives the consumer its connections, and as many more to others.
-func fill(t testing.TB, store broker.Store, cfg *broker.Config, others int) {
+func fill(t testing.TB, store record.Store, cfg *broker.Config, others int) {
 	t.Helper()
 	save := func(consumer string, id connector.ID) {
-		rec := &broker.Record{
-			Key:       broker.Key{Application: "app", Consumer: consumer, Connector: id},
+		rec := &record.Record{
+			Key:       record.Key{Application: "app", Consumer: consumer, Connector: id},
 			CreatedAt: time.Now(), Enabled: true, Generation: 1, Settings: map[string]any{"api_key": "k"},
 		}
 		if _, err := store.Save(context.Background(), rec, 0); err != nil {
@@ -65,7 +66,7 @@ func TestListCostsTheSameAmongHundredThousandConnections(t *testing.T) {
 		var mu sync.Mutex
 		ops := make(map[string]int)
 		counting := false
-		store := &brokertest.MemStore{Fail: func(op string, _ broker.Key) error {
+		store := &brokertest.MemStore{Fail: func(op string, _ record.Key) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if counting {
@@ -75,7 +76,7 @@ func TestListCostsTheSameAmongHundredThousandConnections(t *testing.T) {
 		}}
 		cfg := listConfig()
 		fill(t, store, cfg, others)
-		b := broker.New(broker.Options{Open: func(context.Context) (broker.Store, error) { return store, nil }})
+		b := broker.New(broker.Options{Open: func(context.Context) (record.Store, error) { return store, nil }})
 		b.Configure(cfg)
 		mu.Lock()
 		counting = true
@@ -105,7 +106,7 @@ func TestListIsInOrderAndLeavesOutTombstones(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", issued(0))
-		for _, key := range []broker.Key{h.at(keyed), h.at(long)} {
+		for _, key := range []record.Key{h.at(keyed), h.at(long)} {
 			if _, _, err := h.importBody(key, map[bool]string{true: `{"settings": {"api_key": "k"}}`, false: `{"credentials": {"access_token": "a"}}`}[key == h.at(keyed)]); err != nil {
 				t.Fatal(err)
 			}
@@ -133,13 +134,13 @@ func TestListIsInOrderAndLeavesOutTombstones(t *testing.T) {
 			t.Errorf("without a block for it: got %s, want %s", got, want)
 		}
 		synctest.Wait()
-		h.store.Fail = func(op string, _ broker.Key) error {
+		h.store.Fail = func(op string, _ record.Key) error {
 			if op == brokertest.OpLoad {
-				return broker.ErrStoreUnavailable
+				return record.ErrStoreUnavailable
 			}
 			return nil
 		}
-		if _, err := h.Connections(t.Context(), h.key.Application, h.key.Consumer, broker.Filter{}); !errors.Is(err, broker.ErrStoreUnavailable) {
+		if _, err := h.Connections(t.Context(), h.key.Application, h.key.Consumer, broker.Filter{}); !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("got %v, want ErrStoreUnavailable rather than a part", err)
 		}
 	})
@@ -156,7 +157,7 @@ func BenchmarkListAmong(b *testing.B) {
 			}
 			cfg := listConfig()
 			fill(b, store, cfg, others)
-			br := broker.New(broker.Options{Open: func(context.Context) (broker.Store, error) { return store, nil }})
+			br := broker.New(broker.Options{Open: func(context.Context) (record.Store, error) { return store, nil }})
 			br.Configure(cfg)
 			b.Cleanup(func() { _ = br.Close(context.Background()) })
 			for b.Loop() {

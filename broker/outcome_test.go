@@ -11,15 +11,15 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // An outcome is what a failed attempt leads to.
 type outcome struct {
-	class  broker.Class
-	state  broker.State
-	health broker.Health
+	class  record.Class
+	state  record.State
+	health record.Health
 	events string
 	takes  time.Duration // the attempt
 	// The next attempt comes so long after this one.
@@ -44,13 +44,13 @@ func TestOutcomesOfARefresh(t *testing.T) {
 			return resp, nil
 		}
 	}
-	parked := outcome{broker.ClassPermanent, broker.StateInvalid, broker.HealthNeedsAuth, "failed", 0, never, never}
-	paused := outcome{broker.ClassConfiguration, broker.StateCallable, broker.HealthPendingRefresh, "failed", 0, 5 * time.Minute, 5*time.Minute + time.Second}
+	parked := outcome{record.ClassPermanent, record.StateInvalid, record.HealthNeedsAuth, "failed", 0, never, never}
+	paused := outcome{record.ClassConfiguration, record.StateCallable, record.HealthPendingRefresh, "failed", 0, 5 * time.Minute, 5*time.Minute + time.Second}
 	doubtful := paused // it may be about this connection alone
 	doubtful.soonest, doubtful.latest = 30*time.Second, 30*time.Second
-	transient := outcome{broker.ClassTransient, broker.StateCallable, broker.HealthPendingRefresh, "pending", 0, 500 * time.Millisecond, time.Second}
+	transient := outcome{record.ClassTransient, record.StateCallable, record.HealthPendingRefresh, "pending", 0, 500 * time.Millisecond, time.Second}
 	ambiguous := transient
-	ambiguous.class = broker.ClassAmbiguous
+	ambiguous.class = record.ClassAmbiguous
 	asTold := transient
 	asTold.soonest, asTold.latest = 10*time.Minute-time.Second, 10*time.Minute+time.Second // dates are whole seconds
 	hung := ambiguous
@@ -131,7 +131,7 @@ func wantOutcome(t *testing.T, h *harness, want outcome) {
 	if err != nil || view.State != want.state || view.Health != want.health || view.LastRefreshFailedAt.IsZero() {
 		t.Errorf("got state %s, health %s, last failed at %v, %v; want %s, %s", view.State, view.Health, view.LastRefreshFailedAt, err, want.state, want.health)
 	}
-	isPermanent := want.class == broker.ClassPermanent
+	isPermanent := want.class == record.ClassPermanent
 	if view.CredentialsExpireAt.IsZero() == isPermanent {
 		t.Errorf("the credentials expire at %v", view.CredentialsExpireAt)
 	}
@@ -139,7 +139,7 @@ func wantOutcome(t *testing.T, h *harness, want outcome) {
 		t.Errorf("got events %q, want %q", got, want.events)
 	}
 	_, err = h.Source(h.key).Token(t.Context())
-	failed, ok := errors.AsType[*broker.TokenError](err)
+	failed, ok := errors.AsType[*record.TokenError](err)
 	if !ok || failed.Class != want.class || failed.Parked != isPermanent || !failed.RetryAt.After(time.Now()) {
 		t.Errorf("got %#v, want a TokenError of class %s with a time for the next attempt", err, want.class)
 	}

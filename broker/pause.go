@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // probeInterval is how often a connector whose client the token endpoint refuses is
@@ -26,8 +28,8 @@ type pauses struct {
 // A pauseScope is what a pause is about.
 type pauseScope struct {
 	connector  connector.ID
-	endpoint   string // a token endpoint that settings decide; empty: the connector's
-	connection Key    // zero: every connection of the connector, or of that endpoint
+	endpoint   string     // a token endpoint that settings decide; empty: the connector's
+	connection record.Key // zero: every connection of the connector, or of that endpoint
 }
 
 type pause struct {
@@ -41,8 +43,8 @@ type clientSettings struct {
 	authStyle            connector.AuthStyle
 	body                 connector.TokenBody
 	clientID             string
-	secret               TokenHash
-	more                 TokenHash // of the parameters, and for a single connection of its settings
+	secret               secret.Hash
+	more                 secret.Hash // of the parameters, and for a single connection of its settings
 }
 
 // clientErrors are the codes of RFC 6749 section 5.2 that are about the client alone.
@@ -54,9 +56,9 @@ var clientErrors = []string{"invalid_client", "unsupported_grant_type"}
 // scopes are what a refusal of the record's token request may be about: the connector
 // first, then the connection alone, whose settings may be what is refused. One that has
 // a client of its own has nothing to do with the connector's.
-func scopesOf(c *Connector, rec *Record) []pauseScope {
+func scopesOf(c *record.Connector, rec *record.Record) []pauseScope {
 	wide, narrow := pauseScope{connector: c.ID, endpoint: endpointOf(c, rec)}, pauseScope{connector: c.ID, connection: rec.Key}
-	if _, own := c.clientFor(rec.Settings); own {
+	if _, own := c.ClientFor(rec.Settings); own {
 		return []pauseScope{narrow}
 	}
 	if c.VariesTokenRequests() {
@@ -68,11 +70,11 @@ func scopesOf(c *Connector, rec *Record) []pauseScope {
 // endpointOf returns the token endpoint of the record's tenant, empty if all connections
 // have the same. What one tenant's endpoint thinks of the client says nothing of others: it
 // may be in another region, or belong to a customer who has removed the integration.
-func endpointOf(c *Connector, rec *Record) string {
+func endpointOf(c *record.Connector, rec *record.Record) string {
 	if !strings.Contains(c.TokenURL+c.RefreshURL, "{") {
 		return ""
 	}
-	endpoint, err := c.tokenEndpoint(rec)
+	endpoint, err := c.TokenEndpoint(rec)
 	if err != nil {
 		return "" // a setting is missing, and so there will be no request
 	}
@@ -81,30 +83,30 @@ func endpointOf(c *Connector, rec *Record) string {
 
 // sharesTokenRequests reports whether the record's token requests differ from those of
 // other connections in the refresh token alone.
-func sharesTokenRequests(c *Connector, rec *Record) bool {
+func sharesTokenRequests(c *record.Connector, rec *record.Record) bool {
 	scopes := scopesOf(c, rec)
-	return len(scopes) == 1 && scopes[0].connection == (Key{})
+	return len(scopes) == 1 && scopes[0].connection == (record.Key{})
 }
 
-func clientSettingsOf(c *Connector, scope pauseScope, rec *Record) clientSettings {
+func clientSettingsOf(c *record.Connector, scope pauseScope, rec *record.Record) clientSettings {
 	client, more := c.Client, strings.Builder{}
 	for _, name := range slices.Sorted(maps.Keys(c.TokenParams)) {
 		fmt.Fprintf(&more, "%q=%q ", name, c.TokenParams[name])
 	}
-	if scope.connection != (Key{}) {
-		client, _ = c.clientFor(rec.Settings)
+	if scope.connection != (record.Key{}) {
+		client, _ = c.ClientFor(rec.Settings)
 		for _, name := range c.TokenSettings() {
 			fmt.Fprintf(&more, "%q=%q ", name, fmt.Sprint(rec.Settings[name]))
 		}
 	}
 	return clientSettings{
-		c.TokenURL, c.RefreshURL, c.AuthStyle, c.TokenBody, client.ID, client.Secret.Hash(), NewSecret(more.String()).Hash(),
+		c.TokenURL, c.RefreshURL, c.AuthStyle, c.TokenBody, client.ID, client.Secret.Hash(), secret.New(more.String()).Hash(),
 	}
 }
 
 // of returns the pauses that are about the record, if they are still: others are
 // forgotten. The caller holds mu.
-func (p *pauses) of(conn *Connector, rec *Record) []*pause {
+func (p *pauses) of(conn *record.Connector, rec *record.Record) []*pause {
 	if len(p.paused) == 0 {
 		return nil
 	}
@@ -135,7 +137,7 @@ func latest(pauses []*pause, now time.Time) time.Time {
 
 // until returns when a token request for the record may be made again, zero if it may
 // be now.
-func (p *pauses) until(conn *Connector, rec *Record, now time.Time) time.Time {
+func (p *pauses) until(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return latest(p.of(conn, rec), now)
@@ -143,7 +145,7 @@ func (p *pauses) until(conn *Connector, rec *Record, now time.Time) time.Time {
 
 // claim is until, but of several callers that could try now after a pause only one
 // gets zero: the others wait for what it finds.
-func (p *pauses) claim(conn *Connector, rec *Record, now time.Time) time.Time {
+func (p *pauses) claim(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	found := p.of(conn, rec)
@@ -157,7 +159,7 @@ func (p *pauses) claim(conn *Connector, rec *Record, now time.Time) time.Time {
 }
 
 // release gives back what claim allowed, since nothing was tried.
-func (p *pauses) release(conn *Connector, rec *Record, now time.Time) {
+func (p *pauses) release(conn *record.Connector, rec *record.Record, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, paused := range p.of(conn, rec) {
@@ -167,7 +169,7 @@ func (p *pauses) release(conn *Connector, rec *Record, now time.Time) {
 
 // pause stops for a while what the code of a refusal is about. It reports whether that
 // was not paused yet, and whether it is about more than the one connection.
-func (p *pauses) pause(conn *Connector, rec *Record, code string, until time.Time) (begun, wide bool) {
+func (p *pauses) pause(conn *record.Connector, rec *record.Record, code string, until time.Time) (begun, wide bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	scopes := scopesOf(conn, rec)
@@ -182,7 +184,7 @@ func (p *pauses) pause(conn *Connector, rec *Record, code string, until time.Tim
 		p.paused = make(map[pauseScope]*pause)
 	}
 	p.paused[scope] = next
-	return old == nil || old.client != next.client, scope.connection == (Key{})
+	return old == nil || old.client != next.client, scope.connection == (record.Key{})
 }
 
 // manyPauses is from how many on those of single connections, and tenants, are thrown
@@ -196,12 +198,12 @@ func (p *pauses) prune(now time.Time) {
 		return
 	}
 	maps.DeleteFunc(p.paused, func(scope pauseScope, paused *pause) bool {
-		return (scope.connection != (Key{}) || scope.endpoint != "") && now.Sub(paused.until) > probeInterval
+		return (scope.connection != (record.Key{}) || scope.endpoint != "") && now.Sub(paused.until) > probeInterval
 	})
 }
 
 // resume ends the pauses: the token endpoint has accepted the request.
-func (p *pauses) resume(conn *Connector, rec *Record) {
+func (p *pauses) resume(conn *record.Connector, rec *record.Record) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.paused) == 0 {

@@ -6,24 +6,25 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // TestPausesOfConnectionsDoNotPileUp: anybody who may import can make connections
 // whose settings a token endpoint refuses.
 func TestPausesOfConnectionsDoNotPileUp(t *testing.T) {
 	t.Parallel()
-	conn := &Connector{Definition: connector.Definition{
+	conn := &record.Connector{Definition: connector.Definition{
 		ID: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}, AuthType: connector.OAuth2, GrantType: connector.Password,
 	}}
 	var p pauses
 	now := time.Unix(0, 0)
-	common := &Record{Key: Key{Consumer: "any"}}
+	common := &record.Record{Key: record.Key{Consumer: "any"}}
 	if begun, wide := p.pause(conn, common, "invalid_client", now.Add(probeInterval)); !begun || !wide {
 		t.Errorf("got begun %t, wide %t", begun, wide)
 	}
 	for i := range 10 * manyPauses {
 		now = now.Add(time.Second)
-		rec := &Record{Key: Key{Consumer: strconv.Itoa(i)}}
+		rec := &record.Record{Key: record.Key{Consumer: strconv.Itoa(i)}}
 		if begun, wide := p.pause(conn, rec, "http_404", now.Add(probeInterval)); !begun || wide {
 			t.Fatalf("%d: got begun %t, wide %t", i, begun, wide)
 		}

@@ -4,6 +4,8 @@ import (
 	"net/http"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // maxPlaced bounds what is kept of a snapshot's placements, in bytes. A connection in
@@ -13,10 +15,10 @@ const maxPlaced = 1 << 10
 // A placed is what the placements of a snapshot put into a request, ready for the next
 // one: that is the same as long as neither the connection nor its connector changes.
 type placed struct {
-	conn    *Connector // as it was configured then
+	conn    *record.Connector // as it was configured then
 	headers []placedHeader
 	others  []connector.Injection // which depend on what the request has there already
-	values  []Secret              // see [Authorization]
+	values  []secret.String       // see [Authorization]
 }
 
 type placedHeader struct {
@@ -53,7 +55,7 @@ func (a *Authorization) placeAll(req *http.Request, snap *snapshot) error {
 }
 
 // prepare returns what the injections put into requests, and how large that is.
-func prepare(conn *Connector, injections []connector.Injection) (*placed, int) {
+func prepare(conn *record.Connector, injections []connector.Injection) (*placed, int) {
 	ready, size := &placed{conn: conn}, 0
 	for _, i := range injections {
 		size += len(i.Value)
@@ -63,7 +65,7 @@ func prepare(conn *Connector, injections []connector.Injection) (*placed, int) {
 			ready.others = append(ready.others, i)
 		}
 		for _, value := range i.Secrets {
-			ready.values = append(ready.values, NewSecret(value))
+			ready.values = append(ready.values, secret.New(value))
 		}
 	}
 	return ready, size

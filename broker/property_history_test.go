@@ -3,16 +3,17 @@ package broker_test
 import (
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // A history is what became of one connection's record, save by save. All of it is
 // guarded by the world's mu.
 type history struct {
 	world *world
-	key   broker.Key
+	key   record.Key
 
-	rec     *broker.Record // as it is stored; nil before the first save
+	rec     *record.Record // as it is stored; nil before the first save
 	savedAt time.Time
 	saves   int
 
@@ -21,8 +22,8 @@ type history struct {
 
 	brought map[string]time.Time  // refresh tokens that imports have stored, when last
 	leases  map[string]*leaseSeen // by id
-	moved   map[broker.EventType]int
-	emitted map[broker.EventType]int
+	moved   map[record.EventType]int
+	emitted map[record.EventType]int
 }
 
 // A leaseSeen is a lease as it was saved.
@@ -30,7 +31,7 @@ type leaseSeen struct {
 	id        string
 	number    int // leases of the connection are counted
 	holder    *process
-	token     broker.TokenHash
+	token     secret.Hash
 	begun     time.Time // before it was written
 	written   time.Time
 	duration  time.Duration
@@ -38,10 +39,10 @@ type leaseSeen struct {
 	ambiguous bool     // the record counts its outcome as ambiguous
 }
 
-func newHistory(w *world, key broker.Key) *history {
+func newHistory(w *world, key record.Key) *history {
 	return &history{
 		world: w, key: key, replaced: make(map[string]time.Time), brought: make(map[string]time.Time),
-		leases: make(map[string]*leaseSeen), moved: make(map[broker.EventType]int), emitted: make(map[broker.EventType]int),
+		leases: make(map[string]*leaseSeen), moved: make(map[record.EventType]int), emitted: make(map[record.EventType]int),
 	}
 }
 
@@ -49,7 +50,7 @@ func newHistory(w *world, key broker.Key) *history {
 func (h *history) leaseFor(p *process, value string) *leaseSeen {
 	var latest *leaseSeen
 	for _, l := range h.leases {
-		if l.holder == p && l.token == broker.NewSecret(value).Hash() && (latest == nil || l.number > latest.number) {
+		if l.holder == p && l.token == secret.New(value).Hash() && (latest == nil || l.number > latest.number) {
 			latest = l
 		}
 	}
@@ -65,10 +66,10 @@ func (h *history) token() *refreshToken {
 }
 
 // saved is called with each record that p has saved.
-func (h *history) saved(p *process, next *broker.Record, begun time.Time) {
+func (h *history) saved(p *process, next *record.Record, begun time.Time) {
 	w, prev := h.world, h.rec
 	if prev == nil {
-		prev = &broker.Record{}
+		prev = &record.Record{}
 	}
 	w.logf("%s: saves %s: %s", p.name, h.key.Consumer, describe(next))
 	if next.Generation < prev.Generation {
@@ -83,7 +84,7 @@ func (h *history) saved(p *process, next *broker.Record, begun time.Time) {
 
 // checkJournal looks whether a process saves anything before what an earlier one has left
 // in the journal. Its own is there also while it is being saved.
-func (h *history) checkJournal(p *process, next *broker.Record, begun time.Time) {
+func (h *history) checkJournal(p *process, next *record.Record, begun time.Time) {
 	t := h.token()
 	if t == nil || next.Credentials == nil || next.Credentials.RefreshToken.Reveal() != t.value || t.grant.excused {
 		return
@@ -96,7 +97,7 @@ func (h *history) checkJournal(p *process, next *broker.Record, begun time.Time)
 }
 
 // describe is a record in few words, as the trace shows it.
-func describe(rec *broker.Record) string {
+func describe(rec *record.Record) string {
 	lease, creds := "-", "-"
 	if rec.Lease != nil {
 		lease = rec.Lease.ID[:8]
@@ -118,7 +119,7 @@ func describe(rec *broker.Record) string {
 }
 
 // checkLease looks at a lease that is written.
-func (h *history) checkLease(p *process, prev, next *broker.Record, begun time.Time) {
+func (h *history) checkLease(p *process, prev, next *record.Record, begun time.Time) {
 	w := h.world
 	if next.Lease == nil || prev.Lease != nil && prev.Lease.ID == next.Lease.ID {
 		return
@@ -133,7 +134,7 @@ func (h *history) checkLease(p *process, prev, next *broker.Record, begun time.T
 	}
 	valid := prev.Credentials != nil && !prev.Credentials.ExpiredAt(p.now())
 	forced := prev.Credentials != nil && p.rejected[prev.Credentials.AccessToken.Reveal()]
-	if valid && !prev.Credentials.Expiry.IsZero() && !forced && prev.Cycle.Class == broker.ClassAmbiguous && w.provider.rotation.Kind == "always" {
+	if valid && !prev.Credentials.Expiry.IsZero() && !forced && prev.Cycle.Class == record.ClassAmbiguous && w.provider.rotation.Kind == "always" {
 		w.violate("%s is to redeem %s again after an ambiguous outcome, though the access token is valid", p.name, h.token().value)
 	}
 	if prev.Lease == nil {
@@ -168,23 +169,23 @@ func (h *history) checkLease(p *process, prev, next *broker.Record, begun time.T
 func (h *history) ambiguous(lease *leaseSeen) {
 	lease.ambiguous = true
 	for _, t := range h.world.provider.tokens {
-		if broker.NewSecret(t.value).Hash() == lease.token {
+		if secret.New(t.value).Hash() == lease.token {
 			t.ambiguous++
 		}
 	}
 }
 
 // checkCycle looks at the outcome of an attempt that is recorded.
-func (h *history) checkCycle(p *process, prev, next *broker.Record) {
+func (h *history) checkCycle(p *process, prev, next *record.Record) {
 	w := h.world
 	switch before, after := prev.Cycle.Phase, next.Cycle.Phase; {
 	case before == after:
-	case after == broker.PhasePending:
-		h.moved[broker.EventRefreshPending]++
-	case after == broker.PhaseFailed:
-		h.moved[broker.EventRefreshFailed]++
+	case after == record.PhasePending:
+		h.moved[record.EventRefreshPending]++
+	case after == record.PhaseFailed:
+		h.moved[record.EventRefreshFailed]++
 	default:
-		h.moved[broker.EventRefreshRecovered]++
+		h.moved[record.EventRefreshRecovered]++
 	}
 	if next.Lease != nil || next.Cycle.Attempts != prev.Cycle.Attempts+1 {
 		return
@@ -199,12 +200,12 @@ func (h *history) checkCycle(p *process, prev, next *broker.Record) {
 	switch {
 	case former == nil || former.attempt == nil:
 		// The answer came by way of the journal, after another process's turn.
-		if next.Cycle.Class != broker.ClassTransient {
+		if next.Cycle.Class != record.ClassTransient {
 			w.violate("%s records a failure (%s) that nobody had", p.name, next.Cycle.Class)
 		}
 	case former.token != prev.Credentials.RefreshToken.Hash():
 		w.violate("%s records against %s what came of another refresh token (%s)", p.name, prev.Credentials.RefreshToken.Reveal(), next.Cycle.Class)
-	case prev.IsParked() && former.attempt.class != broker.ClassPermanent:
+	case prev.IsParked() && former.attempt.class != record.ClassPermanent:
 		// One more try of a refused refresh token has found out nothing.
 		if next.Cycle.Class != prev.Cycle.Class || !next.IsParked() {
 			w.violate("%s records %s of a refresh token that was refused, for an attempt that was %q", p.name, next.Cycle.Class, former.attempt.class)
@@ -215,7 +216,7 @@ func (h *history) checkCycle(p *process, prev, next *broker.Record) {
 }
 
 // checkCredentials looks at credentials that take the place of others.
-func (h *history) checkCredentials(p *process, prev, next *broker.Record) {
+func (h *history) checkCredentials(p *process, prev, next *record.Record) {
 	w, before, after := h.world, prev.Credentials, next.Credentials
 	if next.IsTombstone() {
 		h.drop()

@@ -7,7 +7,7 @@ import (
 	"iter"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A trouble is how often what happens to the way to a store, or to a token endpoint,
@@ -36,8 +36,8 @@ var storeTroubles = []string{storeFails, storeForgets, storeHangs, storeConflict
 // A processStore is the world's store as a process sees it.
 type processStore struct{ *process }
 
-// Load implements [broker.Store].
-func (s *processStore) Load(ctx context.Context, key broker.Key) (rec *broker.Record, rev broker.Revision, err error) {
+// Load implements [record.Store].
+func (s *processStore) Load(ctx context.Context, key record.Key) (rec *record.Record, rev record.Revision, err error) {
 	err = s.do(ctx, "load", key, func() error {
 		rec, rev, err = s.world.store.Load(ctx, key)
 		if err == nil && rec.Lease != nil {
@@ -53,8 +53,8 @@ func (s *processStore) Load(ctx context.Context, key broker.Key) (rec *broker.Re
 	return rec, rev, nil
 }
 
-// Save implements [broker.Store].
-func (s *processStore) Save(ctx context.Context, rec *broker.Record, rev broker.Revision) (saved broker.Revision, err error) {
+// Save implements [record.Store].
+func (s *processStore) Save(ctx context.Context, rec *record.Record, rev record.Revision) (saved record.Revision, err error) {
 	w := s.world
 	w.mu.Lock()
 	h := w.histories[rec.Key] // nil for the sweep's own record
@@ -76,33 +76,33 @@ func (s *processStore) Save(ctx context.Context, rec *broker.Record, rev broker.
 	return saved, nil
 }
 
-// Delete implements [broker.Store].
-func (s *processStore) Delete(ctx context.Context, key broker.Key) error {
+// Delete implements [record.Store].
+func (s *processStore) Delete(ctx context.Context, key record.Key) error {
 	return s.do(ctx, "delete", key, func() error { return s.world.store.Delete(ctx, key) })
 }
 
-// DestroyEarlier implements [broker.VersionedStore].
-func (s *processStore) DestroyEarlier(ctx context.Context, key broker.Key, rev broker.Revision) error {
+// DestroyEarlier implements [record.VersionedStore].
+func (s *processStore) DestroyEarlier(ctx context.Context, key record.Key, rev record.Revision) error {
 	return s.do(ctx, "destroy", key, func() error { return s.world.store.DestroyEarlier(ctx, key, rev) })
 }
 
-// List implements [broker.Store].
-func (s *processStore) List(ctx context.Context, application, consumer string) iter.Seq2[broker.Key, error] {
-	return func(yield func(broker.Key, error) bool) {
-		if err := s.do(ctx, "list", broker.Key{}, func() error { return nil }); err != nil {
-			yield(broker.Key{}, err)
+// List implements [record.Store].
+func (s *processStore) List(ctx context.Context, application, consumer string) iter.Seq2[record.Key, error] {
+	return func(yield func(record.Key, error) bool) {
+		if err := s.do(ctx, "list", record.Key{}, func() error { return nil }); err != nil {
+			yield(record.Key{}, err)
 			return
 		}
 		s.world.store.List(ctx, application, consumer)(yield)
 	}
 }
 
-// Shared implements [broker.SharedStore].
+// Shared implements [record.SharedStore].
 func (s *processStore) Shared() bool { return s.world.store.Shared() }
 
 // do does one operation, with what is wrong with the store. What was done is known to
 // the world in the order in which it was done.
-func (s *processStore) do(ctx context.Context, op string, key broker.Key, operation func() error) error {
+func (s *processStore) do(ctx context.Context, op string, key record.Key, operation func() error) error {
 	if err := s.pass(op + ".before"); err != nil {
 		return err
 	}
@@ -112,11 +112,11 @@ func (s *processStore) do(ctx context.Context, op string, key broker.Key, operat
 	}
 	switch {
 	case fault == storeConflicts:
-		return fmt.Errorf("%s: %w", key, broker.ErrConflict)
+		return fmt.Errorf("%s: %w", key, record.ErrConflict)
 	case fault == storeFails:
-		return fmt.Errorf("%w: %w", broker.ErrStoreUnavailable, errTrouble)
+		return fmt.Errorf("%w: %w", record.ErrStoreUnavailable, errTrouble)
 	case ctx.Err() != nil:
-		return fmt.Errorf("%w: %w", broker.ErrStoreUnavailable, ctx.Err())
+		return fmt.Errorf("%w: %w", record.ErrStoreUnavailable, ctx.Err())
 	}
 	s.world.mu.Lock()
 	err := operation()
@@ -124,14 +124,14 @@ func (s *processStore) do(ctx context.Context, op string, key broker.Key, operat
 	if passErr := s.pass(op + ".after"); passErr != nil {
 		return passErr
 	}
-	if fault == storeForgets && (err == nil || errors.Is(err, broker.ErrConflict)) {
-		return fmt.Errorf("%w: %w", broker.ErrStoreUnavailable, errTrouble)
+	if fault == storeForgets && (err == nil || errors.Is(err, record.ErrConflict)) {
+		return fmt.Errorf("%w: %w", record.ErrStoreUnavailable, errTrouble)
 	}
 	return err
 }
 
 // strike draws what is wrong with an operation.
-func (s *processStore) strike(op string, key broker.Key) (fault string, delay time.Duration) {
+func (s *processStore) strike(op string, key record.Key) (fault string, delay time.Duration) {
 	w := s.world
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -153,12 +153,12 @@ func (s *processStore) strike(op string, key broker.Key) (fault string, delay ti
 // A processJournal is the journal of the process's machine.
 type processJournal struct{ *process }
 
-// Check implements [broker.Journal].
+// Check implements [record.Journal].
 func (j *processJournal) Check(ctx context.Context) error {
 	return j.do("check", "", func() error { return j.replica.journal.Check(ctx) })
 }
 
-// Put implements [broker.Journal].
+// Put implements [record.Journal].
 func (j *processJournal) Put(ctx context.Context, id string, data []byte) error {
 	a := new(attempt)
 	err := j.do("put", id, func() error {
@@ -179,19 +179,19 @@ func (j *processJournal) Put(ctx context.Context, id string, data []byte) error 
 	return err
 }
 
-// Remove implements [broker.Journal].
+// Remove implements [record.Journal].
 func (j *processJournal) Remove(ctx context.Context, id string) error {
 	return j.do("remove", id, func() error { return j.replica.journal.Remove(ctx, id) })
 }
 
-// Entries implements [broker.Journal].
-func (j *processJournal) Entries(ctx context.Context) iter.Seq2[broker.JournalEntry, error] {
-	return func(yield func(broker.JournalEntry, error) bool) {
+// Entries implements [record.Journal].
+func (j *processJournal) Entries(ctx context.Context) iter.Seq2[record.JournalEntry, error] {
+	return func(yield func(record.JournalEntry, error) bool) {
 		if err := j.do("entries", "", func() error { return nil }); err != nil {
-			yield(broker.JournalEntry{}, err)
+			yield(record.JournalEntry{}, err)
 			return
 		}
-		j.replica.journal.Entries(ctx)(func(entry broker.JournalEntry, err error) bool {
+		j.replica.journal.Entries(ctx)(func(entry record.JournalEntry, err error) bool {
 			if err != nil {
 				j.world.mu.Lock()
 				j.disturb()
@@ -222,9 +222,9 @@ func (j *processJournal) do(op, id string, operation func() error) error {
 }
 
 var (
-	_ broker.VersionedStore = (*processStore)(nil)
-	_ broker.SharedStore    = (*processStore)(nil)
-	_ broker.Journal        = (*processJournal)(nil)
+	_ record.VersionedStore = (*processStore)(nil)
+	_ record.SharedStore    = (*processStore)(nil)
+	_ record.Journal        = (*processJournal)(nil)
 )
 
 // points are where a process can be made to pause or crash: at each step of a refresh.

@@ -14,6 +14,8 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 func sprint(args ...any) string { return strings.TrimSpace(fmt.Sprintln(args...)) }
@@ -76,7 +78,7 @@ func arm(rng *rand.Rand, pause time.Duration) *armed {
 }
 
 // makeTrouble lets something fail that is not a process.
-func (w *world) makeTrouble(rng *rand.Rand, r *replica, key broker.Key, n int) {
+func (w *world) makeTrouble(rng *rand.Rand, r *replica, key record.Key, n int) {
 	t := trouble{until: time.Now().Add(between(rng, time.Second, 5*time.Minute)), percent: []int{15, 50, 100}[rng.IntN(3)]}
 	switch {
 	case n < 78:
@@ -166,7 +168,7 @@ func (w *world) restart(p *process) {
 }
 
 // call asks for a credential in one of the ways there are.
-func (w *world) call(p *process, key broker.Key, rng *rand.Rand) {
+func (w *world) call(p *process, key record.Key, rng *rand.Rand) {
 	if p == nil || p.closing {
 		return
 	}
@@ -202,7 +204,7 @@ func (w *world) run(p *process, what string, timeout time.Duration, call func(co
 }
 
 // importTokens imports tokens of one kind or another.
-func (w *world) importTokens(rng *rand.Rand, p *process, key broker.Key) {
+func (w *world) importTokens(rng *rand.Rand, p *process, key record.Key) {
 	h := w.histories[key]
 	t, access := w.provider.login()
 	issuedAt, expiresIn := p.now(), w.provider.lifetime
@@ -232,8 +234,8 @@ func (w *world) importTokens(rng *rand.Rand, p *process, key broker.Key) {
 		kind, issuedAt = "expired", issuedAt.Add(-2*expiresIn)
 	}
 	w.logf("%s: imports %s %s %s (%s)", p.name, key.Consumer, t.value, access, kind)
-	imp := &broker.Import{Credentials: &broker.ImportCredentials{
-		AccessToken: broker.NewSecret(access), RefreshToken: broker.NewSecret(t.value), IssuedAt: issuedAt, ExpiresIn: &expiresIn,
+	imp := &record.Import{Credentials: &record.ImportCredentials{
+		AccessToken: secret.New(access), RefreshToken: secret.New(t.value), IssuedAt: issuedAt, ExpiresIn: &expiresIn,
 	}}
 	begun := time.Now()
 	w.run(p, "import", time.Minute, func(ctx context.Context) error {
@@ -243,7 +245,7 @@ func (w *world) importTokens(rng *rand.Rand, p *process, key broker.Key) {
 		if err == nil {
 			w.logf("%s: import of %s: %s", p.name, t.value, outcome)
 		}
-		if outcome == broker.ImportStored && h.brought[t.value].Before(begun) && !p.dead {
+		if outcome == record.ImportStored && h.brought[t.value].Before(begun) && !p.dead {
 			w.violate("%s says that %s is stored, which nobody has saved", p.name, t.value)
 		}
 		return err
@@ -251,11 +253,11 @@ func (w *world) importTokens(rng *rand.Rand, p *process, key broker.Key) {
 }
 
 // importSettings imports settings alone.
-func (w *world) importSettings(p *process, key broker.Key) {
-	imp := &broker.Import{Settings: map[string]any{"note": strconv.Itoa(len(w.lines))}}
+func (w *world) importSettings(p *process, key record.Key) {
+	imp := &record.Import{Settings: map[string]any{"note": strconv.Itoa(len(w.lines))}}
 	w.run(p, "settings", time.Minute, func(ctx context.Context) error {
 		_, outcome, err := p.broker.Import(ctx, key, imp)
-		if outcome == broker.ImportStored {
+		if outcome == record.ImportStored {
 			w.violated("%s stores credentials that nobody sent", p.name)
 		}
 		return err
@@ -263,8 +265,8 @@ func (w *world) importSettings(p *process, key broker.Key) {
 }
 
 // update changes settings, which is nothing to the credentials.
-func (w *world) update(p *process, key broker.Key) {
-	up := &broker.Update{Settings: map[string]any{"note": strconv.Itoa(len(w.lines))}}
+func (w *world) update(p *process, key record.Key) {
+	up := &record.Update{Settings: map[string]any{"note": strconv.Itoa(len(w.lines))}}
 	w.run(p, "update", time.Minute, func(ctx context.Context) error { _, err := p.broker.Update(ctx, key, up); return err })
 }
 
@@ -272,7 +274,7 @@ func (w *world) update(p *process, key broker.Key) {
 var errRefused = errors.New("downstream answered 401")
 
 // downstream calls downstream as the proxy does, and once more after a 401.
-func (w *world) downstream(ctx context.Context, p *process, key broker.Key) (access string, err error) {
+func (w *world) downstream(ctx context.Context, p *process, key record.Key) (access string, err error) {
 	for again := false; ; again = true {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://api.acme.test/contacts", nil)
 		if err != nil {
@@ -281,7 +283,7 @@ func (w *world) downstream(ctx context.Context, p *process, key broker.Key) (acc
 		handed := w.handing(p, key)
 		auth, err := p.broker.Authorize(req, key)
 		access = strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer ")
-		handed(broker.Token{AccessToken: broker.NewSecret(access)}, err)
+		handed(broker.Token{AccessToken: secret.New(access)}, err)
 		if err != nil {
 			return "", err
 		}
@@ -293,7 +295,7 @@ func (w *world) downstream(ctx context.Context, p *process, key broker.Key) (acc
 			w.logf("%s: downstream refuses %s", p.name, access)
 		}
 		w.mu.Unlock()
-		auth.Observe(brokertest.Response(status, ""))
+		auth.HandleResponse(brokertest.Response(status, ""))
 		switch {
 		case status == http.StatusOK:
 			return access, nil

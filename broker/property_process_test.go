@@ -8,6 +8,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A replica is a machine: a disk, a clock, and a process unless that is down.
@@ -45,7 +46,7 @@ type process struct {
 	stepsAt time.Time // how often it got somewhere at the same instant
 	steps   int
 
-	floors   map[broker.Key]uint64 // the highest generation handed out
+	floors   map[record.Key]uint64 // the highest generation handed out
 	rejected map[string]bool       // access tokens that downstream has answered with 401
 	seen     map[string]time.Time  // lease ids, since when they are known to it
 }
@@ -66,10 +67,10 @@ func (r *replica) start() {
 	r.starts++
 	p := &process{
 		replica: r, world: w, name: r.name + "." + string(rune('a'+(r.starts-1)%26)), disturbedAt: time.Now(),
-		floors: make(map[broker.Key]uint64), rejected: make(map[string]bool), seen: make(map[string]time.Time),
+		floors: make(map[record.Key]uint64), rejected: make(map[string]bool), seen: make(map[string]time.Time),
 	}
 	p.broker = broker.New(broker.Options{
-		Open: func(context.Context) (broker.Store, error) {
+		Open: func(context.Context) (record.Store, error) {
 			if err := p.pass("open"); err != nil {
 				return nil, err
 			}
@@ -195,8 +196,8 @@ func (p *process) close(patience time.Duration) error {
 	return p.broker.Close(ctx)
 }
 
-// Emit implements [broker.EventSink].
-func (p *process) Emit(_ context.Context, event broker.Event) {
+// Emit implements [record.EventSink].
+func (p *process) Emit(_ context.Context, event record.Event) {
 	p.world.mu.Lock()
 	defer p.world.mu.Unlock()
 	if !p.dead {
@@ -232,5 +233,5 @@ func (c processClock) Sleep(ctx context.Context, d time.Duration) error {
 
 var (
 	_ broker.Clock     = processClock{}
-	_ broker.EventSink = (*process)(nil)
+	_ record.EventSink = (*process)(nil)
 )

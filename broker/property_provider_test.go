@@ -9,9 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A provider is a token endpoint and the API behind it. Unless it never rotates, a
@@ -206,7 +206,7 @@ func (p *provider) serve(a *attempt) reply {
 type reply struct {
 	resp  *http.Response
 	err   error
-	class broker.Class // empty: a token
+	class record.Class // empty: a token
 }
 
 func (r reply) what() string {
@@ -223,10 +223,10 @@ func (p *provider) answer(a *attempt) reply {
 	pick := func(statuses ...int) *http.Response {
 		return brokertest.Response(statuses[p.world.rng.IntN(len(statuses))], "no")
 	}
-	ambiguous := func(resp *http.Response) reply { return reply{resp: resp, class: broker.ClassAmbiguous} }
+	ambiguous := func(resp *http.Response) reply { return reply{resp: resp, class: record.ClassAmbiguous} }
 	switch a.kind {
 	case lostBefore:
-		return reply{err: errReset, class: broker.ClassAmbiguous}
+		return reply{err: errReset, class: record.ClassAmbiguous}
 	case serverError:
 		return ambiguous(pick(408, 500, 502, 504))
 	case overloaded:
@@ -234,24 +234,24 @@ func (p *provider) answer(a *attempt) reply {
 		if p.world.chance(50) {
 			resp.Header.Set("Retry-After", "200")
 		}
-		return reply{resp: resp, class: broker.ClassTransient}
+		return reply{resp: resp, class: record.ClassTransient}
 	case misconfigured:
-		return reply{resp: pick(302, 400, 403, 404, 405), class: broker.ClassConfiguration}
+		return reply{resp: pick(302, 400, 403, 404, 405), class: record.ClassConfiguration}
 	}
 	resp := p.redeem(a)
 	if resp.StatusCode != http.StatusOK {
 		if a.kind == lostAfter {
-			return reply{err: errReset, class: broker.ClassAmbiguous}
+			return reply{err: errReset, class: record.ClassAmbiguous}
 		}
-		class := broker.ClassPermanent
+		class := record.ClassPermanent
 		if resp.StatusCode == http.StatusUnauthorized {
-			class = broker.ClassConfiguration
+			class = record.ClassConfiguration
 		}
 		return reply{resp: resp, class: class}
 	}
 	switch a.kind {
 	case lostAfter:
-		return reply{err: errReset, class: broker.ClassAmbiguous}
+		return reply{err: errReset, class: record.ClassAmbiguous}
 	case serverErrorAfter:
 		return ambiguous(pick(500, 502, 504))
 	case garbage:
@@ -261,7 +261,7 @@ func (p *provider) answer(a *attempt) reply {
 		return ambiguous(resp)
 	case onlyRefreshToken:
 		if a.refresh != "" {
-			return reply{resp: resp, class: broker.ClassTransient}
+			return reply{resp: resp, class: record.ClassTransient}
 		}
 	}
 	return reply{resp: resp}

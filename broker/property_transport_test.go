@@ -8,8 +8,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // An attempt is one token request.
@@ -24,7 +24,7 @@ type attempt struct {
 	access, refresh string // what the endpoint granted; empty: nothing
 
 	returned bool         // the process knows what came of it
-	class    broker.Class // what that means; empty: a token
+	class    record.Class // what that means; empty: a token
 	durable  bool         // what was granted is in a store or a journal
 
 	journaledAt time.Time // zero: it was not
@@ -36,7 +36,7 @@ func (a *attempt) inDoubt() bool {
 	switch {
 	case a.sentAt.IsZero():
 		return false
-	case !a.returned, a.class == broker.ClassAmbiguous:
+	case !a.returned, a.class == record.ClassAmbiguous:
 		return true
 	case a.class == "":
 		return !a.durable
@@ -68,7 +68,7 @@ func (t processTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := req.Context().Err(); err != nil || a.kind == unsent {
 		// As net/http tells of a request that could not be written whole.
 		httptrace.ContextClientTrace(req.Context()).WroteRequest(httptrace.WroteRequestInfo{Err: errReset})
-		t.world.returned(a, broker.ClassTransient)
+		t.world.returned(a, record.ClassTransient)
 		return nil, errReset
 	}
 	t.world.send(a)
@@ -81,14 +81,14 @@ func (t processTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	select {
 	case rep = <-replies:
 	case <-req.Context().Done():
-		rep = reply{err: req.Context().Err(), class: broker.ClassAmbiguous}
+		rep = reply{err: req.Context().Err(), class: record.ClassAmbiguous}
 	case <-t.world.over:
 	}
 	if err := t.pass("answer"); err != nil {
 		return nil, err
 	}
 	if err := req.Context().Err(); err != nil && t.world.flip() {
-		rep = reply{err: err, class: broker.ClassAmbiguous} // it came too late
+		rep = reply{err: err, class: record.ClassAmbiguous} // it came too late
 	}
 	t.world.returned(a, rep.class)
 	return rep.resp, rep.err
@@ -156,7 +156,7 @@ func (w *world) send(a *attempt) {
 }
 
 // returned notes that the process has been told what came of its attempt.
-func (w *world) returned(a *attempt, class broker.Class) {
+func (w *world) returned(a *attempt, class record.Class) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	a.returned, a.class = true, class

@@ -7,10 +7,11 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // token asks a broker for a token.
-func (w *world) token(ctx context.Context, p *process, key broker.Key) (broker.Token, error) {
+func (w *world) token(ctx context.Context, p *process, key record.Key) (broker.Token, error) {
 	handed := w.handing(p, key)
 	tok, err := p.broker.Source(key).Token(ctx)
 	handed(tok, err)
@@ -18,7 +19,7 @@ func (w *world) token(ctx context.Context, p *process, key broker.Key) (broker.T
 }
 
 // handing notes that a call for a token begins, and returns what checks its result.
-func (w *world) handing(p *process, key broker.Key) func(broker.Token, error) {
+func (w *world) handing(p *process, key record.Key) func(broker.Token, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	h, begun, floor := w.histories[key], time.Now(), p.floors[key]
@@ -125,7 +126,7 @@ func (w *world) verify() {
 
 // verifyConnection checks that a connection works whose refresh token does, and that
 // one which does not has a record of how it came to that.
-func (w *world) verifyConnection(p *process, key broker.Key) {
+func (w *world) verifyConnection(p *process, key record.Key) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	w.mu.Lock()

@@ -10,6 +10,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // A world is the store, the provider and the replicas of one run, and what was seen
@@ -17,7 +19,7 @@ import (
 type world struct {
 	begun    time.Time
 	over     chan struct{} // closed when nothing counts any more: crashed processes end then
-	keys     []broker.Key
+	keys     []record.Key
 	store    *brokertest.MemStore
 	provider *provider
 	replicas []*replica
@@ -31,7 +33,7 @@ type world struct {
 	ending     bool
 	healed     bool
 	processes  []*process // all that there ever were
-	histories  map[broker.Key]*history
+	histories  map[record.Key]*history
 	attempts   map[string]*attempt // by lease
 	calls      int                 // under way on processes that live
 	lines      []string
@@ -39,7 +41,7 @@ type world struct {
 }
 
 // errOver is what a crashed process is told when the run is over.
-var errOver = fmt.Errorf("%w: the run is over", broker.ErrStoreUnavailable)
+var errOver = fmt.Errorf("%w: the run is over", record.ErrStoreUnavailable)
 
 // newWorld draws a world; call it in a synctest bubble.
 func newWorld(seed uint64) *world {
@@ -47,7 +49,7 @@ func newWorld(seed uint64) *world {
 	w := &world{
 		begun: time.Now(), over: make(chan struct{}), rng: rng,
 		store:     &brokertest.MemStore{},
-		histories: make(map[broker.Key]*history), attempts: make(map[string]*attempt),
+		histories: make(map[record.Key]*history), attempts: make(map[string]*attempt),
 	}
 	w.provider = newProvider(w, rng)
 	replicas := 3
@@ -55,7 +57,7 @@ func newWorld(seed uint64) *world {
 		replicas, w.store.Exclusive = 1, true
 	}
 	for _, consumer := range []string{"ann", "bob"} {
-		key := broker.Key{Application: "app", Consumer: consumer, Connector: acme}
+		key := record.Key{Application: "app", Consumer: consumer, Connector: acme}
 		w.keys = append(w.keys, key)
 		w.histories[key] = newHistory(w, key)
 	}
@@ -78,8 +80,8 @@ func (r *replica) config(p *process) *broker.Config {
 	}
 	def = def.WithDefaults()
 	return &broker.Config{
-		Connectors: map[connector.ID]*broker.Connector{
-			acme: {Definition: def, Client: broker.Client{ID: "client", Secret: broker.NewSecret(r.secret)}},
+		Connectors: map[connector.ID]*record.Connector{
+			acme: {Definition: def, Client: record.Client{ID: "client", Secret: secret.New(r.secret)}},
 		},
 		RefreshTimeout: r.timeout,
 		Retention:      r.world.provider.retention,

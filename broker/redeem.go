@@ -18,29 +18,16 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // maxTokenResponse bounds what is read of a token endpoint's answer, in bytes.
 const maxTokenResponse = 1 << 20
 
-// An answer is what a token endpoint's response means. The class is empty if it
-// brought an access token.
-type answer struct {
-	class      Class
-	code       string
-	status     int           // HTTP status, 0 without a response
-	retryAfter time.Duration // as the response asked for, 0 if it did not
-
-	accessToken  Secret
-	refreshToken Secret // empty if it brought none, or the one that was sent
-	tokenType    string
-	lifetime     time.Duration // 0: not said
-	sentAt       time.Time     // before the request, so that a lifetime from then on is safe
-}
-
 // redeem sends one token request, once: over HTTP/1.1 on a connection of its own,
 // without following redirects, without a second try in whatever form.
-func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans answer) {
+func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans record.Answer) {
 	b := a.refresher.broker
 	timeout := a.cfg.refreshTimeout()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -48,15 +35,15 @@ func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans
 	ctx, span := b.tracing.start(ctx, "token_broker.token_request", trace.WithSpanKind(trace.SpanKindClient),
 		trace.WithAttributes(connectorAttribute(a.refresher.key), attribute.String("http.request.method", http.MethodPost)))
 	defer func() {
-		if ans.status != 0 {
-			span.SetAttributes(attribute.Int("http.response.status_code", ans.status))
+		if ans.Status != 0 {
+			span.SetAttributes(attribute.Int("http.response.status_code", ans.Status))
 		}
-		endSpan(span, ans.err())
+		endSpan(span, ans.Err())
 	}()
 
-	tokenURL, err := a.conn.tokenEndpoint(held.rec)
+	tokenURL, err := a.conn.TokenEndpoint(held.rec)
 	if err != nil {
-		return answer{class: ClassTransient, code: codeMissingSettings} // checked before the lease was taken
+		return record.Answer{Class: record.ClassTransient, Code: record.CodeMissingSettings} // checked before the lease was taken
 	}
 	if u, err := url.Parse(tokenURL); err == nil {
 		span.SetAttributes(attribute.String("server.address", u.Hostname()))
@@ -65,12 +52,12 @@ func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans
 	client := withoutRedirects(once)
 	a.refresher.setUnsent()
 	token, err := requestToken(context.WithValue(ctx, oauth2.HTTPClient, client), a.conn, tokenURL, held.rec)
-	ans = classify(once, token, err, &a.conn.Definition, a.conn.secrets(held.rec), sentAt)
+	ans = classify(once, token, err, &a.conn.Definition, a.conn.Secrets(held.rec), sentAt)
 	if a.conn.Grant().IgnoresRefreshTokens {
-		ans.refreshToken = Secret{}
+		ans.RefreshToken = secret.String{}
 	}
-	ans.sentAt = sentAt
-	if ans.class == ClassTransient {
+	ans.SentAt = sentAt
+	if ans.Class == record.ClassTransient {
 		a.refresher.setUnsent(held.lease.ID) // nothing was spent with the lease
 	}
 	return ans

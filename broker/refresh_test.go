@@ -16,6 +16,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 func TestStormOnAnExpiredTokenRedeemsOnce(t *testing.T) {
@@ -128,9 +130,9 @@ func TestFailedReadInterruptsTheObservationOfALease(t *testing.T) {
 		h.provider.Grant("r1")
 		leaveLease(t, h)
 		begun := time.Now()
-		h.store.Fail = func(op string, _ broker.Key) error {
+		h.store.Fail = func(op string, _ record.Key) error {
 			if at := time.Since(begun); op == brokertest.OpLoad && at > 30*time.Second && at < 31*time.Second {
-				return broker.ErrStoreUnavailable
+				return record.ErrStoreUnavailable
 			}
 			return nil
 		}
@@ -139,7 +141,7 @@ func TestFailedReadInterruptsTheObservationOfALease(t *testing.T) {
 			if err == nil {
 				break
 			}
-			if !errors.Is(err, broker.ErrStoreUnavailable) {
+			if !errors.Is(err, record.ErrStoreUnavailable) {
 				t.Fatal(err)
 			}
 			time.Sleep(100 * time.Millisecond)
@@ -211,13 +213,13 @@ func TestRefusalAfterATakeoverWaitsForTheFormerHolder(t *testing.T) {
 // leaveLease stores an expired connection whose lease somebody holds who is gone.
 func leaveLease(t *testing.T, h *harness) {
 	t.Helper()
-	rec := &broker.Record{
+	rec := &record.Record{
 		Key: h.key, Enabled: true, Generation: 1,
-		Credentials: &broker.Credentials{
-			AccessToken: broker.NewSecret("a1"), RefreshToken: broker.NewSecret("r1"),
+		Credentials: &record.Credentials{
+			AccessToken: secret.New("a1"), RefreshToken: secret.New("r1"),
 			IssuedAt: time.Now().Add(-2 * time.Hour), Expiry: time.Now().Add(-time.Hour), FromImport: true,
 		},
-		Lease: &broker.Lease{ID: "gone", Duration: 45 * time.Second, RefreshToken: broker.NewSecret("r1").Hash()},
+		Lease: &record.Lease{ID: "gone", Duration: 45 * time.Second, RefreshToken: secret.New("r1").Hash()},
 	}
 	if _, err := h.store.Save(t.Context(), rec, 0); err != nil {
 		t.Fatal(err)
@@ -259,8 +261,8 @@ func TestValidTokenIsServedWhateverHappensToItsRefresh(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		time.Sleep(time.Minute)
-		var failed *broker.TokenError
-		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || failed.Class != broker.ClassTransient || failed.RetryAt.IsZero() {
+		var failed *record.TokenError
+		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassTransient || failed.RetryAt.IsZero() {
 			t.Errorf("got %v, want a transient TokenError", err)
 		}
 	})
@@ -341,9 +343,9 @@ func TestDeadConnectionCostsTheTokenEndpointOneCall(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		for range 47 {
-			var failed *broker.TokenError
+			var failed *record.TokenError
 			_, err := h.Source(h.key).Token(t.Context())
-			if !errors.As(err, &failed) || !failed.Parked || failed.Code != "invalid_grant" || !failed.FirstRedeem {
+			if !errors.As(err, &failed) || !failed.Parked || failed.Code != "invalid_grant" || !failed.FirstRefresh {
 				t.Fatalf("got %v, want a TokenError of a parked connection", err)
 			}
 			time.Sleep(time.Hour)
@@ -358,7 +360,7 @@ func TestDeadConnectionCostsTheTokenEndpointOneCall(t *testing.T) {
 			t.Error("the credentials were cleared before the retention was over")
 		}
 		view, err := h.Connection(t.Context(), h.key)
-		if err != nil || view.State != broker.StateInvalid || view.Health != broker.HealthNeedsAuth {
+		if err != nil || view.State != record.StateInvalid || view.Health != record.HealthNeedsAuth {
 			t.Errorf("got state %s, health %s, %v", view.State, view.Health, err)
 		}
 
@@ -366,11 +368,11 @@ func TestDeadConnectionCostsTheTokenEndpointOneCall(t *testing.T) {
 		if rec := h.record(h.key); rec.Credentials != nil {
 			t.Error("the credentials were not cleared")
 		}
-		var failed *broker.TokenError
+		var failed *record.TokenError
 		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked || failed.Code != "no_credentials" {
 			t.Errorf("got %v, want a TokenError for want of credentials", err)
 		}
-		if view, err := h.Connection(t.Context(), h.key); err != nil || view.State != broker.StateAdded || view.Health != broker.HealthNeedsAuth {
+		if view, err := h.Connection(t.Context(), h.key); err != nil || view.State != record.StateAdded || view.Health != record.HealthNeedsAuth {
 			t.Errorf("got state %s, health %s, %v", view.State, view.Health, err)
 		}
 	})
@@ -381,8 +383,8 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		const connections = 1000
 		good := h.config.Connectors[acme].Client
-		h.config.Connectors[acme].Client = broker.Client{ID: "client", Secret: broker.NewSecret("wrong")}
-		keys := make([]broker.Key, connections)
+		h.config.Connectors[acme].Client = record.Client{ID: "client", Secret: secret.New("wrong")}
+		keys := make([]record.Key, connections)
 		for i := range keys {
 			keys[i] = h.key
 			keys[i].Consumer = fmt.Sprint("customer ", i)
@@ -394,7 +396,7 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 			synctest.Wait()
 		}
 		const rounds = 12
-		refused := func(keys []broker.Key) {
+		refused := func(keys []record.Key) {
 			for _, key := range keys {
 				if _, err := h.Source(key).Token(t.Context()); err == nil {
 					t.Fatal("got a token")
@@ -422,7 +424,7 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 
 		synctest.Wait() // a flight under way would keep the client that it began with
 		mended := *h.config
-		mended.Connectors = map[connector.ID]*broker.Connector{acme: {Definition: h.config.Connectors[acme].Definition, Client: good}}
+		mended.Connectors = map[connector.ID]*record.Connector{acme: {Definition: h.config.Connectors[acme].Definition, Client: good}}
 		h.Configure(&mended)
 		for _, key := range keys {
 			h.token(key)
@@ -443,13 +445,13 @@ func TestLongLivedTokenIsUsedUntilItExpires(t *testing.T) {
 		}
 		time.Sleep(2 * time.Minute)
 		for range 3 {
-			var failed *broker.TokenError
+			var failed *record.TokenError
 			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked {
 				t.Errorf("got %v, want a TokenError of a parked connection", err)
 			}
 		}
 		view, err := h.Connection(t.Context(), key)
-		if err != nil || view.Health != broker.HealthNeedsAuth {
+		if err != nil || view.Health != record.HealthNeedsAuth {
 			t.Errorf("got health %s, %v, want needs_auth", view.Health, err)
 		}
 		if got := h.events.types(); got != "failed" {
@@ -483,9 +485,9 @@ func TestTokenIsServedFromMemoryUntilTheStoreTakesIt(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		h.provider.Grant("r1")
 		var down atomic.Bool
-		h.store.Fail = func(string, broker.Key) error {
+		h.store.Fail = func(string, record.Key) error {
 			if down.Load() {
-				return fmt.Errorf("%w: sealed", broker.ErrStoreUnavailable)
+				return fmt.Errorf("%w: sealed", record.ErrStoreUnavailable)
 			}
 			return nil
 		}
@@ -495,7 +497,7 @@ func TestTokenIsServedFromMemoryUntilTheStoreTakesIt(t *testing.T) {
 		if got := h.token(h.key); !strings.HasPrefix(got, "access-1-") {
 			t.Errorf("got %q, want the new token", got)
 		}
-		if err := h.Ready(t.Context()); !errors.Is(err, broker.ErrStoreUnavailable) {
+		if err := h.Ready(t.Context()); !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("ready: got %v, want unavailable", err)
 		}
 		time.Sleep(30 * time.Minute)
@@ -532,7 +534,7 @@ func TestShutdownFinishesARedeemUnderWay(t *testing.T) {
 		if !strings.HasPrefix(rec.Credentials.RefreshToken.Reveal(), "refresh-1-") || rec.Cycle.Queued || rec.Lease != nil {
 			t.Error("the answer was not saved")
 		}
-		if _, err := h.Source(broker.Key{Application: "app", Consumer: "other", Connector: acme}).Token(t.Context()); !errors.Is(err, broker.ErrShuttingDown) {
+		if _, err := h.Source(record.Key{Application: "app", Consumer: "other", Connector: acme}).Token(t.Context()); !errors.Is(err, broker.ErrShuttingDown) {
 			t.Errorf("got %v, want ErrShuttingDown", err)
 		}
 	})
@@ -542,12 +544,12 @@ func TestStoreOutageServesAValidToken(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		var down atomic.Bool
-		h.store.Fail = func(string, broker.Key) error {
+		h.store.Fail = func(string, record.Key) error {
 			if !down.Load() {
 				return nil
 			}
 			time.Sleep(5 * time.Second) // a store that hangs
-			return broker.ErrStoreUnavailable
+			return record.ErrStoreUnavailable
 		}
 		h.mustImport("a1", "r1", issued(0))
 		down.Store(true)
@@ -563,7 +565,7 @@ func TestStoreOutageServesAValidToken(t *testing.T) {
 		}
 		other := h.key
 		other.Consumer = "never read"
-		if _, err := h.Source(other).Token(t.Context()); !errors.Is(err, broker.ErrStoreUnavailable) {
+		if _, err := h.Source(other).Token(t.Context()); !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("got %v, want ErrStoreUnavailable", err)
 		}
 	})

@@ -1,6 +1,10 @@
 package broker
 
-import "time"
+import (
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
 
 // What is kept in memory of connections that nobody uses.
 const (
@@ -10,7 +14,7 @@ const (
 
 // refresher returns what this process knows of a connection. There is one for a
 // connection at any time: two would each let a refresh begin.
-func (b *Broker) refresher(key Key) *refresher {
+func (b *Broker) refresher(key record.Key) *refresher {
 	if r := b.refreshers.load(&key); r != nil {
 		return r
 	}
@@ -18,8 +22,8 @@ func (b *Broker) refresher(key Key) *refresher {
 }
 
 // find returns the refresher of a request's connection, and its connector. Errors:
-// [ErrConnectorNotFound], [*InputError]. Whoever does nothing with it calls leave.
-func (b *Broker) find(cfg *Config, key Key) (*refresher, *Connector, error) {
+// [record.ErrConnectorNotFound], [*record.InputError]. Whoever does nothing with it calls leave.
+func (b *Broker) find(cfg *Config, key record.Key) (*refresher, *record.Connector, error) {
 	r := b.refreshers.load(&key)
 	if r == nil || r.snap.Load() == nil { // otherwise a record has this key, so it is valid
 		if err := key.Validate(); err != nil {
@@ -88,7 +92,7 @@ func (r *refresher) evict(now time.Time) {
 		return
 	}
 	if snap := r.snap.Load(); snap != nil && snap.rec.IsTombstone() {
-		if !snap.rec.wasPurged(now) {
+		if !snap.rec.WasPurged(now) {
 			return
 		}
 		r.known = false

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // Consumers are whatever callers say.
@@ -24,9 +25,9 @@ func TestInventedConsumersLeaveNothingInMemory(t *testing.T) {
 		h.mustImport("a1", "r1", issued(0))
 		for _, outage := range []bool{false, true} {
 			down.Store(outage)
-			want := broker.ErrConnectionNotFound
+			want := record.ErrConnectionNotFound
 			if outage {
-				want = broker.ErrStoreUnavailable
+				want = record.ErrStoreUnavailable
 			}
 			var wg sync.WaitGroup
 			for i := range 300 {
@@ -64,24 +65,24 @@ func TestInventedConsumersLeaveNothingInMemory(t *testing.T) {
 func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		for name, try := range map[string]func(key broker.Key) error{
-			"import of nothing": func(key broker.Key) error {
+		for name, try := range map[string]func(key record.Key) error{
+			"import of nothing": func(key record.Key) error {
 				_, _, err := h.importBody(key, `{"settings": {"a": 1}}`)
 				return err
 			},
-			"update": func(key broker.Key) error {
-				_, err := h.Update(t.Context(), key, &broker.Update{Settings: map[string]any{"a": "b"}})
+			"update": func(key record.Key) error {
+				_, err := h.Update(t.Context(), key, &record.Update{Settings: map[string]any{"a": "b"}})
 				return err
 			},
-			"delete": func(key broker.Key) error { return h.Delete(t.Context(), key) },
-			"admission and no call": func(key broker.Key) error {
+			"delete": func(key record.Key) error { return h.Delete(t.Context(), key) },
+			"admission and no call": func(key record.Key) error {
 				admission, err := h.Admit(t.Context(), key)
 				if err == nil {
 					admission.Release()
 				}
-				return broker.ErrConnectionNotFound
+				return record.ErrConnectionNotFound
 			},
-			"admission refused": func(key broker.Key) error {
+			"admission refused": func(key record.Key) error {
 				h.config.Limits.Connection = -1
 				admission, err := h.Admit(t.Context(), key)
 				if err == nil {
@@ -90,14 +91,14 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 				_, err = admission.Authorize(request(t, "https://evil.test/"))
 				return err
 			},
-			"call to a URL that none may have": func(key broker.Key) error {
+			"call to a URL that none may have": func(key record.Key) error {
 				return h.admitCall(key, "https://api.acme.test/a/%2e%2e/b")
 			},
-			"call to a URL with settings": func(key broker.Key) error {
+			"call to a URL with settings": func(key record.Key) error {
 				return h.admitCall(key, "https://api.acme.test/{account}")
 			},
-			"validate": func(key broker.Key) error { _, err := h.Validate(t.Context(), key); return err },
-			"token":    func(key broker.Key) error { _, err := h.ObtainToken(t.Context(), key); return err },
+			"validate": func(key record.Key) error { _, err := h.Validate(t.Context(), key); return err },
+			"token":    func(key record.Key) error { _, err := h.ObtainToken(t.Context(), key); return err },
 		} {
 			for i := range 100 {
 				key := h.key
@@ -115,12 +116,12 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 }
 
 // admitCall admits and releases a call.
-func (h *harness) admitCall(key broker.Key, url string) error {
+func (h *harness) admitCall(key record.Key, url string) error {
 	target, err := connector.ParseTarget(url, "", "")
 	if err != nil {
 		return err
 	}
-	admission, _, err := h.AdmitCall(context.Background(), broker.Call{
+	admission, _, err := h.AdmitCall(context.Background(), broker.ProxyCall{
 		Application: key.Application, Consumer: key.Consumer,
 		UnifiedAPI: key.Connector.UnifiedAPI, ServiceID: key.Connector.ServiceID, Target: target,
 	})
@@ -139,11 +140,11 @@ func TestAdmitRefusesKeysThatCanNameNothing(t *testing.T) {
 			key.Consumer = consumer
 			_, _ = h.Source(key).Token(t.Context())
 			_, err := h.Admit(t.Context(), key)
-			if _, ok := errors.AsType[*broker.InputError](err); !ok {
+			if _, ok := errors.AsType[*record.InputError](err); !ok {
 				t.Errorf("%.10q: got %v, want an *InputError", consumer, err)
 			}
 			err = h.admitCall(key, "https://api.acme.test/")
-			if _, ok := errors.AsType[*broker.InputError](err); !ok {
+			if _, ok := errors.AsType[*record.InputError](err); !ok {
 				t.Errorf("%.10q: got %v for a call, want an *InputError", consumer, err)
 			}
 		}
@@ -157,7 +158,7 @@ func TestSourceOfAnInventedConsumerWorksOnceThereIsAConnection(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		early := h.Source(h.key)
 		for range 2 {
-			if _, err := early.Token(t.Context()); !errors.Is(err, broker.ErrConnectionNotFound) {
+			if _, err := early.Token(t.Context()); !errors.Is(err, record.ErrConnectionNotFound) {
 				t.Fatalf("got %v, want ErrConnectionNotFound", err)
 			}
 		}

@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // TestReimportOfTheOldTokenNeverBreaksTheConnection imports twice, the second time
@@ -38,7 +38,7 @@ func TestReimportOfTheOldTokenNeverBreaksTheConnection(t *testing.T) {
 					}
 					h.mustImport("a1", "r1", lifetime)
 					synctest.Wait()
-					if got := h.mustImport("a1", "r1", lifetime); got != broker.ImportKept {
+					if got := h.mustImport("a1", "r1", lifetime); got != record.ImportKept {
 						t.Errorf("the second import: got %q, want kept", got)
 					}
 					close(reimported)
@@ -74,13 +74,13 @@ func TestReimportOfAnotherGrantReplaces(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", issued(time.Hour/2))
-		if got := h.mustImport("a2", "r2", issued(time.Minute)); got != broker.ImportStored {
+		if got := h.mustImport("a2", "r2", issued(time.Minute)); got != record.ImportStored {
 			t.Errorf("got %q, want stored", got)
 		}
 		if got := h.token(h.key); got != "a2" {
 			t.Errorf("got token %q, want a2", got)
 		}
-		if got := h.mustImport("a1", "r1", issued(0)); got != broker.ImportKept {
+		if got := h.mustImport("a1", "r1", issued(0)); got != record.ImportKept {
 			t.Errorf("the first token again: got %q, want kept", got)
 		}
 		if rec := h.record(h.key); rec.Generation != 2 {
@@ -93,10 +93,10 @@ func TestReimportOfAnEarlierTokenIsKeptOut(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a2", "r2", issued(time.Minute))
-		if got := h.mustImport("a1", "r1", issued(time.Hour/2)); got != broker.ImportKept {
+		if got := h.mustImport("a1", "r1", issued(time.Hour/2)); got != record.ImportKept {
 			t.Errorf("issued earlier: got %q, want kept", got)
 		}
-		if got := h.mustImport("a3", "r3"); got != broker.ImportStored {
+		if got := h.mustImport("a3", "r3"); got != record.ImportStored {
 			t.Errorf("issued nobody knows when: got %q, want stored", got)
 		}
 	})
@@ -106,13 +106,13 @@ func TestReimportOfTheSameGrantBringsALaterAccessToken(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", issued(time.Hour/2))
-		if got := h.mustImport("a2", "r1", issued(time.Minute)); got != broker.ImportStored {
+		if got := h.mustImport("a2", "r1", issued(time.Minute)); got != record.ImportStored {
 			t.Errorf("got %q, want stored", got)
 		}
 		if got := h.token(h.key); got != "a2" {
 			t.Errorf("got token %q, want a2", got)
 		}
-		if got := h.mustImport("a1", "r1", issued(time.Hour/2)); got != broker.ImportKept {
+		if got := h.mustImport("a1", "r1", issued(time.Hour/2)); got != record.ImportKept {
 			t.Errorf("the earlier one again: got %q, want kept", got)
 		}
 		rec := h.record(h.key)
@@ -128,7 +128,7 @@ func TestReimportDuringARedeemDoesNotReplaceTheAccessToken(t *testing.T) {
 		release := h.holdAnswers("r1")
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
-		if got := h.mustImport("a2", "r1", issued(0)); got != broker.ImportKept {
+		if got := h.mustImport("a2", "r1", issued(0)); got != record.ImportKept {
 			t.Errorf("got %q, want kept: a lease is out", got)
 		}
 		close(release)
@@ -145,7 +145,7 @@ func TestImportOfAnotherGrantDuringARedeemWins(t *testing.T) {
 		release := h.holdAnswers("r1")
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
-		if got := h.mustImport("a2", "r2", issued(0)); got != broker.ImportStored {
+		if got := h.mustImport("a2", "r2", issued(0)); got != record.ImportStored {
 			t.Fatalf("got %q, want stored", got)
 		}
 		close(release)
@@ -167,7 +167,7 @@ func TestReimportUnparksForOneAttempt(t *testing.T) {
 		if rec := h.record(h.key); !rec.IsParked() {
 			t.Fatal("not parked")
 		}
-		if got := h.mustImport("a1", "r1", issued(2*time.Hour)); got != broker.ImportKept {
+		if got := h.mustImport("a1", "r1", issued(2*time.Hour)); got != record.ImportKept {
 			t.Errorf("got %q, want kept", got)
 		}
 		synctest.Wait()
@@ -198,7 +198,7 @@ func TestReimportIntoAParkedConnectionMayBeOlder(t *testing.T) {
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
 		h.provider.Grant("r0")
-		if got := h.mustImport("a0", "r0", issued(3*time.Hour)); got != broker.ImportStored {
+		if got := h.mustImport("a0", "r0", issued(3*time.Hour)); got != record.ImportStored {
 			t.Errorf("got %q, want stored: what is there does not work", got)
 		}
 		synctest.Wait()
@@ -216,10 +216,10 @@ func TestImportRemembersTheLatestHashes(t *testing.T) {
 		if len(rec.Imported) != 64 || len(rec.Replaced) != 0 {
 			t.Fatalf("got %d imported, %d replaced hashes, want 64 and 0", len(rec.Imported), len(rec.Replaced))
 		}
-		if got := h.mustImport("x", "r36", issued(0)); got != broker.ImportKept {
+		if got := h.mustImport("x", "r36", issued(0)); got != record.ImportKept {
 			t.Errorf("a remembered one: got %q, want kept", got)
 		}
-		if got := h.mustImport("x", "r34", issued(0)); got != broker.ImportStored {
+		if got := h.mustImport("x", "r34", issued(0)); got != record.ImportStored {
 			t.Errorf("a forgotten one: got %q, want stored", got)
 		}
 	})
@@ -240,7 +240,7 @@ func TestRedeemRemembersReplacedHashes(t *testing.T) {
 		if len(rec.Replaced) != 16 || len(rec.Imported) != 1 {
 			t.Errorf("got %d replaced, %d imported hashes, want 16 and 1", len(rec.Replaced), len(rec.Imported))
 		}
-		if got := h.mustImport("a1", "r1", issued(0)); got != broker.ImportKept {
+		if got := h.mustImport("a1", "r1", issued(0)); got != record.ImportKept {
 			t.Errorf("the imported one after 21 redeems: got %q, want kept", got)
 		}
 	})

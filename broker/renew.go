@@ -3,6 +3,8 @@ package broker
 import (
 	"context"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // How soon a refresh that only a 401 gives a reason for may be forced again.
@@ -32,7 +34,7 @@ func (a *Authorization) Renew(ctx context.Context) bool {
 	if snap.rec.Generation > a.generation {
 		return true
 	}
-	if !a.conn.canRefresh(snap.rec.Credentials) || snap.rec.IsParked() || !r.force(a.generation, b.clock.Now()) {
+	if !a.conn.CanRefresh(snap.rec.Credentials) || snap.rec.IsParked() || !r.force(a.generation, b.clock.Now()) {
 		return false
 	}
 	snap, err = r.await(ctx)
@@ -67,9 +69,9 @@ func (r *refresher) react(reaction func()) {
 
 // forcing is what a connection's 401s, and requests to validate it, have led to.
 type forcing struct {
-	generation uint64    // to be replaced by the flight to come, however valid; 0: none
-	unparked   TokenHash // and to be sent by it, though it was refused; empty: none
-	last       uint64    // the generation that was rejected last
+	generation uint64      // to be replaced by the flight to come, however valid; 0: none
+	unparked   secret.Hash // and to be sent by it, though it was refused; empty: none
+	last       uint64      // the generation that was rejected last
 	next       time.Time
 	cooldown   time.Duration
 }

@@ -17,6 +17,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // Revoking is tried a few times: other than a redeem it may be repeated, as a token that
@@ -31,16 +34,16 @@ const (
 // that is gone.
 type revocation struct {
 	cfg      *Config
-	conn     *Connector
-	key      Key
+	conn     *record.Connector
+	key      record.Key
 	settings map[string]any // the connection's, for the endpoint's URL
-	token    Secret
+	token    secret.String
 	hint     string // token_type_hint (RFC 7009 section 2.1)
 }
 
 // newRevocation returns the revocation of a refresh token, or of an access token that
 // came without one. It is nil if there is nothing to revoke, or nowhere to.
-func newRevocation(cfg *Config, conn *Connector, key Key, settings map[string]any, access, refresh Secret) *revocation {
+func newRevocation(cfg *Config, conn *record.Connector, key record.Key, settings map[string]any, access, refresh secret.String) *revocation {
 	if conn == nil || conn.AuthType != connector.OAuth2 || conn.RevocationURL == "" {
 		return nil
 	}
@@ -100,7 +103,7 @@ func (b *Broker) tryToRevoke(ctx context.Context, rv *revocation) error {
 // isConnectedAgain reports whether a deleted connection has been imported anew. That may
 // have brought the very grant that it had, or another token of it: revoking one ends all
 // of them (RFC 7009 section 2.1), and nobody can tell from outside.
-func (b *Broker) isConnectedAgain(ctx context.Context, key Key) bool {
+func (b *Broker) isConnectedAgain(ctx context.Context, key record.Key) bool {
 	rec, _, err := b.load(ctx, key)
 	return err == nil && !rec.IsTombstone() && rec.Credentials != nil
 }
@@ -124,7 +127,7 @@ type revocationError struct {
 func (e *revocationError) Error() string {
 	msg := e.kind.Error()
 	if e.status != 0 {
-		msg += " (" + codeHTTPStatus + strconv.Itoa(e.status) + ")"
+		msg += " (" + record.CodeHTTPStatus + strconv.Itoa(e.status) + ")"
 	}
 	if e.code != "" {
 		msg += ": " + e.code
@@ -148,8 +151,8 @@ func (b *Broker) sendRevocation(ctx context.Context, rv *revocation) error {
 	}
 	resp, err := withoutRedirects(b.transport(rv.cfg.AllowsPrivate(rv.conn))).Do(req)
 	switch {
-	case errors.Is(err, ErrAddressNotAllowed):
-		return &revocationError{kind: ErrAddressNotAllowed}
+	case errors.Is(err, guard.ErrAddressNotAllowed):
+		return &revocationError{kind: guard.ErrAddressNotAllowed}
 	case err != nil:
 		return &revocationError{kind: errRevokeLater} // its text can have secrets in it
 	}
@@ -168,9 +171,9 @@ func (b *Broker) sendRevocation(ctx context.Context, rv *revocation) error {
 // request returns the request, with the client authenticated as at the token endpoint.
 func (rv *revocation) request(ctx context.Context, endpoint string) (*http.Request, error) {
 	form := url.Values{"token": {rv.token.Reveal()}, "token_type_hint": {rv.hint}}
-	client, _ := rv.conn.clientFor(rv.settings)
+	client, _ := rv.conn.ClientFor(rv.settings)
 	id, clientSecret := client.ID, client.Secret.Reveal()
-	inParams := rv.conn.authenticatesInParams(client)
+	inParams := rv.conn.AuthenticatesInParams(client)
 	if inParams {
 		form.Set("client_id", id)
 		if clientSecret != "" {
@@ -197,7 +200,7 @@ func (rv *revocation) errorCode(body []byte) string {
 	if !bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) || json.Unmarshal(body, &answer) != nil || answer.Error == "" {
 		return ""
 	}
-	client, _ := rv.conn.clientFor(rv.settings)
+	client, _ := rv.conn.ClientFor(rv.settings)
 	return showable(answer.Error, []string{rv.token.Reveal(), client.Secret.Reveal()})
 }
 

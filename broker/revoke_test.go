@@ -16,6 +16,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A revocationEndpoint is one beside the token endpoint of a harness.
@@ -78,7 +80,7 @@ func (h *harness) revoking() *revocationEndpoint {
 	h.t.Helper()
 	e := &revocationEndpoint{provider: h.provider}
 	h.Broker = broker.New(broker.Options{
-		Open:      func(context.Context) (broker.Store, error) { return h.store, nil },
+		Open:      func(context.Context) (record.Store, error) { return h.store, nil },
 		Transport: func(bool) http.RoundTripper { return e },
 		Journal:   h.journal,
 	})
@@ -174,7 +176,7 @@ func TestDeleteDoesNotDependOnRevocation(t *testing.T) {
 		},
 		"a reset": {func(int) (*http.Response, error) { return nil, errors.New(brokertest.RefreshCanary) }, 3, "out of reach"},
 		"an address that is not allowed": {
-			func(int) (*http.Response, error) { return nil, fmt.Errorf("x: %w", broker.ErrAddressNotAllowed) }, 1, "address is not allowed",
+			func(int) (*http.Response, error) { return nil, fmt.Errorf("x: %w", guard.ErrAddressNotAllowed) }, 1, "address is not allowed",
 		},
 		"down for a while": {
 			func(n int) (*http.Response, error) {
@@ -203,7 +205,7 @@ func TestDeleteDoesNotDependOnRevocation(t *testing.T) {
 				if waited := time.Since(begun); waited > 0 {
 					t.Errorf("the deletion waited for %v", waited)
 				}
-				if _, err := h.Connection(t.Context(), h.key); !errors.Is(err, broker.ErrConnectionNotFound) {
+				if _, err := h.Connection(t.Context(), h.key); !errors.Is(err, record.ErrConnectionNotFound) {
 					t.Errorf("got %v, want ErrConnectionNotFound", err)
 				}
 				time.Sleep(time.Minute)

@@ -3,6 +3,8 @@ package broker
 import (
 	"net/http"
 	"strings"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // scrub replaces secret wherever it stands in header values, and removes headers that
@@ -19,7 +21,7 @@ func scrub(header http.Header, hidden string) {
 		}
 		for i, value := range values {
 			if strings.Contains(value, hidden) {
-				value = strings.ReplaceAll(value, hidden, redacted)
+				value = strings.ReplaceAll(value, hidden, secret.Redacted)
 				values[i] = value
 			}
 			if strings.Contains(value, "%") {
@@ -45,7 +47,7 @@ func redactEncoded(value, hidden string) string {
 			b.WriteString(value[begins[from]:])
 			return b.String()
 		}
-		b.WriteString(value[begins[from]:begins[from+i]] + redacted)
+		b.WriteString(value[begins[from]:begins[from+i]] + secret.Redacted)
 		from += i + len(hidden)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 func TestScrubFindsASecretInWhateverPercentEncoding(t *testing.T) {
@@ -31,7 +33,7 @@ func TestScrubIsLinear(t *testing.T) {
 	hidden := strings.Repeat("a", 64<<10) + "b"
 	header := http.Header{"X": {strings.Repeat("%61", 1<<20/3)}}
 	scrub(header, hidden)
-	if strings.Contains(header.Get("X"), redacted) {
+	if strings.Contains(header.Get("X"), secret.Redacted) {
 		t.Error("something was found that is not there")
 	}
 }
@@ -39,14 +41,14 @@ func TestScrubIsLinear(t *testing.T) {
 func FuzzScrub(f *testing.F) {
 	f.Add("https://x.test/?t=a%2fb%2Bc", "a/b+c")
 	f.Fuzz(func(t *testing.T, value, hidden string) {
-		if len(hidden) < 4 || strings.ContainsAny(hidden, redacted+"%") {
+		if len(hidden) < 4 || strings.ContainsAny(hidden, secret.Redacted+"%") {
 			t.Skip()
 		}
 		header := http.Header{"X": {value}}
 		scrub(header, hidden)
 		got := header.Get("X")
 		// What is around a secret may form it anew only together with the mark in its place.
-		for rest := range strings.SplitSeq(got, redacted) {
+		for rest := range strings.SplitSeq(got, secret.Redacted) {
 			if decoded, _ := percentDecoded(rest); strings.Contains(decoded, hidden) {
 				t.Errorf("%q still has %q in it: %q", value, hidden, got)
 			}

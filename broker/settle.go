@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // errSuperseded ends an update because the record holds another refresh token, or
@@ -16,13 +18,13 @@ var errSuperseded = errors.New("the record has moved on")
 // saveToken merges an answer into the record. The new refresh token may be the only
 // one that works now: what the store does not take goes to the journal, the token is
 // used all the same, and saving is repeated until the store takes it.
-func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snapshot, error) {
+func (a *attempt) saveToken(ctx context.Context, held *hold, ans record.Answer) (*snapshot, error) {
 	r := a.refresher
 	a.clientAccepted(ctx, held)
 	u := &unsaved{id: held.lease.ID, key: r.key, bought: held.lease.RefreshToken, over: held.rec.Generation, answer: ans}
 	policy := a.policy(held)
 	saved := r.broker.journalIfSlow(ctx, a.cfg, u)
-	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
+	snap, event, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
 	if errors.Is(err, errSavedAlready) {
 		event = u.event
 		snap, err = r.load(ctx)
@@ -33,9 +35,9 @@ func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snaps
 	} else if err == nil {
 		r.broker.destroyEarlier(ctx, r.key, snap.rev)
 		a.emit(ctx, event, snap)
-	} else if errors.Is(err, ErrConnectionNotFound) {
+	} else if errors.Is(err, record.ErrConnectionNotFound) {
 		// Nobody will ever use what has come too late.
-		r.broker.revokeLate(ctx, newRevocation(a.cfg, a.conn, r.key, held.rec.Settings, ans.accessToken, ans.refreshToken))
+		r.broker.revokeLate(ctx, newRevocation(a.cfg, a.conn, r.key, held.rec.Settings, ans.AccessToken, ans.RefreshToken))
 	}
 	switch {
 	case err == nil && a.usable(snap):
@@ -43,7 +45,7 @@ func (a *attempt) saveToken(ctx context.Context, held *hold, ans answer) (*snaps
 	case err == nil && !snap.rec.Enabled:
 		return nil, ErrConnectionDisabled
 	case err == nil:
-		return nil, snap.rec.tokenError(r.broker.clock.Now())
+		return nil, snap.rec.TokenError(r.broker.clock.Now())
 	case errors.Is(err, errSuperseded):
 		a.log(ctx, slog.LevelWarn, "a refreshed token was dropped: other credentials were imported meanwhile", nil)
 		return nil, err
@@ -76,7 +78,7 @@ func (a *attempt) saveLater(ctx context.Context, held *hold, u *unsaved, err err
 		case a.usable(snap):
 			a.land(snap, nil)
 		default:
-			a.land(nil, rec.tokenError(b.clock.Now()))
+			a.land(nil, rec.TokenError(b.clock.Now()))
 		}
 	}
 	for wait := minSaveRetry; ; wait = min(2*wait, maxSaveRetry) {
@@ -93,15 +95,15 @@ func (a *attempt) saveLater(ctx context.Context, held *hold, u *unsaved, err err
 }
 
 // policy is what the attempt's configuration says about failures.
-func (a *attempt) policy(held *hold) cyclePolicy {
-	return cyclePolicy{rotation: a.conn.rotationFor(held.rec.Credentials), giveUp: a.cfg.refreshGiveUp(), retention: a.cfg.retention()}
+func (a *attempt) policy(held *hold) record.Policy {
+	return record.Policy{Rotation: a.conn.RotationFor(held.rec.Credentials), GiveUp: a.cfg.refreshGiveUp(), Retention: a.cfg.retention()}
 }
 
 // saveFailure records a failed redeem and releases the lease. Where that cannot be
 // saved the lease stays: others then find out for themselves that it is over.
-func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*snapshot, error) {
+func (a *attempt) saveFailure(ctx context.Context, held *hold, ans record.Answer) (*snapshot, error) {
 	r := a.refresher
-	if ans.class == ClassPermanent && held.takeover && a.awaitNewer(ctx, held) {
+	if ans.Class == record.ClassPermanent && held.takeover && a.awaitNewer(ctx, held) {
 		return nil, errSuperseded
 	}
 	if again, err := a.fellBack(ctx, held, ans); err != nil {
@@ -110,30 +112,30 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 		return nil, errSuperseded
 	}
 	now := r.broker.clock.Now()
-	if ans.class == ClassPermanent {
+	if ans.Class == record.ClassPermanent {
 		a.clientKnown(held, now)
 	}
 	policy := a.policy(held)
-	policy.alone = ans.class == ClassConfiguration && sharesTokenRequests(a.conn, held.rec) && r.broker.doubts.concern(r.key, ans.code)
+	policy.OwnFault = ans.Class == record.ClassConfiguration && sharesTokenRequests(a.conn, held.rec) && r.broker.doubts.concern(r.key, ans.Code)
 	var until time.Time
-	if ans.class == ClassConfiguration && !policy.alone {
+	if ans.Class == record.ClassConfiguration && !policy.OwnFault {
 		until = now.Add(probeInterval)
-		policy.quiet = !a.pause(ctx, held, ans, until, now)
+		policy.Announced = !a.pause(ctx, held, ans, until, now)
 	}
-	snap, event, err := a.settle(ctx, func(rec *Record) (EventType, error) {
+	snap, event, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) {
 		if rec == nil || rec.IsTombstone() {
-			return "", connectionNotFound(r.key)
+			return "", record.ConnectionNotFound(r.key)
 		}
-		if !rec.holds(held.lease) {
+		if !rec.Holds(held.lease) {
 			return "", errSuperseded
 		}
-		return rec.fail(ans, policy, now), nil
+		return rec.Fail(ans, policy, now), nil
 	})
 	switch {
 	case err == nil:
 		a.emit(ctx, event, snap)
 		if !a.usable(snap) {
-			failure := snap.rec.tokenError(now)
+			failure := snap.rec.TokenError(now)
 			if !until.IsZero() {
 				failure.RetryAt = until
 			}
@@ -143,15 +145,15 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans answer) (*sna
 	case errors.Is(err, errSuperseded):
 		return nil, err
 	default:
-		return nil, &TokenError{Key: r.key, Class: ans.class, Code: ans.code, RetryAt: now.Add(storeRetry), FailedAt: now, Err: err}
+		return nil, &record.TokenError{Key: r.key, Class: ans.Class, Code: ans.Code, RetryAt: now.Add(storeRetry), FailedAt: now, Err: err}
 	}
 }
 
 // pause stops until then what the refusal is about, and tells operators of it. It reports
 // false if that is no news.
-func (a *attempt) pause(ctx context.Context, held *hold, ans answer, until, now time.Time) (news bool) {
+func (a *attempt) pause(ctx context.Context, held *hold, ans record.Answer, until, now time.Time) (news bool) {
 	b := a.refresher.broker
-	begun, wide := b.pauses.pause(a.conn, held.rec, ans.code, until)
+	begun, wide := b.pauses.pause(a.conn, held.rec, ans.Code, until)
 	if !begun || wide && !b.announce(ctx, a.conn, held.rec, now) {
 		return false
 	}
@@ -165,7 +167,7 @@ func (a *attempt) pause(ctx context.Context, held *hold, ans answer, until, now 
 		what = "the token endpoint refuses the OAuth client; the connector is paused, no connection has lost its credentials. " +
 			"Check its client_id, client_secret, auth_style and token_url"
 	}
-	a.log(ctx, slog.LevelError, what, &TokenError{Key: a.refresher.key, Class: ans.class, Code: ans.code})
+	a.log(ctx, slog.LevelError, what, &record.TokenError{Key: a.refresher.key, Class: ans.Class, Code: ans.Code})
 	return true
 }
 
@@ -199,8 +201,8 @@ func (a *attempt) awaitNewer(ctx context.Context, held *hold) bool {
 func (a *attempt) prolong(ctx context.Context, held *hold) {
 	lease := *held.lease
 	lease.ID = uuid.NewString()
-	_, _, err := a.refresher.broker.update(ctx, a.refresher.key, func(rec *Record) (*Record, error) {
-		if rec == nil || !rec.holds(held.lease) {
+	_, _, err := a.refresher.broker.update(ctx, a.refresher.key, func(rec *record.Record) (*record.Record, error) {
+		if rec == nil || !rec.Holds(held.lease) {
 			return nil, errSuperseded
 		}
 		rec.Lease = &lease
@@ -211,15 +213,15 @@ func (a *attempt) prolong(ctx context.Context, held *hold) {
 	}
 }
 
-func (a *attempt) settle(ctx context.Context, change func(*Record) (EventType, error)) (*snapshot, EventType, error) {
+func (a *attempt) settle(ctx context.Context, change func(*record.Record) (record.EventType, error)) (*snapshot, record.EventType, error) {
 	return a.refresher.broker.settle(ctx, a.refresher.key, a.refresher.broker.save, change)
 }
 
 // settle changes the record and makes the result what calls are served from. The
 // lease ends with it.
-func (b *Broker) settle(ctx context.Context, key Key, save saver, change func(*Record) (EventType, error)) (*snapshot, EventType, error) {
-	var event EventType
-	rec, rev, err := b.updateWith(ctx, key, save, func(rec *Record) (_ *Record, err error) {
+func (b *Broker) settle(ctx context.Context, key record.Key, save saver, change func(*record.Record) (record.EventType, error)) (*snapshot, record.EventType, error) {
+	var event record.EventType
+	rec, rev, err := b.updateWith(ctx, key, save, func(rec *record.Record) (_ *record.Record, err error) {
 		if event, err = change(rec); err != nil {
 			return nil, err
 		}
@@ -235,7 +237,7 @@ func (b *Broker) settle(ctx context.Context, key Key, save saver, change func(*R
 
 // usable reports whether a snapshot has a token for those who wait for the flight.
 func (a *attempt) usable(snap *snapshot) bool {
-	return snap.servable(a.refresher.broker.clock.Now()) && !snap.rec.wasRejected()
+	return snap.servable(a.refresher.broker.clock.Now()) && !snap.rec.IsRejected()
 }
 
 // adopt reads what somebody else has saved, for those who wait.
@@ -244,18 +246,18 @@ func (r *refresher) adopt(ctx context.Context) (*snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	if now := r.broker.clock.Now(); !snap.servable(now) || snap.rec.wasRejected() {
-		return nil, snap.rec.tokenError(now)
+	if now := r.broker.clock.Now(); !snap.servable(now) || snap.rec.IsRejected() {
+		return nil, snap.rec.TokenError(now)
 	}
 	return snap, nil
 }
 
 // paused is the error of a connection whose connector waits for a mended client.
-func paused(key Key, until time.Time) error {
-	return &TokenError{Key: key, Class: ClassConfiguration, Code: "connector_paused", RetryAt: until, givenUp: true}
+func paused(key record.Key, until time.Time) error {
+	return &record.TokenError{Key: key, Class: record.ClassConfiguration, Code: "connector_paused", RetryAt: until, GivenUp: true}
 }
 
-func (a *attempt) emit(ctx context.Context, event EventType, snap *snapshot) {
+func (a *attempt) emit(ctx context.Context, event record.EventType, snap *snapshot) {
 	a.refresher.broker.emit(ctx, a.cfg, a.conn, event, snap.rec)
 }
 

@@ -8,12 +8,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A refresher is what this process knows of one connection and does for it.
 type refresher struct {
 	broker *Broker
-	key    Key
+	key    record.Key
 
 	inFlight    inFlight  // requests of this connection
 	application *inFlight // those of all connections of its application
@@ -50,14 +52,14 @@ type watermark struct {
 
 // isSetBack reports whether rec is older than what this process has seen of it, as
 // when a backup of the store was restored; and otherwise notes it as seen.
-func (r *refresher) isSetBack(rec *Record) bool {
+func (r *refresher) isSetBack(rec *record.Record) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.noteSeen(rec)
 }
 
 // noteSeen is isSetBack for a caller that holds mu.
-func (r *refresher) noteSeen(rec *Record) bool {
+func (r *refresher) noteSeen(rec *record.Record) bool {
 	r.known = true
 	if rec.Generation < r.highest.generation && !rec.CreatedAt.After(r.highest.createdAt) {
 		return true
@@ -77,8 +79,8 @@ func (r *refresher) seen() uint64 {
 // A snapshot is a record as it was read or saved at some time. It is not changed, but
 // for what was found out from it.
 type snapshot struct {
-	rec       *Record
-	rev       Revision
+	rec       *record.Record
+	rev       record.Revision
 	readAt    time.Time
 	refreshAt time.Time // from then on the token is refreshed ahead of its expiry; zero: never
 
@@ -114,7 +116,7 @@ func refreshMargin(lifetime time.Duration) time.Duration {
 
 // refreshAt returns when to refresh a token ahead of its expiry. A token that never
 // said how long it lives counts as one of an hour.
-func refreshAt(c *Credentials) time.Time {
+func refreshAt(c *record.Credentials) time.Time {
 	expiry, issuedAt := c.Expiry, c.IssuedAt
 	switch {
 	case expiry.IsZero() && issuedAt.IsZero():
@@ -127,7 +129,7 @@ func refreshAt(c *Credentials) time.Time {
 	return expiry.Add(-refreshMargin(expiry.Sub(issuedAt)))
 }
 
-func newSnapshot(rec *Record, rev Revision, readAt time.Time) *snapshot {
+func newSnapshot(rec *record.Record, rev record.Revision, readAt time.Time) *snapshot {
 	s := &snapshot{rec: rec, rev: rev, readAt: readAt}
 	if c := rec.Credentials; c != nil {
 		s.refreshAt = refreshAt(c)
@@ -147,12 +149,12 @@ func (s *snapshot) servable(now time.Time) bool {
 // wantsRefresh reports whether the token is due for a refresh, valid or not.
 func (s *snapshot) wantsRefresh(now time.Time) bool {
 	c := &s.rec.Cycle
-	return c.Queued || c.Phase == PhasePending || !s.refreshAt.IsZero() && !now.Before(s.refreshAt)
+	return c.Queued || c.Phase == record.PhasePending || !s.refreshAt.IsZero() && !now.Before(s.refreshAt)
 }
 
 // install makes the record the one that calls are served from, unless this process
 // knows a newer one. It returns the newest.
-func (r *refresher) install(rec *Record, rev Revision, readAt time.Time) *snapshot {
+func (r *refresher) install(rec *record.Record, rev record.Revision, readAt time.Time) *snapshot {
 	next := newSnapshot(rec, rev, readAt)
 	r = r.lock()
 	r.noteSeen(rec)
@@ -185,7 +187,7 @@ func (r *refresher) forget() {
 }
 
 // read loads the record; concurrent callers share one load. A caller that goes away
-// leaves the others their answer. Errors: [ErrConnectionNotFound], [ErrStoreUnavailable].
+// leaves the others their answer. Errors: [record.ErrConnectionNotFound], [record.ErrStoreUnavailable].
 func (r *refresher) read(ctx context.Context) (*snapshot, error) {
 	r = r.lock()
 	rd := r.reading
@@ -226,15 +228,15 @@ func (r *refresher) load(ctx context.Context) (*snapshot, error) {
 	begun := b.clock.Now()
 	rec, rev, err := b.load(ctx, r.key)
 	switch {
-	case errors.Is(err, ErrNotFound):
+	case errors.Is(err, record.ErrNotFound):
 		r.forget()
-		return nil, connectionNotFound(r.key)
+		return nil, record.ConnectionNotFound(r.key)
 	case err != nil:
 		r.readFailed.Store(b.clock.Now().UnixNano())
 		return nil, err
 	case rec.IsTombstone():
 		r.install(rec, rev, begun)
-		return nil, connectionNotFound(r.key)
+		return nil, record.ConnectionNotFound(r.key)
 	}
 	if r.isSetBack(rec) {
 		return r.reportSetBack(ctx, rec, begun)
@@ -248,7 +250,7 @@ const codeStaleStore = "stale_store"
 // reportSetBack is called with a record, read at some time, that is older than one
 // which this process has seen. What the record holds may be spent and is not used.
 // Where the newer one is in memory still, that is served.
-func (r *refresher) reportSetBack(ctx context.Context, rec *Record, readAt time.Time) (*snapshot, error) {
+func (r *refresher) reportSetBack(ctx context.Context, rec *record.Record, readAt time.Time) (*snapshot, error) {
 	b := r.broker
 	cur := r.snap.Load()
 	known := cur != nil && cur.rec.Generation > rec.Generation
@@ -261,7 +263,7 @@ func (r *refresher) reportSetBack(ctx context.Context, rec *Record, readAt time.
 	if known && cur.servable(b.clock.Now()) {
 		return cur, nil
 	}
-	return nil, &TokenError{Key: r.key, Class: ClassConfiguration, Code: codeStaleStore}
+	return nil, &record.TokenError{Key: r.key, Class: record.ClassConfiguration, Code: codeStaleStore}
 }
 
 // latest returns a snapshot that is no older than the cache's time to live. While
@@ -273,7 +275,7 @@ func (r *refresher) latest(ctx context.Context) (*snapshot, error) {
 	snap := r.snap.Load()
 	if snap != nil && now.Sub(snap.readAt) < b.Config().cacheTTL() {
 		if snap.rec.IsTombstone() {
-			return nil, connectionNotFound(r.key)
+			return nil, record.ConnectionNotFound(r.key)
 		}
 		return snap, nil
 	}

@@ -7,11 +7,13 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // A Token is an access token that was valid when it was handed out.
 type Token struct {
-	AccessToken Secret
+	AccessToken secret.String
 	Type        string    // "Bearer", or what the token endpoint named it
 	Expiry      time.Time // zero: unknown
 	Generation  uint64    // of the connection's credentials
@@ -22,13 +24,13 @@ type Token struct {
 type Source struct{ refresher *refresher }
 
 // Source returns the source of key's tokens.
-func (b *Broker) Source(key Key) Source { return Source{b.refresher(key)} }
+func (b *Broker) Source(key record.Key) Source { return Source{b.refresher(key)} }
 
 // Token returns a valid token. It waits for a refresh only if there is none at hand;
 // when ctx ends it stops waiting, which does not end the refresh.
 //
-// Errors: [ErrConnectorNotFound], [ErrConnectionNotFound], [ErrConnectionDisabled],
-// [ErrStoreUnavailable], [*TokenError], ctx's.
+// Errors: [record.ErrConnectorNotFound], [record.ErrConnectionNotFound], [ErrConnectionDisabled],
+// [record.ErrStoreUnavailable], [*record.TokenError], ctx's.
 func (s Source) Token(ctx context.Context) (Token, error) {
 	conn, err := s.refresher.broker.Config().connector(s.refresher.key)
 	if err != nil {
@@ -74,7 +76,7 @@ func (s *snapshot) token() Token {
 }
 
 // current returns a snapshot whose credentials can be used now.
-func (r *refresher) current(ctx context.Context, conn *Connector) (*snapshot, error) {
+func (r *refresher) current(ctx context.Context, conn *record.Connector) (*snapshot, error) {
 	snap, err := r.latest(ctx)
 	if err != nil {
 		return nil, err
@@ -84,7 +86,7 @@ func (r *refresher) current(ctx context.Context, conn *Connector) (*snapshot, er
 
 // usable returns snap if its credentials can be used now, and otherwise the one that a
 // refresh leads to.
-func (r *refresher) usable(ctx context.Context, conn *Connector, snap *snapshot) (*snapshot, error) {
+func (r *refresher) usable(ctx context.Context, conn *record.Connector, snap *snapshot) (*snapshot, error) {
 	if !snap.rec.Enabled {
 		return nil, ErrConnectionDisabled
 	}
@@ -94,8 +96,8 @@ func (r *refresher) usable(ctx context.Context, conn *Connector, snap *snapshot)
 	now := r.broker.clock.Now()
 	refused := r.refused(snap, conn, now)
 	switch {
-	case snap.servable(now) && !snap.rec.wasRejected():
-		if snap.wantsRefresh(now) && conn.canRefresh(snap.rec.Credentials) && refused == nil && !isWithin(storeRetry, r.idleSince.Load(), now) {
+	case snap.servable(now) && !snap.rec.IsRejected():
+		if snap.wantsRefresh(now) && conn.CanRefresh(snap.rec.Credentials) && refused == nil && !isWithin(storeRetry, r.idleSince.Load(), now) {
 			r.start(ctx) // nobody waits: the token is valid still
 		}
 		return snap, nil
@@ -108,23 +110,17 @@ func (r *refresher) usable(ctx context.Context, conn *Connector, snap *snapshot)
 
 // refused says from what was read lately why no refresh can begin now, nil if it may.
 // That spares the store: of a dead connection there can be very many calls.
-func (r *refresher) refused(snap *snapshot, conn *Connector, now time.Time) error {
-	if snap.servable(now) && !snap.wantsRefresh(now) && !snap.rec.wasRejected() {
+func (r *refresher) refused(snap *snapshot, conn *record.Connector, now time.Time) error {
+	if snap.servable(now) && !snap.wantsRefresh(now) && !snap.rec.IsRejected() {
 		return nil
 	}
 	if snap.rec.IsParked() || now.Before(snap.rec.Cycle.RetryAt) {
-		return snap.rec.tokenError(now)
+		return snap.rec.TokenError(now)
 	}
 	if until := r.broker.pauses.until(conn, snap.rec, now); !until.IsZero() {
 		return paused(r.key, until)
 	}
 	return nil
-}
-
-// wasRejected reports whether downstream has refused an access token that there is
-// no way to another from.
-func (r *Record) wasRejected() bool {
-	return r.IsParked() && (r.Cycle.Code == codeAccessTokenRefused || r.Cycle.Code == codeNoRefreshToken)
 }
 
 // await joins the refresh under way, or starts one, and returns what it led to.
@@ -134,7 +130,7 @@ func (r *refresher) await(ctx context.Context) (*snapshot, error) {
 	case <-f.done:
 		if now := r.broker.clock.Now(); f.err == nil && !f.snap.servable(now) {
 			// Landed long ago: its token is being saved still, and has expired meanwhile.
-			return nil, &TokenError{Key: r.key, Class: ClassTransient, RetryAt: now.Add(storeRetry), Err: ErrStoreUnavailable}
+			return nil, &record.TokenError{Key: r.key, Class: record.ClassTransient, RetryAt: now.Add(storeRetry), Err: record.ErrStoreUnavailable}
 		}
 		return f.snap, f.err
 	case <-ctx.Done():

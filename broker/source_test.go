@@ -7,7 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // Code that takes an oauth2.TokenSource gets the same tokens as everybody else, refreshed
@@ -39,7 +39,7 @@ func TestSourceIsATokenSourceOfOAuth2(t *testing.T) {
 
 		none := h.key
 		none.Consumer = "nobody"
-		if _, err := h.Source(none).OAuth2(t.Context()).Token(); !errors.Is(err, broker.ErrConnectionNotFound) {
+		if _, err := h.Source(none).OAuth2(t.Context()).Token(); !errors.Is(err, record.ErrConnectionNotFound) {
 			t.Errorf("got %v, want ErrConnectionNotFound", err)
 		}
 	})

@@ -10,16 +10,18 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // maxConflicts bounds how often one change is tried against other writers.
 const maxConflicts = 50
 
 // load reads the record of key from the store.
-func (b *Broker) load(ctx context.Context, key Key) (rec *Record, rev Revision, err error) {
+func (b *Broker) load(ctx context.Context, key record.Key) (rec *record.Record, rev record.Revision, err error) {
 	ctx, span := b.startStoreSpan(ctx, "load", key)
 	defer func() {
-		if errors.Is(err, ErrNotFound) {
+		if errors.Is(err, record.ErrNotFound) {
 			span.SetAttributes(attribute.Bool("token_broker.store.found", false))
 			span.End()
 			return
@@ -34,18 +36,18 @@ func (b *Broker) load(ctx context.Context, key Key) (rec *Record, rev Revision, 
 }
 
 // save stores rec over revision rev, after whatever could not be saved before.
-func (b *Broker) save(ctx context.Context, rec *Record, rev Revision) (Revision, error) {
+func (b *Broker) save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
 	if err := b.replay(ctx); err != nil {
 		return 0, err
 	}
 	if b.backlog.holds(rec.Key) {
-		return 0, fmt.Errorf("%w for %s: a refreshed token of it could not be saved", ErrStoreUnavailable, rec.Key)
+		return 0, fmt.Errorf("%w for %s: a refreshed token of it could not be saved", record.ErrStoreUnavailable, rec.Key)
 	}
 	return b.saveNow(ctx, rec, rev)
 }
 
 // saveNow is save for the backlog itself.
-func (b *Broker) saveNow(ctx context.Context, rec *Record, rev Revision) (_ Revision, err error) {
+func (b *Broker) saveNow(ctx context.Context, rec *record.Record, rev record.Revision) (_ record.Revision, err error) {
 	ctx, span := b.startStoreSpan(ctx, "save", rec.Key)
 	defer func() { endSpan(span, err) }()
 	s, err := b.store(ctx)
@@ -55,7 +57,7 @@ func (b *Broker) saveNow(ctx context.Context, rec *Record, rev Revision) (_ Revi
 	return s.Save(ctx, rec, rev)
 }
 
-func (b *Broker) startStoreSpan(ctx context.Context, operation string, key Key) (context.Context, trace.Span) {
+func (b *Broker) startStoreSpan(ctx context.Context, operation string, key record.Key) (context.Context, trace.Span) {
 	return b.tracing.start(ctx, "token_broker.store."+operation,
 		trace.WithSpanKind(trace.SpanKindClient),
 		trace.WithAttributes(connectorAttribute(key), attribute.String("db.operation.name", operation)))
@@ -64,17 +66,17 @@ func (b *Broker) startStoreSpan(ctx context.Context, operation string, key Key) 
 // update replaces the record of key by what change makes of it: load, change, save,
 // and again whenever somebody else was faster. change gets nil if there is no record,
 // and may be called several times. Its error ends the update with nothing saved.
-func (b *Broker) update(ctx context.Context, key Key, change func(*Record) (*Record, error)) (*Record, Revision, error) {
+func (b *Broker) update(ctx context.Context, key record.Key, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
 	return b.updateWith(ctx, key, b.save, change)
 }
 
 // A saver is a way to save a record.
-type saver func(context.Context, *Record, Revision) (Revision, error)
+type saver func(context.Context, *record.Record, record.Revision) (record.Revision, error)
 
-func (b *Broker) updateWith(ctx context.Context, key Key, save saver, change func(*Record) (*Record, error)) (*Record, Revision, error) {
+func (b *Broker) updateWith(ctx context.Context, key record.Key, save saver, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
 	for conflicts := 0; ; conflicts++ {
 		rec, rev, err := b.load(ctx, key)
-		if errors.Is(err, ErrNotFound) {
+		if errors.Is(err, record.ErrNotFound) {
 			rec, rev = nil, 0
 		} else if err != nil {
 			return nil, 0, err
@@ -87,14 +89,14 @@ func (b *Broker) updateWith(ctx context.Context, key Key, save saver, change fun
 		if err == nil {
 			return next, saved, nil
 		}
-		if !errors.Is(err, ErrConflict) {
+		if !errors.Is(err, record.ErrConflict) {
 			return nil, 0, err
 		}
 		if conflicts == maxConflicts {
-			return nil, 0, fmt.Errorf("%w: %s was changed by others %d times in a row", ErrStoreUnavailable, key, conflicts)
+			return nil, 0, fmt.Errorf("%w: %s was changed by others %d times in a row", record.ErrStoreUnavailable, key, conflicts)
 		}
 		if err := b.clock.Sleep(ctx, rand.N(time.Duration(conflicts+1)*5*time.Millisecond)); err != nil {
-			return nil, 0, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
+			return nil, 0, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 		}
 	}
 }
@@ -102,14 +104,14 @@ func (b *Broker) updateWith(ctx context.Context, key Key, save saver, change fun
 // destroyEarlier removes what a store keeps of the credentials that the save of
 // revision rev replaced, in the background. If that fails, the next save of other
 // credentials removes them too.
-func (b *Broker) destroyEarlier(cause context.Context, key Key, rev Revision) {
+func (b *Broker) destroyEarlier(cause context.Context, key record.Key, rev record.Revision) {
 	b.begin(func() {
 		ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.store.destroy_earlier",
 			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(connectorAttribute(key)))
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		s, err := b.store(ctx)
-		if versioned, ok := s.(VersionedStore); err == nil && ok {
+		if versioned, ok := s.(record.VersionedStore); err == nil && ok {
 			err = versioned.DestroyEarlier(ctx, key, rev)
 		}
 		if err != nil {

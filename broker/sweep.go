@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // The sweep does what nobody asks for. Nothing waits for it.
@@ -24,7 +25,7 @@ const (
 const ownApplication = "\x01broker"
 
 // sweepKey is where the lease of the sweep is.
-var sweepKey = Key{Application: ownApplication, Consumer: "sweep", Connector: connector.ID{UnifiedAPI: "broker", ServiceID: "sweep"}}
+var sweepKey = record.Key{Application: ownApplication, Consumer: "sweep", Connector: connector.ID{UnifiedAPI: "broker", ServiceID: "sweep"}}
 
 // sweepRegularly sweeps until the broker closes.
 func (b *Broker) sweepRegularly() {
@@ -86,8 +87,8 @@ func (b *Broker) sweep(ctx context.Context, observed *observer) (err error) {
 			return err
 		}
 	}
-	_, _, err = b.update(ctx, sweepKey, func(rec *Record) (*Record, error) {
-		if rec == nil || !rec.holds(lease) {
+	_, _, err = b.update(ctx, sweepKey, func(rec *record.Record) (*record.Record, error) {
+		if rec == nil || !rec.Holds(lease) {
 			return nil, errSuperseded
 		}
 		rec.Lease = nil
@@ -101,13 +102,13 @@ func (b *Broker) sweep(ctx context.Context, observed *observer) (err error) {
 
 // leaseSweep takes the lease of the sweep, or renews held. It returns nil if another
 // replica has it.
-func (b *Broker) leaseSweep(ctx context.Context, observed *observer, held *Lease) (*Lease, error) {
-	lease := &Lease{ID: uuid.NewString(), Duration: sweepLease}
-	_, _, err := b.update(ctx, sweepKey, func(rec *Record) (*Record, error) {
+func (b *Broker) leaseSweep(ctx context.Context, observed *observer, held *record.Lease) (*record.Lease, error) {
+	lease := &record.Lease{ID: uuid.NewString(), Duration: sweepLease}
+	_, _, err := b.update(ctx, sweepKey, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil {
-			rec = &Record{Key: sweepKey, CreatedAt: b.clock.Now()}
+			rec = &record.Record{Key: sweepKey, CreatedAt: b.clock.Now()}
 		}
-		if rec.Lease != nil && (held == nil || !rec.holds(held)) && b.isShared() && !observed.overdue(rec.Lease, b.clock.Now()) {
+		if rec.Lease != nil && (held == nil || !rec.Holds(held)) && b.isShared() && !observed.overdue(rec.Lease, b.clock.Now()) {
 			return nil, errSuperseded
 		}
 		rec.Lease = lease
@@ -120,9 +121,9 @@ func (b *Broker) leaseSweep(ctx context.Context, observed *observer, held *Lease
 }
 
 // sweepRecord does what is to be done about one connection.
-func (b *Broker) sweepRecord(ctx context.Context, key Key) error {
+func (b *Broker) sweepRecord(ctx context.Context, key record.Key) error {
 	rec, _, err := b.load(ctx, key)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, record.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
@@ -131,30 +132,24 @@ func (b *Broker) sweepRecord(ctx context.Context, key Key) error {
 	now := b.clock.Now()
 	switch {
 	case rec.IsTombstone():
-		if rec.isForPurge(now) {
+		if rec.IsPurgeable(now) {
 			return b.purge(ctx, key)
 		}
 		return nil
-	case rec.retentionIsOver(now):
+	case rec.RetentionEnded(now):
 		return b.clearCredentials(ctx, rec)
 	}
-	if conn := b.Config().Connectors[key.Connector]; conn != nil && rec.isNeglected(conn, now) {
+	if conn := b.Config().Connectors[key.Connector]; conn != nil && rec.IsNeglected(conn, now) {
 		return b.revive(ctx, rec, conn)
 	}
 	return nil
 }
 
-// retentionIsOver reports whether the credentials are to be cleared.
-func (r *Record) retentionIsOver(now time.Time) bool {
-	expire := r.Cycle.CredentialsExpireAt
-	return r.IsParked() && r.Credentials != nil && !expire.IsZero() && !now.Before(expire)
-}
-
 // clearCredentials removes the credentials of a connection that is parked still with
 // the same ones.
-func (b *Broker) clearCredentials(ctx context.Context, seen *Record) error {
-	rec, rev, err := b.update(ctx, seen.Key, func(rec *Record) (*Record, error) {
-		if rec == nil || !rec.retentionIsOver(b.clock.Now()) || rec.Cycle.Parked != seen.Cycle.Parked {
+func (b *Broker) clearCredentials(ctx context.Context, seen *record.Record) error {
+	rec, rev, err := b.update(ctx, seen.Key, func(rec *record.Record) (*record.Record, error) {
+		if rec == nil || !rec.RetentionEnded(b.clock.Now()) || rec.Cycle.Parked != seen.Cycle.Parked {
 			return nil, errSuperseded
 		}
 		rec.Credentials, rec.Lease = nil, nil
@@ -175,34 +170,12 @@ func (b *Broker) clearCredentials(ctx context.Context, seen *Record) error {
 	return nil
 }
 
-// isNeglected reports whether a refresh should be under way, or is due so that the
-// refresh token does not lapse, and nobody asks for it.
-func (r *Record) isNeglected(conn *Connector, now time.Time) bool {
-	c := r.Credentials
-	if conn.AuthType != connector.OAuth2 || c == nil || !r.Enabled || r.IsParked() || !conn.canRefresh(c) {
-		return false
-	}
-	lost := (r.Cycle.Queued || r.Cycle.Phase == PhasePending) && !now.Before(r.Cycle.RetryAt)
-	return lost || r.isIdle(conn, now)
-}
-
-// isIdle reports whether the refresh token has not been used for so long that it
-// should be, to stay alive: three quarters of the time after which it lapses, so that
-// there is some left for a token endpoint or a store that is out of reach.
-func (r *Record) isIdle(conn *Connector, now time.Time) bool {
-	since := r.Credentials.IssuedAt
-	if since.IsZero() {
-		since = r.CreatedAt
-	}
-	return conn.KeepAlive > 0 && now.Sub(since) > conn.KeepAlive/4*3
-}
-
 // revive starts the refresh of a neglected connection. One that is idle is marked
 // first, as its token alone may give no reason for a refresh.
-func (b *Broker) revive(ctx context.Context, seen *Record, conn *Connector) error {
+func (b *Broker) revive(ctx context.Context, seen *record.Record, conn *record.Connector) error {
 	if !seen.Cycle.Queued {
-		rec, rev, err := b.update(ctx, seen.Key, func(rec *Record) (*Record, error) {
-			if rec == nil || rec.IsTombstone() || !rec.isNeglected(conn, b.clock.Now()) {
+		rec, rev, err := b.update(ctx, seen.Key, func(rec *record.Record) (*record.Record, error) {
+			if rec == nil || rec.IsTombstone() || !rec.IsNeglected(conn, b.clock.Now()) {
 				return nil, errSuperseded
 			}
 			rec.Cycle.Queued = true

@@ -10,9 +10,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // respondOnce answers the first token request with resp and turns on down.
@@ -29,20 +30,20 @@ func respondOnce(resp *http.Response, down *atomic.Bool) func(int, url.Values) (
 func TestDeletedConnectionIsGoneAndStaysGone(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		if err := h.Delete(t.Context(), h.key); !errors.Is(err, broker.ErrConnectionNotFound) {
+		if err := h.Delete(t.Context(), h.key); !errors.Is(err, record.ErrConnectionNotFound) {
 			t.Errorf("before there was one: got %v", err)
 		}
 		h.mustImport("a1-"+brokertest.AccessCanary, "r1-"+brokertest.RefreshCanary, issued(0))
 		if err := h.Delete(t.Context(), h.key); err != nil {
 			t.Fatal(err)
 		}
-		if err := h.Delete(t.Context(), h.key); !errors.Is(err, broker.ErrConnectionNotFound) {
+		if err := h.Delete(t.Context(), h.key); !errors.Is(err, record.ErrConnectionNotFound) {
 			t.Errorf("again: got %v", err)
 		}
-		if _, err := h.Connection(t.Context(), h.key); !errors.Is(err, broker.ErrConnectionNotFound) {
+		if _, err := h.Connection(t.Context(), h.key); !errors.Is(err, record.ErrConnectionNotFound) {
 			t.Errorf("got %v, want ErrConnectionNotFound", err)
 		}
-		if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, broker.ErrConnectionNotFound) {
+		if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, record.ErrConnectionNotFound) {
 			t.Errorf("got %v, want ErrConnectionNotFound", err)
 		}
 		synctest.Wait()
@@ -87,7 +88,7 @@ func TestSweepRemovesOldTombstones(t *testing.T) {
 			t.Error("no tombstone")
 		}
 		time.Sleep(3 * time.Hour)
-		if _, _, err := h.store.Load(t.Context(), h.key); !errors.Is(err, broker.ErrNotFound) {
+		if _, _, err := h.store.Load(t.Context(), h.key); !errors.Is(err, record.ErrNotFound) {
 			t.Errorf("got %v, want ErrNotFound", err)
 		}
 		h.mustImport("a2", "r2", issued(0))
@@ -107,7 +108,7 @@ func TestImportWhileItsTombstoneIsRemovedIsNotLost(t *testing.T) {
 			virtually(t, func(t *testing.T, h *harness) {
 				imported := make(chan error, 1)
 				var deletes atomic.Int32
-				h.store.Fail = func(op string, _ broker.Key) error {
+				h.store.Fail = func(op string, _ record.Key) error {
 					if op != brokertest.OpDelete || deletes.Add(1) > 1 {
 						return nil
 					}
@@ -117,7 +118,7 @@ func TestImportWhileItsTombstoneIsRemovedIsNotLost(t *testing.T) {
 					}()
 					time.Sleep(3 * time.Second) // the request is on its way
 					if !removed {
-						return broker.ErrStoreUnavailable
+						return record.ErrStoreUnavailable
 					}
 					return nil
 				}
@@ -144,13 +145,13 @@ func TestSweepFinishesARefreshThatACrashLost(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.provider.Grant("r1")
-		rec := &broker.Record{Key: h.key, Enabled: true, Generation: 1, Cycle: broker.Cycle{Queued: true}, Credentials: &broker.Credentials{
-			AccessToken: broker.NewSecret("a1"), RefreshToken: broker.NewSecret("r1"), FromImport: true,
+		rec := &record.Record{Key: h.key, Enabled: true, Generation: 1, Cycle: record.Cycle{Queued: true}, Credentials: &record.Credentials{
+			AccessToken: secret.New("a1"), RefreshToken: secret.New("r1"), FromImport: true,
 		}}
 		if _, err := h.store.Save(t.Context(), rec, 0); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := h.Connection(t.Context(), h.at(long)); !errors.Is(err, broker.ErrConnectionNotFound) {
+		if _, err := h.Connection(t.Context(), h.at(long)); !errors.Is(err, record.ErrConnectionNotFound) {
 			t.Fatal(err) // the first use of the store, from which on it is swept
 		}
 		time.Sleep(15 * time.Minute)
@@ -182,7 +183,7 @@ func TestOneReplicaSweepsAtATime(t *testing.T) {
 		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
 		var listing, most atomic.Int32
 		over := make(chan struct{})
-		store.Fail = func(op string, _ broker.Key) error {
+		store.Fail = func(op string, _ record.Key) error {
 			if op == brokertest.OpList {
 				most.Store(max(most.Load(), listing.Add(1)))
 				select {
@@ -222,7 +223,7 @@ func TestStoreThatWasSetBackIsNotRedeemedFrom(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Hour)
-		var failed *broker.TokenError
+		var failed *record.TokenError
 		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || failed.Code != "stale_store" {
 			t.Errorf("got %v, want a TokenError for a stale store", err)
 		}
@@ -239,7 +240,7 @@ func TestIdleConnectionsLeaveMemory(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		var loads atomic.Int32
-		h.store.FailAfter = func(op string, key broker.Key) error {
+		h.store.FailAfter = func(op string, key record.Key) error {
 			if op == brokertest.OpLoad && key == h.key {
 				loads.Add(1)
 			}
@@ -303,7 +304,7 @@ func TestRejectedTokenIsRenewedOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		auth.Observe(brokertest.Response(200, "ok"))
+		auth.HandleResponse(brokertest.Response(200, "ok"))
 		time.Sleep(time.Hour)
 		auth, _ = h.Authorize(request(t, url), h.key)
 		auth.Renew(t.Context())
@@ -351,7 +352,7 @@ func TestAmbiguousOutcomeFollowsTheRotation(t *testing.T) {
 				if got := h.events.types(); got != "pending" {
 					t.Errorf("got events %q, want pending: an ambiguous outcome is never silent", got)
 				}
-				if rec := h.record(h.key); rec.Cycle.Ambiguous != 1 || rec.Cycle.Class != broker.ClassAmbiguous {
+				if rec := h.record(h.key); rec.Cycle.Ambiguous != 1 || rec.Cycle.Class != record.ClassAmbiguous {
 					t.Errorf("got %d ambiguous attempts, class %s", rec.Cycle.Ambiguous, rec.Cycle.Class)
 				}
 				time.Sleep(20 * time.Minute)

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A table has the refreshers of a broker, one for a connection at any time. It is in
@@ -16,23 +18,23 @@ type table struct {
 
 type tablePart struct {
 	mu         sync.RWMutex // guards refreshers; nothing else is locked under it
-	refreshers map[Key]*refresher
+	refreshers map[record.Key]*refresher
 }
 
 func newTable() *table {
 	t := &table{seed: maphash.MakeSeed()}
 	for i := range t.parts {
-		t.parts[i].refreshers = make(map[Key]*refresher)
+		t.parts[i].refreshers = make(map[record.Key]*refresher)
 	}
 	return t
 }
 
-func (t *table) part(key *Key) *tablePart {
+func (t *table) part(key *record.Key) *tablePart {
 	return &t.parts[maphash.String(t.seed, key.Consumer)%uint64(len(t.parts))]
 }
 
 // load returns the refresher of a connection, nil if there is none.
-func (t *table) load(key *Key) *refresher {
+func (t *table) load(key *record.Key) *refresher {
 	part := t.part(key)
 	part.mu.RLock()
 	defer part.mu.RUnlock()

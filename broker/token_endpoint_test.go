@@ -16,6 +16,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // TestTokenEndpointAnswers runs over real connections, as what happens on them is
@@ -38,7 +40,7 @@ func TestTokenEndpointAnswers(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		handler http.HandlerFunc
-		class   broker.Class // empty: a token
+		class   record.Class // empty: a token
 		code    string
 		refresh string // the refresh token stored afterwards; default: as before
 	}{
@@ -50,46 +52,46 @@ func TestTokenEndpointAnswers(t *testing.T) {
 		"201":                         {reply(201, `{"access_token":"a2"}`), "", "", ""},
 		"form encoded":                {typed("application/x-www-form-urlencoded", `access_token=a2&refresh_token=r2`), "", "", "r2"},
 		"JSON called text":            {typed("text/plain", `{"access_token":"a2","refresh_token":"r2"}`), "", "", "r2"},
-		"invalid_grant":               {reply(400, `{"error":"invalid_grant"}`), broker.ClassPermanent, "invalid_grant", ""},
-		"invalid_grant with 401":      {reply(401, `{"error":"invalid_grant"}`), broker.ClassPermanent, "invalid_grant", ""},
-		"the connector's own word":    {reply(400, `{"error":"token_is_dead"}`), broker.ClassPermanent, "token_is_dead", ""},
-		"its own word as the status":  {reply(400, `{"status":"token_is_dead","message":"unknown"}`), broker.ClassPermanent, "token_is_dead", ""},
-		"invalid_grant in an object":  {reply(400, `{"error":{"code":"invalid_grant"}}`), broker.ClassPermanent, "invalid_grant", ""},
-		"another object":              {reply(400, `{"error":{"code":"no_coffee"}}`), broker.ClassConfiguration, "http_400", ""},
-		"a status that says nothing":  {reply(400, `{"status":"error"}`), broker.ClassConfiguration, "http_400", ""},
-		"200 with invalid_grant":      {reply(200, `{"error":"invalid_grant"}`), broker.ClassPermanent, "invalid_grant", ""},
-		"200 with invalid_client":     {reply(200, `{"error":"invalid_client"}`), broker.ClassConfiguration, "invalid_client", ""},
-		"200 with another error":      {reply(200, `{"error":"fatal_error"}`), broker.ClassAmbiguous, "fatal_error", ""},
-		"invalid_client":              {reply(401, `{"error":"invalid_client"}`), broker.ClassConfiguration, "invalid_client", ""},
-		"unauthorized_client":         {reply(400, `{"error":"unauthorized_client"}`), broker.ClassConfiguration, "unauthorized_client", ""},
-		"an unknown code":             {reply(400, `{"error":"no_coffee"}`), broker.ClassConfiguration, "no_coffee", ""},
-		"a code that is a sentence":   {reply(400, `{"error":"no coffee today"}`), broker.ClassConfiguration, "unknown_error", ""},
-		"a code that is the token":    {reply(400, `{"error":"`+refreshToken+`"}`), broker.ClassConfiguration, "unknown_error", ""},
-		"400 without a body":          {reply(400, ``), broker.ClassConfiguration, "http_400", ""},
-		"401 without a body":          {reply(401, ``), broker.ClassConfiguration, "http_401", ""},
-		"403":                         {reply(403, `<html>`), broker.ClassConfiguration, "http_403", ""},
-		"408":                         {reply(408, ``), broker.ClassAmbiguous, "http_408", ""},
-		"429":                         {reply(429, ``), broker.ClassTransient, "http_429", ""},
-		"500":                         {reply(500, `{"error":"invalid_grant"}`), broker.ClassAmbiguous, "http_500", ""},
-		"502":                         {reply(502, refreshToken), broker.ClassAmbiguous, "http_502", ""},
-		"503":                         {reply(503, ``), broker.ClassTransient, "http_503", ""},
-		"200 with garbage":            {reply(200, `<html>`+refreshToken), broker.ClassAmbiguous, "unusable_answer", ""},
-		"200 with nothing":            {reply(200, ``), broker.ClassAmbiguous, "unusable_answer", ""},
-		"200 without a token":         {reply(200, `{"token_type":"bearer"}`), broker.ClassAmbiguous, "unusable_answer", ""},
-		"only a refresh token":        {reply(200, `{"refresh_token":"r2"}`), broker.ClassTransient, "no_access_token", "r2"},
-		"a body of 10 MB":             {reply(200, `{"access_token":"a2","x":"`+strings.Repeat("x", 10<<20)+`"}`), broker.ClassAmbiguous, "unusable_answer", ""},
-		"a token of 100 kB":           {reply(200, `{"access_token":"`+strings.Repeat("x", 100<<10)+`","refresh_token":"r2"}`), broker.ClassAmbiguous, "unusable_answer", ""},
-		"body cut short":              {cutShort(200, `{"access_token":"a2"`), broker.ClassAmbiguous, "unusable_answer", ""},
-		"refusal cut short":           {cutShort(400, `{"error":"invalid_client"`), broker.ClassAmbiguous, "http_400", ""},
-		"redirect cut short":          {cutShort(307, ``), broker.ClassConfiguration, "http_307", ""},
-		"a refusal of 10 MB":          {reply(403, strings.Repeat("x", 10<<20)), broker.ClassConfiguration, "http_403", ""},
-		"connection reset":            {reset, broker.ClassAmbiguous, "no_answer", ""},
-		"hangs":                       {hang, broker.ClassAmbiguous, "no_answer", ""},
-		"hangs after the head":        {hangAfter(200, ``), broker.ClassAmbiguous, "no_answer", ""},
-		"hangs within the body":       {hangAfter(200, `{"access_token":"a2",`), broker.ClassAmbiguous, "no_answer", ""},
-		"hangs within a refusal":      {hangAfter(400, `{"error":"invalid_grant"`), broker.ClassAmbiguous, "http_400", ""},
-		"permanent redirect (307)":    {redirect(307), broker.ClassConfiguration, "http_307", ""},
-		"redirect that becomes a GET": {redirect(302), broker.ClassConfiguration, "http_302", ""},
+		"invalid_grant":               {reply(400, `{"error":"invalid_grant"}`), record.ClassPermanent, "invalid_grant", ""},
+		"invalid_grant with 401":      {reply(401, `{"error":"invalid_grant"}`), record.ClassPermanent, "invalid_grant", ""},
+		"the connector's own word":    {reply(400, `{"error":"token_is_dead"}`), record.ClassPermanent, "token_is_dead", ""},
+		"its own word as the status":  {reply(400, `{"status":"token_is_dead","message":"unknown"}`), record.ClassPermanent, "token_is_dead", ""},
+		"invalid_grant in an object":  {reply(400, `{"error":{"code":"invalid_grant"}}`), record.ClassPermanent, "invalid_grant", ""},
+		"another object":              {reply(400, `{"error":{"code":"no_coffee"}}`), record.ClassConfiguration, "http_400", ""},
+		"a status that says nothing":  {reply(400, `{"status":"error"}`), record.ClassConfiguration, "http_400", ""},
+		"200 with invalid_grant":      {reply(200, `{"error":"invalid_grant"}`), record.ClassPermanent, "invalid_grant", ""},
+		"200 with invalid_client":     {reply(200, `{"error":"invalid_client"}`), record.ClassConfiguration, "invalid_client", ""},
+		"200 with another error":      {reply(200, `{"error":"fatal_error"}`), record.ClassAmbiguous, "fatal_error", ""},
+		"invalid_client":              {reply(401, `{"error":"invalid_client"}`), record.ClassConfiguration, "invalid_client", ""},
+		"unauthorized_client":         {reply(400, `{"error":"unauthorized_client"}`), record.ClassConfiguration, "unauthorized_client", ""},
+		"an unknown code":             {reply(400, `{"error":"no_coffee"}`), record.ClassConfiguration, "no_coffee", ""},
+		"a code that is a sentence":   {reply(400, `{"error":"no coffee today"}`), record.ClassConfiguration, "unknown_error", ""},
+		"a code that is the token":    {reply(400, `{"error":"`+refreshToken+`"}`), record.ClassConfiguration, "unknown_error", ""},
+		"400 without a body":          {reply(400, ``), record.ClassConfiguration, "http_400", ""},
+		"401 without a body":          {reply(401, ``), record.ClassConfiguration, "http_401", ""},
+		"403":                         {reply(403, `<html>`), record.ClassConfiguration, "http_403", ""},
+		"408":                         {reply(408, ``), record.ClassAmbiguous, "http_408", ""},
+		"429":                         {reply(429, ``), record.ClassTransient, "http_429", ""},
+		"500":                         {reply(500, `{"error":"invalid_grant"}`), record.ClassAmbiguous, "http_500", ""},
+		"502":                         {reply(502, refreshToken), record.ClassAmbiguous, "http_502", ""},
+		"503":                         {reply(503, ``), record.ClassTransient, "http_503", ""},
+		"200 with garbage":            {reply(200, `<html>`+refreshToken), record.ClassAmbiguous, "unusable_answer", ""},
+		"200 with nothing":            {reply(200, ``), record.ClassAmbiguous, "unusable_answer", ""},
+		"200 without a token":         {reply(200, `{"token_type":"bearer"}`), record.ClassAmbiguous, "unusable_answer", ""},
+		"only a refresh token":        {reply(200, `{"refresh_token":"r2"}`), record.ClassTransient, "no_access_token", "r2"},
+		"a body of 10 MB":             {reply(200, `{"access_token":"a2","x":"`+strings.Repeat("x", 10<<20)+`"}`), record.ClassAmbiguous, "unusable_answer", ""},
+		"a token of 100 kB":           {reply(200, `{"access_token":"`+strings.Repeat("x", 100<<10)+`","refresh_token":"r2"}`), record.ClassAmbiguous, "unusable_answer", ""},
+		"body cut short":              {cutShort(200, `{"access_token":"a2"`), record.ClassAmbiguous, "unusable_answer", ""},
+		"refusal cut short":           {cutShort(400, `{"error":"invalid_client"`), record.ClassAmbiguous, "http_400", ""},
+		"redirect cut short":          {cutShort(307, ``), record.ClassConfiguration, "http_307", ""},
+		"a refusal of 10 MB":          {reply(403, strings.Repeat("x", 10<<20)), record.ClassConfiguration, "http_403", ""},
+		"connection reset":            {reset, record.ClassAmbiguous, "no_answer", ""},
+		"hangs":                       {hang, record.ClassAmbiguous, "no_answer", ""},
+		"hangs after the head":        {hangAfter(200, ``), record.ClassAmbiguous, "no_answer", ""},
+		"hangs within the body":       {hangAfter(200, `{"access_token":"a2",`), record.ClassAmbiguous, "no_answer", ""},
+		"hangs within a refusal":      {hangAfter(400, `{"error":"invalid_grant"`), record.ClassAmbiguous, "http_400", ""},
+		"permanent redirect (307)":    {redirect(307), record.ClassConfiguration, "http_307", ""},
+		"redirect that becomes a GET": {redirect(302), record.ClassConfiguration, "http_302", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -110,7 +112,7 @@ func TestTokenEndpointAnswers(t *testing.T) {
 			}
 
 			_, err := h.expired("a1", refreshToken).Token(t.Context())
-			var failed *broker.TokenError
+			var failed *record.TokenError
 			switch {
 			case test.class == "" && err != nil:
 				t.Errorf("got %v, want a token", err)
@@ -183,8 +185,8 @@ func TestTokenEndpointOutOfReachIsTransient(t *testing.T) {
 	}
 	_ = listener.Close() // nobody listens there now
 	h.pointAt("http://" + listener.Addr().String())
-	var failed *broker.TokenError
-	if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) || failed.Class != broker.ClassTransient || failed.Code != "not_sent" {
+	var failed *record.TokenError
+	if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassTransient || failed.Code != "not_sent" {
 		t.Errorf("got %v, want a transient failure", err)
 	}
 }
@@ -205,9 +207,9 @@ func TestTokenEndpointAtAPrivateAddressIsRefusedUnlessItIsMeant(t *testing.T) {
 		t.Cleanup(server.Close)
 		h.pointAt(server.URL)
 		h.config.Connectors[acme].AllowPrivate = private
-		var failed *broker.TokenError
+		var failed *record.TokenError
 		_, err := h.expired("a1", "r1").Token(t.Context())
-		if !errors.As(err, &failed) || failed.Class != broker.ClassTransient || failed.Code != want.code || requests.Load() != want.requests {
+		if !errors.As(err, &failed) || failed.Class != record.ClassTransient || failed.Code != want.code || requests.Load() != want.requests {
 			t.Errorf("allow_private %t: got %v after %d requests, want %s after %d", private, err, requests.Load(), want.code, want.requests)
 		}
 	}
@@ -218,11 +220,11 @@ func TestTokenEndpointAtAPrivateAddressIsRefusedUnlessItIsMeant(t *testing.T) {
 func TestTokenEndpointThatReadsNothing(t *testing.T) {
 	t.Parallel()
 	for scheme, want := range map[string]struct {
-		class broker.Class
+		class record.Class
 		code  string
 	}{
-		"http":  {broker.ClassAmbiguous, "no_answer"},
-		"https": {broker.ClassTransient, "not_sent"},
+		"http":  {record.ClassAmbiguous, "no_answer"},
+		"https": {record.ClassTransient, "not_sent"},
 	} {
 		t.Run(scheme, func(t *testing.T) {
 			t.Parallel()
@@ -235,7 +237,7 @@ func TestTokenEndpointThatReadsNothing(t *testing.T) {
 			t.Cleanup(func() { _ = listener.Close() })
 			h.pointAt(scheme + "://" + listener.Addr().String())
 			h.giveUpSoon()
-			var failed *broker.TokenError
+			var failed *record.TokenError
 			if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) || failed.Class != want.class || failed.Code != want.code {
 				t.Errorf("got %v, want class %s, code %s", err, want.class, want.code)
 			}
@@ -251,7 +253,7 @@ func TestTokenEndpointOnAPrivateAddressIsNotAsked(t *testing.T) {
 	t.Cleanup(server.Close)
 	conn := h.config.Connectors[acme]
 	conn.TokenURL, conn.AllowPrivate = server.URL, false
-	var failed *broker.TokenError
+	var failed *record.TokenError
 	if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) {
 		t.Errorf("got %v, want a TokenError", err)
 	}
@@ -276,7 +278,7 @@ func TestClientAuthenticatesAsTheConnectorSays(t *testing.T) {
 			t.Cleanup(server.Close)
 			h.pointAt(server.URL)
 			conn := h.config.Connectors[acme]
-			conn.AuthStyle, conn.Client = style, broker.Client{ID: "id:", Secret: broker.NewSecret("s &")}
+			conn.AuthStyle, conn.Client = style, record.Client{ID: "id:", Secret: secret.New("s &")}
 			if _, err := h.expired("a1", "r1").Token(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -289,7 +291,7 @@ func TestClientAuthenticatesAsTheConnectorSays(t *testing.T) {
 
 // useRealTransport makes the harness's broker send token requests for real.
 func (h *harness) useRealTransport() {
-	h.Broker = broker.New(broker.Options{Open: func(context.Context) (broker.Store, error) { return h.store, nil }})
+	h.Broker = broker.New(broker.Options{Open: func(context.Context) (record.Store, error) { return h.store, nil }})
 	h.config.RefreshTimeout = time.Minute
 	h.Configure(h.config)
 }
@@ -307,8 +309,8 @@ func (h *harness) pointAt(url string) {
 // expired stores a connection to acme whose token has expired, and returns its source.
 func (h *harness) expired(access, refresh string) broker.Source {
 	h.t.Helper()
-	rec := &broker.Record{Key: h.key, Enabled: true, Generation: 1, Credentials: &broker.Credentials{
-		AccessToken: broker.NewSecret(access), RefreshToken: broker.NewSecret(refresh), FromImport: true,
+	rec := &record.Record{Key: h.key, Enabled: true, Generation: 1, Credentials: &record.Credentials{
+		AccessToken: secret.New(access), RefreshToken: secret.New(refresh), FromImport: true,
 		IssuedAt: time.Now().Add(-2 * time.Hour), Expiry: time.Now().Add(-time.Hour),
 	}}
 	if _, err := h.store.Save(h.t.Context(), rec, 0); err != nil {

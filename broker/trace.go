@@ -8,6 +8,8 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // scopeName is the instrumentation scope of the broker's spans.
@@ -66,6 +68,6 @@ func endSpan(span trace.Span, err error) {
 }
 
 // connectorAttribute names the service that a span is about, never the customer.
-func connectorAttribute(key Key) attribute.KeyValue {
+func connectorAttribute(key record.Key) attribute.KeyValue {
 	return attribute.String("token_broker.connector", key.Connector.String())
 }

@@ -11,7 +11,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 )
 
@@ -23,7 +23,7 @@ func TestEachStepIsASpan(t *testing.T) {
 		ctx, request := provider.Tracer("test").Start(t.Context(), "request")
 
 		h.provider.Grant("r1")
-		imp, err := broker.ParseImport([]byte(`{"credentials":{"access_token":"a1","refresh_token":"r1",` + issued(2*time.Hour) + `}}`))
+		imp, err := apideck.ParseImport([]byte(`{"credentials":{"access_token":"a1","refresh_token":"r1",` + issued(2*time.Hour) + `}}`))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,7 +83,7 @@ func TestFailedRefreshMarksItsSpan(t *testing.T) {
 		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
 			return nil, fmt.Errorf("dial %s", brokertest.RefreshCanary)
 		}
-		imp, err := broker.ParseImport([]byte(`{"credentials":{"access_token":"a1","refresh_token":"r1"}}`))
+		imp, err := apideck.ParseImport([]byte(`{"credentials":{"access_token":"a1","refresh_token":"r1"}}`))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,21 +11,23 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // update sends a JSON body as an update.
-func (h *harness) update(key broker.Key, body string) (*broker.Connection, error) {
+func (h *harness) update(key record.Key, body string) (*record.Connection, error) {
 	h.t.Helper()
-	up, err := broker.ParseUpdate([]byte(body))
+	up, err := apideck.ParseUpdate([]byte(body))
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	return h.Update(h.t.Context(), key, up)
 }
 
-func (h *harness) mustUpdate(key broker.Key, body string) *broker.Connection {
+func (h *harness) mustUpdate(key record.Key, body string) *record.Connection {
 	h.t.Helper()
 	conn, err := h.update(key, body)
 	if err != nil {
@@ -41,7 +43,7 @@ func TestUpdateOfNothingIsNotSaved(t *testing.T) {
 		h.mustUpdate(h.key, `{"settings": {"note": "x", "secret_note": "`+brokertest.AccessCanary+`"}, "metadata": {"n": 1.50}}`)
 		synctest.Wait()
 		before := h.record(h.key)
-		h.store.Fail = func(op string, _ broker.Key) error {
+		h.store.Fail = func(op string, _ record.Key) error {
 			if op == brokertest.OpSave {
 				t.Error("it was saved")
 			}
@@ -51,7 +53,7 @@ func TestUpdateOfNothingIsNotSaved(t *testing.T) {
 		for _, body := range []string{
 			`{}`, `{"enabled": true}`, `{"settings": {"note": "x", "secret_note": "********"}, "metadata": {"n": 1.50, "absent": null}}`,
 		} {
-			if got := h.mustUpdate(h.key, body); !got.UpdatedAt.Equal(before.UpdatedAt) || got.Settings["secret_note"] != broker.Mask {
+			if got := h.mustUpdate(h.key, body); !got.UpdatedAt.Equal(before.UpdatedAt) || got.Settings["secret_note"] != record.Mask {
 				t.Errorf("%s: got updated at %v with %v", body, got.UpdatedAt, got.Settings)
 			}
 		}
@@ -139,7 +141,7 @@ func TestUpdateOfCredentialsRaisesTheGeneration(t *testing.T) {
 }
 
 // ofTenant imports a connection whose token requests name a tenant, from its settings.
-func (h *harness) ofTenant(name string) broker.Key {
+func (h *harness) ofTenant(name string) record.Key {
 	h.t.Helper()
 	h.connect(connector.Definition{
 		ID: cc, GrantType: connector.ClientCredentials,
@@ -207,15 +209,15 @@ func TestUpdateDuringAnOutageIsNotLost(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		var down atomic.Bool
-		h.store.Fail = func(op string, _ broker.Key) error {
+		h.store.Fail = func(op string, _ record.Key) error {
 			if down.Load() && op == brokertest.OpSave {
-				return broker.ErrStoreUnavailable
+				return record.ErrStoreUnavailable
 			}
 			return nil
 		}
 		h.mustImport("a1", "r1", issued(0))
 		down.Store(true)
-		if _, err := h.update(h.key, `{"enabled": false}`); !errors.Is(err, broker.ErrStoreUnavailable) {
+		if _, err := h.update(h.key, `{"enabled": false}`); !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("got %v, want ErrStoreUnavailable", err)
 		}
 		if got := h.token(h.key); got != "a1" {
@@ -248,10 +250,10 @@ func TestImportMendsAStoreThatWasSetBack(t *testing.T) {
 		}
 		time.Sleep(2 * time.Hour)
 		conn, err := h.Connection(t.Context(), h.key)
-		if err != nil || conn.State != broker.StateInvalid || conn.Health != broker.HealthNeedsAuth {
+		if err != nil || conn.State != record.StateInvalid || conn.Health != record.HealthNeedsAuth {
 			t.Errorf("got %+v, %v; want it shown as invalid", conn, err)
 		}
-		if conn, err = h.Validate(t.Context(), h.key); err != nil || conn.State != broker.StateInvalid {
+		if conn, err = h.Validate(t.Context(), h.key); err != nil || conn.State != record.StateInvalid {
 			t.Errorf("validate: got %+v, %v; want invalid", conn, err)
 		}
 		h.mustImport("b1", "s1", issued(0))
@@ -265,13 +267,13 @@ func TestImportMendsAStoreThatWasSetBack(t *testing.T) {
 func TestUpdateIsRefused(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		up := &broker.Update{}
-		if _, err := h.Update(t.Context(), h.key, up); !errors.Is(err, broker.ErrConnectionNotFound) {
+		up := &record.Update{}
+		if _, err := h.Update(t.Context(), h.key, up); !errors.Is(err, record.ErrConnectionNotFound) {
 			t.Errorf("without a connection: got %v", err)
 		}
 		unknown := h.key
 		unknown.Connector.ServiceID = "unknown"
-		if _, err := h.Update(t.Context(), unknown, up); !errors.Is(err, broker.ErrConnectorNotFound) {
+		if _, err := h.Update(t.Context(), unknown, up); !errors.Is(err, record.ErrConnectorNotFound) {
 			t.Errorf("without a connector: got %v", err)
 		}
 	})
@@ -282,12 +284,12 @@ func FuzzParseUpdate(f *testing.F) {
 	f.Add([]byte(`{"configuration": [ ], "consent_state": "denied"}`))
 	f.Add([]byte(`{"enabled": 1e400}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		up, err := broker.ParseUpdate(body)
-		var input *broker.InputError
+		up, err := apideck.ParseUpdate(body)
+		var input *record.InputError
 		if (up == nil) != (err != nil) || err != nil && !errors.As(err, &input) {
 			t.Errorf("got %v, %v", up, err)
 		}
-		if err := broker.ParseEmpty(body); err != nil && !errors.As(err, &input) {
+		if err := apideck.ParseEmpty(body); err != nil && !errors.As(err, &input) {
 			t.Errorf("as an empty body: got %v", err)
 		}
 	})
@@ -298,15 +300,15 @@ func TestObjectsAreNotNestedForEver(t *testing.T) {
 	nested := func(depth int) []byte {
 		return []byte(`{"metadata": ` + strings.Repeat(`{"a": [`, depth/2) + strings.Repeat(`]}`, depth/2) + `}`)
 	}
-	if _, err := broker.ParseUpdate(nested(100)); err != nil {
+	if _, err := apideck.ParseUpdate(nested(100)); err != nil {
 		t.Errorf("100 deep: got %v", err)
 	}
 	for _, depth := range []int{102, 9_000} {
-		var input *broker.InputError
-		if _, err := broker.ParseUpdate(nested(depth)); !errors.As(err, &input) || input.Field != "metadata" {
+		var input *record.InputError
+		if _, err := apideck.ParseUpdate(nested(depth)); !errors.As(err, &input) || input.Field != "metadata" {
 			t.Errorf("%d deep: got %v, want an error that names metadata", depth, err)
 		}
-		if _, err := broker.ParseImport(nested(depth)); !errors.As(err, &input) || input.Field != "metadata" {
+		if _, err := apideck.ParseImport(nested(depth)); !errors.As(err, &input) || input.Field != "metadata" {
 			t.Errorf("an import, %d deep: got %v, want an error that names metadata", depth, err)
 		}
 	}

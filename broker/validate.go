@@ -9,6 +9,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // Validate says what state a connection is in after a look at its credentials. One with an
@@ -17,13 +19,13 @@ import (
 //
 // A refresh is not forced more often than a 401 forces one, nor that of a refused refresh
 // token more often than every 30 s, nor while an earlier failure says to wait: the state is
-// then that of the last attempt. It is [StateInvalid] if the refresh token was refused,
+// then that of the last attempt. It is [record.StateInvalid] if the refresh token was refused,
 // even while the access token in hand is valid.
 //
-// Errors: [*InputError], [ErrConnectorNotFound], [ErrConnectionNotFound],
-// [ErrConnectionDisabled], [ErrStoreUnavailable], ctx's, and a [*TokenError] if there is
+// Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrConnectionNotFound],
+// [ErrConnectionDisabled], [record.ErrStoreUnavailable], ctx's, and a [*record.TokenError] if there is
 // no valid token and it could not be found out whether there can be one.
-func (b *Broker) Validate(ctx context.Context, key Key) (_ *Connection, err error) {
+func (b *Broker) Validate(ctx context.Context, key record.Key) (_ *record.Connection, err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.validate", trace.WithAttributes(connectorAttribute(key)))
 	defer func() { endSpan(span, err) }()
 	conn, view, err := b.look(ctx, key)
@@ -32,7 +34,7 @@ func (b *Broker) Validate(ctx context.Context, key Key) (_ *Connection, err erro
 		return nil, err
 	case !view.Enabled:
 		return nil, ErrConnectionDisabled
-	case conn.AuthType != connector.OAuth2, view.State == StateAuthorized, view.State == StateAdded:
+	case conn.AuthType != connector.OAuth2, view.State == record.StateAuthorized, view.State == record.StateAdded:
 		return view, nil
 	}
 	r := b.refresher(key)
@@ -43,7 +45,7 @@ func (b *Broker) Validate(ctx context.Context, key Key) (_ *Connection, err erro
 		return nil, err
 	}
 	if snap := r.snap.Load(); snap != nil && snap.rec.IsParked() {
-		view.State = StateInvalid
+		view.State = record.StateInvalid
 	}
 	return view, nil
 }
@@ -51,16 +53,16 @@ func (b *Broker) Validate(ctx context.Context, key Key) (_ *Connection, err erro
 // isVerdict reports whether err says that there can be no token, rather than that it
 // could not be found out.
 func isVerdict(err error) bool {
-	failed, ok := errors.AsType[*TokenError](err)
+	failed, ok := errors.AsType[*record.TokenError](err)
 	return ok && failed.Err == nil && (failed.Parked || failed.Code == codeStaleStore)
 }
 
 // ObtainToken fetches an access token for a connection whose tokens are had with what is
 // stored, and stores it; calls use it from then on. Within the time that [Broker.Validate]
 // waits between two refreshes a valid one is left as it is. Errors: those of
-// [Broker.Validate], a [*TokenError] also if the token endpoint refused for good, and a
-// [*InputError] if the connector's tokens are not had like that.
-func (b *Broker) ObtainToken(ctx context.Context, key Key) (_ *Connection, err error) {
+// [Broker.Validate], a [*record.TokenError] also if the token endpoint refused for good, and a
+// [*record.InputError] if the connector's tokens are not had like that.
+func (b *Broker) ObtainToken(ctx context.Context, key record.Key) (_ *record.Connection, err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.obtain_token", trace.WithAttributes(connectorAttribute(key)))
 	defer func() { endSpan(span, err) }()
 	conn, view, err := b.look(ctx, key)
@@ -81,19 +83,19 @@ func (b *Broker) ObtainToken(ctx context.Context, key Key) (_ *Connection, err e
 	if until := b.pauses.until(conn, snap.rec, now); !until.IsZero() {
 		return nil, paused(key, until)
 	}
-	if snap.rec.Cycle.Phase != PhaseHealthy {
-		return nil, snap.rec.tokenError(now)
+	if snap.rec.Cycle.Phase != record.PhaseHealthy {
+		return nil, snap.rec.TokenError(now)
 	}
 	return b.show(ctx, conn, key)
 }
 
-func notFetched(c *Connector) error {
+func notFetched(c *record.Connector) error {
 	how := "auth_type " + string(c.AuthType)
 	if c.AuthType == connector.OAuth2 {
 		how = "grant_type " + string(c.GrantType)
 	}
-	return &InputError{
-		Kind: Contradiction, Field: "grant_type",
+	return &record.InputError{
+		Kind: record.InputInvalid, Field: "grant_type",
 		Fault: fmt.Sprintf("of %s does not fetch tokens (%s)", c.ID, how),
 		Fix:   "import the connection; to refresh its token, validate it",
 	}
@@ -101,8 +103,8 @@ func notFetched(c *Connector) error {
 
 // renewOnce joins the refresh under way or, unless it is too early for another one, starts
 // one, of a valid token and of one whose refresh token was refused too. It returns what is
-// served after that. A [*TokenError] says why there is no valid token.
-func (r *refresher) renewOnce(ctx context.Context, conn *Connector) (*snapshot, error) {
+// served after that. A [*record.TokenError] says why there is no valid token.
+func (r *refresher) renewOnce(ctx context.Context, conn *record.Connector) (*snapshot, error) {
 	if f := r.underWay(); f != nil {
 		select {
 		case <-f.done: // its outcome is in the record
@@ -115,10 +117,10 @@ func (r *refresher) renewOnce(ctx context.Context, conn *Connector) (*snapshot, 
 		return nil, err
 	}
 	now := r.broker.clock.Now()
-	if conn.canRefresh(snap.rec.Credentials) && r.broker.pauses.until(conn, snap.rec, now).IsZero() && r.forceOnce(snap.rec, now) {
+	if conn.CanRefresh(snap.rec.Credentials) && r.broker.pauses.until(conn, snap.rec, now).IsZero() && r.forceOnce(snap.rec, now) {
 		return r.await(ctx)
 	}
-	if snap.servable(now) && !snap.rec.wasRejected() {
+	if snap.servable(now) && !snap.rec.IsRejected() {
 		return snap, nil
 	}
 	if refused := r.refused(snap, conn, now); refused != nil {
@@ -136,10 +138,10 @@ func (r *refresher) underWay() *flight {
 
 // forceOnce allows the next flight to replace the record's token however valid, and to
 // send once more a refresh token that was refused. It reports false if it is too early.
-func (r *refresher) forceOnce(rec *Record, now time.Time) bool {
+func (r *refresher) forceOnce(rec *record.Record, now time.Time) bool {
 	wait := minForceCooldown
 	if rec.IsParked() {
-		wait = cooldown
+		wait = record.Cooldown
 	}
 	// What other replicas have tried lately counts too, as far as clocks agree.
 	c := rec.Credentials
@@ -159,7 +161,7 @@ func (r *refresher) forceOnce(rec *Record, now time.Time) bool {
 }
 
 // isUnparked reports whether the flight may send the refresh token that was refused.
-func (r *refresher) isUnparked(parked TokenHash) bool {
+func (r *refresher) isUnparked(parked secret.Hash) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.forcing.unparked != "" && r.forcing.unparked == parked

@@ -10,11 +10,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-func (h *harness) mustValidate(key broker.Key) broker.State {
+func (h *harness) mustValidate(key record.Key) record.State {
 	h.t.Helper()
 	conn, err := h.Validate(h.t.Context(), key)
 	if err != nil {
@@ -36,7 +36,7 @@ func TestValidateRefreshesAValidToken(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		h.provider.Grant("r1")
 		h.mustImport("a1", "r1", issued(0))
-		if got := h.mustValidate(h.key); got != broker.StateCallable {
+		if got := h.mustValidate(h.key); got != record.StateCallable {
 			t.Errorf("got %s, want callable", got)
 		}
 		if got := h.token(h.key); !strings.HasPrefix(got, "access-1") {
@@ -66,7 +66,7 @@ func TestManyWhoValidateShareOneRefresh(t *testing.T) {
 		var callable atomic.Int32
 		for range 50 {
 			go func() {
-				if h.mustValidate(h.key) == broker.StateCallable {
+				if h.mustValidate(h.key) == record.StateCallable {
 					callable.Add(1)
 				}
 			}()
@@ -89,13 +89,13 @@ func TestValidateGivesARefusedRefreshTokenOneTry(t *testing.T) {
 		synctest.Wait()
 		h.wantRequests("after the import", 1)
 		expire := h.record(h.key).Cycle.CredentialsExpireAt
-		if got := h.mustValidate(h.key); got != broker.StateInvalid {
+		if got := h.mustValidate(h.key); got != record.StateInvalid {
 			t.Errorf("got %s, want invalid", got)
 		}
 		h.wantRequests("within 30 s", 1)
 		time.Sleep(30 * time.Second)
 		for range 3 {
-			if got := h.mustValidate(h.key); got != broker.StateInvalid {
+			if got := h.mustValidate(h.key); got != record.StateInvalid {
 				t.Errorf("got %s, want invalid", got)
 			}
 			if _, err := h.Source(h.key).Token(t.Context()); err == nil {
@@ -110,7 +110,7 @@ func TestValidateGivesARefusedRefreshTokenOneTry(t *testing.T) {
 		h.provider.Respond = nil
 		h.provider.Grant("r1")
 		time.Sleep(30 * time.Second)
-		if got := h.mustValidate(h.key); got != broker.StateCallable {
+		if got := h.mustValidate(h.key); got != record.StateCallable {
 			t.Errorf("got %s, want callable", got)
 		}
 		if got := h.events.types(); got != "failed recovered" {
@@ -144,7 +144,7 @@ func TestValidateOfARefusedRefreshTokenIsNotRetried(t *testing.T) {
 				synctest.Wait()
 				h.provider.Respond = respond
 				time.Sleep(time.Minute)
-				if got := h.mustValidate(h.key); got != broker.StateInvalid {
+				if got := h.mustValidate(h.key); got != record.StateInvalid {
 					t.Errorf("got %s, want invalid", got)
 				}
 				time.Sleep(time.Hour)
@@ -170,7 +170,7 @@ func TestValidateTellsOfARefusalWhileTheTokenIsValid(t *testing.T) {
 		h.provider.Respond = refuse
 		h.mustImport("a1", "r1", issued(0))
 		for range 2 {
-			if got := h.mustValidate(h.key); got != broker.StateInvalid {
+			if got := h.mustValidate(h.key); got != record.StateInvalid {
 				t.Errorf("got %s, want invalid", got)
 			}
 		}
@@ -187,20 +187,20 @@ func TestValidateThatFindsOutNothing(t *testing.T) {
 			return brokertest.Response(http.StatusServiceUnavailable, "down"), nil
 		}
 		h.mustImport("a1", "r1", issued(0))
-		if got := h.mustValidate(h.key); got != broker.StateCallable {
+		if got := h.mustValidate(h.key); got != record.StateCallable {
 			t.Errorf("with a valid token: got %s, want callable", got)
 		}
 		sent := len(h.provider.Requests())
 		h.mustValidate(h.key)
 		h.wantRequests("during the backoff", sent)
 		time.Sleep(2 * time.Hour)
-		var failed *broker.TokenError
+		var failed *record.TokenError
 		if _, err := h.Validate(t.Context(), h.key); !errors.As(err, &failed) || failed.Parked {
 			t.Errorf("without one: got %v, want a TokenError that is not for good", err)
 		}
 		synctest.Wait()
-		h.store.Fail = func(string, broker.Key) error { return broker.ErrStoreUnavailable }
-		if _, err := h.Validate(t.Context(), h.key); !errors.Is(err, broker.ErrStoreUnavailable) {
+		h.store.Fail = func(string, record.Key) error { return record.ErrStoreUnavailable }
+		if _, err := h.Validate(t.Context(), h.key); !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("without a store: got %v, want ErrStoreUnavailable", err)
 		}
 	})
@@ -213,11 +213,11 @@ func TestValidateOfWhatCannotBeRefreshed(t *testing.T) {
 		if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a1", `+issued(0)+`}}`); err != nil {
 			t.Fatal(err)
 		}
-		if got := h.mustValidate(key); got != broker.StateCallable {
+		if got := h.mustValidate(key); got != record.StateCallable {
 			t.Errorf("a valid token: got %s, want callable", got)
 		}
 		time.Sleep(2 * time.Hour)
-		if got := h.mustValidate(key); got != broker.StateInvalid {
+		if got := h.mustValidate(key); got != record.StateInvalid {
 			t.Errorf("an expired one: got %s, want invalid", got)
 		}
 		h.wantRequests("without a refresh token", 0)
@@ -225,11 +225,11 @@ func TestValidateOfWhatCannotBeRefreshed(t *testing.T) {
 		if _, _, err := h.importBody(h.at(keyed), `{"settings": {"api_key": "k"}}`); err != nil {
 			t.Fatal(err)
 		}
-		if got := h.mustValidate(h.at(keyed)); got != broker.StateCallable {
+		if got := h.mustValidate(h.at(keyed)); got != record.StateCallable {
 			t.Errorf("an API key: got %s, want callable", got)
 		}
 		h.mustUpdate(h.at(keyed), `{"settings": {"api_key": null}}`)
-		if got := h.mustValidate(h.at(keyed)); got != broker.StateAdded {
+		if got := h.mustValidate(h.at(keyed)); got != record.StateAdded {
 			t.Errorf("no API key: got %s, want added", got)
 		}
 	})
@@ -247,13 +247,13 @@ func TestTryOfARefusedRefreshTokenIsTakenOver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rec.Lease = &broker.Lease{ID: "of a process that is gone", Duration: 45 * time.Second, RefreshToken: rec.Credentials.RefreshToken.Hash()}
+		rec.Lease = &record.Lease{ID: "of a process that is gone", Duration: 45 * time.Second, RefreshToken: rec.Credentials.RefreshToken.Hash()}
 		if _, err := h.store.Save(t.Context(), rec, rev); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
 		begun := time.Now()
-		if got := h.mustValidate(h.key); got != broker.StateInvalid {
+		if got := h.mustValidate(h.key); got != record.StateInvalid {
 			t.Errorf("got %s, want invalid", got)
 		}
 		if waited := time.Since(begun); waited < 45*time.Second {
@@ -269,14 +269,14 @@ func TestObtainTokenFetchesOne(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		key := h.at(cc)
-		if _, err := h.ObtainToken(t.Context(), key); !errors.Is(err, broker.ErrConnectionNotFound) {
+		if _, err := h.ObtainToken(t.Context(), key); !errors.Is(err, record.ErrConnectionNotFound) {
 			t.Errorf("without a connection: got %v", err)
 		}
 		if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a1", `+issued(0)+`}}`); err != nil {
 			t.Fatal(err)
 		}
 		conn, err := h.ObtainToken(t.Context(), key)
-		if err != nil || conn.State != broker.StateCallable {
+		if err != nil || conn.State != record.StateCallable {
 			t.Fatalf("got %+v, %v", conn, err)
 		}
 		if got := h.token(key); !strings.HasPrefix(got, "access-1") {
@@ -292,8 +292,8 @@ func TestObtainTokenFetchesOne(t *testing.T) {
 			return brokertest.Response(http.StatusServiceUnavailable, "down"), nil
 		}
 		time.Sleep(time.Minute)
-		var failed *broker.TokenError
-		if _, err := h.ObtainToken(t.Context(), key); !errors.As(err, &failed) || failed.Class != broker.ClassTransient {
+		var failed *record.TokenError
+		if _, err := h.ObtainToken(t.Context(), key); !errors.As(err, &failed) || failed.Class != record.ClassTransient {
 			t.Errorf("with a valid token, and none fetched: got %v, want a transient TokenError", err)
 		}
 	})
@@ -308,7 +308,7 @@ func TestFetchedTokenThatIsRefusedIsParked(t *testing.T) {
 		synctest.Wait()
 		sent := len(h.provider.Requests())
 		h.provider.Respond = refuse
-		var failed *broker.TokenError
+		var failed *record.TokenError
 		for range 5 {
 			if _, err := h.ObtainToken(t.Context(), key); !errors.As(err, &failed) || !failed.Parked {
 				t.Errorf("got %v, want a TokenError for good", err)
@@ -318,7 +318,7 @@ func TestFetchedTokenThatIsRefusedIsParked(t *testing.T) {
 			}
 		}
 		h.wantRequests("refused", sent+1)
-		if conn, err := h.Connection(t.Context(), key); err != nil || conn.State != broker.StateInvalid || conn.Health != broker.HealthNeedsAuth {
+		if conn, err := h.Connection(t.Context(), key); err != nil || conn.State != record.StateInvalid || conn.Health != record.HealthNeedsAuth {
 			t.Errorf("got %+v, %v; want invalid, needs_auth", conn, err)
 		}
 		time.Sleep(72 * time.Hour) // the sweep finds nothing to clear

@@ -9,7 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
-	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/tracing" // a directive of the documents' configurations
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/tracing"
 
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
 )

@@ -93,9 +93,12 @@ func (r *replica) process() *process {
 	return r.p
 }
 
-func (r *replica) pause(t testing.TB)      { r.process().signal(t, syscall.SIGSTOP) }
-func (r *replica) resume(t testing.TB)     { r.process().signal(t, syscall.SIGCONT) }
-func (r *replica) kill(t testing.TB)       { r.process().kill(t) }
+func (r *replica) pause(t testing.TB) { r.process().signal(t, syscall.SIGSTOP) }
+
+func (r *replica) resume(t testing.TB) { r.process().signal(t, syscall.SIGCONT) }
+
+func (r *replica) kill(t testing.TB) { r.process().kill(t) }
+
 func (r *replica) awaitReady(t testing.TB) { t.Helper(); r.process().awaitReady(t) }
 
 // reload gives the process its configuration once more, as soon as it listens.

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // Headers that identify the caller.
@@ -74,7 +74,7 @@ func IsCallersOwn(name string) bool {
 func RequiredValue(header http.Header, name string) (string, error) {
 	value, err := OnlyValue(header, name)
 	if err == nil && value == "" {
-		err = &broker.InputError{Kind: broker.MissingHeader, Field: strings.ToLower(name), Fix: "send the header"}
+		err = &record.InputError{Kind: record.InputHeaderMissing, Field: strings.ToLower(name), Fix: "send the header"}
 	}
 	return value, err
 }
@@ -85,8 +85,8 @@ func RequiredValue(header http.Header, name string) (string, error) {
 func OnlyValue(header http.Header, name string) (string, error) {
 	values := header[name]
 	if len(values) > 1 {
-		return "", &broker.InputError{
-			Kind: broker.BadHeader, Field: strings.ToLower(name),
+		return "", &record.InputError{
+			Kind: record.InputHeader, Field: strings.ToLower(name),
 			Fault: "is sent more than once", Fix: "send the header once",
 		}
 	}
@@ -95,3 +95,10 @@ func OnlyValue(header http.Header, name string) (string, error) {
 	}
 	return values[0], nil
 }
+
+// The headers that name the connection of a call, and the URL that it goes to.
+const (
+	UnifiedAPIHeader    = "X-Apideck-Unified-Api"
+	ServiceHeader       = "X-Apideck-Service-Id"
+	DownstreamURLHeader = "X-Apideck-Downstream-Url"
+)

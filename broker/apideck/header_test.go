@@ -6,13 +6,14 @@ import (
 	"testing"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // Headers are looked up by canonical name; any other spelling would never be found.
 func TestHeadersOfCallersHaveCanonicalNames(t *testing.T) {
 	names := []string{
 		AppHeader, ConsumerHeader, MethodHeader, AuthorizationHeader, TimeoutHeader, RequestIDHeader, DownstreamErrorHeader,
-		broker.UnifiedAPIHeader, broker.ServiceHeader, broker.DownstreamURLHeader, broker.ErrorHeader, broker.ImportHeader,
+		UnifiedAPIHeader, ServiceHeader, DownstreamURLHeader, broker.ErrorHeader, broker.ImportHeader,
 	}
 	for _, name := range append(names, callersOwn...) {
 		if canonical := http.CanonicalHeaderKey(name); canonical != name {
@@ -35,7 +36,7 @@ func TestOnlyValue(t *testing.T) {
 		{[]string{"", ""}, "", true},
 	} {
 		got, err := OnlyValue(http.Header{AppHeader: tt.values}, AppHeader)
-		if _, bad := errors.AsType[*broker.InputError](err); got != tt.want || bad != tt.fails {
+		if _, bad := errors.AsType[*record.InputError](err); got != tt.want || bad != tt.fails {
 			t.Errorf("%q: got %q, %v", tt.values, got, err)
 		}
 	}

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // Connection is the JSON of a connection in the Apideck API, without the members that the
@@ -18,7 +18,7 @@ type Connection struct {
 	ServiceID           string               `json:"service_id"`
 	Name                string               `json:"name"`
 	UnifiedAPI          string               `json:"unified_api"`
-	State               broker.State         `json:"state"`
+	State               record.State         `json:"state"`
 	IntegrationState    string               `json:"integration_state"`
 	AuthType            connector.AuthType   `json:"auth_type"`
 	OAuthGrantType      *connector.GrantType `json:"oauth_grant_type,omitempty"`
@@ -28,7 +28,7 @@ type Connection struct {
 	Settings            map[string]any       `json:"settings"`
 	Metadata            map[string]any       `json:"metadata"`
 	FormFields          []FormField          `json:"form_fields"`
-	Health              broker.Health        `json:"health,omitempty"` // absent while the state is available
+	Health              record.Health        `json:"health,omitempty"` // absent while the state is available
 	CredentialsExpireAt int64                `json:"credentials_expire_at"`
 	LastRefreshFailedAt int64                `json:"last_refresh_failed_at"`
 	CreatedAt           int64                `json:"created_at"`
@@ -38,7 +38,7 @@ type Connection struct {
 // ConnectionState is the result of validating a connection.
 type ConnectionState struct {
 	ID    string       `json:"id"`
-	State broker.State `json:"state"`
+	State record.State `json:"state"`
 }
 
 // Consumer identifies a deleted consumer.
@@ -60,7 +60,7 @@ type FormField struct {
 }
 
 // NewConnection returns the JSON form of c.
-func NewConnection(c *broker.Connection) Connection {
+func NewConnection(c *record.Connection) Connection {
 	def := &c.Connector
 	w := Connection{
 		ID: c.Key.Connector.ConnectionID(), ServiceID: c.Key.Connector.ServiceID, UnifiedAPI: c.Key.Connector.UnifiedAPI,
@@ -95,7 +95,7 @@ func newFormField(s connector.Setting, value any) FormField {
 	case s.Sensitive:
 		f.Type = "password"
 		if value != nil && value != "" {
-			f.Value = broker.Mask
+			f.Value = record.Mask
 		}
 	case s.Origin:
 		f.Type = "url"

@@ -5,11 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// The encoding of a [broker.Key]: its four parts one after the other, each ended by
+// The encoding of a [record.Key]: its four parts one after the other, each ended by
 // 00 01, with 00 in a part written as 00 FF. No part's encoding is the beginning of
 // another's, so the keys of one consumer are exactly those with one prefix.
 const (
@@ -20,7 +20,7 @@ const (
 
 var errMalformedKey = errors.New("malformed key in the database")
 
-func encodeKey(key broker.Key) []byte {
+func encodeKey(key record.Key) []byte {
 	b := appendPart(nil, key.Application)
 	b = appendPart(b, key.Consumer)
 	b = appendPart(b, key.Connector.UnifiedAPI)
@@ -50,19 +50,19 @@ func appendPart(b []byte, part string) []byte {
 	return append(b, escape, terminator)
 }
 
-func decodeKey(b []byte) (broker.Key, error) {
+func decodeKey(b []byte) (record.Key, error) {
 	var parts [4]string
 	for i := range parts {
 		part, rest, err := cutPart(b)
 		if err != nil {
-			return broker.Key{}, err
+			return record.Key{}, err
 		}
 		parts[i], b = part, rest
 	}
 	if len(b) != 0 {
-		return broker.Key{}, errMalformedKey
+		return record.Key{}, errMalformedKey
 	}
-	return broker.Key{
+	return record.Key{
 		Application: parts[0], Consumer: parts[1],
 		Connector: connector.ID{UnifiedAPI: parts[2], ServiceID: parts[3]},
 	}, nil
@@ -90,22 +90,22 @@ func cutPart(b []byte) (part string, rest []byte, err error) {
 }
 
 // associatedData binds a ciphertext to its connection and revision.
-func associatedData(storeKey []byte, rev broker.Revision) []byte {
+func associatedData(storeKey []byte, rev record.Revision) []byte {
 	ad := append([]byte("token-broker/embedded/record\x00"), encodeRevision(rev)...)
 	return append(ad, storeKey...)
 }
 
-func encodeRevision(rev broker.Revision) []byte {
+func encodeRevision(rev record.Revision) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(rev))
 }
 
 // decodeRevision returns 0 for what is not there.
-func decodeRevision(b []byte) (broker.Revision, error) {
+func decodeRevision(b []byte) (record.Revision, error) {
 	if b == nil {
 		return 0, nil
 	}
 	if len(b) != 8 {
 		return 0, errors.New("malformed revision in the database")
 	}
-	return broker.Revision(binary.BigEndian.Uint64(b)), nil
+	return record.Revision(binary.BigEndian.Uint64(b)), nil
 }

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"testing"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 func FuzzKeysAreEncodedReversibly(f *testing.F) {
@@ -13,7 +13,7 @@ func FuzzKeysAreEncodedReversibly(f *testing.F) {
 	f.Add("a\x00", "\x00\x01", "\x00\xff", "", "\x00")
 	f.Add("a", "", "\xff", "\x01", "a\x00\x01b")
 	f.Fuzz(func(t *testing.T, application, consumer, unifiedAPI, serviceID, other string) {
-		key := broker.Key{
+		key := record.Key{
 			Application: application, Consumer: consumer,
 			Connector: connector.ID{UnifiedAPI: unifiedAPI, ServiceID: serviceID},
 		}

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // childDir tells the test binary that it is another process of a test, and where.
@@ -44,7 +44,7 @@ func child(dir, consumer string) error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
-	var rev broker.Revision
+	var rev record.Revision
 	for generation := uint64(1); ; generation++ {
 		rec := newRecord(consumer, "secret")
 		rec.Generation = generation

@@ -11,7 +11,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // The buckets. The sequence of recordBucket is the last revision given out. A
@@ -27,7 +27,7 @@ var (
 // listBatch is how many keys List reads in one transaction.
 const listBatch = 256
 
-// A Store is a [broker.Store] in a directory of this machine. Its revisions never
+// A Store is a [record.Store] in a directory of this machine. Its revisions never
 // repeat, not even after Delete. Methods wait for the disk, not for ctx, once they
 // have begun.
 type Store struct {
@@ -40,14 +40,14 @@ type Store struct {
 	closeErr error // guarded by closing
 }
 
-// Load implements [broker.Store].
-func (s *Store) Load(ctx context.Context, key broker.Key) (*broker.Record, broker.Revision, error) {
+// Load implements [record.Store].
+func (s *Store) Load(ctx context.Context, key record.Key) (*record.Record, record.Revision, error) {
 	if err := s.ready(ctx, "loading", key); err != nil {
 		return nil, 0, err
 	}
 	storeKey := encodeKey(key)
 	var ciphertext []byte
-	var rev broker.Revision
+	var rev record.Revision
 	err := s.db.View(func(tx *bolt.Tx) (err error) {
 		ciphertext = bytes.Clone(tx.Bucket(recordBucket).Get(storeKey))
 		rev, err = decodeRevision(tx.Bucket(revisionBucket).Get(storeKey))
@@ -57,35 +57,35 @@ func (s *Store) Load(ctx context.Context, key broker.Key) (*broker.Record, broke
 		return nil, 0, s.unavailable("loading", key, err)
 	}
 	if ciphertext == nil && rev == 0 {
-		return nil, 0, fmt.Errorf("%s: %w", key, broker.ErrNotFound)
+		return nil, 0, fmt.Errorf("%s: %w", key, record.ErrNotFound)
 	}
 	plaintext, err := s.aead.Decrypt(ciphertext, associatedData(storeKey, rev))
 	if err != nil {
 		return nil, 0, s.unavailable("loading", key, errors.New("the record does not decrypt: "+
 			"the database is damaged or was tampered with; restore it from a backup, or delete the connection and import it again"))
 	}
-	rec, err := broker.DecodeRecord(key, plaintext)
+	rec, err := record.Decode(key, plaintext)
 	if err != nil {
 		return nil, 0, s.unavailable("loading", key, err)
 	}
 	return rec, rev, nil
 }
 
-// Save implements [broker.Store]. bbolt syncs the file before it returns.
-func (s *Store) Save(ctx context.Context, rec *broker.Record, rev broker.Revision) (broker.Revision, error) {
+// Save implements [record.Store]. bbolt syncs the file before it returns.
+func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
 	if err := s.ready(ctx, "saving", rec.Key); err != nil {
 		return 0, err
 	}
-	plaintext, err := broker.EncodeRecord(rec)
+	plaintext, err := record.Encode(rec)
 	if err != nil {
 		return 0, s.unavailable("saving", rec.Key, err)
 	}
-	var saved broker.Revision
+	var saved record.Revision
 	err = s.db.Update(func(tx *bolt.Tx) (err error) {
 		saved, err = s.put(tx, encodeKey(rec.Key), plaintext, rev)
 		return err
 	})
-	if errors.Is(err, broker.ErrConflict) {
+	if errors.Is(err, record.ErrConflict) {
 		return 0, fmt.Errorf("%s: %w", rec.Key, err)
 	}
 	if err != nil {
@@ -94,20 +94,20 @@ func (s *Store) Save(ctx context.Context, rec *broker.Record, rev broker.Revisio
 	return saved, nil
 }
 
-func (s *Store) put(tx *bolt.Tx, storeKey, plaintext []byte, rev broker.Revision) (broker.Revision, error) {
+func (s *Store) put(tx *bolt.Tx, storeKey, plaintext []byte, rev record.Revision) (record.Revision, error) {
 	records, revisions := tx.Bucket(recordBucket), tx.Bucket(revisionBucket)
 	current, err := decodeRevision(revisions.Get(storeKey))
 	if err != nil {
 		return 0, err
 	}
 	if current != rev {
-		return 0, broker.ErrConflict
+		return 0, record.ErrConflict
 	}
 	next, err := records.NextSequence()
 	if err != nil {
 		return 0, err
 	}
-	saved := broker.Revision(next)
+	saved := record.Revision(next)
 	ciphertext, err := s.aead.Encrypt(plaintext, associatedData(storeKey, saved))
 	if err != nil {
 		return 0, err
@@ -118,8 +118,8 @@ func (s *Store) put(tx *bolt.Tx, storeKey, plaintext []byte, rev broker.Revision
 	return saved, records.Put(storeKey, ciphertext)
 }
 
-// Delete implements [broker.Store].
-func (s *Store) Delete(ctx context.Context, key broker.Key) error {
+// Delete implements [record.Store].
+func (s *Store) Delete(ctx context.Context, key record.Key) error {
 	if err := s.ready(ctx, "deleting", key); err != nil {
 		return err
 	}
@@ -136,21 +136,21 @@ func (s *Store) Delete(ctx context.Context, key broker.Key) error {
 	return nil
 }
 
-// List implements [broker.Store]. It reads in batches: with a read transaction open
+// List implements [record.Store]. It reads in batches: with a read transaction open
 // across yield, a caller that saves from within the loop could wait for ever, since
 // bbolt cannot grow its memory map under a reader.
-func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq2[broker.Key, error] {
-	return func(yield func(broker.Key, error) bool) {
+func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq2[record.Key, error] {
+	return func(yield func(record.Key, error) bool) {
 		prefix := encodePrefix(application, consumer)
 		var after []byte
 		for {
-			var batch []broker.Key
+			var batch []record.Key
 			err := ctx.Err()
 			if err == nil {
 				batch, after, err = s.listAfter(prefix, after)
 			}
 			if err != nil {
-				yield(broker.Key{}, fmt.Errorf("%w: listing connections in %s: %w", broker.ErrStoreUnavailable, s.dir, err))
+				yield(record.Key{}, fmt.Errorf("%w: listing connections in %s: %w", record.ErrStoreUnavailable, s.dir, err))
 				return
 			}
 			for _, key := range batch {
@@ -167,7 +167,7 @@ func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq
 
 // listAfter returns the keys with prefix that come after a given one (nil: all) and
 // the key to go on after, nil if these were the last.
-func (s *Store) listAfter(prefix, after []byte) (keys []broker.Key, last []byte, err error) {
+func (s *Store) listAfter(prefix, after []byte) (keys []record.Key, last []byte, err error) {
 	err = s.db.View(func(tx *bolt.Tx) error {
 		cursor := tx.Bucket(recordBucket).Cursor()
 		from := prefix
@@ -191,7 +191,7 @@ func (s *Store) listAfter(prefix, after []byte) (keys []broker.Key, last []byte,
 	return keys, last, err
 }
 
-// Shared implements [broker.SharedStore]: while this process has the file, no other
+// Shared implements [record.SharedStore]: while this process has the file, no other
 // process does.
 func (s *Store) Shared() bool { return false }
 
@@ -199,7 +199,7 @@ func (s *Store) Shared() bool { return false }
 func (s *Store) String() string { return "embedded store in " + s.dir }
 
 // Close waits for operations under way and lets other processes have the store.
-// Further operations fail with [broker.ErrStoreUnavailable].
+// Further operations fail with [record.ErrStoreUnavailable].
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		// In this order: afterwards the file may be that of the next process.
@@ -209,15 +209,15 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-func (s *Store) ready(ctx context.Context, doing string, key broker.Key) error {
+func (s *Store) ready(ctx context.Context, doing string, key record.Key) error {
 	if err := ctx.Err(); err != nil {
 		return s.unavailable(doing, key, err)
 	}
 	return nil
 }
 
-func (s *Store) unavailable(doing string, key broker.Key, err error) error {
-	return fmt.Errorf("%w: %s %s in %s: %w", broker.ErrStoreUnavailable, doing, key, s.dir, err)
+func (s *Store) unavailable(doing string, key record.Key, err error) error {
+	return fmt.Errorf("%w: %s %s in %s: %w", record.ErrStoreUnavailable, doing, key, s.dir, err)
 }
 
-var _ broker.SharedStore = (*Store)(nil)
+var _ record.SharedStore = (*Store)(nil)

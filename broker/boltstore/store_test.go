@@ -11,15 +11,16 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 func TestStoreKeepsTheContract(t *testing.T) {
 	t.Parallel()
-	brokertest.TestStore(t, func(t *testing.T) broker.Store { return openStore(t, t.TempDir()) })
+	brokertest.TestStore(t, func(t *testing.T) record.Store { return openStore(t, t.TempDir()) })
 }
 
 func TestRecordsAndRevisionsSurviveReopening(t *testing.T) {
@@ -133,12 +134,12 @@ func TestClosedStoreIsUnavailable(t *testing.T) {
 	_, _, loadErr := store.Load(t.Context(), key("ann"))
 	_, saveErr := store.Save(t.Context(), newRecord("ann", "secret"), 0)
 	for op, err := range map[string]error{"Load": loadErr, "Save": saveErr, "Delete": store.Delete(t.Context(), key("ann"))} {
-		if !errors.Is(err, broker.ErrStoreUnavailable) {
+		if !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("%s after Close = %v, want ErrStoreUnavailable", op, err)
 		}
 	}
 	for _, err := range store.List(t.Context(), "", "") {
-		if !errors.Is(err, broker.ErrStoreUnavailable) {
+		if !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("List after Close = %v, want ErrStoreUnavailable", err)
 		}
 	}
@@ -146,7 +147,7 @@ func TestClosedStoreIsUnavailable(t *testing.T) {
 
 func TestStoreIsNotShared(t *testing.T) {
 	t.Parallel()
-	var store broker.SharedStore = openStore(t, t.TempDir())
+	var store record.SharedStore = openStore(t, t.TempDir())
 	if store.Shared() {
 		t.Error("Shared() = true, want false")
 	}
@@ -169,7 +170,7 @@ func closeStore(t *testing.T, store *boltstore.Store) {
 	}
 }
 
-func save(t *testing.T, store broker.Store, rec *broker.Record, rev broker.Revision) broker.Revision {
+func save(t *testing.T, store record.Store, rec *record.Record, rev record.Revision) record.Revision {
 	t.Helper()
 	saved, err := store.Save(context.Background(), rec, rev)
 	if err != nil {
@@ -190,21 +191,21 @@ func edit(t *testing.T, dir string, change func(*bolt.Tx) error) {
 	}
 }
 
-func wantDamaged(t *testing.T, store broker.Store, consumer string) {
+func wantDamaged(t *testing.T, store record.Store, consumer string) {
 	t.Helper()
 	rec, _, err := store.Load(t.Context(), key(consumer))
-	if !errors.Is(err, broker.ErrStoreUnavailable) || errors.Is(err, broker.ErrNotFound) {
+	if !errors.Is(err, record.ErrStoreUnavailable) || errors.Is(err, record.ErrNotFound) {
 		t.Errorf("Load = %v, %v; want an error that it does not decrypt", rec, err)
 	}
 }
 
-func key(consumer string) broker.Key {
-	return broker.Key{
+func key(consumer string) record.Key {
+	return record.Key{
 		Application: "app", Consumer: consumer,
 		Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"},
 	}
 }
 
-func newRecord(consumer, token string) *broker.Record {
-	return &broker.Record{Key: key(consumer), Credentials: &broker.Credentials{AccessToken: broker.NewSecret(token)}}
+func newRecord(consumer, token string) *record.Record {
+	return &record.Record{Key: key(consumer), Credentials: &record.Credentials{AccessToken: secret.New(token)}}
 }

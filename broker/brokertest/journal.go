@@ -7,10 +7,10 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A MemJournal is a [broker.Journal] in memory, which outlives the brokers that use
+// A MemJournal is a [record.Journal] in memory, which outlives the brokers that use
 // it as a disk outlives processes. The zero value is empty and ready for use.
 type MemJournal struct {
 	mu      sync.Mutex
@@ -32,14 +32,14 @@ func (j *MemJournal) Len() int {
 	return len(j.entries)
 }
 
-// Check implements [broker.Journal].
+// Check implements [record.Journal].
 func (j *MemJournal) Check(context.Context) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.fail
 }
 
-// Put implements [broker.Journal].
+// Put implements [record.Journal].
 func (j *MemJournal) Put(_ context.Context, id string, data []byte) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -53,7 +53,7 @@ func (j *MemJournal) Put(_ context.Context, id string, data []byte) error {
 	return nil
 }
 
-// Remove implements [broker.Journal].
+// Remove implements [record.Journal].
 func (j *MemJournal) Remove(_ context.Context, id string) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -61,22 +61,22 @@ func (j *MemJournal) Remove(_ context.Context, id string) error {
 	return j.fail
 }
 
-// Entries implements [broker.Journal].
-func (j *MemJournal) Entries(context.Context) iter.Seq2[broker.JournalEntry, error] {
-	return func(yield func(broker.JournalEntry, error) bool) {
+// Entries implements [record.Journal].
+func (j *MemJournal) Entries(context.Context) iter.Seq2[record.JournalEntry, error] {
+	return func(yield func(record.JournalEntry, error) bool) {
 		j.mu.Lock()
 		fail, entries := j.fail, maps.Clone(j.entries)
 		j.mu.Unlock()
 		if fail != nil {
-			yield(broker.JournalEntry{}, fail)
+			yield(record.JournalEntry{}, fail)
 			return
 		}
 		for id, data := range entries {
-			if !yield(broker.JournalEntry{ID: id, Data: slices.Clone(data)}, nil) {
+			if !yield(record.JournalEntry{ID: id, Data: slices.Clone(data)}, nil) {
 				return
 			}
 		}
 	}
 }
 
-var _ broker.Journal = (*MemJournal)(nil)
+var _ record.Journal = (*MemJournal)(nil)

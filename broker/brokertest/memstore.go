@@ -8,7 +8,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // The operations of a [MemStore], as its hooks are told of them.
@@ -20,7 +20,7 @@ const (
 	OpDestroy = "destroy"
 )
 
-// A MemStore is a [broker.Store] in memory. Several brokers may share it, as
+// A MemStore is a [record.Store] in memory. Several brokers may share it, as
 // replicas share a Vault. It keeps records encoded, so that nobody holds a part of
 // what is stored. The zero value is empty and ready for use.
 type MemStore struct {
@@ -28,35 +28,35 @@ type MemStore struct {
 	// error then the operation is not done and the error is its answer. It may wait, to
 	// hold an operation back, and may itself call the store, to get in before it. Set
 	// it before the store is used. The key of a list is the zero Key.
-	Fail func(op string, key broker.Key) error
+	Fail func(op string, key record.Key) error
 
 	// FailAfter is called after each operation that succeeded; if it returns an error
 	// then that is the answer, though the operation was done: the answer got lost.
-	FailAfter func(op string, key broker.Key) error
+	FailAfter func(op string, key record.Key) error
 
 	// Exclusive makes [MemStore.Shared] false.
 	Exclusive bool
 
 	mu       sync.Mutex
-	revision broker.Revision             // guarded by mu; the last one given out
-	records  map[broker.Key][]memVersion // guarded by mu; latest last
+	revision record.Revision             // guarded by mu; the last one given out
+	records  map[record.Key][]memVersion // guarded by mu; latest last
 }
 
 type memVersion struct {
-	revision broker.Revision
+	revision record.Revision
 	data     []byte
 }
 
-// Load implements [broker.Store].
-func (s *MemStore) Load(ctx context.Context, key broker.Key) (*broker.Record, broker.Revision, error) {
-	var rec *broker.Record
-	var rev broker.Revision
+// Load implements [record.Store].
+func (s *MemStore) Load(ctx context.Context, key record.Key) (*record.Record, record.Revision, error) {
+	var rec *record.Record
+	var rev record.Revision
 	err := s.run(ctx, OpLoad, key, func() (err error) {
 		latest := s.latest(key)
 		if latest.revision == 0 {
-			return fmt.Errorf("%s: %w", key, broker.ErrNotFound)
+			return fmt.Errorf("%s: %w", key, record.ErrNotFound)
 		}
-		rec, err = broker.DecodeRecord(key, latest.data)
+		rec, err = record.Decode(key, latest.data)
 		rev = latest.revision
 		return err
 	})
@@ -66,19 +66,19 @@ func (s *MemStore) Load(ctx context.Context, key broker.Key) (*broker.Record, br
 	return rec, rev, nil
 }
 
-// Save implements [broker.Store].
-func (s *MemStore) Save(ctx context.Context, rec *broker.Record, rev broker.Revision) (broker.Revision, error) {
-	data, err := broker.EncodeRecord(rec)
+// Save implements [record.Store].
+func (s *MemStore) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
+	data, err := record.Encode(rec)
 	if err != nil {
-		return 0, fmt.Errorf("%w: %w", broker.ErrStoreUnavailable, err)
+		return 0, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 	}
-	var saved broker.Revision
+	var saved record.Revision
 	err = s.run(ctx, OpSave, rec.Key, func() error {
 		if s.latest(rec.Key).revision != rev {
-			return fmt.Errorf("%s: %w", rec.Key, broker.ErrConflict)
+			return fmt.Errorf("%s: %w", rec.Key, record.ErrConflict)
 		}
 		if s.records == nil {
-			s.records = make(map[broker.Key][]memVersion)
+			s.records = make(map[record.Key][]memVersion)
 		}
 		s.revision++
 		saved = s.revision
@@ -91,16 +91,16 @@ func (s *MemStore) Save(ctx context.Context, rec *broker.Record, rev broker.Revi
 	return saved, nil
 }
 
-// Delete implements [broker.Store].
-func (s *MemStore) Delete(ctx context.Context, key broker.Key) error {
+// Delete implements [record.Store].
+func (s *MemStore) Delete(ctx context.Context, key record.Key) error {
 	return s.run(ctx, OpDelete, key, func() error {
 		delete(s.records, key)
 		return nil
 	})
 }
 
-// DestroyEarlier implements [broker.VersionedStore].
-func (s *MemStore) DestroyEarlier(ctx context.Context, key broker.Key, rev broker.Revision) error {
+// DestroyEarlier implements [record.VersionedStore].
+func (s *MemStore) DestroyEarlier(ctx context.Context, key record.Key, rev record.Revision) error {
 	return s.run(ctx, OpDestroy, key, func() error {
 		s.records[key] = slices.DeleteFunc(s.records[key], func(v memVersion) bool { return v.revision < rev })
 		if len(s.records[key]) == 0 {
@@ -110,11 +110,11 @@ func (s *MemStore) DestroyEarlier(ctx context.Context, key broker.Key, rev broke
 	})
 }
 
-// List implements [broker.Store].
-func (s *MemStore) List(ctx context.Context, application, consumer string) iter.Seq2[broker.Key, error] {
-	return func(yield func(broker.Key, error) bool) {
-		var keys []broker.Key
-		err := s.run(ctx, OpList, broker.Key{}, func() error {
+// List implements [record.Store].
+func (s *MemStore) List(ctx context.Context, application, consumer string) iter.Seq2[record.Key, error] {
+	return func(yield func(record.Key, error) bool) {
+		var keys []record.Key
+		err := s.run(ctx, OpList, record.Key{}, func() error {
 			for key := range s.records {
 				if application == "" || key.Application == application && (consumer == "" || key.Consumer == consumer) {
 					keys = append(keys, key)
@@ -123,7 +123,7 @@ func (s *MemStore) List(ctx context.Context, application, consumer string) iter.
 			return nil
 		})
 		if err != nil {
-			yield(broker.Key{}, err)
+			yield(record.Key{}, err)
 			return
 		}
 		for _, key := range keys {
@@ -134,7 +134,7 @@ func (s *MemStore) List(ctx context.Context, application, consumer string) iter.
 	}
 }
 
-// Shared implements [broker.SharedStore].
+// Shared implements [record.SharedStore].
 func (s *MemStore) Shared() bool { return !s.Exclusive }
 
 // Contents returns everything that the store still holds, earlier revisions that
@@ -153,14 +153,14 @@ func (s *MemStore) Contents() []byte {
 }
 
 // run does one operation between the hooks.
-func (s *MemStore) run(ctx context.Context, op string, key broker.Key, operation func() error) error {
+func (s *MemStore) run(ctx context.Context, op string, key record.Key, operation func() error) error {
 	if s.Fail != nil {
 		if err := s.Fail(op, key); err != nil {
 			return err
 		}
 	}
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("%w: %s %s: %w", broker.ErrStoreUnavailable, op, key, err)
+		return fmt.Errorf("%w: %s %s: %w", record.ErrStoreUnavailable, op, key, err)
 	}
 	if err := s.locked(operation); err != nil {
 		return err
@@ -178,7 +178,7 @@ func (s *MemStore) locked(operation func() error) error {
 }
 
 // latest returns the zero memVersion if there is no record. The caller holds mu.
-func (s *MemStore) latest(key broker.Key) memVersion {
+func (s *MemStore) latest(key record.Key) memVersion {
 	versions := s.records[key]
 	if len(versions) == 0 {
 		return memVersion{}
@@ -187,6 +187,6 @@ func (s *MemStore) latest(key broker.Key) memVersion {
 }
 
 var (
-	_ broker.VersionedStore = (*MemStore)(nil)
-	_ broker.SharedStore    = (*MemStore)(nil)
+	_ record.VersionedStore = (*MemStore)(nil)
+	_ record.SharedStore    = (*MemStore)(nil)
 )

@@ -6,47 +6,48 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-var key = broker.Key{Application: "app", Consumer: "ann", Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"}}
+var key = record.Key{Application: "app", Consumer: "ann", Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"}}
 
 func TestMemStoreKeepsTheContract(t *testing.T) {
 	t.Parallel()
-	brokertest.TestStore(t, func(*testing.T) broker.Store { return new(brokertest.MemStore) })
+	brokertest.TestStore(t, func(*testing.T) record.Store { return new(brokertest.MemStore) })
 }
 
 func TestFailKeepsTheOperationFromBeingDone(t *testing.T) {
 	t.Parallel()
 	fail := true
-	store := &brokertest.MemStore{Fail: func(op string, _ broker.Key) error {
+	store := &brokertest.MemStore{Fail: func(op string, _ record.Key) error {
 		if op == brokertest.OpSave && fail {
-			return broker.ErrConflict
+			return record.ErrConflict
 		}
 		return nil
 	}}
-	_, err := store.Save(context.Background(), &broker.Record{Key: key}, 0)
-	if !errors.Is(err, broker.ErrConflict) {
+	_, err := store.Save(context.Background(), &record.Record{Key: key}, 0)
+	if !errors.Is(err, record.ErrConflict) {
 		t.Errorf("Save = %v, want ErrConflict", err)
 	}
 	fail = false
-	if _, _, err := store.Load(context.Background(), key); !errors.Is(err, broker.ErrNotFound) {
+	if _, _, err := store.Load(context.Background(), key); !errors.Is(err, record.ErrNotFound) {
 		t.Errorf("Load = %v, want ErrNotFound", err)
 	}
 }
 
 func TestFailAfterLosesOnlyTheAnswer(t *testing.T) {
 	t.Parallel()
-	store := &brokertest.MemStore{FailAfter: func(op string, _ broker.Key) error {
+	store := &brokertest.MemStore{FailAfter: func(op string, _ record.Key) error {
 		if op == brokertest.OpSave {
-			return broker.ErrStoreUnavailable
+			return record.ErrStoreUnavailable
 		}
 		return nil
 	}}
-	rev, err := store.Save(context.Background(), &broker.Record{Key: key, Generation: 4}, 0)
-	if !errors.Is(err, broker.ErrStoreUnavailable) || rev != 0 {
+	rev, err := store.Save(context.Background(), &record.Record{Key: key, Generation: 4}, 0)
+	if !errors.Is(err, record.ErrStoreUnavailable) || rev != 0 {
 		t.Errorf("Save = %d, %v; want 0, ErrStoreUnavailable", rev, err)
 	}
 	rec, _, err := store.Load(context.Background(), key)
@@ -59,15 +60,15 @@ func TestHooksMayCallTheStore(t *testing.T) {
 	t.Parallel()
 	store := new(brokertest.MemStore)
 	first := true
-	store.Fail = func(op string, _ broker.Key) error {
+	store.Fail = func(op string, _ record.Key) error {
 		if op == brokertest.OpSave && first {
 			first = false
-			_, err := store.Save(context.Background(), &broker.Record{Key: key, Generation: 1}, 0)
+			_, err := store.Save(context.Background(), &record.Record{Key: key, Generation: 1}, 0)
 			return err
 		}
 		return nil
 	}
-	if _, err := store.Save(context.Background(), &broker.Record{Key: key, Generation: 2}, 0); !errors.Is(err, broker.ErrConflict) {
+	if _, err := store.Save(context.Background(), &record.Record{Key: key, Generation: 2}, 0); !errors.Is(err, record.ErrConflict) {
 		t.Errorf("Save = %v, want ErrConflict", err)
 	}
 }
@@ -75,12 +76,12 @@ func TestHooksMayCallTheStore(t *testing.T) {
 func TestContentsShowsEarlierRevisionsUntilTheyAreDestroyed(t *testing.T) {
 	t.Parallel()
 	store := new(brokertest.MemStore)
-	rec := &broker.Record{Key: key, Credentials: &broker.Credentials{AccessToken: broker.NewSecret("canary-1")}}
+	rec := &record.Record{Key: key, Credentials: &record.Credentials{AccessToken: secret.New("canary-1")}}
 	rev, err := store.Save(context.Background(), rec, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec.Credentials.AccessToken = broker.NewSecret("canary-2")
+	rec.Credentials.AccessToken = secret.New("canary-2")
 	if rev, err = store.Save(context.Background(), rec, rev); err != nil {
 		t.Fatal(err)
 	}

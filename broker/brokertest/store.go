@@ -9,18 +9,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // storeDeadline bounds each operation on a store under test.
 const storeDeadline = 30 * time.Second
 
-// TestStore checks that a store keeps the contract of [broker.Store], and of
-// [broker.VersionedStore] if it is one. open returns an empty store that nobody else
+// TestStore checks that a store keeps the contract of [record.Store], and of
+// [record.VersionedStore] if it is one. open returns an empty store that nobody else
 // writes to, and arranges for its end with t.Cleanup.
-func TestStore(t *testing.T, open func(t *testing.T) broker.Store) {
-	for name, test := range map[string]func(*testing.T, broker.Store){
+func TestStore(t *testing.T, open func(t *testing.T) record.Store) {
+	for name, test := range map[string]func(*testing.T, record.Store){
 		"LoadOfNothingIsErrNotFound":         testLoadOfNothing,
 		"CreateIsRefusedIfThereIsARecord":    testCreateOnly,
 		"SaveOverNothingIsAConflict":         testSaveOverNothing,
@@ -46,14 +46,14 @@ func TestStore(t *testing.T, open func(t *testing.T) broker.Store) {
 	}
 }
 
-func testLoadOfNothing(t *testing.T, s broker.Store) {
+func testLoadOfNothing(t *testing.T, s record.Store) {
 	rec, rev, err := s.Load(storeContext(t), storeKey("nobody"))
-	if !errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrStoreUnavailable) || rec != nil || rev != 0 {
+	if !errors.Is(err, record.ErrNotFound) || errors.Is(err, record.ErrStoreUnavailable) || rec != nil || rev != 0 {
 		t.Errorf("Load = %v, %d, %v; want nil, 0, ErrNotFound", rec, rev, err)
 	}
 }
 
-func testCreateOnly(t *testing.T, s broker.Store) {
+func testCreateOnly(t *testing.T, s record.Store) {
 	rec := storeRecord(storeKey("ann"), 1)
 	mustSave(t, s, rec, 0)
 	rec.Generation = 2
@@ -61,15 +61,15 @@ func testCreateOnly(t *testing.T, s broker.Store) {
 	wantGeneration(t, s, rec.Key, 1)
 }
 
-func testSaveOverNothing(t *testing.T, s broker.Store) {
+func testSaveOverNothing(t *testing.T, s record.Store) {
 	rec := storeRecord(storeKey("ann"), 1)
 	wantConflict(t, s, rec, 3)
-	if _, _, err := s.Load(storeContext(t), rec.Key); !errors.Is(err, broker.ErrNotFound) {
+	if _, _, err := s.Load(storeContext(t), rec.Key); !errors.Is(err, record.ErrNotFound) {
 		t.Errorf("Load after a conflict = %v, want ErrNotFound", err)
 	}
 }
 
-func testStaleSave(t *testing.T, s broker.Store) {
+func testStaleSave(t *testing.T, s record.Store) {
 	rec := storeRecord(storeKey("ann"), 1)
 	first := mustSave(t, s, rec, 0)
 	rec.Generation = 2
@@ -82,10 +82,10 @@ func testStaleSave(t *testing.T, s broker.Store) {
 	}
 }
 
-func testTombstone(t *testing.T, s broker.Store) {
+func testTombstone(t *testing.T, s record.Store) {
 	key := storeKey("ann")
 	rev := mustSave(t, s, storeRecord(key, 1), 0)
-	mustSave(t, s, &broker.Record{Key: key, Deleted: storeTime}, rev)
+	mustSave(t, s, &record.Record{Key: key, Deleted: storeTime}, rev)
 	rec, _ := mustLoad(t, s, key)
 	if !rec.Deleted.Equal(storeTime) || rec.Credentials != nil {
 		t.Errorf("loaded Deleted %v, credentials %v; want %v, none", rec.Deleted, rec.Credentials, storeTime)
@@ -96,14 +96,14 @@ func testTombstone(t *testing.T, s broker.Store) {
 	wantConflict(t, s, storeRecord(key, 2), 0)
 }
 
-func testRevisionsNeverRepeat(t *testing.T, s broker.Store) {
+func testRevisionsNeverRepeat(t *testing.T, s record.Store) {
 	key := storeKey("ann")
-	seen := make(map[broker.Revision]bool)
-	var rev broker.Revision
+	seen := make(map[record.Revision]bool)
+	var rev record.Revision
 	for i := range 4 {
 		rec := storeRecord(key, uint64(i))
 		if i%2 == 1 {
-			rec = &broker.Record{Key: key, Deleted: storeTime}
+			rec = &record.Record{Key: key, Deleted: storeTime}
 		}
 		rev = mustSave(t, s, rec, rev)
 		if rev == 0 || seen[rev] {
@@ -116,7 +116,7 @@ func testRevisionsNeverRepeat(t *testing.T, s broker.Store) {
 	}
 }
 
-func testDelete(t *testing.T, s broker.Store) {
+func testDelete(t *testing.T, s record.Store) {
 	ctx := storeContext(t)
 	key, other := storeKey("ann"), storeKey("bob")
 	rev := mustSave(t, s, storeRecord(key, 1), 0)
@@ -127,7 +127,7 @@ func testDelete(t *testing.T, s broker.Store) {
 			t.Fatalf("Delete: %v", err)
 		}
 	}
-	if _, _, err := s.Load(ctx, key); !errors.Is(err, broker.ErrNotFound) {
+	if _, _, err := s.Load(ctx, key); !errors.Is(err, record.ErrNotFound) {
 		t.Errorf("Load = %v, want ErrNotFound", err)
 	}
 	if got := listed(t, s, "", ""); got[key] || !got[other] {
@@ -138,7 +138,7 @@ func testDelete(t *testing.T, s broker.Store) {
 	wantGeneration(t, s, other, 7)
 }
 
-func testConcurrentSaves(t *testing.T, s broker.Store) {
+func testConcurrentSaves(t *testing.T, s record.Store) {
 	const workers, each = 4, 10
 	key := storeKey("ann")
 	mustSave(t, s, storeRecord(key, 0), 0)
@@ -158,7 +158,7 @@ func testConcurrentSaves(t *testing.T, s broker.Store) {
 }
 
 // increment raises the generation by one, however often it has to try.
-func increment(t *testing.T, s broker.Store, key broker.Key) error {
+func increment(t *testing.T, s record.Store, key record.Key) error {
 	ctx := storeContext(t)
 	for {
 		rec, rev, err := s.Load(ctx, key)
@@ -169,13 +169,13 @@ func increment(t *testing.T, s broker.Store, key broker.Key) error {
 		if _, err = s.Save(ctx, rec, rev); err == nil {
 			return nil
 		}
-		if !errors.Is(err, broker.ErrConflict) {
+		if !errors.Is(err, record.ErrConflict) {
 			return fmt.Errorf("Save: %w", err)
 		}
 	}
 }
 
-func testConcurrentCreates(t *testing.T, s broker.Store) {
+func testConcurrentCreates(t *testing.T, s record.Store) {
 	const workers = 8
 	key := storeKey("ann")
 	ctx := storeContext(t)
@@ -191,7 +191,7 @@ func testConcurrentCreates(t *testing.T, s broker.Store) {
 		switch err := <-results; {
 		case err == nil:
 			won++
-		case !errors.Is(err, broker.ErrConflict):
+		case !errors.Is(err, record.ErrConflict):
 			t.Errorf("Save = %v, want nil or ErrConflict", err)
 		}
 	}
@@ -200,7 +200,7 @@ func testConcurrentCreates(t *testing.T, s broker.Store) {
 	}
 }
 
-func testCancelled(t *testing.T, s broker.Store) {
+func testCancelled(t *testing.T, s record.Store) {
 	key := storeKey("ann")
 	rev := mustSave(t, s, storeRecord(key, 1), 0)
 	ctx, cancel := context.WithCancel(storeContext(t))
@@ -213,20 +213,20 @@ func testCancelled(t *testing.T, s broker.Store) {
 	for op, err := range map[string]error{
 		"Load": loadErr, "Save": saveErr, "Delete": s.Delete(ctx, key), "List": listErr,
 	} {
-		if !errors.Is(err, broker.ErrStoreUnavailable) && !errors.Is(err, context.Canceled) {
+		if !errors.Is(err, record.ErrStoreUnavailable) && !errors.Is(err, context.Canceled) {
 			t.Errorf("%s = %v, want ErrStoreUnavailable or context.Canceled", op, err)
 		}
 	}
 	wantGeneration(t, s, key, 1)
 }
 
-func testDestroyEarlier(t *testing.T, s broker.Store) {
-	versioned, ok := s.(broker.VersionedStore)
+func testDestroyEarlier(t *testing.T, s record.Store) {
+	versioned, ok := s.(record.VersionedStore)
 	if !ok {
 		return // there are no earlier revisions
 	}
 	key := storeKey("ann")
-	var rev broker.Revision
+	var rev record.Revision
 	for i := range 5 {
 		rev = mustSave(t, s, storeRecord(key, uint64(i)), rev)
 	}
@@ -242,7 +242,7 @@ func testDestroyEarlier(t *testing.T, s broker.Store) {
 	}
 }
 
-func testNoSharing(t *testing.T, s broker.Store) {
+func testNoSharing(t *testing.T, s record.Store) {
 	rec := storeRecord(storeKey("ann"), 1)
 	rec.Settings = map[string]any{"list": []any{json.Number("1")}}
 	mustSave(t, s, rec, 0)
@@ -267,15 +267,15 @@ func storeContext(t *testing.T) context.Context {
 	return ctx
 }
 
-func storeKey(consumer string) broker.Key {
-	return broker.Key{Application: "app", Consumer: consumer, Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"}}
+func storeKey(consumer string) record.Key {
+	return record.Key{Application: "app", Consumer: consumer, Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"}}
 }
 
-func storeRecord(key broker.Key, generation uint64) *broker.Record {
-	return &broker.Record{Key: key, Enabled: true, Generation: generation, CreatedAt: storeTime}
+func storeRecord(key record.Key, generation uint64) *record.Record {
+	return &record.Record{Key: key, Enabled: true, Generation: generation, CreatedAt: storeTime}
 }
 
-func mustSave(t *testing.T, s broker.Store, rec *broker.Record, rev broker.Revision) broker.Revision {
+func mustSave(t *testing.T, s record.Store, rec *record.Record, rev record.Revision) record.Revision {
 	t.Helper()
 	saved, err := s.Save(storeContext(t), rec, rev)
 	if err != nil {
@@ -284,7 +284,7 @@ func mustSave(t *testing.T, s broker.Store, rec *broker.Record, rev broker.Revis
 	return saved
 }
 
-func mustLoad(t *testing.T, s broker.Store, key broker.Key) (*broker.Record, broker.Revision) {
+func mustLoad(t *testing.T, s record.Store, key record.Key) (*record.Record, record.Revision) {
 	t.Helper()
 	rec, rev, err := s.Load(storeContext(t), key)
 	if err != nil {
@@ -293,15 +293,15 @@ func mustLoad(t *testing.T, s broker.Store, key broker.Key) (*broker.Record, bro
 	return rec, rev
 }
 
-func wantConflict(t *testing.T, s broker.Store, rec *broker.Record, rev broker.Revision) {
+func wantConflict(t *testing.T, s record.Store, rec *record.Record, rev record.Revision) {
 	t.Helper()
 	got, err := s.Save(storeContext(t), rec, rev)
-	if !errors.Is(err, broker.ErrConflict) || errors.Is(err, broker.ErrStoreUnavailable) {
+	if !errors.Is(err, record.ErrConflict) || errors.Is(err, record.ErrStoreUnavailable) {
 		t.Errorf("Save(%s, %d) = %d, %v; want ErrConflict", rec.Key, rev, got, err)
 	}
 }
 
-func wantGeneration(t *testing.T, s broker.Store, key broker.Key, want uint64) broker.Revision {
+func wantGeneration(t *testing.T, s record.Store, key record.Key, want uint64) record.Revision {
 	t.Helper()
 	rec, rev := mustLoad(t, s, key)
 	if rec.Generation != want {

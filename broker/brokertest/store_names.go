@@ -10,8 +10,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // hostileNames are application and consumer ids that a store may mistake for one
@@ -31,21 +32,21 @@ func hostileNames() []string {
 	}
 }
 
-func testHostileNames(t *testing.T, s broker.Store) {
+func testHostileNames(t *testing.T, s record.Store) {
 	long := connector.ID{UnifiedAPI: strings.Repeat("a", 64), ServiceID: strings.Repeat("b-_9", 16)}
 	ids := []connector.ID{{UnifiedAPI: "crm", ServiceID: "hubspot"}, long}
-	want := make(map[broker.Key]bool)
+	want := make(map[record.Key]bool)
 	for _, name := range hostileNames() {
 		for _, id := range ids {
-			want[broker.Key{Application: "app", Consumer: name, Connector: id}] = true
-			want[broker.Key{Application: name, Consumer: "ann", Connector: id}] = true
+			want[record.Key{Application: "app", Consumer: name, Connector: id}] = true
+			want[record.Key{Application: name, Consumer: "ann", Connector: id}] = true
 		}
 	}
 	for _, pair := range [][2]string{{"a/b", "c"}, {"a", "b/c"}, {"a/b", "c/d"}, {"..", ".."}, {"a~", "b"}, {"a", "~b"}} {
-		want[broker.Key{Application: pair[0], Consumer: pair[1], Connector: ids[0]}] = true
+		want[record.Key{Application: pair[0], Consumer: pair[1], Connector: ids[0]}] = true
 	}
 	generation := uint64(0)
-	generations := make(map[broker.Key]uint64)
+	generations := make(map[record.Key]uint64)
 	for key := range want {
 		if err := key.Validate(); err != nil {
 			t.Fatalf("the test's own key: %v", err)
@@ -64,8 +65,8 @@ func testHostileNames(t *testing.T, s broker.Store) {
 	}
 }
 
-func filterKeys(keys map[broker.Key]bool, application, consumer string) map[broker.Key]bool {
-	got := make(map[broker.Key]bool)
+func filterKeys(keys map[record.Key]bool, application, consumer string) map[record.Key]bool {
+	got := make(map[record.Key]bool)
 	for key := range keys {
 		if key.Application == application && (consumer == "" || key.Consumer == consumer) {
 			got[key] = true
@@ -74,12 +75,12 @@ func filterKeys(keys map[broker.Key]bool, application, consumer string) map[brok
 	return got
 }
 
-func testList(t *testing.T, s broker.Store) {
-	all := make(map[broker.Key]bool)
+func testList(t *testing.T, s record.Store) {
+	all := make(map[record.Key]bool)
 	for _, app := range []string{"app", "app2", "ap"} {
 		for _, consumer := range []string{"ann", "ann2", "an"} {
 			for _, service := range []string{"hubspot", "hub"} {
-				all[broker.Key{
+				all[record.Key{
 					Application: app, Consumer: consumer,
 					Connector: connector.ID{UnifiedAPI: "crm", ServiceID: service},
 				}] = true
@@ -97,7 +98,7 @@ func testList(t *testing.T, s broker.Store) {
 	wantList(t, s, "nobody", "", nil)
 }
 
-func testListWhileWriting(t *testing.T, s broker.Store) {
+func testListWhileWriting(t *testing.T, s record.Store) {
 	const records = 20
 	for i := range records {
 		mustSave(t, s, storeRecord(storeKey(fmt.Sprint("consumer-", i)), 1), 0)
@@ -123,30 +124,30 @@ func testListWhileWriting(t *testing.T, s broker.Store) {
 	wantGeneration(t, s, storeKey("consumer-0"), 2)
 }
 
-func testRoundTrip(t *testing.T, s broker.Store) {
-	rec := &broker.Record{
+func testRoundTrip(t *testing.T, s record.Store) {
+	rec := &record.Record{
 		Key: storeKey("ann"), CreatedAt: storeTime, UpdatedAt: storeTime.Add(1), Enabled: true,
 		Settings: map[string]any{"quote": "\"\\\u2028<&>\x00", "deep": map[string]any{"list": []any{"a", nil, true}}},
 		Metadata: map[string]any{"": "empty name", "日本": "🔑"},
-		Credentials: &broker.Credentials{
-			AccessToken: broker.NewSecret("access/+=\"\\é"), RefreshToken: broker.NewSecret(strings.Repeat("r", 5000)),
+		Credentials: &record.Credentials{
+			AccessToken: secret.New("access/+=\"\\é"), RefreshToken: secret.New(strings.Repeat("r", 5000)),
 			TokenType: "bearer", IssuedAt: storeTime, Expiry: storeTime.Add(3600), FromImport: true, Redeemed: true,
 		},
 		Generation: 1<<64 - 1,
-		Imported:   []broker.TokenHash{"i1", "i2"}, Replaced: []broker.TokenHash{"r1"},
-		Lease: &broker.Lease{ID: "lease", Duration: 45e9, RefreshToken: "hash"},
-		Cycle: broker.Cycle{Queued: true, Attempts: 3, Ambiguous: 1, Parked: "hash", RetryAt: storeTime, CredentialsExpireAt: storeTime},
+		Imported:   []secret.Hash{"i1", "i2"}, Replaced: []secret.Hash{"r1"},
+		Lease: &record.Lease{ID: "lease", Duration: 45e9, RefreshToken: "hash"},
+		Cycle: record.Cycle{Queued: true, Attempts: 3, Ambiguous: 1, Parked: "hash", RetryAt: storeTime, CredentialsExpireAt: storeTime},
 	}
 	mustSave(t, s, rec, 0)
 	got, _ := mustLoad(t, s, rec.Key)
 	if !reflect.DeepEqual(got, rec) {
-		gotJSON, _ := broker.EncodeRecord(got)
-		wantJSON, _ := broker.EncodeRecord(rec)
+		gotJSON, _ := record.Encode(got)
+		wantJSON, _ := record.Encode(rec)
 		t.Errorf("loaded\n%s\nwant\n%s", gotJSON, wantJSON)
 	}
 }
 
-func testNumbers(t *testing.T, s broker.Store) {
+func testNumbers(t *testing.T, s record.Store) {
 	rec := storeRecord(storeKey("ann"), 1)
 	want := map[string]any{
 		"id":      json.Number("12345678901234567890123"),
@@ -164,9 +165,9 @@ func testNumbers(t *testing.T, s broker.Store) {
 	}
 }
 
-func listed(t *testing.T, s broker.Store, application, consumer string) map[broker.Key]bool {
+func listed(t *testing.T, s record.Store, application, consumer string) map[record.Key]bool {
 	t.Helper()
-	got := make(map[broker.Key]bool)
+	got := make(map[record.Key]bool)
 	for key, err := range s.List(storeContext(t), application, consumer) {
 		if err != nil {
 			t.Fatalf("List(%q, %q): %v", application, consumer, err)
@@ -179,7 +180,7 @@ func listed(t *testing.T, s broker.Store, application, consumer string) map[brok
 	return got
 }
 
-func wantList(t *testing.T, s broker.Store, application, consumer string, want map[broker.Key]bool) {
+func wantList(t *testing.T, s record.Store, application, consumer string, want map[record.Key]bool) {
 	t.Helper()
 	got := listed(t, s, application, consumer)
 	var errs []error

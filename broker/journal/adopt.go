@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // The names of journal files.
@@ -52,7 +52,7 @@ func (j *Journal) holds(path string) bool {
 
 // adopt takes over the files of processes that are gone. It returns what can still be
 // read of damaged ones, which are left as they are.
-func (j *Journal) adopt(ctx context.Context) (salvaged []broker.JournalEntry, errs []error) {
+func (j *Journal) adopt(ctx context.Context) (salvaged []record.JournalEntry, errs []error) {
 	paths, err := j.paths()
 	if err != nil {
 		return nil, []error{err}

@@ -26,8 +26,10 @@ type disk interface {
 type osDisk struct{}
 
 func (osDisk) WriteAt(f *os.File, b []byte, offset int64) (int, error) { return f.WriteAt(b, offset) }
-func (osDisk) Truncate(f *os.File, size int64) error                   { return f.Truncate(size) }
-func (osDisk) Sync(f *os.File) error                                   { return f.Sync() }
+
+func (osDisk) Truncate(f *os.File, size int64) error { return f.Truncate(size) }
+
+func (osDisk) Sync(f *os.File) error { return f.Sync() }
 
 // A file is a journal file that this process has locked.
 type file struct {

@@ -27,7 +27,7 @@ import (
 
 	"github.com/tink-crypto/tink-go/v2/tink"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // ErrClosed is returned by everything that is called after [Journal.Close].
@@ -164,8 +164,8 @@ func (j *Journal) removeAdopted(id string) error {
 // file. Errors: [ErrDamaged], [ErrKey], [ErrClosed], or what the file system says.
 //
 // While it is ranged over, the journal can be used.
-func (j *Journal) Entries(ctx context.Context) iter.Seq2[broker.JournalEntry, error] {
-	return func(yield func(broker.JournalEntry, error) bool) {
+func (j *Journal) Entries(ctx context.Context) iter.Seq2[record.JournalEntry, error] {
+	return func(yield func(record.JournalEntry, error) bool) {
 		entries, errs := j.collect(ctx)
 		for _, entry := range entries {
 			if !yield(entry, nil) {
@@ -173,14 +173,14 @@ func (j *Journal) Entries(ctx context.Context) iter.Seq2[broker.JournalEntry, er
 			}
 		}
 		for _, err := range errs {
-			if !yield(broker.JournalEntry{}, err) {
+			if !yield(record.JournalEntry{}, err) {
 				return
 			}
 		}
 	}
 }
 
-func (j *Journal) collect(ctx context.Context) ([]broker.JournalEntry, []error) {
+func (j *Journal) collect(ctx context.Context) ([]record.JournalEntry, []error) {
 	release, err := j.acquire(ctx)
 	if err != nil {
 		return nil, []error{err}
@@ -196,9 +196,9 @@ func (j *Journal) collect(ctx context.Context) ([]broker.JournalEntry, []error) 
 	return entries, errs
 }
 
-func appendEntries(entries []broker.JournalEntry, live map[string][]byte) []broker.JournalEntry {
+func appendEntries(entries []record.JournalEntry, live map[string][]byte) []record.JournalEntry {
 	for id, data := range live {
-		entries = append(entries, broker.JournalEntry{ID: id, Data: append([]byte(nil), data...)})
+		entries = append(entries, record.JournalEntry{ID: id, Data: append([]byte(nil), data...)})
 	}
 	return entries
 }
@@ -283,4 +283,4 @@ func (j *Journal) warn(ctx context.Context, msg string, err error) {
 
 func (j *Journal) keyPath() string { return filepath.Join(j.dir, keyName) }
 
-var _ broker.Journal = (*Journal)(nil)
+var _ record.Journal = (*Journal)(nil)

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // An engine knows whether the mount is a KV version 2 engine. Version 1 takes a
@@ -46,7 +46,7 @@ func (s *Store) ready(ctx context.Context) error { return s.await(ctx, s.startCh
 
 func (s *Store) await(ctx context.Context, c *check) error {
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("%w: %w", broker.ErrStoreUnavailable, err)
+		return fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 	}
 	if c == nil {
 		return nil
@@ -55,7 +55,7 @@ func (s *Store) await(ctx context.Context, c *check) error {
 	case <-c.done:
 		return c.err
 	case <-ctx.Done():
-		return fmt.Errorf("%w: waiting for Vault: %w", broker.ErrStoreUnavailable, ctx.Err())
+		return fmt.Errorf("%w: waiting for Vault: %w", record.ErrStoreUnavailable, ctx.Err())
 	}
 }
 
@@ -117,7 +117,7 @@ func (s *Store) checkMount(ctx context.Context) error {
 	}
 	mount := strings.Trim(answer.Data.Path, "/")
 	unfit := func(format string, args ...any) error {
-		return fmt.Errorf("%w: %w: %s", broker.ErrStoreUnavailable, errUnfit, fmt.Sprintf(format, args...))
+		return fmt.Errorf("%w: %w: %s", record.ErrStoreUnavailable, errUnfit, fmt.Sprintf(format, args...))
 	}
 	switch {
 	case mount != s.mount:

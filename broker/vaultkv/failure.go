@@ -12,7 +12,7 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A failure is a request to Vault that did not succeed. Its text has neither a body
@@ -32,9 +32,9 @@ func (f *failure) Error() string {
 	if f.status != 0 {
 		answer = fmt.Sprintf("answered %d to", f.status)
 	}
-	kind := broker.ErrStoreUnavailable
+	kind := record.ErrStoreUnavailable
 	if f.tooLarge {
-		kind = broker.ErrRecordTooLarge
+		kind = record.ErrRecordTooLarge
 	}
 	return fmt.Sprintf("%v: Vault %s %s %s: %s", kind, answer, f.method, f.path, f.why)
 }
@@ -44,12 +44,12 @@ func (f *failure) Error() string {
 // answers; who expects them asks isConflict and isNotFound first.
 func (f *failure) Unwrap() []error {
 	if f.tooLarge {
-		return []error{broker.ErrRecordTooLarge}
+		return []error{record.ErrRecordTooLarge}
 	}
 	if f.cause != nil {
-		return []error{broker.ErrStoreUnavailable, f.cause}
+		return []error{record.ErrStoreUnavailable, f.cause}
 	}
-	return []error{broker.ErrStoreUnavailable}
+	return []error{record.ErrStoreUnavailable}
 }
 
 func isConflict(err error) bool {
@@ -57,7 +57,8 @@ func isConflict(err error) bool {
 	return errors.As(err, &f) && f.conflict
 }
 
-func isNotFound(err error) bool  { return hasStatus(err, http.StatusNotFound) }
+func isNotFound(err error) bool { return hasStatus(err, http.StatusNotFound) }
+
 func isForbidden(err error) bool { return hasStatus(err, http.StatusForbidden) }
 
 func hasStatus(err error, status int) bool {

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/vaulttest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/vaultkv"
 )
 
@@ -84,7 +84,7 @@ func TestSaveWhoseAnswerGotLostIsNoConflictWithItself(t *testing.T) {
 		t.Errorf("revision = %d, want 1", rev)
 	}
 	wantGeneration(t, store, "ann", 1)
-	if _, err := store.Save(t.Context(), newRecord("ann", 2), 0); !errors.Is(err, broker.ErrConflict) {
+	if _, err := store.Save(t.Context(), newRecord("ann", 2), 0); !errors.Is(err, record.ErrConflict) {
 		t.Errorf("another Save = %v, want ErrConflict", err)
 	}
 }
@@ -128,7 +128,7 @@ func TestSaveThatWasSavedOverAndDestroyedMeanwhileIsUnknown(t *testing.T) {
 	}
 	config.Address = relay.URL
 	_, err := newStore(t, config).Save(t.Context(), newRecord("ann", 1), 0)
-	if !errors.Is(err, broker.ErrStoreUnavailable) || errors.Is(err, broker.ErrConflict) {
+	if !errors.Is(err, record.ErrStoreUnavailable) || errors.Is(err, record.ErrConflict) {
 		t.Errorf("Save = %v, want ErrStoreUnavailable", err)
 	}
 }
@@ -177,11 +177,11 @@ func TestErrorsSayWhatToDoAndNothingElse(t *testing.T) {
 				return true
 			}
 			_, err := newStore(t, vaultkv.Config{Address: relay.URL}).Save(t.Context(), newRecord("ann", 1), 0)
-			kind := broker.ErrStoreUnavailable
+			kind := record.ErrStoreUnavailable
 			if status == http.StatusRequestEntityTooLarge {
-				kind = broker.ErrRecordTooLarge
+				kind = record.ErrRecordTooLarge
 			}
-			if !errors.Is(err, kind) || errors.Is(err, broker.ErrConflict) {
+			if !errors.Is(err, kind) || errors.Is(err, record.ErrConflict) {
 				t.Fatalf("Save = %v, want %v", err, kind)
 			}
 			for _, secret := range []string{"canary", vaulttest.Shared(t).Token} {
@@ -206,7 +206,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}
 	store := newStore(t, vaultkv.Config{Address: relay.URL})
 	_, _, err := store.Load(t.Context(), key("ann"))
-	if !errors.Is(err, broker.ErrStoreUnavailable) {
+	if !errors.Is(err, record.ErrStoreUnavailable) {
 		t.Errorf("Load = %v, want ErrStoreUnavailable", err)
 	}
 }
@@ -225,7 +225,7 @@ func TestRequestsHaveADeadline(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _, err := store.Load(t.Context(), key("ann"))
-	if !errors.Is(err, broker.ErrStoreUnavailable) || !strings.Contains(err.Error(), "no answer within 2s") {
+	if !errors.Is(err, record.ErrStoreUnavailable) || !strings.Contains(err.Error(), "no answer within 2s") {
 		t.Errorf("Load = %v, want an error that there was no answer", err)
 	}
 }
@@ -236,7 +236,7 @@ func TestVaultOutOfReachIsSaid(t *testing.T) {
 	gone.Close()
 	store := newStore(t, vaultkv.Config{Address: gone.URL})
 	err := store.Check(t.Context())
-	if !errors.Is(err, broker.ErrStoreUnavailable) || !strings.Contains(err.Error(), "refused") {
+	if !errors.Is(err, record.ErrStoreUnavailable) || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("Check = %v, want an error that the connection was refused", err)
 	}
 }

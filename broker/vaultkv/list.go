@@ -9,17 +9,17 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // maxDepth bounds how deep List goes, in segments: three parts of at most 765 bytes
 // each when encoded. What is deeper is not the broker's.
 const maxDepth = 27
 
-// List implements [broker.Store]. It costs one request for each application and
+// List implements [record.Store]. It costs one request for each application and
 // consumer that it comes through.
-func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq2[broker.Key, error] {
-	return func(yield func(broker.Key, error) bool) {
+func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq2[record.Key, error] {
+	return func(yield func(record.Key, error) bool) {
 		dir := ""
 		if application != "" {
 			dir = split(encode(application)) + "/"
@@ -28,7 +28,7 @@ func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq
 			}
 		}
 		if err := s.ready(ctx); err != nil {
-			yield(broker.Key{}, fmt.Errorf("listing connections: %w", err))
+			yield(record.Key{}, fmt.Errorf("listing connections: %w", err))
 			return
 		}
 		s.walk(ctx, dir, yield)
@@ -36,10 +36,10 @@ func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq
 }
 
 // walk yields the keys below dir and reports whether to go on.
-func (s *Store) walk(ctx context.Context, dir string, yield func(broker.Key, error) bool) bool {
+func (s *Store) walk(ctx context.Context, dir string, yield func(record.Key, error) bool) bool {
 	names, err := s.readDir(ctx, dir)
 	if err != nil {
-		yield(broker.Key{}, fmt.Errorf("listing connections: %w", err))
+		yield(record.Key{}, fmt.Errorf("listing connections: %w", err))
 		return false
 	}
 	for _, name := range names {

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/vaultkv"
 )
 
@@ -36,7 +36,7 @@ func TestListOfAConsumerCostsOneRequest(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := relay.requests.Load()
-		var keys []broker.Key
+		var keys []record.Key
 		for key, err := range store.List(t.Context(), "app", "ann") {
 			if err != nil {
 				t.Fatal(err)

@@ -14,8 +14,9 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/vaulttest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 	"github.com/tokenbroker/caddy-token-broker/broker/vaultkv"
 )
 
@@ -36,7 +37,7 @@ func TestNothingIsWrittenToAVersion1Engine(t *testing.T) {
 		"Save": saveErr, "Load": loadErr, "Delete": store.Delete(t.Context(), key("ann")),
 		"DestroyEarlier": store.DestroyEarlier(t.Context(), key("ann"), 2), "Check": store.Check(t.Context()),
 	} {
-		if !errors.Is(err, broker.ErrStoreUnavailable) || !strings.Contains(err.Error(), "version 1") {
+		if !errors.Is(err, record.ErrStoreUnavailable) || !strings.Contains(err.Error(), "version 1") {
 			t.Errorf("%s = %v; want ErrStoreUnavailable that says version 1", op, err)
 		}
 	}
@@ -55,7 +56,7 @@ func TestNothingIsWrittenToAVersion1Engine(t *testing.T) {
 }
 
 // saveOnceUpgraded saves as soon as the engine takes it.
-func saveOnceUpgraded(t *testing.T, store broker.Store) {
+func saveOnceUpgraded(t *testing.T, store record.Store) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -64,7 +65,7 @@ func saveOnceUpgraded(t *testing.T, store broker.Store) {
 		if err == nil {
 			return
 		}
-		if !errors.Is(err, broker.ErrStoreUnavailable) || !strings.Contains(err.Error(), "upgrading") {
+		if !errors.Is(err, record.ErrStoreUnavailable) || !strings.Contains(err.Error(), "upgrading") {
 			t.Fatalf("Save = %v", err)
 		}
 	}
@@ -78,7 +79,7 @@ func TestMountThatCannotBeUsedIsSaid(t *testing.T) {
 		"sys":           "type system",
 	} {
 		err := newStore(t, vaultkv.Config{Mount: mount}).Check(t.Context())
-		if !errors.Is(err, broker.ErrStoreUnavailable) || !strings.Contains(err.Error(), want) {
+		if !errors.Is(err, record.ErrStoreUnavailable) || !strings.Contains(err.Error(), want) {
 			t.Errorf("Check with mount %s = %v, want an error that says %q", mount, err, want)
 		}
 	}
@@ -98,7 +99,7 @@ func TestMountIsCheckedOnceForAll(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			if _, _, err := store.Load(t.Context(), key("ann")); !errors.Is(err, broker.ErrNotFound) {
+			if _, _, err := store.Load(t.Context(), key("ann")); !errors.Is(err, record.ErrNotFound) {
 				t.Errorf("Load = %v, want ErrNotFound", err)
 			}
 		})
@@ -129,11 +130,11 @@ func TestCheckGoesOnWithoutTheCallerWhoBeganIt(t *testing.T) {
 	}()
 	<-asked
 	cancel()
-	if err := <-first; !errors.Is(err, context.Canceled) || !errors.Is(err, broker.ErrStoreUnavailable) {
+	if err := <-first; !errors.Is(err, context.Canceled) || !errors.Is(err, record.ErrStoreUnavailable) {
 		t.Errorf("Load of the caller who left = %v, want context.Canceled and ErrStoreUnavailable", err)
 	}
 	close(proceed)
-	if _, _, err := store.Load(t.Context(), key("ann")); !errors.Is(err, broker.ErrNotFound) {
+	if _, _, err := store.Load(t.Context(), key("ann")); !errors.Is(err, record.ErrNotFound) {
 		t.Errorf("Load = %v, want ErrNotFound", err)
 	}
 }
@@ -146,7 +147,7 @@ func TestSealedVaultIsUnavailableUntilUnsealed(t *testing.T) {
 	server.Seal(t)
 	_, saveErr := store.Save(t.Context(), newRecord("ann", 2), rev)
 	for op, err := range map[string]error{"Save": saveErr, "Check": store.Check(t.Context())} {
-		if !errors.Is(err, broker.ErrStoreUnavailable) || !strings.Contains(err.Error(), "sealed") {
+		if !errors.Is(err, record.ErrStoreUnavailable) || !strings.Contains(err.Error(), "sealed") {
 			t.Errorf("%s = %v; want ErrStoreUnavailable that says sealed", op, err)
 		}
 	}
@@ -166,9 +167,9 @@ func TestRejectedTokenIsAskedForAgain(t *testing.T) {
 		tokens[i] = login.Auth.ClientToken
 	}
 	asked := 0
-	store := newStore(t, vaultkv.Config{Token: func(context.Context) (broker.Secret, error) {
+	store := newStore(t, vaultkv.Config{Token: func(context.Context) (secret.String, error) {
 		asked++
-		return broker.NewSecret(tokens[min(asked, len(tokens))-1] + "\n"), nil
+		return secret.New(tokens[min(asked, len(tokens))-1] + "\n"), nil
 	}})
 	rev := save(t, store, newRecord("ann", 1), 0)
 	if err := client.Auth().Token().RevokeTreeWithContext(t.Context(), tokens[0]); err != nil {
@@ -183,14 +184,14 @@ func TestRejectedTokenIsAskedForAgain(t *testing.T) {
 
 func TestTokenThatCannotBeHadIsSaid(t *testing.T) {
 	t.Parallel()
-	for name, source := range map[string]func(context.Context) (broker.Secret, error){
-		"error":   func(context.Context) (broker.Secret, error) { return broker.Secret{}, errors.New("no file") },
+	for name, source := range map[string]func(context.Context) (secret.String, error){
+		"error":   func(context.Context) (secret.String, error) { return secret.String{}, errors.New("no file") },
 		"garbage": tokenOf("canary\nx"),
 		"wrong":   tokenOf("canary"),
 		"none":    tokenOf(""),
 	} {
 		err := newStore(t, vaultkv.Config{Token: source}).Check(t.Context())
-		if !errors.Is(err, broker.ErrStoreUnavailable) || !strings.Contains(err.Error(), "token") || strings.Contains(err.Error(), "canary") {
+		if !errors.Is(err, record.ErrStoreUnavailable) || !strings.Contains(err.Error(), "token") || strings.Contains(err.Error(), "canary") {
 			t.Errorf("%s: Check = %v, want ErrStoreUnavailable about the token", name, err)
 		}
 	}

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // The path of a connection is <application>/<consumer>/<unified_api>.<service_id>.
@@ -36,7 +36,7 @@ func cleanPath(path string) (string, error) {
 	return path, nil
 }
 
-func connectionPath(key broker.Key) string {
+func connectionPath(key record.Key) string {
 	return strings.Join([]string{
 		split(encode(key.Application)),
 		split(encode(key.Consumer)),
@@ -98,7 +98,7 @@ func decode(encoded string) (string, error) {
 }
 
 // parsePath reads what connectionPath wrote, and nothing else.
-func parsePath(path string) (broker.Key, error) {
+func parsePath(path string) (record.Key, error) {
 	var parts []string
 	part := ""
 	for segment := range strings.SplitSeq(path, "/") {
@@ -110,24 +110,24 @@ func parsePath(path string) (broker.Key, error) {
 		part = ""
 	}
 	if len(parts) != 3 || part != "" {
-		return broker.Key{}, errForeignPath
+		return record.Key{}, errForeignPath
 	}
 	unifiedAPI, serviceID, _ := strings.Cut(parts[2], ".")
 	var err error
 	for _, p := range []*string{&parts[0], &parts[1], &unifiedAPI, &serviceID} {
 		if *p, err = decode(*p); err != nil {
-			return broker.Key{}, err
+			return record.Key{}, err
 		}
 	}
 	if parts[0] == "" || parts[1] == "" || unifiedAPI == "" || serviceID == "" {
-		return broker.Key{}, errForeignPath
+		return record.Key{}, errForeignPath
 	}
-	key := broker.Key{
+	key := record.Key{
 		Application: parts[0], Consumer: parts[1],
 		Connector: connector.ID{UnifiedAPI: unifiedAPI, ServiceID: serviceID},
 	}
 	if connectionPath(key) != path {
-		return broker.Key{}, errForeignPath
+		return record.Key{}, errForeignPath
 	}
 	return key, nil
 }

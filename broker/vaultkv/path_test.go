@@ -4,8 +4,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 func TestPathsOfConnections(t *testing.T) {
@@ -21,7 +21,7 @@ func TestPathsOfConnections(t *testing.T) {
 		{"app", long[:93] + "/y", "app/" + long[:93] + "~/~2Fy/crm.hubspot"},
 		{"app", long[:92] + "/yz", "app/" + long[:92] + "~2F~/yz/crm.hubspot"},
 	} {
-		key := broker.Key{
+		key := record.Key{
 			Application: test.application, Consumer: test.consumer,
 			Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"},
 		}
@@ -40,7 +40,7 @@ func FuzzPathsAreReversible(f *testing.F) {
 		if application == "" || consumer == "" || unifiedAPI == "" || serviceID == "" {
 			t.Skip("refused before it comes to a path")
 		}
-		key := broker.Key{
+		key := record.Key{
 			Application: application, Consumer: consumer,
 			Connector: connector.ID{UnifiedAPI: unifiedAPI, ServiceID: serviceID},
 		}

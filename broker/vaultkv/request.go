@@ -12,7 +12,8 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // maxAnswer is more than Vault takes in a request, in bytes.
@@ -57,7 +58,7 @@ func (s *Store) do(ctx context.Context, r request) ([]byte, error) {
 
 // authorized sends a request, and once more with a new token if there is one.
 func (s *Store) authorized(ctx context.Context, r request) ([]byte, error) {
-	token, err := s.token(ctx, broker.Secret{})
+	token, err := s.token(ctx, secret.String{})
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +77,7 @@ func (s *Store) authorized(ctx context.Context, r request) ([]byte, error) {
 }
 
 // send makes exactly one HTTP request. With a 404 it can return a body and an error.
-func (s *Store) send(ctx context.Context, r request, token broker.Secret) ([]byte, error) {
+func (s *Store) send(ctx context.Context, r request, token secret.String) ([]byte, error) {
 	timed, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	logical := s.client.WithRequestCallbacks(func(r *api.Request) { r.ClientToken = token.Reveal() }).Logical()
@@ -110,7 +111,7 @@ func (s *Store) send(ctx context.Context, r request, token broker.Secret) ([]byt
 
 // token returns the token to use, a newly asked for one if the one that is known is
 // rejected.
-func (s *Store) token(ctx context.Context, rejected broker.Secret) (broker.Secret, error) {
+func (s *Store) token(ctx context.Context, rejected secret.String) (secret.String, error) {
 	if token, ok := s.tokens.known(rejected); ok {
 		return token, nil
 	}
@@ -118,12 +119,12 @@ func (s *Store) token(ctx context.Context, rejected broker.Secret) (broker.Secre
 	defer cancel()
 	token, err := s.tokens.source(timed)
 	if err != nil {
-		return broker.Secret{}, fmt.Errorf("%w: getting a token for Vault: %w", broker.ErrStoreUnavailable, err)
+		return secret.String{}, fmt.Errorf("%w: getting a token for Vault: %w", record.ErrStoreUnavailable, err)
 	}
-	token = broker.NewSecret(strings.TrimSpace(token.Reveal()))
+	token = secret.New(strings.TrimSpace(token.Reveal()))
 	if strings.ContainsFunc(token.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return broker.Secret{}, fmt.Errorf("%w: what should be a token for Vault has characters that no token has: "+
-			"check the file or variable that it comes from", broker.ErrStoreUnavailable)
+		return secret.String{}, fmt.Errorf("%w: what should be a token for Vault has characters that no token has: "+
+			"check the file or variable that it comes from", record.ErrStoreUnavailable)
 	}
 	s.tokens.set(token)
 	return token, nil
@@ -131,25 +132,25 @@ func (s *Store) token(ctx context.Context, rejected broker.Secret) (broker.Secre
 
 // tokens keeps the token that was last asked for.
 type tokens struct {
-	source func(ctx context.Context) (broker.Secret, error)
+	source func(ctx context.Context) (secret.String, error)
 
 	mu    sync.Mutex
-	token broker.Secret // guarded by mu
+	token secret.String // guarded by mu
 }
 
-func (t *tokens) known(rejected broker.Secret) (broker.Secret, bool) {
+func (t *tokens) known(rejected secret.String) (secret.String, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.token, !t.token.IsZero() && !t.token.Equal(rejected)
 }
 
-func (t *tokens) set(token broker.Secret) {
+func (t *tokens) set(token secret.String) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.token = token
 }
 
 // environmentToken may return none: a Vault Agent logs in by itself.
-func environmentToken(context.Context) (broker.Secret, error) {
-	return broker.NewSecret(os.Getenv(api.EnvVaultToken)), nil
+func environmentToken(context.Context) (secret.String, error) {
+	return secret.New(os.Getenv(api.EnvVaultToken)), nil
 }

@@ -7,31 +7,31 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// Save implements [broker.Store]. It costs one request, as long as nothing goes
+// Save implements [record.Store]. It costs one request, as long as nothing goes
 // wrong. A write whose answer got lost is repeated once; the random id in it tells
 // whether a conflict is one with the write itself.
-func (s *Store) Save(ctx context.Context, rec *broker.Record, rev broker.Revision) (broker.Revision, error) {
+func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
 	if err := s.begin(ctx, rec.Key); err != nil {
 		return 0, fmt.Errorf("saving %s: %w", rec.Key, err)
 	}
-	data, err := broker.EncodeRecord(rec)
+	data, err := record.Encode(rec)
 	if err != nil {
-		return 0, fmt.Errorf("%w: %w", broker.ErrStoreUnavailable, err)
+		return 0, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 	}
 	w := write{key: rec.Key, secret: stored{Record: string(data), WriteID: rand.Text()}, create: rev == 0, cas: uint64(rev)}
 	number, err := s.save(ctx, &w)
 	if err != nil {
 		return 0, fmt.Errorf("saving %s: %w", rec.Key, err)
 	}
-	return broker.Revision(number), nil
+	return record.Revision(number), nil
 }
 
 // A write is one Save under way.
 type write struct {
-	key      broker.Key
+	key      record.Key
 	secret   stored
 	create   bool   // there must be no record
 	cas      uint64 // the version that must be the latest
@@ -63,7 +63,7 @@ func (s *Store) put(ctx context.Context, w *write) (uint64, error) {
 	r := request{method: http.MethodPut, engine: "data", path: connectionPath(w.key), capabilities: "create, update", once: true}
 	var err error
 	if r.body, err = json.Marshal(map[string]any{"options": map[string]uint64{"cas": w.cas}, "data": w.secret}); err != nil {
-		return 0, fmt.Errorf("%w: the record cannot be encoded", broker.ErrStoreUnavailable)
+		return 0, fmt.Errorf("%w: the record cannot be encoded", record.ErrStoreUnavailable)
 	}
 	body, err := s.do(ctx, r)
 	if err != nil {
@@ -103,12 +103,12 @@ func (s *Store) resolve(ctx context.Context, w *write) (saved uint64, retry bool
 		case v.writeID == w.secret.WriteID:
 			return wanted, false, nil
 		case v.record == nil:
-			return 0, false, fmt.Errorf("%w: the answer of Vault got lost, and what was saved then is gone", broker.ErrStoreUnavailable)
+			return 0, false, fmt.Errorf("%w: the answer of Vault got lost, and what was saved then is gone", record.ErrStoreUnavailable)
 		}
 	}
 	if w.create && latest.record == nil && latest.number != w.cas {
 		w.cas = latest.number
-		return 0, true, broker.ErrConflict
+		return 0, true, record.ErrConflict
 	}
-	return 0, false, broker.ErrConflict
+	return 0, false, record.ErrConflict
 }

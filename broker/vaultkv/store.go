@@ -25,7 +25,8 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 const (
@@ -45,7 +46,7 @@ type Config struct {
 
 	// Token returns a token for Vault. It is asked at first, and again whenever Vault
 	// answers 403. Default: what VAULT_TOKEN says at that time.
-	Token func(ctx context.Context) (broker.Secret, error)
+	Token func(ctx context.Context) (secret.String, error)
 
 	// Timeout bounds each request to Vault. Default: 10s.
 	Timeout time.Duration
@@ -54,7 +55,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// A Store is a [broker.Store] in Vault.
+// A Store is a [record.Store] in Vault.
 type Store struct {
 	client *api.Client
 	mount  string
@@ -156,8 +157,8 @@ func validateAddress(address string) error {
 	return nil
 }
 
-// Load implements [broker.Store].
-func (s *Store) Load(ctx context.Context, key broker.Key) (*broker.Record, broker.Revision, error) {
+// Load implements [record.Store].
+func (s *Store) Load(ctx context.Context, key record.Key) (*record.Record, record.Revision, error) {
 	err := s.begin(ctx, key)
 	var v version
 	if err == nil {
@@ -167,17 +168,17 @@ func (s *Store) Load(ctx context.Context, key broker.Key) (*broker.Record, broke
 		return nil, 0, fmt.Errorf("loading %s: %w", key, err)
 	}
 	if v.record == nil {
-		return nil, 0, fmt.Errorf("%s: %w", key, broker.ErrNotFound)
+		return nil, 0, fmt.Errorf("%s: %w", key, record.ErrNotFound)
 	}
-	rec, err := broker.DecodeRecord(key, v.record)
+	rec, err := record.Decode(key, v.record)
 	if err != nil {
-		return nil, 0, fmt.Errorf("%w: %w", broker.ErrStoreUnavailable, err)
+		return nil, 0, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 	}
-	return rec, broker.Revision(v.number), nil
+	return rec, record.Revision(v.number), nil
 }
 
-// Delete implements [broker.Store]. It removes the metadata and every version.
-func (s *Store) Delete(ctx context.Context, key broker.Key) error {
+// Delete implements [record.Store]. It removes the metadata and every version.
+func (s *Store) Delete(ctx context.Context, key record.Key) error {
 	err := s.begin(ctx, key)
 	if err == nil {
 		_, err = s.do(ctx, request{
@@ -190,9 +191,9 @@ func (s *Store) Delete(ctx context.Context, key broker.Key) error {
 	return nil
 }
 
-// DestroyEarlier implements [broker.VersionedStore]. Versions that were deleted, not
+// DestroyEarlier implements [record.VersionedStore]. Versions that were deleted, not
 // destroyed, are destroyed too: they could be undeleted.
-func (s *Store) DestroyEarlier(ctx context.Context, key broker.Key, rev broker.Revision) error {
+func (s *Store) DestroyEarlier(ctx context.Context, key record.Key, rev record.Revision) error {
 	err := s.begin(ctx, key)
 	var numbers []uint64
 	if err == nil {
@@ -208,9 +209,9 @@ func (s *Store) DestroyEarlier(ctx context.Context, key broker.Key, rev broker.R
 }
 
 // begin comes before every operation on a record.
-func (s *Store) begin(ctx context.Context, key broker.Key) error {
+func (s *Store) begin(ctx context.Context, key record.Key) error {
 	if key.Application == "" || key.Consumer == "" || key.Connector.UnifiedAPI == "" || key.Connector.ServiceID == "" {
-		return fmt.Errorf("%w: a part of the key is empty, which is no path in Vault", broker.ErrStoreUnavailable)
+		return fmt.Errorf("%w: a part of the key is empty, which is no path in Vault", record.ErrStoreUnavailable)
 	}
 	return s.ready(ctx)
 }
@@ -221,4 +222,4 @@ func (s *Store) String() string {
 		s.client.Address(), s.mount, strings.TrimSuffix(s.prefix, "/connections"))
 }
 
-var _ broker.VersionedStore = (*Store)(nil)
+var _ record.VersionedStore = (*Store)(nil)

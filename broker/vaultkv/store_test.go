@@ -13,10 +13,11 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/vaulttest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 	"github.com/tokenbroker/caddy-token-broker/broker/vaultkv"
 )
 
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) { os.Exit(vaulttest.Main(m)) }
 
 func TestStoreKeepsTheContract(t *testing.T) {
 	t.Parallel()
-	brokertest.TestStore(t, func(t *testing.T) broker.Store { return newStore(t, vaultkv.Config{}) })
+	brokertest.TestStore(t, func(t *testing.T) record.Store { return newStore(t, vaultkv.Config{}) })
 }
 
 func TestRecordDeletedByHandIsGoneAndCanBeMadeAnew(t *testing.T) {
@@ -42,14 +43,14 @@ func TestRecordDeletedByHandIsGoneAndCanBeMadeAnew(t *testing.T) {
 			if err := remove(config.Prefix+"/connections/app/ann/crm.hubspot", int(rev)); err != nil {
 				t.Fatal(err)
 			}
-			if rec, rev, err := store.Load(t.Context(), key("ann")); !errors.Is(err, broker.ErrNotFound) {
+			if rec, rev, err := store.Load(t.Context(), key("ann")); !errors.Is(err, record.ErrNotFound) {
 				t.Errorf("Load = %v, %d, %v; want ErrNotFound", rec, rev, err)
 			}
 			if got := save(t, store, newRecord("ann", 3), 0); got != rev+1 {
 				t.Errorf("revision of the record made anew = %d, want %d", got, rev+1)
 			}
 			wantGeneration(t, store, "ann", 3)
-			if _, err := store.Save(t.Context(), newRecord("ann", 4), 0); !errors.Is(err, broker.ErrConflict) {
+			if _, err := store.Save(t.Context(), newRecord("ann", 4), 0); !errors.Is(err, record.ErrConflict) {
 				t.Errorf("Save = %v, want ErrConflict", err)
 			}
 		})
@@ -62,7 +63,7 @@ func TestDestroyEarlierLeavesNothingToUndelete(t *testing.T) {
 	config := vaultkv.Config{Prefix: prefix()}
 	store := newStore(t, config)
 	path := config.Prefix + "/connections/app/ann/crm.hubspot"
-	var rev broker.Revision
+	var rev record.Revision
 	for range 4 {
 		rev = save(t, store, newRecord("ann", 1), rev)
 	}
@@ -121,7 +122,7 @@ func TestForeignSecretsAreLeftAlone(t *testing.T) {
 	if got != 2 {
 		t.Errorf("List yields %d keys, want 2", got)
 	}
-	if _, _, err := store.Load(t.Context(), key("cyd")); !errors.Is(err, broker.ErrStoreUnavailable) {
+	if _, _, err := store.Load(t.Context(), key("cyd")); !errors.Is(err, record.ErrStoreUnavailable) {
 		t.Errorf("Load of a secret that is no record = %v, want ErrStoreUnavailable", err)
 	}
 }
@@ -173,7 +174,7 @@ func TestTooLargeARecordIsSaid(t *testing.T) {
 	rec := newRecord("ann", 1)
 	rec.Metadata = map[string]any{"a": strings.Repeat("x", 2<<20)}
 	_, err := store.Save(t.Context(), rec, 0)
-	if !errors.Is(err, broker.ErrRecordTooLarge) || errors.Is(err, broker.ErrStoreUnavailable) {
+	if !errors.Is(err, record.ErrRecordTooLarge) || errors.Is(err, record.ErrStoreUnavailable) {
 		t.Errorf("Save = %v, want an error that says it is too large", err)
 	}
 }
@@ -200,11 +201,11 @@ func newStore(t *testing.T, config vaultkv.Config) *vaultkv.Store {
 
 func prefix() string { return "test-" + strings.ToLower(rand.Text()) }
 
-func tokenOf(token string) func(context.Context) (broker.Secret, error) {
-	return func(context.Context) (broker.Secret, error) { return broker.NewSecret(token), nil }
+func tokenOf(token string) func(context.Context) (secret.String, error) {
+	return func(context.Context) (secret.String, error) { return secret.New(token), nil }
 }
 
-func save(t *testing.T, store broker.Store, rec *broker.Record, rev broker.Revision) broker.Revision {
+func save(t *testing.T, store record.Store, rec *record.Record, rev record.Revision) record.Revision {
 	t.Helper()
 	saved, err := store.Save(t.Context(), rec, rev)
 	if err != nil {
@@ -213,7 +214,7 @@ func save(t *testing.T, store broker.Store, rec *broker.Record, rev broker.Revis
 	return saved
 }
 
-func wantGeneration(t *testing.T, store broker.Store, consumer string, want uint64) {
+func wantGeneration(t *testing.T, store record.Store, consumer string, want uint64) {
 	t.Helper()
 	rec, _, err := store.Load(t.Context(), key(consumer))
 	if err != nil || rec.Generation != want {
@@ -221,17 +222,17 @@ func wantGeneration(t *testing.T, store broker.Store, consumer string, want uint
 	}
 }
 
-func key(consumer string) broker.Key {
-	return broker.Key{
+func key(consumer string) record.Key {
+	return record.Key{
 		Application: "app", Consumer: consumer,
 		Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"},
 	}
 }
 
-func newRecord(consumer string, generation uint64) *broker.Record {
-	return &broker.Record{
+func newRecord(consumer string, generation uint64) *record.Record {
+	return &record.Record{
 		Key: key(consumer), Generation: generation,
-		Credentials: &broker.Credentials{RefreshToken: broker.NewSecret("canary-secret")},
+		Credentials: &record.Credentials{RefreshToken: secret.New("canary-secret")},
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"net/url"
 	"strconv"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A stored is what Vault keeps under a connection's path. The record is a string, not
@@ -27,7 +27,7 @@ type version struct {
 }
 
 // readVersion reads a version by number, 0 for the latest.
-func (s *Store) readVersion(ctx context.Context, key broker.Key, number uint64) (version, error) {
+func (s *Store) readVersion(ctx context.Context, key record.Key, number uint64) (version, error) {
 	r := request{method: http.MethodGet, engine: "data", path: connectionPath(key), capabilities: "read"}
 	if number > 0 {
 		r.query = url.Values{"version": {strconv.FormatUint(number, 10)}}
@@ -58,7 +58,7 @@ func (s *Store) readVersion(ctx context.Context, key broker.Key, number uint64) 
 	}
 	if answer.Data.Data == nil || answer.Data.Data.Record == "" || v.number == 0 {
 		return version{}, fmt.Errorf("%w: there is a secret at %s that the token broker did not write: "+
-			"use another prefix, or move it away", broker.ErrStoreUnavailable, s.fullPath(r))
+			"use another prefix, or move it away", record.ErrStoreUnavailable, s.fullPath(r))
 	}
 	v.record, v.writeID = []byte(answer.Data.Data.Record), answer.Data.Data.WriteID
 	return v, nil
@@ -66,7 +66,7 @@ func (s *Store) readVersion(ctx context.Context, key broker.Key, number uint64) 
 
 // versionsBefore returns the numbers of those versions before a given one that are
 // not destroyed yet. There are no more of them than the engine's max_versions.
-func (s *Store) versionsBefore(ctx context.Context, key broker.Key, number uint64) ([]uint64, error) {
+func (s *Store) versionsBefore(ctx context.Context, key record.Key, number uint64) ([]uint64, error) {
 	r := request{method: http.MethodGet, engine: "metadata", path: connectionPath(key), capabilities: "read"}
 	body, err := s.do(ctx, r)
 	if isNotFound(err) {
@@ -94,7 +94,7 @@ func (s *Store) versionsBefore(ctx context.Context, key broker.Key, number uint6
 	return before, nil
 }
 
-func (s *Store) destroy(ctx context.Context, key broker.Key, numbers []uint64) error {
+func (s *Store) destroy(ctx context.Context, key record.Key, numbers []uint64) error {
 	body, err := json.Marshal(map[string][]uint64{"versions": numbers})
 	if err != nil {
 		return err

@@ -12,8 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 func TestCanonicalForm(t *testing.T) {
@@ -130,7 +131,7 @@ func TestEveryDocumentedReceiverVerifiesTheSignature(t *testing.T) {
 	}
 	dir := t.TempDir()
 	script, cases := filepath.Join(dir, "receivers.js"), filepath.Join(dir, "cases")
-	secret := broker.NewSecret("kéy of the webhook")
+	secret := secret.New("kéy of the webhook")
 	rng := rand.New(rand.NewPCG(1, 2))
 	var lines bytes.Buffer
 	enc := json.NewEncoder(&lines)
@@ -203,19 +204,19 @@ func randomValue(rng *rand.Rand, depth int) any {
 	}
 }
 
-func testEvent(id string) broker.Event {
+func testEvent(id string) record.Event {
 	at := time.Date(2026, 3, 4, 5, 6, 7, 8_900_000, time.FixedZone("", 3600))
 	hubspot := connector.ID{UnifiedAPI: "crm", ServiceID: "hubspot"}
-	return broker.Event{
-		ID: id, Type: broker.EventRefreshFailed, OccurredAt: at,
-		Connection: broker.Connection{
-			Key: broker.Key{Application: "app", Consumer: "cust_1", Connector: hubspot},
+	return record.Event{
+		ID: id, Type: record.EventRefreshFailed, OccurredAt: at,
+		Connection: record.Connection{
+			Key: record.Key{Application: "app", Consumer: "cust_1", Connector: hubspot},
 			Connector: connector.Definition{
 				ID: hubspot, Name: "HubSpot", Website: "https://www.hubspot.com", AuthType: connector.OAuth2,
 				Settings: []connector.Setting{{Name: "pin", Sensitive: true}},
 			},
-			State: broker.StateAdded, Health: broker.HealthNeedsAuth, Enabled: true,
-			Settings:  map[string]any{"instance_url": "https://eu28.acme.test", "pin": broker.Mask},
+			State: record.StateAdded, Health: record.HealthNeedsAuth, Enabled: true,
+			Settings:  map[string]any{"instance_url": "https://eu28.acme.test", "pin": record.Mask},
 			Metadata:  map[string]any{"plan": "enterprise"},
 			CreatedAt: at, UpdatedAt: at,
 		},

@@ -8,7 +8,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // A Config says who is told of events. It is not changed after it was handed over.
@@ -26,7 +27,7 @@ type Endpoint struct {
 	URL string
 
 	// Secret keys the signature.
-	Secret broker.Secret
+	Secret secret.String
 
 	// Events are the events that are sent: their types, or beginnings of them followed
 	// by "*". Default: all.
@@ -82,11 +83,11 @@ func (c *Config) logger() *slog.Logger {
 	return c.Logger
 }
 
-func (e *Endpoint) wants(t broker.EventType) bool {
+func (e *Endpoint) wants(t record.EventType) bool {
 	return len(e.Events) == 0 || slices.ContainsFunc(e.Events, func(pattern string) bool { return matches(pattern, t) })
 }
 
-func matches(pattern string, t broker.EventType) bool {
+func matches(pattern string, t record.EventType) bool {
 	prefix, wildcard := strings.CutSuffix(pattern, "*")
 	return string(t) == pattern || wildcard && strings.HasPrefix(string(t), prefix)
 }
@@ -95,7 +96,7 @@ func matches(pattern string, t broker.EventType) bool {
 // alert that never comes.
 func (e *Endpoint) Unmatched() []string {
 	return slices.DeleteFunc(slices.Clone(e.Events), func(pattern string) bool {
-		return slices.ContainsFunc(broker.EventTypes(), func(t broker.EventType) bool { return matches(pattern, t) })
+		return slices.ContainsFunc(record.EventTypes(), func(t record.EventType) bool { return matches(pattern, t) })
 	})
 }
 

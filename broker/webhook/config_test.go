@@ -4,12 +4,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 func TestEndpointsAreChecked(t *testing.T) {
 	t.Parallel()
-	secret := broker.NewSecret("s")
+	secret := secret.New("s")
 	tests := []struct {
 		e    Endpoint
 		want string
@@ -50,7 +51,7 @@ func TestEventPatterns(t *testing.T) {
 		if pattern != "" {
 			e.Events = []string{"x", pattern}
 		}
-		if got := e.wants(broker.EventRefreshFailed); got != want {
+		if got := e.wants(record.EventRefreshFailed); got != want {
 			t.Errorf("%q: got %t, want %t", pattern, got, want)
 		}
 	}

@@ -15,8 +15,9 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/retryafter"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 const (
@@ -31,7 +32,7 @@ const (
 type delivery struct {
 	dispatcher *Dispatcher
 	endpoint   *endpoint
-	event      *broker.Event
+	event      *record.Event
 	origin     trace.Span // the span that the event was emitted in
 	begun      time.Time
 }
@@ -180,7 +181,7 @@ func classify(err error) string {
 	var certErr *tls.CertificateVerificationError
 	var opErr *net.OpError
 	switch {
-	case errors.Is(err, broker.ErrAddressNotAllowed):
+	case errors.Is(err, guard.ErrAddressNotAllowed):
 		return "address_not_allowed"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "timeout"

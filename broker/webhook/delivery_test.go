@@ -17,7 +17,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 func TestEachAttemptIsARootSpanLinkedToTheEvents(t *testing.T) {
@@ -85,9 +86,12 @@ func TestEachAttemptIsARootSpanLinkedToTheEvents(t *testing.T) {
 // faults is a log handler that passes on how attempts ended.
 type faults chan string
 
-func (f faults) Enabled(context.Context, slog.Level) bool      { return true }
+func (f faults) Enabled(context.Context, slog.Level) bool { return true }
+
 func (f faults) Handle(_ context.Context, _ slog.Record) error { return nil }
-func (f faults) WithGroup(string) slog.Handler                 { return f }
+
+func (f faults) WithGroup(string) slog.Handler { return f }
+
 func (f faults) WithAttrs(attrs []slog.Attr) slog.Handler {
 	for _, a := range attrs {
 		if a.Key == "error" || a.Key == "status" {
@@ -102,7 +106,7 @@ func TestOverTheNetwork(t *testing.T) {
 	got := make(chan string, 1)
 	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
-		got <- signature(broker.NewSecret("s"), b)
+		got <- signature(secret.New("s"), b)
 		got <- r.Header.Get("x-apideck-signature")
 	}))
 	defer srv.Close()
@@ -113,9 +117,9 @@ func TestOverTheNetwork(t *testing.T) {
 		e    Endpoint
 		want string
 	}{
-		{Endpoint{URL: srv.URL, Secret: broker.NewSecret("s"), AllowPrivate: true}, "200"},
-		{Endpoint{URL: tls.URL, Secret: broker.NewSecret("s")}, "address_not_allowed"},
-		{Endpoint{URL: tls.URL, Secret: broker.NewSecret("s"), AllowPrivate: true}, "certificate"},
+		{Endpoint{URL: srv.URL, Secret: secret.New("s"), AllowPrivate: true}, "200"},
+		{Endpoint{URL: tls.URL, Secret: secret.New("s")}, "address_not_allowed"},
+		{Endpoint{URL: tls.URL, Secret: secret.New("s"), AllowPrivate: true}, "certificate"},
 	}
 	for _, tt := range tests {
 		outcome := make(faults, 1)
@@ -142,7 +146,7 @@ func TestErrorsAreClassed(t *testing.T) {
 		err  error
 		want string
 	}{
-		{broker.ErrAddressNotAllowed, "address_not_allowed"}, {context.DeadlineExceeded, "timeout"}, {context.Canceled, "canceled"}, {errors.New("x"), "protocol"},
+		{guard.ErrAddressNotAllowed, "address_not_allowed"}, {context.DeadlineExceeded, "timeout"}, {context.Canceled, "canceled"}, {errors.New("x"), "protocol"},
 	} {
 		if got := classify(tt.err); got != tt.want {
 			t.Errorf("%v: got %s, want %s", tt.err, got, tt.want)

@@ -16,7 +16,8 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 const (
@@ -68,7 +69,7 @@ func newEndpoint() *endpoint {
 // New returns a dispatcher without endpoints.
 func New() *Dispatcher {
 	return &Dispatcher{
-		newTransport: func(allowPrivate bool) http.RoundTripper { return broker.NewGuardedTransport(allowPrivate) },
+		newTransport: func(allowPrivate bool) http.RoundTripper { return guard.NewTransport(allowPrivate) },
 		closing:      make(chan struct{}),
 		endpoints:    make(map[string]*endpoint),
 	}
@@ -114,9 +115,9 @@ func (d *Dispatcher) client(allowPrivate bool) *http.Client {
 	}
 }
 
-// Emit implements [broker.EventSink]. It never blocks: what there is no room for is
+// Emit implements [record.EventSink]. It never blocks: what there is no room for is
 // dropped, counted and logged.
-func (d *Dispatcher) Emit(ctx context.Context, event broker.Event) {
+func (d *Dispatcher) Emit(ctx context.Context, event record.Event) {
 	span := trace.SpanFromContext(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -141,7 +142,7 @@ func (d *Dispatcher) Emit(ctx context.Context, event broker.Event) {
 }
 
 // drop is called with mu held.
-func (d *Dispatcher) drop(ep *endpoint, event *broker.Event, why string) {
+func (d *Dispatcher) drop(ep *endpoint, event *record.Event, why string) {
 	d.dropped.Add(1)
 	d.cfg.logger().Error("webhook not delivered", "reason", why, "event_id", event.ID,
 		"event_type", string(event.Type), "connection", event.Connection.Key.String(), "endpoint", ep.current.Load().name)
@@ -190,4 +191,4 @@ func (d *Dispatcher) logger() *slog.Logger {
 	return d.cfg.logger()
 }
 
-var _ broker.EventSink = (*Dispatcher)(nil)
+var _ record.EventSink = (*Dispatcher)(nil)

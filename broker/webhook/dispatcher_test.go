@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 func TestAFailedDeliveryIsRetriedAtTheDocumentedGaps(t *testing.T) {
@@ -34,7 +34,7 @@ func TestAFailedDeliveryIsRetriedAtTheDocumentedGaps(t *testing.T) {
 			if a.attempt != i+1 {
 				t.Errorf("attempt %d says execution_attempt %d", i+1, a.attempt)
 			}
-			if got, want := a.header.Get("X-Apideck-Signature"), signature(broker.NewSecret("hook-s3cret"), a.body); got != want {
+			if got, want := a.header.Get("X-Apideck-Signature"), signature(secret.New("hook-s3cret"), a.body); got != want {
 				t.Errorf("attempt %d: signature %s, want %s", i+1, got, want)
 			}
 			for name, want := range map[string]string{
@@ -149,7 +149,7 @@ func TestASlowEndpointDoesNotDelayOthers(t *testing.T) {
 			}
 			return 200, http.Header{}
 		}}
-		secret := broker.NewSecret("s")
+		secret := secret.New("s")
 		d, _ := start(t, r, Endpoint{URL: "https://slow.example.com/", Secret: secret}, Endpoint{URL: "https://fast.example.com/", Secret: secret})
 		begun := time.Now()
 		for range 100 {
@@ -199,12 +199,12 @@ func TestPendingDeliveriesFollowTheConfiguration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &receiver{answer: always(500)}
 		d, log := start(t, r,
-			Endpoint{URL: "https://stays.example.com/", Secret: broker.NewSecret("old")},
-			Endpoint{URL: "https://goes.example.com/", Secret: broker.NewSecret("old")})
+			Endpoint{URL: "https://stays.example.com/", Secret: secret.New("old")},
+			Endpoint{URL: "https://goes.example.com/", Secret: secret.New("old")})
 		d.Emit(t.Context(), testEvent("event-1"))
 		synctest.Wait()
 		logger := d.cfg.Logger
-		err := d.Configure(Config{Endpoints: []Endpoint{{URL: "https://stays.example.com/", Secret: broker.NewSecret("new")}}, Logger: logger})
+		err := d.Configure(Config{Endpoints: []Endpoint{{URL: "https://stays.example.com/", Secret: secret.New("new")}}, Logger: logger})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -215,7 +215,7 @@ func TestPendingDeliveriesFollowTheConfiguration(t *testing.T) {
 			t.Fatalf("got %d attempts, want 3", len(got))
 		}
 		last := got[2]
-		if last.url != "https://stays.example.com/" || last.header.Get(headerSignature) != signature(broker.NewSecret("new"), last.body) {
+		if last.url != "https://stays.example.com/" || last.header.Get(headerSignature) != signature(secret.New("new"), last.body) {
 			t.Errorf("the third attempt went to %s, or has the old secret's signature", last.url)
 		}
 		if !strings.Contains(log.String(), "the endpoint was removed") {
@@ -290,7 +290,7 @@ func TestLogsShowNeitherSecretsNorTheURLsPath(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := &receiver{answer: always(400)}
-		d, log := start(t, r, Endpoint{URL: strings.Replace(hookURL, "//", "//user-s3cret:pass-s3cret@", 1), Secret: broker.NewSecret("hook-s3cret")})
+		d, log := start(t, r, Endpoint{URL: strings.Replace(hookURL, "//", "//user-s3cret:pass-s3cret@", 1), Secret: secret.New("hook-s3cret")})
 		d.Emit(t.Context(), testEvent("e"))
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()

@@ -14,8 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // page returns docs/events.md, which tells receivers what they get.
@@ -41,18 +42,18 @@ func blockAfter(t *testing.T, comment string) string {
 }
 
 // pageEvent is the event that the page shows.
-func pageEvent() *broker.Event {
+func pageEvent() *record.Event {
 	failed := time.Date(2026, 3, 4, 4, 6, 7, 8_000_000, time.UTC)
-	return &broker.Event{
-		ID: "9755c355-56c3-4a2f-a2da-86ff4411fccb", Type: broker.EventRefreshFailed, OccurredAt: failed,
-		Connection: broker.Connection{
-			Key: broker.Key{Application: "my-app", Consumer: "jane", Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}},
+	return &record.Event{
+		ID: "9755c355-56c3-4a2f-a2da-86ff4411fccb", Type: record.EventRefreshFailed, OccurredAt: failed,
+		Connection: record.Connection{
+			Key: record.Key{Application: "my-app", Consumer: "jane", Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}},
 			Connector: connector.Definition{
 				Name: "Acme", Website: "https://www.acme.example", AuthType: connector.OAuth2,
 				Settings: []connector.Setting{{Name: "realm_id", Required: true}, {Name: "api_secret", Sensitive: true}},
 			},
-			State: broker.StateInvalid, Health: broker.HealthNeedsAuth, Enabled: true,
-			Settings:            map[string]any{"realm_id": "4620816365012345678", "api_secret": broker.Mask},
+			State: record.StateInvalid, Health: record.HealthNeedsAuth, Enabled: true,
+			Settings:            map[string]any{"realm_id": "4620816365012345678", "api_secret": record.Mask},
 			Metadata:            map[string]any{"account": map[string]any{"name": "Jane Ltd"}},
 			CreatedAt:           time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC),
 			UpdatedAt:           failed,
@@ -100,7 +101,7 @@ func TestPageNamesEveryTypeOfEvent(t *testing.T) {
 	for _, match := range regexp.MustCompile("(?m)^\\| `(vault\\.[a-z_.]+)` \\|").FindAllStringSubmatch(page(t), -1) {
 		named = append(named, match[1])
 	}
-	for _, event := range broker.EventTypes() {
+	for _, event := range record.EventTypes() {
 		sent = append(sent, string(event))
 	}
 	slices.Sort(named)
@@ -179,7 +180,7 @@ func TestPageVerifiesInNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signed := signature(broker.NewSecret(key), payload)
+	signed := signature(secret.New(key), payload)
 	given, err := json.Marshal(map[string]any{"body": string(payload), "cases": [][]string{
 		{signed, key},                            // true
 		{signed, "another secret"},               // and all others false

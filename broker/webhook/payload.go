@@ -7,7 +7,8 @@ import (
 	"maps"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // The names that receivers of the Vault API's webhooks know.
@@ -24,7 +25,7 @@ const (
 
 // body returns what is sent for an attempt, the first of which is 1: a
 // ConnectionEvent of the Vault API in its envelope, in canonical form.
-func body(event *broker.Event, attempt int) ([]byte, error) {
+func body(event *record.Event, attempt int) ([]byte, error) {
 	key := event.Connection.Key
 	return appendCanonical(nil, map[string]any{"payload": map[string]any{
 		"event_id":          event.ID,
@@ -40,7 +41,7 @@ func body(event *broker.Event, attempt int) ([]byte, error) {
 
 // entity returns the connection as a ConsumerConnection of the Vault API. It has
 // nothing in it but what is named here.
-func entity(c *broker.Connection) map[string]any {
+func entity(c *record.Connection) map[string]any {
 	name := c.Connector.Name
 	if name == "" {
 		name = c.Key.Connector.ServiceID
@@ -73,14 +74,14 @@ func entity(c *broker.Connection) map[string]any {
 	return e
 }
 
-// settings returns the settings as they are in a [broker.Connection], masked. This
+// settings returns the settings as they are in a [record.Connection], masked. This
 // is the place where they leave the house, so whatever sounds like a secret is
 // masked here once more.
-func settings(c *broker.Connection) any {
+func settings(c *record.Connection) any {
 	masked := maps.Clone(c.Settings)
 	for name := range masked {
 		if c.Connector.IsSensitive(name) {
-			masked[name] = broker.Mask
+			masked[name] = record.Mask
 		}
 	}
 	return object(masked)
@@ -103,7 +104,7 @@ func timestamp(t time.Time) any {
 }
 
 // signature is the hex HMAC-SHA256 of the body under the endpoint's secret.
-func signature(key broker.Secret, body []byte) string {
+func signature(key secret.String, body []byte) string {
 	mac := hmac.New(sha256.New, []byte(key.Reveal()))
 	mac.Write(body)
 	return hex.EncodeToString(mac.Sum(nil))

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 func TestBodyIsAConnectionEventOfTheVaultAPI(t *testing.T) {
@@ -48,7 +48,7 @@ func TestABodyNeverCarriesASecretSetting(t *testing.T) {
 func TestSignatureIsHexHMACSHA256(t *testing.T) {
 	t.Parallel()
 	// RFC 4231 section 4.3, test case 2.
-	got := signature(broker.NewSecret("Jefe"), []byte("what do ya want for nothing?"))
+	got := signature(secret.New("Jefe"), []byte("what do ya want for nothing?"))
 	if want := "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 const hookURL = "https://ops.example.com/hooks/path-s3cret?key=query-s3cret"
@@ -78,7 +78,7 @@ func start(t *testing.T, r *receiver, endpoints ...Endpoint) (*Dispatcher, *brok
 	d := New()
 	d.newTransport = func(bool) http.RoundTripper { return r }
 	if endpoints == nil {
-		endpoints = []Endpoint{{URL: hookURL, Secret: broker.NewSecret("hook-s3cret")}}
+		endpoints = []Endpoint{{URL: hookURL, Secret: secret.New("hook-s3cret")}}
 	}
 	handler := slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})
 	if err := d.Configure(Config{Endpoints: endpoints, Logger: slog.New(handler)}); err != nil {

@@ -10,7 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/storage"
 )
@@ -23,9 +23,12 @@ type brokenStorage struct{}
 func (brokenStorage) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "token_broker.storage.test_broken", New: func() caddy.Module { return new(brokenStorage) }}
 }
-func (brokenStorage) String() string     { return "a broken store" }
+
+func (brokenStorage) String() string { return "a broken store" }
+
 func (brokenStorage) StorageKey() string { return "test_broken" }
-func (brokenStorage) OpenStore(context.Context, storage.OpenOptions) (broker.Store, error) {
+
+func (brokenStorage) OpenStore(context.Context, storage.OpenOptions) (record.Store, error) {
 	return nil, errors.New("the disk is on fire")
 }
 

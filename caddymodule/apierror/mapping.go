@@ -11,6 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // storeRetryAfter is the Retry-After while the store is unavailable.
@@ -20,8 +22,8 @@ const storeRetryAfter = 5 * time.Second
 func Of(err error, now time.Time) *Error {
 	var (
 		api   *Error
-		input *broker.InputError
-		token *broker.TokenError
+		input *record.InputError
+		token *record.TokenError
 	)
 	switch {
 	case errors.As(err, &api):
@@ -32,16 +34,16 @@ func Of(err error, now time.Time) *Error {
 		return tokenError(token, now)
 	case errors.Is(err, ErrUnauthorized):
 		return Unauthorized("Unknown application or wrong API key")
-	case errors.Is(err, broker.ErrConnectorNotFound):
+	case errors.Is(err, record.ErrConnectorNotFound):
 		return newError(http.StatusNotFound, "ConnectorNotFoundError", err)
-	case errors.Is(err, broker.ErrConnectionNotFound):
+	case errors.Is(err, record.ErrConnectionNotFound):
 		return newError(http.StatusNotFound, "ConnectionNotFoundError", err)
 	case errors.Is(err, broker.ErrConsumerNotFound):
 		return newError(http.StatusNotFound, "EntityNotFoundError", err)
-	case errors.Is(err, broker.ErrRecordTooLarge):
+	case errors.Is(err, record.ErrRecordTooLarge):
 		return &Error{
 			Status: http.StatusRequestEntityTooLarge, TypeName: "RequestEntityTooLargeError",
-			Message: broker.ErrRecordTooLarge.Error(), Detail: "send less in settings or metadata", internal: err,
+			Message: record.ErrRecordTooLarge.Error(), Detail: "send less in settings or metadata", internal: err,
 		}
 	case errors.Is(err, broker.ErrTooManyRequests):
 		e := newError(http.StatusTooManyRequests, "TooManyRequestsError", err)
@@ -49,7 +51,7 @@ func Of(err error, now time.Time) *Error {
 		return e
 	case errors.Is(err, broker.ErrConnectionDisabled):
 		return newError(http.StatusForbidden, "ConnectorDisabledError", err)
-	case errors.Is(err, broker.ErrHostNotAllowed), errors.Is(err, broker.ErrAddressNotAllowed):
+	case errors.Is(err, broker.ErrHostNotAllowed), errors.Is(err, guard.ErrAddressNotAllowed):
 		return newError(http.StatusForbidden, "ForbiddenError", err)
 	case errors.Is(err, ErrTimedOut):
 		return timedOut()
@@ -57,7 +59,7 @@ func Of(err error, now time.Time) *Error {
 		return unreadBody(err)
 	case isDownstreams(err):
 		return downstreamError(err)
-	case errors.Is(err, broker.ErrStoreUnavailable), errors.Is(err, broker.ErrShuttingDown),
+	case errors.Is(err, record.ErrStoreUnavailable), errors.Is(err, broker.ErrShuttingDown),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return unavailable(err, storeRetryAfter)
 	default:
@@ -130,17 +132,17 @@ func downstreamError(err error) *Error {
 	return e
 }
 
-func inputError(err *broker.InputError) *Error {
+func inputError(err *record.InputError) *Error {
 	// The detail leaves out the fix, which is in the message.
-	fault := &broker.InputError{Kind: err.Kind, Field: err.Field, Fault: err.Fault}
+	fault := &record.InputError{Kind: err.Kind, Field: err.Field, Fault: err.Fault}
 	e := &Error{Message: err.Error(), Detail: fault.Error()}
 	switch err.Kind {
-	case broker.MissingHeader:
+	case record.InputHeaderMissing:
 		e.Status, e.TypeName = http.StatusBadRequest, "RequestHeadersValidationError"
 		e.Detail = "Missing Header: " + err.Field
-	case broker.BadHeader:
+	case record.InputHeader:
 		e.Status, e.TypeName = http.StatusBadRequest, "RequestHeadersValidationError"
-	case broker.Contradiction:
+	case record.InputInvalid:
 		e.Status, e.TypeName = http.StatusUnprocessableEntity, "InvalidStateError"
 	default:
 		e.Status, e.TypeName = http.StatusBadRequest, "RequestValidationError"
@@ -151,12 +153,12 @@ func inputError(err *broker.InputError) *Error {
 // tokenError distinguishes a connection that must be authorized again (401) from one that
 // lacks a setting (422) and one whose token is expected later (503). Only a 401 is a reason
 // to ask the customer to log in again.
-func tokenError(err *broker.TokenError, now time.Time) *Error {
+func tokenError(err *record.TokenError, now time.Time) *Error {
 	wait := err.RetryAt.Sub(now)
 	if err.RetryAt.IsZero() {
 		wait = 0
 	}
-	if err.Unfit {
+	if err.BadSettings {
 		return &Error{Status: http.StatusUnprocessableEntity, TypeName: "InvalidStateError", Message: err.Error(), Detail: err.Err.Error()}
 	}
 	if !err.Parked || err.Err != nil {
@@ -184,8 +186,8 @@ func tokenError(err *broker.TokenError, now time.Time) *Error {
 }
 
 // laterAdvice says how to fix a failed refresh that did not cost the grant.
-func laterAdvice(class broker.Class) string {
-	if class == broker.ClassConfiguration {
+func laterAdvice(class record.Class) string {
+	if class == record.ClassConfiguration {
 		return "ask the operator to fix the connector's client_id, client_secret, auth_style or token_url; try again later"
 	}
 	return "try again later"

@@ -11,13 +11,15 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
 func TestErrorsBecomeResponses(t *testing.T) {
 	t.Parallel()
 	now := time.UnixMilli(1_700_000_000_000)
-	key := broker.Key{Application: "a", Consumer: "c", Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}}
+	key := record.Key{Application: "a", Consumer: "c", Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}}
 	tests := []struct {
 		name       string
 		err        error
@@ -27,25 +29,25 @@ func TestErrorsBecomeResponses(t *testing.T) {
 		body       string
 	}{
 		{
-			"parked", &broker.TokenError{Key: key, Class: broker.ClassPermanent, Code: "invalid_grant", Parked: true, CredentialsExpireAt: now.Add(time.Hour)},
+			"parked", &record.TokenError{Key: key, Class: record.ClassPermanent, Code: "invalid_grant", Parked: true, CredentialsExpireAt: now.Add(time.Hour)},
 			401, "UnauthorizedError", "", `"code":"invalid_grant","credentials_expire_at_ms":1700003600000`,
 		},
-		{"nothing planned", &broker.TokenError{Key: key, Class: broker.ClassTransient}, 503, "ServiceUnavailableError", "1", "crm/acme"},
+		{"nothing planned", &record.TokenError{Key: key, Class: record.ClassTransient}, 503, "ServiceUnavailableError", "1", "crm/acme"},
 		{
-			"parked with a retry", &broker.TokenError{Key: key, Parked: true, RetryAt: now.Add(30 * time.Second)},
+			"parked with a retry", &record.TokenError{Key: key, Parked: true, RetryAt: now.Add(30 * time.Second)},
 			401, "UnauthorizedError", "", `"cooldown_remaining_ms":30000,"message":"no valid token`,
 		},
-		{"retried", &broker.TokenError{Key: key, Class: broker.ClassTransient, RetryAt: now.Add(1500 * time.Millisecond)}, 503, "ServiceUnavailableError", "2", "crm/acme"},
-		{"retried at once", &broker.TokenError{Key: key, Class: broker.ClassTransient, RetryAt: now.Add(-time.Hour)}, 503, "ServiceUnavailableError", "1", "crm/acme"},
-		{"no answer from the store", &broker.TokenError{Key: key, Class: broker.ClassTransient, Err: broker.ErrStoreUnavailable}, 503, "ServiceUnavailableError", "1", "crm/acme"},
-		{"a setting is missing", &broker.TokenError{Key: key, Class: broker.ClassConfiguration, Unfit: true, Err: errors.New("x")}, 422, "InvalidStateError", "", `"detail":"x"`},
-		{"a wrong client", &broker.TokenError{Key: key, Class: broker.ClassConfiguration, Code: "invalid_client", RetryAt: now.Add(5 * time.Minute)}, 503, "ServiceUnavailableError", "300", "crm/acme, and refreshing it failed (configuration: invalid_client); ask the operator to fix"},
-		{"too large", broker.ErrRecordTooLarge, 413, "RequestEntityTooLargeError", "", ""},
-		{"store", fmt.Errorf("x: %w", broker.ErrStoreUnavailable), 503, "ServiceUnavailableError", "5", ""},
+		{"retried", &record.TokenError{Key: key, Class: record.ClassTransient, RetryAt: now.Add(1500 * time.Millisecond)}, 503, "ServiceUnavailableError", "2", "crm/acme"},
+		{"retried at once", &record.TokenError{Key: key, Class: record.ClassTransient, RetryAt: now.Add(-time.Hour)}, 503, "ServiceUnavailableError", "1", "crm/acme"},
+		{"no answer from the store", &record.TokenError{Key: key, Class: record.ClassTransient, Err: record.ErrStoreUnavailable}, 503, "ServiceUnavailableError", "1", "crm/acme"},
+		{"a setting is missing", &record.TokenError{Key: key, Class: record.ClassConfiguration, BadSettings: true, Err: errors.New("x")}, 422, "InvalidStateError", "", `"detail":"x"`},
+		{"a wrong client", &record.TokenError{Key: key, Class: record.ClassConfiguration, Code: "invalid_client", RetryAt: now.Add(5 * time.Minute)}, 503, "ServiceUnavailableError", "300", "crm/acme, and refreshing it failed (configuration: invalid_client); ask the operator to fix"},
+		{"too large", record.ErrRecordTooLarge, 413, "RequestEntityTooLargeError", "", ""},
+		{"store", fmt.Errorf("x: %w", record.ErrStoreUnavailable), 503, "ServiceUnavailableError", "5", ""},
 		{"shutdown", broker.ErrShuttingDown, 503, "ServiceUnavailableError", "5", ""},
 		{"disabled", broker.ErrConnectionDisabled, 403, "ConnectorDisabledError", "", ""},
 		{"host", broker.ErrHostNotAllowed, 403, "ForbiddenError", "", ""},
-		{"address", broker.ErrAddressNotAllowed, 403, "ForbiddenError", "", ""},
+		{"address", guard.ErrAddressNotAllowed, 403, "ForbiddenError", "", ""},
 		{"anything", errors.New("canary"), 500, "InternalServerError", "", ""},
 	}
 	for _, tt := range tests {

@@ -7,8 +7,8 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
@@ -24,7 +24,7 @@ func NewKeyring() *Keyring {
 }
 
 // Add adds key to those that application can authenticate with.
-func (k *Keyring) Add(application string, key broker.Secret) {
+func (k *Keyring) Add(application string, key secret.String) {
 	k.keys[application] = append(k.keys[application], sha256.Sum256([]byte(key.Reveal())))
 }
 
@@ -38,7 +38,7 @@ func (k *Keyring) Has(application string) bool { return len(k.keys[application])
 // authenticate returns nil if key is one of application's, otherwise
 // [apierror.ErrUnauthorized]. Its duration reveals neither how much of the key matches nor
 // whether the application exists.
-func (k *Keyring) authenticate(application string, key broker.Secret) error {
+func (k *Keyring) authenticate(application string, key secret.String) error {
 	hash := sha256.Sum256([]byte(key.Reveal()))
 	match := 0
 	known, ok := k.keys[application]
@@ -72,5 +72,5 @@ func (k *Keyring) Authenticate(header http.Header) (string, error) {
 	if !strings.EqualFold(scheme, "Bearer") { // RFC 9110 section 11.1
 		return "", apierror.Unauthorized("Unknown authentication scheme: send Authorization: Bearer <api key>")
 	}
-	return application, k.authenticate(application, broker.NewSecret(strings.TrimSpace(key)))
+	return application, k.authenticate(application, secret.New(strings.TrimSpace(key)))
 }

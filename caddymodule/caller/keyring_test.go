@@ -5,17 +5,17 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
 func TestKeyringTellsNothingApart(t *testing.T) {
 	t.Parallel()
 	ring := NewKeyring()
-	ring.Add("app", broker.NewSecret("old"))
-	ring.Add("app", broker.NewSecret("new"))
-	ring.Add("other", broker.NewSecret("theirs"))
+	ring.Add("app", secret.New("old"))
+	ring.Add("app", secret.New("new"))
+	ring.Add("other", secret.New("theirs"))
 	for _, test := range []struct {
 		app, key string
 		want     error
@@ -28,7 +28,7 @@ func TestKeyringTellsNothingApart(t *testing.T) {
 		{"nobody", "old", apierror.ErrUnauthorized},
 		{"", "", apierror.ErrUnauthorized},
 	} {
-		if got := ring.authenticate(test.app, broker.NewSecret(test.key)); !errors.Is(got, test.want) {
+		if got := ring.authenticate(test.app, secret.New(test.key)); !errors.Is(got, test.want) {
 			t.Errorf("%s with %q: got %v, want %v", test.app, test.key, got, test.want)
 		}
 	}

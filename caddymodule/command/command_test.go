@@ -11,8 +11,10 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
 )
@@ -131,15 +133,15 @@ func TestWhatConnectorsShowsCanBeImported(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := &broker.Config{Connectors: make(map[connector.ID]*broker.Connector)}
+	config := &broker.Config{Connectors: make(map[connector.ID]*record.Connector)}
 	for id, k := range known {
-		config.Connectors[id] = &broker.Connector{Definition: k.Definition}
+		config.Connectors[id] = &record.Connector{Definition: k.Definition}
 	}
-	b := broker.New(broker.Options{Open: func(context.Context) (broker.Store, error) { return &brokertest.MemStore{}, nil }})
+	b := broker.New(broker.Options{Open: func(context.Context) (record.Store, error) { return &brokertest.MemStore{}, nil }})
 	b.Configure(config)
 	t.Cleanup(func() { _ = b.Close(context.Background()) })
 	for id, k := range known {
-		imp, err := broker.ParseImport(exampleImport(&k.Definition))
+		imp, err := apideck.ParseImport(exampleImport(&k.Definition))
 		if err != nil {
 			t.Errorf("%s: %v", id, err)
 			continue
@@ -149,8 +151,8 @@ func TestWhatConnectorsShowsCanBeImported(t *testing.T) {
 			c.IssuedAt, c.ExpiresIn = c.IssuedAt.AddDate(50, 0, 0), nil
 			c.ExpiresAt = c.IssuedAt.AddDate(50, 0, 0)
 		}
-		view, _, err := b.Import(t.Context(), broker.Key{Application: "app", Consumer: "c", Connector: id}, imp)
-		if err != nil || view.State != broker.StateCallable || view.Health != broker.HealthOK {
+		view, _, err := b.Import(t.Context(), record.Key{Application: "app", Consumer: "c", Connector: id}, imp)
+		if err != nil || view.State != record.StateCallable || view.Health != record.HealthOK {
 			t.Errorf("%s: got %+v, %v, want a callable connection from %s", id, view, err, exampleImport(&k.Definition))
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
 )
@@ -210,14 +211,14 @@ func knownPaths() string {
 // ofConnection adapts an operation on a connection, which the path and the consumer header
 // identify.
 func ofConnection(
-	serve func(*Handler, http.ResponseWriter, *http.Request, broker.Key) error,
+	serve func(*Handler, http.ResponseWriter, *http.Request, record.Key) error,
 ) func(*Handler, http.ResponseWriter, *http.Request, request) error {
 	return func(api *Handler, w http.ResponseWriter, r *http.Request, c request) error {
 		consumer, err := apideck.RequiredValue(r.Header, apideck.ConsumerHeader)
 		if err != nil {
 			return err
 		}
-		key := broker.Key{
+		key := record.Key{
 			Application: c.application, Consumer: consumer,
 			Connector: connector.ID{UnifiedAPI: c.path[1], ServiceID: c.path[2]},
 		}

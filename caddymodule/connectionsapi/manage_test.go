@@ -14,15 +14,17 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/caller"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
 // apiConnectors are the connectors of newAPI: OAuth with a revocation endpoint, client
 // credentials, an API key.
-func apiConnectors() map[connector.ID]*broker.Connector {
-	client := broker.Client{ID: "client", Secret: broker.NewSecret(brokertest.ClientSecretCanary)}
-	connectors := make(map[connector.ID]*broker.Connector)
+func apiConnectors() map[connector.ID]*record.Connector {
+	client := record.Client{ID: "client", Secret: secret.New(brokertest.ClientSecretCanary)}
+	connectors := make(map[connector.ID]*record.Connector)
 	for _, def := range []connector.Definition{
 		{ID: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}, AuthType: connector.OAuth2, RevocationURL: "https://auth.acme.test/revoke"},
 		{ID: connector.ID{UnifiedAPI: "crm", ServiceID: "machine"}, AuthType: connector.OAuth2, GrantType: connector.ClientCredentials},
@@ -35,7 +37,7 @@ func apiConnectors() map[connector.ID]*broker.Connector {
 		if def.AuthType == connector.OAuth2 {
 			def.TokenURL, def.AuthStyle = "https://auth.acme.test/token", connector.AuthHeader
 		}
-		connectors[def.ID] = &broker.Connector{Definition: def.WithDefaults(), Client: client}
+		connectors[def.ID] = &record.Connector{Definition: def.WithDefaults(), Client: client}
 	}
 	return connectors
 }
@@ -49,6 +51,7 @@ type testApp struct {
 func (a testApp) Authenticate(header http.Header) (string, error) {
 	return a.callers.Authenticate(header)
 }
+
 func (a testApp) Broker() *broker.Broker { return a.broker }
 
 // newAPI returns the API without Caddy, on an in-memory store, for the applications my-app
@@ -57,7 +60,7 @@ func newAPI(t testing.TB, provider *brokertest.Provider) http.Handler {
 	t.Helper()
 	store := &brokertest.MemStore{}
 	b := broker.New(broker.Options{
-		Open:      func(context.Context) (broker.Store, error) { return store, nil },
+		Open:      func(context.Context) (record.Store, error) { return store, nil },
 		Transport: func(bool) http.RoundTripper { return provider },
 	})
 	t.Cleanup(func() {
@@ -70,8 +73,8 @@ func newAPI(t testing.TB, provider *brokertest.Provider) http.Handler {
 	provider.ClientSecret = brokertest.ClientSecretCanary
 	b.Configure(&broker.Config{Connectors: apiConnectors()})
 	keyring := caller.NewKeyring()
-	keyring.Add("my-app", broker.NewSecret(caddytest.Key))
-	keyring.Add("other", broker.NewSecret("other-"+caddytest.Key))
+	keyring.Add("my-app", secret.New(caddytest.Key))
+	keyring.Add("other", secret.New("other-"+caddytest.Key))
 	api := &Handler{app: testApp{keyring, b}, logger: discard()}
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 		w.WriteHeader(http.StatusTeapot)

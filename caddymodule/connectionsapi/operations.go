@@ -9,6 +9,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
@@ -46,19 +47,19 @@ func listFilter(query url.Values) (filter broker.Filter, err error) {
 		is := configured == "true"
 		filter.Configured = &is
 	default:
-		err = &broker.InputError{Kind: broker.BadSyntax, Field: "configured", Fault: "must be true or false"}
+		err = &record.InputError{Kind: record.InputSyntax, Field: "configured", Fault: "must be true or false"}
 	}
 	return filter, err
 }
 
 func onlyParameter(query url.Values, name string) (string, error) {
 	if len(query[name]) > 1 {
-		return "", &broker.InputError{Kind: broker.BadSyntax, Field: name, Fault: "is sent more than once", Fix: "send the parameter once"}
+		return "", &record.InputError{Kind: record.InputSyntax, Field: name, Fault: "is sent more than once", Fix: "send the parameter once"}
 	}
 	return query.Get(name), nil
 }
 
-func (api *Handler) get(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+func (api *Handler) get(w http.ResponseWriter, r *http.Request, key record.Key) error {
 	conn, err := api.broker().Connection(r.Context(), key)
 	if err != nil {
 		return err
@@ -66,12 +67,12 @@ func (api *Handler) get(w http.ResponseWriter, r *http.Request, key broker.Key) 
 	return apideck.WriteData(w, apideck.NewConnection(conn))
 }
 
-func (api *Handler) update(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+func (api *Handler) update(w http.ResponseWriter, r *http.Request, key record.Key) error {
 	body, err := readBody(w, r)
 	if err != nil {
 		return err
 	}
-	up, err := broker.ParseUpdate(body)
+	up, err := apideck.ParseUpdate(body)
 	if err != nil {
 		return err
 	}
@@ -82,7 +83,7 @@ func (api *Handler) update(w http.ResponseWriter, r *http.Request, key broker.Ke
 	return apideck.WriteData(w, apideck.NewConnection(conn))
 }
 
-func (api *Handler) delete(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+func (api *Handler) delete(w http.ResponseWriter, r *http.Request, key record.Key) error {
 	if err := api.broker().Delete(r.Context(), key); err != nil {
 		return err
 	}
@@ -90,12 +91,12 @@ func (api *Handler) delete(w http.ResponseWriter, r *http.Request, key broker.Ke
 	return nil
 }
 
-func (api *Handler) importConnection(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+func (api *Handler) importConnection(w http.ResponseWriter, r *http.Request, key record.Key) error {
 	body, err := readBody(w, r)
 	if err != nil {
 		return err
 	}
-	imp, err := broker.ParseImport(body)
+	imp, err := apideck.ParseImport(body)
 	if err != nil {
 		return err
 	}
@@ -107,7 +108,7 @@ func (api *Handler) importConnection(w http.ResponseWriter, r *http.Request, key
 	return apideck.WriteData(w, apideck.NewConnection(conn))
 }
 
-func (api *Handler) obtainToken(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+func (api *Handler) obtainToken(w http.ResponseWriter, r *http.Request, key record.Key) error {
 	if err := readEmptyBody(w, r); err != nil {
 		return err
 	}
@@ -118,7 +119,7 @@ func (api *Handler) obtainToken(w http.ResponseWriter, r *http.Request, key brok
 	return apideck.WriteData(w, apideck.NewConnection(conn))
 }
 
-func (api *Handler) validate(w http.ResponseWriter, r *http.Request, key broker.Key) error {
+func (api *Handler) validate(w http.ResponseWriter, r *http.Request, key record.Key) error {
 	if err := readEmptyBody(w, r); err != nil {
 		return err
 	}
@@ -145,12 +146,12 @@ func (api *Handler) broker() *broker.Broker { return api.app.Broker() }
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	// Where the ResponseWriter does not support this, the server's own timeouts apply.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, broker.MaxImportBody))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, apideck.MaxBody))
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, apierror.BodyTooLarge(tooLarge.Limit)
 	}
 	if err != nil {
-		return nil, &broker.InputError{Kind: broker.BadSyntax, Fault: "the body could not be read in full", Fix: "send it again"}
+		return nil, &record.InputError{Kind: record.InputSyntax, Fault: "the body could not be read in full", Fix: "send it again"}
 	}
 	return body, nil
 }
@@ -161,5 +162,5 @@ func readEmptyBody(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return broker.ParseEmpty(body)
+	return apideck.ParseEmpty(body)
 }

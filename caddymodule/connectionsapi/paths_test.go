@@ -11,6 +11,8 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/caller"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
@@ -141,11 +143,11 @@ func TestMethodsThatAPathHasNotAreA405(t *testing.T) {
 
 func TestStoreThatIsOutOfReachIsA503(t *testing.T) {
 	t.Parallel()
-	b := broker.New(broker.Options{Open: func(context.Context) (broker.Store, error) { return nil, broker.ErrStoreUnavailable }})
+	b := broker.New(broker.Options{Open: func(context.Context) (record.Store, error) { return nil, record.ErrStoreUnavailable }})
 	t.Cleanup(func() { _ = b.Close(context.Background()) })
 	b.Configure(&broker.Config{Connectors: apiConnectors()})
 	keyring := caller.NewKeyring()
-	keyring.Add("my-app", broker.NewSecret(caddytest.Key))
+	keyring.Add("my-app", secret.New(caddytest.Key))
 	api := &Handler{app: testApp{keyring, b}, logger: discard()}
 	for _, request := range []struct{ method, path, body string }{
 		{"GET", "connections", ""},

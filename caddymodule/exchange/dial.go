@@ -11,15 +11,15 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 )
 
 // Dial connects to downstream. Its errors are dial errors, which reverse_proxy retries,
-// except [broker.ErrAddressNotAllowed].
+// except [guard.ErrAddressNotAllowed].
 func Dial(ctx context.Context, dialer *net.Dialer, network, address string) (net.Conn, error) {
 	quietNetHTTP()
 	conn, err := dialer.DialContext(ctx, network, address)
-	if err != nil && !errors.Is(err, broker.ErrAddressNotAllowed) {
+	if err != nil && !errors.Is(err, guard.ErrAddressNotAllowed) {
 		return nil, reverseproxy.NewDialError(err)
 	}
 	return conn, err

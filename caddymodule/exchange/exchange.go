@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
@@ -92,13 +93,13 @@ func (x *Exchange) attempt(out *http.Request) (*broker.Authorization, *http.Resp
 	x.sent.Store(auth)
 	x.hints.Store(0)
 	resp, err := x.send(out)
-	if errors.Is(err, broker.ErrAddressNotAllowed) {
+	if errors.Is(err, guard.ErrAddressNotAllowed) {
 		return nil, nil, BrokerError{err}
 	}
 	if err != nil {
 		return nil, nil, withoutEcho(err)
 	}
-	auth.Observe(resp)
+	auth.HandleResponse(resp)
 	return auth, resp, nil
 }
 

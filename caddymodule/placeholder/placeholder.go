@@ -11,7 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // placeholderPattern matches a placeholder.
@@ -27,17 +27,17 @@ var mistypedPattern = regexp.MustCompile(`^\s*(\$\{[^{}]*\}|\{(\$|env\b|file\b)[
 // Secret resolves the value of a field that holds a secret. The value should be a
 // placeholder, so that neither the adapted configuration nor the admin API shows the
 // secret; a literal secret works, with a warning.
-func Secret(logger *slog.Logger, field, value string) (broker.Secret, error) {
+func Secret(logger *slog.Logger, field, value string) (secret.String, error) {
 	resolved, err := Resolve(field, value)
 	if err != nil {
-		return broker.Secret{}, err
+		return secret.String{}, err
 	}
 	if !placeholderPattern.MatchString(value) {
 		logger.LogAttrs(context.Background(), slog.LevelWarn,
 			"the configuration contains a literal secret, which the admin API shows; use a placeholder such as {file./run/secrets/name} or {env.NAME}, not {$NAME}",
 			slog.String("field", field))
 	}
-	return broker.NewSecret(resolved), nil
+	return secret.New(resolved), nil
 }
 
 // Resolve replaces the placeholders in the value of a field. Errors name the field and

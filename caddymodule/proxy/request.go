@@ -11,14 +11,16 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
 
 // callOptions is what the headers of a request ask for.
 type callOptions struct {
-	call          broker.Call
+	call          broker.ProxyCall
 	method        string        // to use downstream
-	authorization broker.Secret // the caller's own credential; zero: use the connection's
+	authorization secret.String // the caller's own credential; zero: use the connection's
 	timeout       time.Duration // until downstream begins its response
 }
 
@@ -33,24 +35,24 @@ func (h *Handler) readOptions(r *http.Request, below string) (c callOptions, err
 	if c.method, err = downstreamMethod(r); err != nil {
 		return c, err
 	}
-	if c.call.ServiceID, err = apideck.OnlyValue(r.Header, broker.ServiceHeader); err != nil {
+	if c.call.ServiceID, err = apideck.OnlyValue(r.Header, apideck.ServiceHeader); err != nil {
 		return c, err
 	}
-	if c.call.UnifiedAPI, err = apideck.OnlyValue(r.Header, broker.UnifiedAPIHeader); err != nil {
+	if c.call.UnifiedAPI, err = apideck.OnlyValue(r.Header, apideck.UnifiedAPIHeader); err != nil {
 		return c, err
 	}
 	authorization, err := apideck.OnlyValue(r.Header, apideck.AuthorizationHeader)
 	if err != nil {
 		return c, err
 	}
-	c.authorization = broker.NewSecret(authorization)
+	c.authorization = secret.New(authorization)
 	c.timeout = h.timeoutOf(r)
 	c.call.Target, err = readTarget(r, below)
 	return c, err
 }
 
 func readTarget(r *http.Request, below string) (*connector.Target, error) {
-	target, err := apideck.RequiredValue(r.Header, broker.DownstreamURLHeader)
+	target, err := apideck.RequiredValue(r.Header, apideck.DownstreamURLHeader)
 	if err != nil {
 		return nil, err
 	}
@@ -59,8 +61,8 @@ func readTarget(r *http.Request, below string) (*connector.Target, error) {
 	}
 	parsed, err := connector.ParseTarget(target, below, r.URL.RawQuery)
 	if err != nil {
-		return nil, &broker.InputError{
-			Kind: broker.BadHeader, Field: strings.ToLower(broker.DownstreamURLHeader), Fault: err.Error(), Fix: "send an https URL",
+		return nil, &record.InputError{
+			Kind: record.InputHeader, Field: strings.ToLower(apideck.DownstreamURLHeader), Fault: err.Error(), Fix: "send an https URL",
 		}
 	}
 	return parsed, nil
@@ -86,8 +88,8 @@ func downstreamMethod(r *http.Request) (string, error) {
 		}
 	}
 	if !httpguts.ValidHeaderFieldName(method) { // methods and field names are both tokens
-		return "", &broker.InputError{
-			Kind: broker.BadHeader, Field: strings.ToLower(apideck.MethodHeader),
+		return "", &record.InputError{
+			Kind: record.InputHeader, Field: strings.ToLower(apideck.MethodHeader),
 			Fault: "is not a method", Fix: "send a method such as POST, or omit the header",
 		}
 	}

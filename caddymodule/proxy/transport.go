@@ -12,7 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 )
 
@@ -51,7 +51,7 @@ func (h *Handler) provisionTransports(ctx caddy.Context) error {
 // newTransport returns a transport that dials only allowed addresses, and directly. It adds
 // nothing to requests that the caller did not ask for, such as compression.
 func newTransport(allowPrivate bool, roots *x509.CertPool) *http.Transport {
-	dialer := broker.GuardedDialer(allowPrivate)
+	dialer := guard.NewDialer(allowPrivate)
 	return &http.Transport{
 		Proxy: nil, // a proxy would dial, unchecked
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {

@@ -8,8 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
 )
 
@@ -73,7 +73,7 @@ func (s *Embedded) String() string { return "the embedded store in " + s.dir }
 func (s *Embedded) StorageKey() string { return "embedded:" + s.dir }
 
 // OpenStore implements [Storage].
-func (s *Embedded) OpenStore(ctx context.Context, _ OpenOptions) (broker.Store, error) {
+func (s *Embedded) OpenStore(ctx context.Context, _ OpenOptions) (record.Store, error) {
 	store, err := boltstore.Open(ctx, boltstore.Config{Dir: s.dir})
 	if err != nil { // not a nil *boltstore.Store in the interface
 		return nil, err

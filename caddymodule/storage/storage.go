@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A Storage is a module in the namespace token_broker.storage. Until OpenStore is called
@@ -21,7 +21,7 @@ type Storage interface {
 	StorageKey() string
 
 	// OpenStore opens the store. The context has a deadline.
-	OpenStore(ctx context.Context, opts OpenOptions) (broker.Store, error)
+	OpenStore(ctx context.Context, opts OpenOptions) (record.Store, error)
 }
 
 // OpenOptions is for stores that outlive the configuration that opened them.

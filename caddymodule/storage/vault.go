@@ -11,7 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 	"github.com/tokenbroker/caddy-token-broker/broker/vaultkv"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/argument"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
@@ -151,17 +152,17 @@ func (s *Vault) StorageKey() string {
 }
 
 // OpenStore implements [Storage].
-func (s *Vault) OpenStore(_ context.Context, opts OpenOptions) (broker.Store, error) {
+func (s *Vault) OpenStore(_ context.Context, opts OpenOptions) (record.Store, error) {
 	store, err := vaultkv.New(vaultkv.Config{
 		Address: s.address, Namespace: s.namespace, Mount: s.mount, Prefix: s.prefix,
 		Logger: opts.Logger,
-		Token: func(context.Context) (broker.Secret, error) {
+		Token: func(context.Context) (secret.String, error) {
 			latest, ok := opts.Latest().(*Vault)
 			if !ok { // cannot happen: the StorageKey is the same
-				return broker.Secret{}, fmt.Errorf("storage: %T is not the Vault storage", opts.Latest())
+				return secret.String{}, fmt.Errorf("storage: %T is not the Vault storage", opts.Latest())
 			}
 			token, err := placeholder.Resolve("storage vault: auth: token", latest.Auth.Token)
-			return broker.NewSecret(token), err
+			return secret.New(token), err
 		},
 	})
 	if err != nil { // not a nil *vaultkv.Store in the interface

@@ -18,6 +18,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/webhook"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/caller"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
@@ -188,8 +189,8 @@ func (a *App) provisionApplications() error {
 
 // validateApplication returns an error if name cannot be sent as a header.
 func validateApplication(name string) error {
-	err := broker.Key{Application: name, Consumer: "any"}.Validate()
-	if input, ok := errors.AsType[*broker.InputError](err); ok {
+	err := record.Key{Application: name, Consumer: "any"}.Validate()
+	if input, ok := errors.AsType[*record.InputError](err); ok {
 		return input
 	}
 	return nil // the error, if any, is about the rest of the key, which is made up
@@ -226,7 +227,7 @@ func (a *App) provisionConfig() error {
 // Start makes the broker follow this configuration.
 func (a *App) Start() error {
 	a.shared.activate(a)
-	a.shared.broker.Recover()
+	a.shared.broker.Start()
 	a.logger.LogAttrs(a.ctx, slog.LevelInfo, "connections are stored in "+a.storage.String(),
 		slog.Bool("by_default", a.byDefault), slog.Int("connectors", len(a.config.Connectors)))
 	a.warnOfOpenListeners()

@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
 )
 
@@ -58,12 +58,12 @@ func (c *ConnectorConfig) UnmarshalJSON(b []byte) error {
 
 // provisionConnectors overrides the catalogue's entries with the connector blocks, and
 // checks the results.
-func (a *App) provisionConnectors() (map[connector.ID]*broker.Connector, error) {
+func (a *App) provisionConnectors() (map[connector.ID]*record.Connector, error) {
 	known, err := a.KnownConnectors()
 	if err != nil {
 		return nil, err
 	}
-	connectors := make(map[connector.ID]*broker.Connector, len(a.Connectors))
+	connectors := make(map[connector.ID]*record.Connector, len(a.Connectors))
 	for _, name := range slices.Sorted(maps.Keys(a.Connectors)) {
 		id, err := connector.ParseID(name)
 		if err != nil {
@@ -90,7 +90,7 @@ func (a *App) provisionConnectors() (map[connector.ID]*broker.Connector, error) 
 				"connector has a client_id without a client_secret: this grant is for clients that have one (RFC 6749 section 4.4)",
 				slog.String("connector", id.String()))
 		}
-		connectors[id] = &broker.Connector{Definition: def, Client: client}
+		connectors[id] = &record.Connector{Definition: def, Client: client}
 	}
 	return connectors, nil
 }
@@ -120,7 +120,7 @@ func (c *ConnectorConfig) override(id connector.ID, known map[connector.ID]Known
 }
 
 // client resolves the placeholders of the OAuth client.
-func (c *ConnectorConfig) client(id connector.ID, logger *slog.Logger) (client broker.Client, err error) {
+func (c *ConnectorConfig) client(id connector.ID, logger *slog.Logger) (client record.Client, err error) {
 	if c.ClientID != "" {
 		if client.ID, err = placeholder.Resolve(fmt.Sprintf("connector %s: client_id", id), c.ClientID); err != nil {
 			return client, err

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/journal"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/webhook"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/storage"
 )
@@ -54,7 +55,7 @@ func newShared(first *App) *shared {
 }
 
 // open opens the store with the newest configuration.
-func (s *shared) open(ctx context.Context) (broker.Store, error) {
+func (s *shared) open(ctx context.Context) (record.Store, error) {
 	return s.newest.Load().storage.OpenStore(ctx, storage.OpenOptions{
 		Latest: func() storage.Storage { return s.newest.Load().storage },
 		Logger: slog.New(newestHandler{shared: s}),

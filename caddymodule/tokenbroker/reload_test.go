@@ -10,9 +10,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
@@ -92,8 +92,10 @@ type failingApp struct{}
 func (failingApp) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "token_broker_test_failing", New: func() caddy.Module { return new(failingApp) }}
 }
+
 func (failingApp) Start() error { return errors.New("cannot be started") }
-func (failingApp) Stop() error  { return nil }
+
+func (failingApp) Stop() error { return nil }
 
 func TestFailedStartReturnsToTheOldConfiguration(t *testing.T) {
 	dir := t.TempDir()
@@ -168,7 +170,7 @@ func TestStopWaitsForTheRefreshUnderWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	rec, _, err := store.Load(context.Background(), broker.Key{
+	rec, _, err := store.Load(context.Background(), record.Key{
 		Application: "my-app", Consumer: "jane",
 		Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"},
 	})

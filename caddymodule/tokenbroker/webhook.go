@@ -7,7 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/webhook"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/argument"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
@@ -49,7 +49,7 @@ func (a *App) provisionWebhooks() error {
 		}
 		for _, pattern := range endpoint.Unmatched() {
 			a.logger.LogAttrs(a.ctx, slog.LevelWarn, "webhook subscribes to events that the token broker does not send",
-				slog.String("events", pattern), slog.Any("known", broker.EventTypes()))
+				slog.String("events", pattern), slog.Any("known", record.EventTypes()))
 		}
 		a.endpoints = append(a.endpoints, endpoint)
 	}

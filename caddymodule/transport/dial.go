@@ -13,7 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 )
 
@@ -68,7 +68,7 @@ func (t *Transport) provisionTransports(ctx caddy.Context) error {
 // the address from the request's context, so that checking the address it is called with
 // would check the wrong one.
 func (t *Transport) guard(rt *http.Transport, allowPrivate bool) error {
-	dialer := broker.GuardedDialer(allowPrivate)
+	dialer := guard.NewDialer(allowPrivate)
 	dialer.Timeout = time.Duration(t.DialTimeout)
 	dialer.FallbackDelay = time.Duration(t.FallbackDelay)
 	dialer.KeepAlive = time.Duration(t.KeepAlive.ProbeInterval)

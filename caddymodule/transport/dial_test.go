@@ -13,7 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 )
 
 // testTransport returns the http transport of a [Transport], which dials only public
@@ -49,7 +49,7 @@ func TestAddressThatIsDialledIsChecked(t *testing.T) {
 			t.Errorf("%s: asks for gzip by itself", name)
 		}
 	}
-	if _, err := transport.Transport.DialContext(context.Background(), "tcp", listener.Addr().String()); !errors.Is(err, broker.ErrAddressNotAllowed) {
+	if _, err := transport.Transport.DialContext(context.Background(), "tcp", listener.Addr().String()); !errors.Is(err, guard.ErrAddressNotAllowed) {
 		t.Errorf("public: got %v, want ErrAddressNotAllowed", err)
 	}
 	conn, err := transport.private.DialContext(context.Background(), "tcp", listener.Addr().String())
@@ -57,7 +57,7 @@ func TestAddressThatIsDialledIsChecked(t *testing.T) {
 		t.Fatalf("private: %v", err)
 	}
 	conn.Close()
-	if _, err := transport.private.DialContext(context.Background(), "tcp", "169.254.169.254:80"); !errors.Is(err, broker.ErrAddressNotAllowed) {
+	if _, err := transport.private.DialContext(context.Background(), "tcp", "169.254.169.254:80"); !errors.Is(err, guard.ErrAddressNotAllowed) {
 		t.Errorf("metadata: got %v, want ErrAddressNotAllowed", err)
 	}
 	listener.Close()

@@ -18,6 +18,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
@@ -208,7 +209,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // authenticate returns the connection that the request is for.
-func (t *Transport) authenticate(req *http.Request) (key broker.Key, err error) {
+func (t *Transport) authenticate(req *http.Request) (key record.Key, err error) {
 	repl, ok := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return key, errors.New("the request has no replacer: the transport only works in reverse_proxy")
@@ -223,7 +224,7 @@ func (t *Transport) authenticate(req *http.Request) (key broker.Key, err error) 
 	}
 	key.Consumer = t.consumer.of(repl, sent)
 	if key.Connector, err = connector.ParseID(t.connector.of(repl, sent)); err != nil {
-		return key, fmt.Errorf("%w: %w", broker.ErrConnectorNotFound, err)
+		return key, fmt.Errorf("%w: %w", record.ErrConnectorNotFound, err)
 	}
 	return key, nil // Admit validates it
 }

@@ -15,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // warmUp is how long each contestant runs before anything is measured.
@@ -117,7 +117,7 @@ func memory(ctx context.Context, s *setup) error {
 	if err != nil {
 		return err
 	}
-	encoded, err := broker.EncodeRecord(newRecord(0))
+	encoded, err := record.Encode(newRecord(0))
 	if err != nil {
 		return err
 	}

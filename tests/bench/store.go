@@ -7,9 +7,10 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // The names that everything goes by.
@@ -26,20 +27,20 @@ func consumerID(i int) string { return fmt.Sprintf("customer-%06d", i) }
 // accessToken is as long as those that services hand out.
 func accessToken(i int) string { return fmt.Sprintf("access-token-%051d", i) }
 
-func newRecord(i int) *broker.Record {
+func newRecord(i int) *record.Record {
 	id, err := connector.ParseID(serviceName)
 	if err != nil {
 		panic(err)
 	}
 	now := time.Now()
-	return &broker.Record{
-		Key:       broker.Key{Application: application, Consumer: consumerID(i), Connector: id},
+	return &record.Record{
+		Key:       record.Key{Application: application, Consumer: consumerID(i), Connector: id},
 		CreatedAt: now, UpdatedAt: now, Enabled: true, Generation: 1,
 		Settings: map[string]any{"region": "eu"},
 		Metadata: map[string]any{"account": fmt.Sprintf("account-%d", i)},
-		Credentials: &broker.Credentials{
-			AccessToken:  broker.NewSecret(accessToken(i)),
-			RefreshToken: broker.NewSecret(fmt.Sprintf("refresh-token-%050d", i)),
+		Credentials: &record.Credentials{
+			AccessToken:  secret.New(accessToken(i)),
+			RefreshToken: secret.New(fmt.Sprintf("refresh-token-%050d", i)),
 			IssuedAt:     now, Expiry: now.Add(24 * time.Hour), FromImport: true,
 		},
 	}

@@ -1,4 +1,4 @@
-package broker
+package secret
 
 import (
 	"crypto/sha256"
@@ -8,14 +8,14 @@ import (
 	"log/slog"
 )
 
-// redacted is what a [Secret] shows of itself, whoever asks.
-const redacted = "REDACTED"
+// Redacted is what a [String] shows of itself, whoever asks.
+const Redacted = "REDACTED"
 
-// A Secret is a string that must never be written anywhere: an access token, a
+// A String is a string that must never be written anywhere: an access token, a
 // refresh token, a client secret, an API key. However it is printed, logged or
-// encoded it shows only "REDACTED"; [Secret.Reveal] is the one way to its value,
+// encoded it shows only "REDACTED"; [String.Reveal] is the one way to its value,
 // so that the places which read it can be found and reviewed.
-type Secret struct {
+type String struct {
 	_ [0]func() // no ==, which would compare addresses: see Equal
 
 	// A pointer, because fmt gives a wrong verb deep inside a value the bare fields,
@@ -23,17 +23,17 @@ type Secret struct {
 	value *string
 }
 
-// NewSecret wraps value.
-func NewSecret(value string) Secret {
+// New wraps value.
+func New(value string) String {
 	if value == "" {
-		return Secret{}
+		return String{}
 	}
-	return Secret{value: &value}
+	return String{value: &value}
 }
 
 // Reveal returns the secret itself. Call it only where the value goes to the
 // party that it is meant for.
-func (s Secret) Reveal() string {
+func (s String) Reveal() string {
 	if s.value == nil {
 		return ""
 	}
@@ -42,37 +42,37 @@ func (s Secret) Reveal() string {
 
 // Equal reports whether two secrets are the same, in a time that does not depend on
 // where they differ.
-func (s Secret) Equal(other Secret) bool {
+func (s String) Equal(other String) bool {
 	return subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(other.Reveal())) == 1
 }
 
 // IsZero reports whether the secret is empty.
-func (s Secret) IsZero() bool { return s.value == nil }
+func (s String) IsZero() bool { return s.value == nil }
 
 // Hash returns a digest by which a secret can be recognised again.
-func (s Secret) Hash() TokenHash {
+func (s String) Hash() Hash {
 	sum := sha256.Sum256([]byte(s.Reveal()))
-	return TokenHash(base64.RawStdEncoding.EncodeToString(sum[:]))
+	return Hash(base64.RawStdEncoding.EncodeToString(sum[:]))
 }
 
 // Format implements [fmt.Formatter], which covers every verb, %#v and %x included.
-func (Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+func (String) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(Redacted)) }
 
 // String implements [fmt.Stringer].
-func (Secret) String() string { return redacted }
+func (String) String() string { return Redacted }
 
 // GoString implements [fmt.GoStringer].
-func (Secret) GoString() string { return redacted }
+func (String) GoString() string { return Redacted }
 
 // LogValue implements [slog.LogValuer].
-func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (String) LogValue() slog.Value { return slog.StringValue(Redacted) }
 
 // MarshalText implements [encoding.TextMarshaler].
-func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (String) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
 
 // MarshalJSON implements [encoding/json.Marshaler].
-func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+func (String) MarshalJSON() ([]byte, error) { return []byte(`"` + Redacted + `"`), nil }
 
-// A TokenHash is the SHA-256 of a token, unpadded standard base64. Tokens have
+// A Hash is the SHA-256 of a token, unpadded standard base64. Tokens have
 // enough entropy that the hash does not give them away.
-type TokenHash string
+type Hash string

@@ -1,4 +1,4 @@
-package broker
+package guard
 
 import (
 	"context"
@@ -163,16 +163,16 @@ func TestGuardedDialerChecksTheAddressThatANameResolvedTo(t *testing.T) {
 	defer func() { _ = ln.Close() }()
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
 
-	_, err = GuardedDialer(false).DialContext(t.Context(), "tcp", "localhost:"+port)
+	_, err = NewDialer(false).DialContext(t.Context(), "tcp", "localhost:"+port)
 	if !errors.Is(err, ErrAddressNotAllowed) {
 		t.Errorf("dialling localhost: got %v, want ErrAddressNotAllowed", err)
 	}
-	conn, err := GuardedDialer(true).DialContext(t.Context(), "tcp", "127.0.0.1:"+port)
+	conn, err := NewDialer(true).DialContext(t.Context(), "tcp", "127.0.0.1:"+port)
 	if err != nil {
 		t.Fatalf("dialling loopback with allow_private: %v", err)
 	}
 	_ = conn.Close()
-	if _, err := GuardedDialer(true).DialContext(t.Context(), "unix", "/nonexistent.sock"); !errors.Is(err, ErrAddressNotAllowed) {
+	if _, err := NewDialer(true).DialContext(t.Context(), "unix", "/nonexistent.sock"); !errors.Is(err, ErrAddressNotAllowed) {
 		t.Errorf("dialling a Unix socket: got %v, want ErrAddressNotAllowed", err)
 	}
 }
@@ -187,7 +187,7 @@ func TestGuardedTransportSpeaksHTTP1OverAConnectionPerRequest(t *testing.T) {
 	srv.StartTLS()
 	defer srv.Close()
 
-	transport := NewGuardedTransport(true)
+	transport := NewTransport(true)
 	if transport.Proxy != nil { // which the request below would not show: for loopback Go asks no proxy
 		t.Error("it goes by proxies of the environment")
 	}
@@ -208,7 +208,7 @@ func TestGuardedTransportSpeaksHTTP1OverAConnectionPerRequest(t *testing.T) {
 		t.Errorf("both requests came over one connection, %s", first)
 	}
 
-	resp, err := NewGuardedTransport(false).RoundTrip(httptest.NewRequest(http.MethodGet, srv.URL, nil))
+	resp, err := NewTransport(false).RoundTrip(httptest.NewRequest(http.MethodGet, srv.URL, nil))
 	if !errors.Is(err, ErrAddressNotAllowed) {
 		t.Errorf("without allow_private: got %v, want ErrAddressNotAllowed", err)
 	}

@@ -1,13 +1,109 @@
-package broker
+package record
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
+
+// An ImportOutcome says what an import did to the credentials.
+type ImportOutcome string
+
+// The outcomes of an import.
+const (
+	ImportStored ImportOutcome = "stored" // the credentials sent are the connection's now
+	ImportKept   ImportOutcome = "kept"   // the connection has kept those that it had
+)
+
+// New returns the record of a connection that does not exist yet. It goes on
+// counting where a tombstone stopped.
+func New(key Key, tombstone *Record, now time.Time) *Record {
+	rec := &Record{Key: key, Enabled: true, CreatedAt: now}
+	if tombstone != nil {
+		rec.Generation = tombstone.Generation
+	}
+	return rec
+}
+
+// Import applies imp to the record, which is the caller's own copy.
+func (r *Record) Import(conn *Connector, imp *Import, now time.Time) (ImportOutcome, error) {
+	bound, patch := r.binding(conn), conn.unmask(imp.Settings)
+	r.Settings = mergePatch(r.Settings, patch)
+	r.Metadata = mergePatch(r.Metadata, imp.Metadata)
+	r.UpdatedAt = now
+	if err := r.checkSize(); err != nil {
+		return "", err
+	}
+	if err := conn.checkFit(r.Settings); err != nil {
+		return "", err
+	}
+	outcome, err := r.importSecrets(conn, imp, now)
+	if err != nil {
+		return "", err
+	}
+	if changed, err := bound.check(conn, r, patch, imp.Credentials); err != nil {
+		return "", err
+	} else if changed && outcome == ImportKept {
+		r.Generation++
+		outcome = ImportStored
+	}
+	if conn.AuthType != connector.OAuth2 {
+		return outcome, nil
+	}
+	r.unpark(conn.RotationFor(r.Credentials), now)
+	if r.needsFirstRefresh(now) && conn.CanRefresh(r.Credentials) {
+		r.Cycle.Queued = true
+	}
+	return outcome, nil
+}
+
+// maxObjects bounds what settings and metadata of a connection are together, encoded, in
+// bytes: merging could make them grow for ever, and stores have limits of their own.
+const maxObjects = 256 << 10
+
+func (r *Record) checkSize() error {
+	size := 0
+	for _, object := range []map[string]any{r.Settings, r.Metadata} {
+		encoded, err := json.Marshal(object)
+		if err != nil {
+			return &InputError{Kind: InputSyntax, Field: "settings or metadata", Fault: "cannot be encoded", Fix: "send plain JSON"}
+		}
+		size += len(encoded)
+	}
+	if size > maxObjects {
+		return &InputError{
+			Kind: InputInvalid, Field: "settings and metadata",
+			Fault: fmt.Sprintf("have %d bytes together with what is stored", size),
+			Fix:   fmt.Sprintf("keep them below %d, null removes a member", maxObjects),
+		}
+	}
+	return nil
+}
+
+// MaxToken bounds a token, in bytes. The longest in use have some ten thousand.
+const MaxToken = 64 << 10
+
+// An Import is what a caller sends to create a connection or to update it. What is
+// nil was not sent, and stays as it is stored.
+type Import struct {
+	ConsumerID  string // optional; must be the header's
+	Credentials *ImportCredentials
+	Settings    map[string]any // JSON merge patch (RFC 7396)
+	Metadata    map[string]any // JSON merge patch (RFC 7396)
+}
+
+// ImportCredentials are an OAuth token that was obtained elsewhere.
+type ImportCredentials struct {
+	AccessToken  secret.String
+	RefreshToken secret.String
+	IssuedAt     time.Time      // zero: not given
+	ExpiresIn    *time.Duration // nil: not given; counts from IssuedAt
+	ExpiresAt    time.Time      // zero: not given; wins over ExpiresIn
+}
 
 // How many hashes of past refresh tokens a record remembers.
 const (
@@ -47,7 +143,7 @@ func (r *Record) importIdentity(conn *Connector) (ImportOutcome, error) {
 func (r *Record) importSettings(conn *Connector, imp *Import) (ImportOutcome, error) {
 	if imp.Credentials != nil && !imp.Credentials.empty() {
 		return "", &InputError{
-			Kind: Contradiction, Field: "credentials",
+			Kind: InputInvalid, Field: "credentials",
 			Fault: fmt.Sprintf("are OAuth tokens, but %s has auth_type %s", conn.ID, conn.AuthType),
 			Fix:   "send its credentials in settings",
 		}
@@ -132,36 +228,6 @@ func (c *ImportCredentials) expiry(issuedAt time.Time) time.Time {
 	return issuedAt.Add(*c.ExpiresIn)
 }
 
-// requireTokens reports which token is missing from an import.
-func (c *Connector) requireTokens(sent *ImportCredentials) error {
-	if sent.AccessToken.IsZero() {
-		return &InputError{
-			Kind: Contradiction, Field: "credentials.access_token",
-			Fix: fmt.Sprintf("%s uses OAuth: send the access token", c.ID),
-		}
-	}
-	if sent.RefreshToken.IsZero() && !c.RefreshTokenOptional && !c.FetchesTokens() {
-		return &InputError{
-			Kind: Contradiction, Field: "credentials.refresh_token",
-			Fix: fmt.Sprintf("send it, or configure %s with `refresh_token optional` if its tokens come without one", c.ID),
-		}
-	}
-	return nil
-}
-
-// requireSettings reports settings that are missing where they are the credentials, or
-// what it takes to get them.
-func (c *Connector) requireSettings(settings map[string]any) error {
-	missing := c.MissingSettings(settings)
-	if len(missing) == 0 {
-		return nil
-	}
-	return &InputError{
-		Kind: Contradiction, Field: "settings." + missing[0],
-		Fix: fmt.Sprintf("%s needs the settings %s", c.ID, strings.Join(missing, ", ")),
-	}
-}
-
 // needsFirstRefresh reports whether an import is to be followed by a refresh: the
 // token is expired or it is not known when it does, or the last one failed for good.
 func (r *Record) needsFirstRefresh(now time.Time) bool {
@@ -188,7 +254,7 @@ func (r *Record) unpark(rotation connector.Rotation, now time.Time) {
 }
 
 // remembers reports whether token is known to be older than the stored one.
-func (r *Record) remembers(token Secret) bool {
+func (r *Record) remembers(token secret.String) bool {
 	if token.IsZero() {
 		return false
 	}
@@ -196,20 +262,20 @@ func (r *Record) remembers(token Secret) bool {
 	return slices.Contains(r.Imported, hash) || slices.Contains(r.Replaced, hash)
 }
 
-func (r *Record) rememberImported(token Secret) {
+func (r *Record) rememberImported(token secret.String) {
 	r.Imported = appendHash(r.Imported, token, maxImported)
 }
 
-func (r *Record) rememberReplaced(token Secret) {
+func (r *Record) rememberReplaced(token secret.String) {
 	r.Replaced = appendHash(r.Replaced, token, maxReplaced)
 }
 
 // appendHash adds token's hash as the latest and keeps at most most.
-func appendHash(hashes []TokenHash, token Secret, most int) []TokenHash {
+func appendHash(hashes []secret.Hash, token secret.String, most int) []secret.Hash {
 	if token.IsZero() {
 		return hashes
 	}
 	hash := token.Hash()
-	hashes = append(slices.DeleteFunc(slices.Clone(hashes), func(h TokenHash) bool { return h == hash }), hash)
+	hashes = append(slices.DeleteFunc(slices.Clone(hashes), func(h secret.Hash) bool { return h == hash }), hash)
 	return hashes[max(0, len(hashes)-most):]
 }

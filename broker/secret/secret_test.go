@@ -1,4 +1,4 @@
-package broker_test
+package secret_test
 
 import (
 	"bytes"
@@ -10,18 +10,20 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 func TestSecretsShowNothingOfThemselves(t *testing.T) {
 	t.Parallel()
-	token := broker.NewSecret(brokertest.AccessCanary)
-	rec := &broker.Record{
+	token := secret.New(brokertest.AccessCanary)
+	rec := &record.Record{
 		Settings:    map[string]any{"api_key": brokertest.SettingCanary},
-		Credentials: &broker.Credentials{AccessToken: token, RefreshToken: broker.NewSecret(brokertest.RefreshCanary)},
+		Credentials: &record.Credentials{AccessToken: token, RefreshToken: secret.New(brokertest.RefreshCanary)},
 	}
-	client := broker.Client{ID: "id", Secret: broker.NewSecret(brokertest.ClientSecretCanary)}
+	client := record.Client{ID: "id", Secret: secret.New(brokertest.ClientSecretCanary)}
 	for name, value := range map[string]any{
-		"secret": token, "pointer": &token, "slice": []broker.Secret{token}, "map": map[string]broker.Secret{"k": token},
+		"secret": token, "pointer": &token, "slice": []secret.String{token}, "map": map[string]secret.String{"k": token},
 		"record": rec, "credentials": rec.Credentials, "credentials by value": *rec.Credentials, "client": client, "token": broker.Token{AccessToken: token},
 	} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t"} {
@@ -48,8 +50,8 @@ func TestSecretsShowNothingOfThemselves(t *testing.T) {
 
 func TestSecretHashTellsTokensApart(t *testing.T) {
 	t.Parallel()
-	a, b := broker.NewSecret("a"), broker.NewSecret("b")
-	if a.Hash() == b.Hash() || a.Hash() != broker.NewSecret("a").Hash() {
+	a, b := secret.New("a"), secret.New("b")
+	if a.Hash() == b.Hash() || a.Hash() != secret.New("a").Hash() {
 		t.Error("the hash does not tell tokens apart")
 	}
 }

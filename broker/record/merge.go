@@ -1,24 +1,4 @@
-package broker
-
-import (
-	"bytes"
-	"encoding/json"
-	"fmt"
-	"io"
-)
-
-// decodeNumbers decodes one JSON value and keeps numbers as they were written.
-func decodeNumbers(b []byte, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.UseNumber()
-	if err := dec.Decode(v); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return fmt.Errorf("data after the JSON value")
-	}
-	return nil
-}
+package record
 
 // cloneObject returns a deep copy of a JSON object.
 func cloneObject(o map[string]any) map[string]any {
@@ -45,32 +25,6 @@ func cloneValue(v any) any {
 	default:
 		return v
 	}
-}
-
-// isShallow reports whether a JSON value has at most levels objects and lists in each
-// other.
-func isShallow(v any, levels int) bool {
-	switch v := v.(type) {
-	case map[string]any:
-		if levels == 0 {
-			return false
-		}
-		for _, m := range v {
-			if !isShallow(m, levels-1) {
-				return false
-			}
-		}
-	case []any:
-		if levels == 0 {
-			return false
-		}
-		for _, m := range v {
-			if !isShallow(m, levels-1) {
-				return false
-			}
-		}
-	}
-	return true
 }
 
 // mergePatch applies patch to target as RFC 7396 describes and returns the result,

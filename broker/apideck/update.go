@@ -1,18 +1,12 @@
-package broker
+package apideck
 
 import (
 	"bytes"
 	"encoding/json"
 	"unicode/utf8"
-)
 
-// An Update is what a caller sends to change a connection. What is nil was not sent, and
-// stays as it is stored.
-type Update struct {
-	Enabled  *bool
-	Settings map[string]any // JSON merge patch (RFC 7396)
-	Metadata map[string]any // JSON merge patch (RFC 7396)
-}
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
 
 // readOnlyMembers are the members of the Vault API's Connection that a caller can send
 // back as it got them: they are ignored, as OpenAPI 3.0 says of readOnly.
@@ -31,12 +25,12 @@ var foreignMembers = []string{"configuration", "custom_mappings", "consent_state
 
 // ParseUpdate reads the body of an update: strict JSON with the members of the Vault
 // API's Connection, of which enabled, settings and metadata can be changed. A member that
-// is null counts as not sent. Errors are [*InputError]s and name the member.
-func ParseUpdate(body []byte) (*Update, error) {
+// is null counts as not sent. Errors are [*record.InputError]s and name the member.
+func ParseUpdate(body []byte) (*record.Update, error) {
 	if err := checkText(body, "send a JSON object with enabled, settings or metadata"); err != nil {
 		return nil, err
 	}
-	up := &Update{}
+	up := &record.Update{}
 	tolerated := members{
 		"credentials": func(name string, _ json.RawMessage) error {
 			return badBody(name, "cannot be updated", "import the connection with them")
@@ -69,7 +63,7 @@ func ParseUpdate(body []byte) (*Update, error) {
 }
 
 // ParseEmpty reads the body of a request that takes none: nothing, or an empty JSON
-// object. Errors are [*InputError]s.
+// object. Errors are [*record.InputError]s.
 func ParseEmpty(body []byte) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil
@@ -104,8 +98,8 @@ func foreignMember(name string, raw json.RawMessage) error {
 	case `[]`, `{}`, `""`:
 		return nil
 	}
-	return &InputError{
-		Kind: Contradiction, Field: name,
+	return &record.InputError{
+		Kind: record.InputInvalid, Field: name,
 		Fault: "is not kept by the token broker, which neither maps resources nor records consent", Fix: "leave it out",
 	}
 }

@@ -1,4 +1,4 @@
-package broker_test
+package record_test
 
 import (
 	"encoding/json"
@@ -7,27 +7,28 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // fullRecord returns a record with a value in every field.
-func fullRecord() *broker.Record {
+func fullRecord() *record.Record {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
-	return &broker.Record{
-		Key:       broker.Key{Application: "app", Consumer: "a/b \u00e4\u2028", Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}},
+	return &record.Record{
+		Key:       record.Key{Application: "app", Consumer: "a/b \u00e4\u2028", Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}},
 		CreatedAt: at, UpdatedAt: at.Add(1), Deleted: at.Add(2), Enabled: true,
 		Settings: map[string]any{"n": json.Number("12345678901234567890"), "o": map[string]any{"l": []any{"x", nil, true}}},
 		Metadata: map[string]any{"m": "<&>"},
-		Credentials: &broker.Credentials{
-			AccessToken: broker.NewSecret("a"), RefreshToken: broker.NewSecret("r"), TokenType: "mac",
+		Credentials: &record.Credentials{
+			AccessToken: secret.New("a"), RefreshToken: secret.New("r"), TokenType: "mac",
 			IssuedAt: at.Add(3), Expiry: at.Add(4), FromImport: true, Redeemed: true,
 		},
-		Generation: 7, Imported: []broker.TokenHash{"h1"}, Replaced: []broker.TokenHash{"h2", "h3"},
-		Lease: &broker.Lease{ID: "id", Duration: 45 * time.Second, RefreshToken: "h"},
-		Cycle: broker.Cycle{
-			Queued: true, Phase: broker.PhasePending, Class: broker.ClassTransient, Code: "c", FailedAt: at.Add(5), Attempts: 3,
+		Generation: 7, Imported: []secret.Hash{"h1"}, Replaced: []secret.Hash{"h2", "h3"},
+		Lease: &record.Lease{ID: "id", Duration: 45 * time.Second, RefreshToken: "h"},
+		Cycle: record.Cycle{
+			Queued: true, Phase: record.PhasePending, Class: record.ClassTransient, Code: "c", FailedAt: at.Add(5), Attempts: 3,
 			RetryAt: at.Add(6), GiveUpAt: at.Add(7), Ambiguous: 2, Parked: "p", CredentialsExpireAt: at.Add(8),
 		},
 	}
@@ -41,11 +42,11 @@ func TestRecordSurvivesEncoding(t *testing.T) {
 			t.Errorf("the test's record has no %s", reflect.TypeOf(*want).Field(i).Name)
 		}
 	}
-	encoded, err := broker.EncodeRecord(want)
+	encoded, err := record.Encode(want)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := broker.DecodeRecord(want.Key, encoded)
+	got, err := record.Decode(want.Key, encoded)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +56,7 @@ func TestRecordSurvivesEncoding(t *testing.T) {
 	if clone := want.Clone(); !reflect.DeepEqual(clone, want) {
 		t.Error("the clone differs")
 	}
-	if zero, err := broker.EncodeRecord(&broker.Record{Key: want.Key}); err != nil || strings.Contains(string(zero), "0001-") {
+	if zero, err := record.Encode(&record.Record{Key: want.Key}); err != nil || strings.Contains(string(zero), "0001-") {
 		t.Errorf("zero times are encoded: %s, %v", zero, err)
 	}
 }
@@ -75,15 +76,15 @@ func TestCloneSharesNothing(t *testing.T) {
 func TestDecodeRefusesForeignRecords(t *testing.T) {
 	t.Parallel()
 	rec := fullRecord()
-	rec.Credentials.AccessToken = broker.NewSecret(brokertest.AccessCanary)
-	encoded, err := broker.EncodeRecord(rec)
+	rec.Credentials.AccessToken = secret.New(brokertest.AccessCanary)
+	encoded, err := record.Encode(rec)
 	if err != nil {
 		t.Fatal(err)
 	}
 	other := rec.Key
 	other.Consumer = "somebody else"
 	for name, test := range map[string]struct {
-		key  broker.Key
+		key  record.Key
 		data string
 	}{
 		"another connection's": {other, string(encoded)},
@@ -93,7 +94,7 @@ func TestDecodeRefusesForeignRecords(t *testing.T) {
 		"trailing data":        {rec.Key, string(encoded) + "x"},
 		"empty":                {rec.Key, ""},
 	} {
-		if _, err := broker.DecodeRecord(test.key, []byte(test.data)); err == nil {
+		if _, err := record.Decode(test.key, []byte(test.data)); err == nil {
 			t.Errorf("%s: no error", name)
 		} else {
 			brokertest.NoCanary(t, name, []byte(err.Error()))
@@ -102,22 +103,22 @@ func TestDecodeRefusesForeignRecords(t *testing.T) {
 }
 
 func FuzzDecodeRecord(f *testing.F) {
-	encoded, err := broker.EncodeRecord(fullRecord())
+	encoded, err := record.Encode(fullRecord())
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(encoded)
 	f.Add([]byte(`{"format":1}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		rec, err := broker.DecodeRecord(fullRecord().Key, data)
+		rec, err := record.Decode(fullRecord().Key, data)
 		if err != nil {
 			return
 		}
-		again, err := broker.EncodeRecord(rec)
+		again, err := record.Encode(rec)
 		if err != nil {
 			t.Fatalf("what was decoded cannot be encoded: %v", err)
 		}
-		if second, err := broker.DecodeRecord(rec.Key, again); err != nil || !reflect.DeepEqual(second.Credentials, rec.Credentials) {
+		if second, err := record.Decode(rec.Key, again); err != nil || !reflect.DeepEqual(second.Credentials, rec.Credentials) {
 			t.Fatalf("not the same after another round: %v", err)
 		}
 	})

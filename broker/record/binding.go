@@ -1,4 +1,4 @@
-package broker
+package record
 
 import (
 	"fmt"
@@ -76,7 +76,7 @@ func (b *binding) checkMove(conn *Connector, r *Record, patch map[string]any, se
 	const fault = "decides which host gets the connection's stored credentials, and is another than before"
 	for _, s := range conn.Definition.Settings {
 		if stored := b.settings[s.Name]; s.Sensitive && stored != nil && stored != "" && patch[s.Name] == nil && r.Settings[s.Name] != nil {
-			return &InputError{Kind: Contradiction, Field: field, Fault: fault, Fix: fmt.Sprintf("send settings.%s with it", s.Name)}
+			return &InputError{Kind: InputInvalid, Field: field, Fault: fault, Fix: fmt.Sprintf("send settings.%s with it", s.Name)}
 		}
 	}
 	// Tokens that can be fetched are simply fetched anew: check removes them.
@@ -84,7 +84,7 @@ func (b *binding) checkMove(conn *Connector, r *Record, patch map[string]any, se
 		return nil
 	}
 	return &InputError{
-		Kind: Contradiction, Field: field, Fault: fault,
+		Kind: InputInvalid, Field: field, Fault: fault,
 		Fix: "import it together with the connection's refresh token, or one that it had lately, or with new credentials",
 	}
 }

@@ -1,4 +1,4 @@
-package broker
+package guard
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 )
 
 // ErrAddressNotAllowed means that a name resolved to an address which the broker
-// does not connect to, see [GuardedDialer]. Nothing was sent.
+// does not connect to, see [NewDialer]. Nothing was sent.
 var ErrAddressNotAllowed = errors.New("the address is not allowed")
 
 // How long a connection may take to come about.
@@ -75,7 +75,7 @@ var specialUse = []struct {
 	{netip.MustParsePrefix("::/0"), false, "not global unicast (IPv6)"}, // RFC 4291 section 2.4: 100::/64, 5f00::/16, fec0::/10 and the rest
 }
 
-// checkAddress reports whether the broker may connect to addr, see [GuardedDialer].
+// checkAddress reports whether the broker may connect to addr, see [NewDialer].
 func checkAddress(addr netip.Addr, allowPrivate bool) error {
 	if !addr.IsValid() {
 		return fmt.Errorf("%w: not an IP address", ErrAddressNotAllowed)
@@ -98,12 +98,12 @@ func checkAddress(addr netip.Addr, allowPrivate bool) error {
 	return nil
 }
 
-// GuardedDialer returns a dialer that checks each address it is about to connect to:
+// NewDialer returns a dialer that checks each address it is about to connect to:
 // after name resolution, so that a name which resolves differently the second time (DNS
 // rebinding) does not get past. Special-use addresses are refused, with an error that
 // matches [ErrAddressNotAllowed]. With allowPrivate those of RFC 1918, RFC 4193 (unique
 // local), RFC 6598 (carrier-grade NAT) and loopback are not; the others are all the same.
-func GuardedDialer(allowPrivate bool) *net.Dialer {
+func NewDialer(allowPrivate bool) *net.Dialer {
 	return &net.Dialer{
 		Timeout: dialTimeout,
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
@@ -116,18 +116,18 @@ func GuardedDialer(allowPrivate bool) *net.Dialer {
 	}
 }
 
-// NewGuardedTransport returns a transport for requests that must not be sent twice,
+// NewTransport returns a transport for requests that must not be sent twice,
 // or to where they are not meant to go: those to token endpoints and webhooks. It
-// dials with [GuardedDialer], ignores proxy variables of the environment (a proxy
+// dials with [NewDialer], ignores proxy variables of the environment (a proxy
 // would dial in its place), and speaks HTTP/1.1 over a connection of its own for
 // each request. net/http by itself sends a request again when a reused connection
 // was closed, or an HTTP/2 peer refused the stream.
-func NewGuardedTransport(allowPrivate bool) *http.Transport {
+func NewTransport(allowPrivate bool) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	return &http.Transport{
 		Proxy:                  nil,
-		DialContext:            GuardedDialer(allowPrivate).DialContext,
+		DialContext:            NewDialer(allowPrivate).DialContext,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    tlsHandshakeTimeout,
 		Protocols:              &protocols,

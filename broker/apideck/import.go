@@ -1,4 +1,4 @@
-package broker
+package apideck
 
 import (
 	"bytes"
@@ -11,44 +11,26 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// MaxImportBody bounds the body of an import, in bytes.
-const MaxImportBody = 1 << 20
-
-// maxToken bounds a token, in bytes. The longest in use have some ten thousand.
-const maxToken = 64 << 10
+// MaxBody bounds the body of an import, in bytes.
+const MaxBody = 1 << 20
 
 // maxLifetime bounds expires_in, so that no arithmetic with it overflows.
 const maxLifetime = 100 * 365 * 24 * time.Hour
 
-// An Import is what a caller sends to create a connection or to update it. What is
-// nil was not sent, and stays as it is stored.
-type Import struct {
-	ConsumerID  string // optional; must be the header's
-	Credentials *ImportCredentials
-	Settings    map[string]any // JSON merge patch (RFC 7396)
-	Metadata    map[string]any // JSON merge patch (RFC 7396)
-}
-
-// ImportCredentials are an OAuth token that was obtained elsewhere.
-type ImportCredentials struct {
-	AccessToken  Secret
-	RefreshToken Secret
-	IssuedAt     time.Time      // zero: not given
-	ExpiresIn    *time.Duration // nil: not given; counts from IssuedAt
-	ExpiresAt    time.Time      // zero: not given; wins over ExpiresIn
-}
-
 // ParseImport reads the body of an import: strict JSON with exactly the members of
 // the Vault API's ConnectionImportData, plus consumer_id and credentials.expires_at.
-// A member that is null counts as not sent. Errors are [*InputError]s and name the
+// A member that is null counts as not sent. Errors are [*record.InputError]s and name the
 // member.
-func ParseImport(body []byte) (*Import, error) {
+func ParseImport(body []byte) (*record.Import, error) {
 	if err := checkText(body, "send a JSON object with credentials or settings"); err != nil {
 		return nil, err
 	}
-	imp := &Import{}
+	imp := &record.Import{}
 	err := eachMember("", body, members{
 		"consumer_id": func(name string, raw json.RawMessage) (err error) {
 			imp.ConsumerID, err = stringMember(name, raw)
@@ -73,8 +55,8 @@ func ParseImport(body []byte) (*Import, error) {
 	return imp, nil
 }
 
-func parseImportCredentials(name string, raw json.RawMessage) (*ImportCredentials, error) {
-	c := &ImportCredentials{}
+func parseImportCredentials(name string, raw json.RawMessage) (*record.ImportCredentials, error) {
+	c := &record.ImportCredentials{}
 	err := eachMember(name, raw, members{
 		"access_token": func(name string, raw json.RawMessage) (err error) {
 			c.AccessToken, err = tokenMember(name, raw)
@@ -177,13 +159,13 @@ func quoteName(name string) string {
 	return fmt.Sprintf("%q", name)
 }
 
-func badBody(field, fault, fix string) *InputError {
-	return &InputError{Kind: BadSyntax, Field: field, Fault: fault, Fix: fix}
+func badBody(field, fault, fix string) *record.InputError {
+	return &record.InputError{Kind: record.InputSyntax, Field: field, Fault: fault, Fix: fix}
 }
 
 // syntaxError reports where the JSON is broken. The decoder's own text is not passed
 // on, as it can quote what was sent.
-func syntaxError(err error) *InputError {
+func syntaxError(err error) *record.InputError {
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return badBody("", fmt.Sprintf("the body is not valid JSON near byte %d", syntax.Offset), "")
 	}
@@ -200,27 +182,27 @@ func stringMember(name string, raw json.RawMessage) (string, error) {
 
 // tokenMember reads a token: visible ASCII characters and spaces (RFC 6749 appendix
 // A.12 and A.17). Anything else could not be sent in a header anyway.
-func tokenMember(name string, raw json.RawMessage) (Secret, error) {
+func tokenMember(name string, raw json.RawMessage) (secret.String, error) {
 	s, err := stringMember(name, raw)
 	if err != nil {
-		return Secret{}, err
+		return secret.String{}, err
 	}
-	if len(s) > maxToken {
-		return Secret{}, &InputError{
-			Kind: Contradiction, Field: name,
-			Fault: fmt.Sprintf("is longer than %d bytes", maxToken), Fix: "send the token alone",
+	if len(s) > record.MaxToken {
+		return secret.String{}, &record.InputError{
+			Kind: record.InputInvalid, Field: name,
+			Fault: fmt.Sprintf("is longer than %d bytes", record.MaxToken), Fix: "send the token alone",
 		}
 	}
 	for i := range len(s) {
 		if s[i] < 0x20 || s[i] > 0x7e {
-			return Secret{}, &InputError{
-				Kind: Contradiction, Field: name,
+			return secret.String{}, &record.InputError{
+				Kind: record.InputInvalid, Field: name,
 				Fault: "contains a character that no token has (RFC 6749 appendix A)",
 				Fix:   "send the token as the token endpoint gave it, without line breaks",
 			}
 		}
 	}
-	return NewSecret(s), nil
+	return secret.New(s), nil
 }
 
 func timeMember(name string, raw json.RawMessage) (time.Time, error) {
@@ -254,7 +236,7 @@ func secondsMember(name string, raw json.RawMessage) (*time.Duration, error) {
 		return nil, badBody(name, "must be an integer", fix)
 	}
 	if f < 0 {
-		return nil, &InputError{Kind: Contradiction, Field: name, Fault: "must not be negative", Fix: fix}
+		return nil, &record.InputError{Kind: record.InputInvalid, Field: name, Fault: "must not be negative", Fix: fix}
 	}
 	d := maxLifetime
 	if f < maxLifetime.Seconds() {
@@ -269,11 +251,37 @@ const maxDepth = 100
 
 func objectMember(name string, raw json.RawMessage) (map[string]any, error) {
 	var o map[string]any
-	if raw[0] != '{' || decodeNumbers(raw, &o) != nil {
+	if raw[0] != '{' || record.DecodeJSON(raw, &o) != nil {
 		return nil, badBody(name, "must be a JSON object", "")
 	}
 	if !isShallow(o, maxDepth) {
 		return nil, badBody(name, fmt.Sprintf("is nested more than %d deep", maxDepth), "send it flatter, or as a string")
 	}
 	return o, nil
+}
+
+// isShallow reports whether a JSON value has at most levels objects and lists in each
+// other.
+func isShallow(v any, levels int) bool {
+	switch v := v.(type) {
+	case map[string]any:
+		if levels == 0 {
+			return false
+		}
+		for _, m := range v {
+			if !isShallow(m, levels-1) {
+				return false
+			}
+		}
+	case []any:
+		if levels == 0 {
+			return false
+		}
+		for _, m := range v {
+			if !isShallow(m, levels-1) {
+				return false
+			}
+		}
+	}
+	return true
 }

@@ -1,4 +1,4 @@
-package broker
+package guard
 
 import (
 	"context"
@@ -31,7 +31,7 @@ func TestNameThatChangesItsAddressIsCheckedWhenDialled(t *testing.T) {
 				}
 				return netip.MustParseAddr(target)
 			})
-			dialer := GuardedDialer(false)
+			dialer := NewDialer(false)
 			dialer.Resolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				var dialer net.Dialer
 				return dialer.DialContext(ctx, "udp", conn.LocalAddr().String())
@@ -51,7 +51,7 @@ func TestNameThatChangesItsAddressIsCheckedWhenDialled(t *testing.T) {
 			}
 
 			// The same for what goes to token endpoints and webhooks.
-			transport := NewGuardedTransport(false)
+			transport := NewTransport(false)
 			transport.DialContext = dialer.DialContext
 			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://rebind.test/token", nil)
 			if err != nil {

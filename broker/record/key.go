@@ -1,4 +1,4 @@
-package broker
+package record
 
 import (
 	"fmt"
@@ -32,10 +32,10 @@ type Key struct {
 // String returns the key in a form for logs. It is unambiguous, since the parts
 // are quoted where they contain anything unusual.
 func (k Key) String() string {
-	return quotePart(k.Application) + "/" + quotePart(k.Consumer) + "/" + k.Connector.String()
+	return Quote(k.Application) + "/" + Quote(k.Consumer) + "/" + k.Connector.String()
 }
 
-func quotePart(s string) string {
+func Quote(s string) string {
 	if strings.IndexFunc(s, func(r rune) bool {
 		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_.@:+", r)
 	}) < 0 {
@@ -47,10 +47,10 @@ func quotePart(s string) string {
 // Validate reports whether the key can name a connection. The error is an
 // [*InputError] that names the header or path part at fault.
 func (k Key) Validate() error {
-	if err := validateName(ApplicationField, k.Application); err != nil {
+	if err := ValidateName(ApplicationField, k.Application); err != nil {
 		return err
 	}
-	if err := validateName(ConsumerField, k.Consumer); err != nil {
+	if err := ValidateName(ConsumerField, k.Consumer); err != nil {
 		return err
 	}
 	if err := k.Connector.Validate(); err != nil {
@@ -68,15 +68,15 @@ func isPrintableASCII(s string) bool {
 	return true
 }
 
-func validateName(header, s string) error {
+func ValidateName(header, s string) error {
 	if s == "" {
-		return &InputError{Kind: MissingHeader, Field: header, Fix: "send the header"}
+		return &InputError{Kind: InputHeaderMissing, Field: header, Fix: "send the header"}
 	}
-	return checkName(BadHeader, header, s)
+	return CheckName(InputHeader, header, s)
 }
 
-// checkName reports a name of an application or a consumer that nobody can have.
-func checkName(kind InputKind, field, s string) error {
+// CheckName reports a name of an application or a consumer that nobody can have.
+func CheckName(kind InputKind, field, s string) error {
 	var fault string
 	switch {
 	case s == "":

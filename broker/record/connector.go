@@ -1,0 +1,172 @@
+package record
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"reflect"
+	"strings"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
+)
+
+// A Connector is a service as this deployment uses it: its definition and the OAuth
+// client that the connections were authorised for.
+type Connector struct {
+	connector.Definition
+	Client Client
+}
+
+// A Client is an OAuth client (RFC 6749 section 2).
+type Client struct {
+	ID     string
+	Secret secret.String
+}
+
+// GrantRefreshToken is the grant_type of a redeem (RFC 6749 section 6).
+const GrantRefreshToken = "refresh_token"
+
+// NextGrant returns the grant_type of the next token request for a connection, empty if no
+// request can bring a token. A refresh token is used where there is one, unless the
+// connector's grant ignores them.
+func (c *Connector) NextGrant(cred *Credentials) string {
+	g := c.Grant()
+	switch {
+	case cred != nil && !cred.RefreshToken.IsZero() && !g.IgnoresRefreshTokens:
+		return GrantRefreshToken
+	case g.Fetches:
+		return string(g.Type)
+	default:
+		return ""
+	}
+}
+
+// CanRefresh reports whether there is a way to a new token.
+func (c *Connector) CanRefresh(cred *Credentials) bool { return c.NextGrant(cred) != "" }
+
+// RotationFor returns what an attempt may cost: without a refresh token, nothing.
+func (c *Connector) RotationFor(cred *Credentials) connector.Rotation {
+	if c.NextGrant(cred) != GrantRefreshToken {
+		return connector.Rotation{Kind: connector.RotationNever}
+	}
+	return c.Rotation
+}
+
+// ClientFor returns the OAuth client of a connection: its own, from its settings, if
+// the connector allows that and there is one. The two are never mixed: the secret of
+// the configuration's client goes with no other id.
+func (c *Connector) ClientFor(settings map[string]any) (client Client, own bool) {
+	if id, clientSecret, ok := c.OwnClient(settings); ok {
+		return Client{ID: id, Secret: secret.New(clientSecret)}, true
+	}
+	return c.Client, false
+}
+
+// TokenEndpoint returns where the next token request for the record goes.
+func (c *Connector) TokenEndpoint(rec *Record) (string, error) {
+	if c.NextGrant(rec.Credentials) == GrantRefreshToken {
+		return c.RenderRefreshURL(rec.Settings)
+	}
+	return c.RenderTokenURL(rec.Settings)
+}
+
+// RequestParams returns the parameters of the next token request for the record, but for
+// the client's. It fails if a setting for them is missing.
+func (c *Connector) RequestParams(rec *Record) (url.Values, error) {
+	params := make(url.Values)
+	grant := c.NextGrant(rec.Credentials)
+	params.Set("grant_type", grant)
+	if grant == GrantRefreshToken {
+		params.Set("refresh_token", rec.Credentials.RefreshToken.Reveal())
+	} else {
+		own, err := c.GrantParams(rec.Settings)
+		if err != nil {
+			return nil, err
+		}
+		for name, value := range own {
+			params.Set(name, value)
+		}
+	}
+	more, err := c.RenderTokenParams(rec.Settings)
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range more {
+		params.Set(name, value)
+	}
+	return params, nil
+}
+
+// AuthenticatesInParams reports whether the client says who it is in the body of a
+// request. A public client does, whatever the style: that is its only way to say its id
+// (RFC 6749 section 3.2.1).
+func (c *Connector) AuthenticatesInParams(client Client) bool {
+	return c.AuthStyle == connector.AuthParams || client.Secret.IsZero()
+}
+
+// Secrets are what an answer must not be able to smuggle into a log.
+func (c *Connector) Secrets(rec *Record) []string {
+	client, _ := c.ClientFor(rec.Settings)
+	secrets := []string{client.Secret.Reveal()}
+	if cred := rec.Credentials; cred != nil {
+		secrets = append(secrets, cred.RefreshToken.Reveal(), cred.AccessToken.Reveal())
+	}
+	for name, value := range rec.Settings {
+		if c.IsSensitive(name) {
+			secrets = append(secrets, fmt.Sprint(value)) // numbers too
+		}
+	}
+	return secrets
+}
+
+// checkFit reports a setting that cannot stand where the connector puts it. One that is
+// missing is no fault yet.
+func (c *Connector) checkFit(settings map[string]any) error {
+	if unfit, ok := errors.AsType[*connector.SettingError](c.CheckSettings(settings)); ok {
+		return &InputError{
+			Kind: InputInvalid, Field: "settings." + unfit.Setting, Fault: unfit.Fault,
+			Fix: fmt.Sprintf("send one that fits %s", c.ID),
+		}
+	}
+	return nil
+}
+
+// requireTokens reports which token is missing from an import.
+func (c *Connector) requireTokens(sent *ImportCredentials) error {
+	if sent.AccessToken.IsZero() {
+		return &InputError{
+			Kind: InputInvalid, Field: "credentials.access_token",
+			Fix: fmt.Sprintf("%s uses OAuth: send the access token", c.ID),
+		}
+	}
+	if sent.RefreshToken.IsZero() && !c.RefreshTokenOptional && !c.FetchesTokens() {
+		return &InputError{
+			Kind: InputInvalid, Field: "credentials.refresh_token",
+			Fix: fmt.Sprintf("send it, or configure %s with `refresh_token optional` if its tokens come without one", c.ID),
+		}
+	}
+	return nil
+}
+
+// requireSettings reports settings that are missing where they are the credentials, or
+// what it takes to get them.
+func (c *Connector) requireSettings(settings map[string]any) error {
+	missing := c.MissingSettings(settings)
+	if len(missing) == 0 {
+		return nil
+	}
+	return &InputError{
+		Kind: InputInvalid, Field: "settings." + missing[0],
+		Fix: fmt.Sprintf("%s needs the settings %s", c.ID, strings.Join(missing, ", ")),
+	}
+}
+
+// injectsOther reports whether a change of settings is one of the credentials that calls
+// leave with.
+func (c *Connector) injectsOther(before, after map[string]any) bool {
+	const token = "any" // which stays as it is
+	was, wasErr := c.Injections(before, token)
+	is, isErr := c.Injections(after, token)
+	return (wasErr == nil) != (isErr == nil) || !reflect.DeepEqual(was, is)
+}

@@ -1,0 +1,226 @@
+package record
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
+)
+
+// Backoff between attempts, and after the background job has given up.
+const (
+	minBackoff = time.Second
+	maxBackoff = 5 * time.Minute
+)
+
+// Cooldown is how long a connection is left alone after its background refresh has given
+// up, and how often a refused refresh token is tried again for whoever asks.
+const Cooldown = 30 * time.Second
+
+// backoff returns how long to wait after so many failed attempts: between half and
+// all of a time that doubles from one attempt to the next.
+func backoff(attempts int) time.Duration {
+	ceiling := maxBackoff
+	if shift := attempts - 1; shift < 16 {
+		ceiling = min(maxBackoff, minBackoff<<max(shift, 0))
+	}
+	return ceiling/2 + rand.N(ceiling/2+1)
+}
+
+// A Policy is what a connector and the configuration say about failures.
+type Policy struct {
+	Rotation  connector.Rotation
+	GiveUp    time.Duration
+	Retention time.Duration // of a parked connection's credentials; 0: for ever
+	Announced bool          // the event was emitted for another connection
+	OwnFault  bool          // a refusal of the client is taken for one of this connection
+}
+
+// Succeed merges a token endpoint's answer into the record and ends the cycle. It
+// returns the event to emit, if any.
+func (r *Record) Succeed(ans Answer) EventType {
+	if r.Credentials == nil {
+		r.Credentials = &Credentials{}
+	}
+	c := r.Credentials
+	r.Rotate(ans.RefreshToken)
+	c.AccessToken, c.TokenType, c.Redeemed = ans.AccessToken, ans.TokenType, true
+	c.IssuedAt, c.Expiry = ans.SentAt, time.Time{}
+	if ans.Lifetime > 0 {
+		c.Expiry = ans.SentAt.Add(ans.Lifetime)
+	}
+	r.Generation++
+	recovered := r.Cycle.Phase != PhaseHealthy
+	r.Cycle = Cycle{}
+	if recovered {
+		return EventRefreshRecovered
+	}
+	return ""
+}
+
+// Rotate makes next the refresh token, if it is another one, and remembers the old.
+func (r *Record) Rotate(next secret.String) {
+	c := r.Credentials
+	if next.IsZero() || next.Equal(c.RefreshToken) {
+		return
+	}
+	r.replaceRefreshToken(next)
+}
+
+// DropRefreshToken removes a refresh token that was refused for good.
+func (r *Record) DropRefreshToken() { r.replaceRefreshToken(secret.String{}) }
+
+func (r *Record) replaceRefreshToken(next secret.String) {
+	c := r.Credentials
+	r.rememberReplaced(c.RefreshToken)
+	if c.FromImport {
+		r.rememberImported(c.RefreshToken)
+	}
+	c.RefreshToken, c.FromImport = next, false
+}
+
+// Fail records a failed attempt and plans the next one. It returns the event to
+// emit, if any: each phase of a cycle is announced once.
+func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
+	c := &r.Cycle
+	before := c.Phase
+	c.FailedAt = now
+	c.Attempts++
+	if ans.Class == ClassAmbiguous {
+		c.Ambiguous++
+	}
+	if r.IsParked() && ans.Class != ClassPermanent {
+		return "" // one more try was asked for, and has found out nothing: it stays refused
+	}
+	c.Class, c.Code = ans.Class, ans.Code
+	switch ans.Class {
+	case ClassPermanent:
+		c.Queued, c.Phase, c.RetryAt = false, PhaseFailed, time.Time{}
+		c.Parked = r.Credentials.identity()
+		if policy.Retention > 0 && r.Credentials != nil && c.CredentialsExpireAt.IsZero() { // another try does not prolong it
+			c.CredentialsExpireAt = now.Add(policy.Retention)
+		}
+	case ClassConfiguration:
+		c.RetryAt = time.Time{} // the connector's pause says when
+		if policy.OwnFault {
+			c.RetryAt = now.Add(max(Cooldown, backoff(c.Attempts)))
+		}
+		if policy.Announced {
+			return ""
+		}
+		c.Phase = PhaseFailed
+	default:
+		c.RetryAt = now.Add(r.retryDelay(ans, policy, now))
+		if c.GiveUpAt.IsZero() {
+			c.GiveUpAt = c.RetryAt.Add(policy.GiveUp)
+		}
+		if before == PhaseHealthy {
+			c.Phase = PhasePending
+		}
+		if !now.Before(c.GiveUpAt) {
+			c.Phase, c.RetryAt, c.Queued = PhaseFailed, now.Add(Cooldown), false
+		}
+	}
+	switch {
+	case c.Phase == before:
+		return ""
+	case c.Phase == PhasePending:
+		return EventRefreshPending
+	default:
+		return EventRefreshFailed
+	}
+}
+
+// retryDelay returns when a failure that may pass is worth another attempt.
+func (r *Record) retryDelay(ans Answer, policy Policy, now time.Time) time.Duration {
+	delay := max(backoff(r.Cycle.Attempts), ans.RetryAfter)
+	if ans.Class != ClassAmbiguous {
+		return delay
+	}
+	switch policy.Rotation.Kind {
+	case connector.RotationNever:
+		return delay
+	case connector.RotationWindow:
+		// Inside the window a spent token still works: the sooner the better.
+		if r.Cycle.Attempts == 1 && policy.Rotation.Window > time.Second {
+			return rand.N(time.Second)
+		}
+		return delay
+	default:
+		// The retry may cost the grant, so it waits until there is nothing to lose.
+		if c := r.Credentials; c != nil && c.Expiry.After(now) {
+			return max(delay, c.Expiry.Sub(now))
+		}
+		return delay
+	}
+}
+
+// TokenError says why the record has no valid token.
+func (r *Record) TokenError(now time.Time) *TokenError {
+	c := &r.Cycle
+	err := &TokenError{
+		Key: r.Key, Class: c.Class, Code: c.Code, Parked: r.IsParked(),
+		RetryAt: c.RetryAt, FailedAt: c.FailedAt, CredentialsExpireAt: c.CredentialsExpireAt,
+		GivenUp: c.Phase == PhaseFailed && !c.GiveUpAt.IsZero() && !now.Before(c.GiveUpAt),
+	}
+	if err.Class == "" {
+		err.Class = ClassTransient
+	}
+	if err.Parked && c.Code != CodeNoRefreshToken && c.Code != CodeAccessTokenRejected {
+		err.RetryAt = c.FailedAt.Add(Cooldown)
+	}
+	if cred := r.Credentials; cred != nil {
+		err.FirstRefresh = cred.FromImport && !cred.Redeemed
+	}
+	return err
+}
+
+// RefreshTokenHash identifies the refresh token that the record holds, as a [Lease]
+// does; it is empty for none.
+func (r *Record) RefreshTokenHash() secret.Hash {
+	if r.Credentials == nil {
+		return ""
+	}
+	return r.Credentials.RefreshToken.Hash()
+}
+
+// A Cycle begins with the first failed refresh and ends with the next success, or
+// with other credentials.
+type Cycle struct {
+	// Queued: a refresh has been asked for that nobody has finished yet.
+	Queued bool
+
+	Phase     Phase
+	Class     Class // of the last failure
+	Code      string
+	FailedAt  time.Time // of the last failure
+	Attempts  int       // failed ones
+	RetryAt   time.Time // no attempt before this
+	GiveUpAt  time.Time // the background job ends then
+	Ambiguous int       // attempts of which nobody knows whether they spent the refresh token
+
+	// Parked holds the hash of the refresh token that the token endpoint refused for
+	// good (of the access token, where there is no refresh token). While it is that of
+	// the current credentials, nothing is sent to the token endpoint.
+	Parked secret.Hash
+
+	// CredentialsExpireAt is when the credentials of a parked connection are cleared.
+	CredentialsExpireAt time.Time
+}
+
+// A Phase says which event of a cycle was the last to be emitted.
+type Phase string
+
+// The phases of a [Cycle].
+const (
+	PhaseHealthy Phase = ""        // no failure
+	PhasePending Phase = "pending" // failed, being retried
+	PhaseFailed  Phase = "failed"  // parked, or given up until somebody asks again
+)
+
+// IsRejected reports whether downstream has refused an access token that there is
+// no way to another from.
+func (r *Record) IsRejected() bool {
+	return r.IsParked() && (r.Cycle.Code == CodeAccessTokenRejected || r.Cycle.Code == CodeNoRefreshToken)
+}

@@ -1,0 +1,136 @@
+package record
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
+)
+
+// DecodeJSON decodes one JSON value and keeps numbers as they were written.
+func DecodeJSON(b []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return fmt.Errorf("data after the JSON value")
+	}
+	return nil
+}
+
+// recordFormat is the version of the encoding; it rises when older programs could
+// no longer read what newer ones write.
+const recordFormat = 1
+
+// The types below are the stored form of a record. Times are RFC 3339 with
+// nanoseconds, durations are nanoseconds.
+type recordJSON struct {
+	Format      int              `json:"format"`
+	Application string           `json:"application"`
+	Consumer    string           `json:"consumer"`
+	UnifiedAPI  string           `json:"unified_api"`
+	ServiceID   string           `json:"service_id"`
+	CreatedAt   time.Time        `json:"created_at,omitzero"`
+	UpdatedAt   time.Time        `json:"updated_at,omitzero"`
+	Deleted     time.Time        `json:"deleted,omitzero"`
+	Enabled     bool             `json:"enabled"`
+	Settings    map[string]any   `json:"settings,omitempty"`
+	Metadata    map[string]any   `json:"metadata,omitempty"`
+	Credentials *credentialsJSON `json:"credentials,omitempty"`
+	Generation  uint64           `json:"generation"`
+	Imported    []secret.Hash    `json:"imported,omitempty"`
+	Replaced    []secret.Hash    `json:"replaced,omitempty"`
+	Lease       *leaseJSON       `json:"lease,omitempty"`
+	Cycle       cycleJSON        `json:"cycle,omitzero"`
+}
+
+type credentialsJSON struct {
+	AccessToken  string    `json:"access_token"`
+	RefreshToken string    `json:"refresh_token,omitempty"`
+	TokenType    string    `json:"token_type,omitempty"`
+	IssuedAt     time.Time `json:"issued_at,omitzero"`
+	Expiry       time.Time `json:"expiry,omitzero"`
+	FromImport   bool      `json:"from_import,omitempty"`
+	Redeemed     bool      `json:"redeemed,omitempty"`
+}
+
+type leaseJSON struct {
+	ID           string        `json:"id"`
+	Duration     time.Duration `json:"duration"`
+	RefreshToken secret.Hash   `json:"refresh_token"`
+}
+
+type cycleJSON struct {
+	Queued              bool        `json:"queued,omitempty"`
+	Phase               Phase       `json:"phase,omitempty"`
+	Class               Class       `json:"class,omitempty"`
+	Code                string      `json:"code,omitempty"`
+	FailedAt            time.Time   `json:"failed_at,omitzero"`
+	Attempts            int         `json:"attempts,omitempty"`
+	RetryAt             time.Time   `json:"retry_at,omitzero"`
+	GiveUpAt            time.Time   `json:"give_up_at,omitzero"`
+	Ambiguous           int         `json:"ambiguous,omitempty"`
+	Parked              secret.Hash `json:"parked,omitempty"`
+	CredentialsExpireAt time.Time   `json:"credentials_expire_at,omitzero"`
+}
+
+// Encode returns the stored form of r, a JSON object with the secrets in it.
+// Only stores call it.
+func Encode(r *Record) ([]byte, error) {
+	w := recordJSON{
+		Format: recordFormat, Application: r.Key.Application, Consumer: r.Key.Consumer,
+		UnifiedAPI: r.Key.Connector.UnifiedAPI, ServiceID: r.Key.Connector.ServiceID,
+		CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(), Deleted: r.Deleted.UTC(), Enabled: r.Enabled,
+		Settings: r.Settings, Metadata: r.Metadata, Generation: r.Generation,
+		Imported: r.Imported, Replaced: r.Replaced, Lease: (*leaseJSON)(r.Lease), Cycle: cycleJSON(r.Cycle),
+	}
+	if c := r.Credentials; c != nil {
+		w.Credentials = &credentialsJSON{
+			AccessToken: c.AccessToken.Reveal(), RefreshToken: c.RefreshToken.Reveal(), TokenType: c.TokenType,
+			IssuedAt: c.IssuedAt.UTC(), Expiry: c.Expiry.UTC(), FromImport: c.FromImport, Redeemed: c.Redeemed,
+		}
+	}
+	b, err := json.Marshal(w)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the record of %s: %w", r.Key, err)
+	}
+	return b, nil
+}
+
+// Decode reads the stored form of the record of key. A record that names
+// another connection, or that a newer program wrote, is an error.
+func Decode(key Key, b []byte) (*Record, error) {
+	var w recordJSON
+	if err := DecodeJSON(b, &w); err != nil {
+		// Not wrapped: the decoder's error can quote what it read.
+		return nil, fmt.Errorf("the stored record of %s is not readable", key)
+	}
+	if w.Format != recordFormat {
+		return nil, fmt.Errorf("the stored record of %s has format %d, this program reads format %d", key, w.Format, recordFormat)
+	}
+	got := Key{
+		Application: w.Application, Consumer: w.Consumer,
+		Connector: connector.ID{UnifiedAPI: w.UnifiedAPI, ServiceID: w.ServiceID},
+	}
+	if got != key {
+		return nil, fmt.Errorf("the record stored for %s is that of %s", key, got)
+	}
+	r := &Record{
+		Key: key, CreatedAt: w.CreatedAt, UpdatedAt: w.UpdatedAt, Deleted: w.Deleted, Enabled: w.Enabled,
+		Settings: w.Settings, Metadata: w.Metadata, Generation: w.Generation,
+		Imported: w.Imported, Replaced: w.Replaced, Lease: (*Lease)(w.Lease), Cycle: Cycle(w.Cycle),
+	}
+	if c := w.Credentials; c != nil {
+		r.Credentials = &Credentials{
+			AccessToken: secret.New(c.AccessToken), RefreshToken: secret.New(c.RefreshToken), TokenType: c.TokenType,
+			IssuedAt: c.IssuedAt, Expiry: c.Expiry, FromImport: c.FromImport, Redeemed: c.Redeemed,
+		}
+	}
+	return r, nil
+}
