@@ -17,10 +17,6 @@ var (
 	// ErrConnectionDisabled means that the connection was switched off.
 	ErrConnectionDisabled = errors.New("the connection is disabled")
 
-	// ErrUnauthorized means that the caller's application id and API key do not go
-	// together. It does not tell which of them is wrong.
-	ErrUnauthorized = errors.New("unknown application or wrong API key")
-
 	// ErrHostNotAllowed means that a credential was about to leave for a host that
 	// its connector does not allow, or over plain HTTP.
 	ErrHostNotAllowed = errors.New("the connector does not allow this host")

@@ -41,8 +41,8 @@ func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans
 	}
 	r.setUnsent()
 	ans = tokenendpoint.Send(ctx, r.broker.transport(a.cfg.AllowsPrivate(conn)), req)
-	if conn.GrantType == connector.ClientCredentials {
-		ans.RefreshToken = secret.String{} // RFC 6749 section 4.4.3 says that there should be none
+	if conn.Grant().IgnoresRefreshTokens {
+		ans.RefreshToken = secret.String{}
 	}
 	if ans.Class == record.ClassTransient {
 		r.setUnsent(held.lease.ID) // nothing was spent with the lease
@@ -68,11 +68,11 @@ func tokenRequest(conn *record.Connector, rec *record.Record, sentAt time.Time) 
 	}, nil
 }
 
-// fellBack removes a refresh token that was refused for good where the password can
-// bring another, and reports whether it has: there is another attempt to make then.
-// Nothing can be lost by it, and a refused password parks the connection.
+// fellBack removes a refresh token that was refused for good if the grant can fetch another
+// one, and reports whether it has: then another attempt is due. Nothing can be lost by it, and
+// if the grant's own credentials are refused too, that parks the connection.
 func (a *attempt) fellBack(ctx context.Context, held *hold, ans record.Answer) (bool, error) {
-	if ans.Class != record.ClassPermanent || a.conn.GrantType != connector.Password || a.conn.Grant(held.rec.Credentials) != record.GrantRefreshToken {
+	if ans.Class != record.ClassPermanent || !a.conn.Grant().FallsBack || a.conn.NextGrant(held.rec.Credentials) != record.GrantRefreshToken {
 		return false, nil
 	}
 	_, _, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) {
@@ -86,7 +86,7 @@ func (a *attempt) fellBack(ctx context.Context, held *hold, ans record.Answer) (
 		return "", nil
 	})
 	if err == nil {
-		a.log(ctx, slog.LevelInfo, "the refresh token was refused; the user's password is sent in its place", nil)
+		a.log(ctx, slog.LevelInfo, "the refresh token was refused; the grant's own credentials are sent instead", nil)
 	}
 	if errors.Is(err, errSuperseded) {
 		err = nil

@@ -87,6 +87,9 @@ func TestTokenEndpointAnswers(t *testing.T) {
 		"a refusal of 10 MB":          {reply(403, strings.Repeat("x", 10<<20)), record.ClassConfiguration, "http_403", ""},
 		"connection reset":            {reset, record.ClassAmbiguous, "no_answer", ""},
 		"hangs":                       {hang, record.ClassAmbiguous, "no_answer", ""},
+		"hangs after the head":        {hangAfter(200, ``), record.ClassAmbiguous, "no_answer", ""},
+		"hangs within the body":       {hangAfter(200, `{"access_token":"a2",`), record.ClassAmbiguous, "no_answer", ""},
+		"hangs within a refusal":      {hangAfter(400, `{"error":"invalid_grant"`), record.ClassAmbiguous, "http_400", ""},
 		"permanent redirect (307)":    {redirect(307), record.ClassConfiguration, "http_307", ""},
 		"redirect that becomes a GET": {redirect(302), record.ClassConfiguration, "http_302", ""},
 	} {
@@ -104,7 +107,7 @@ func TestTokenEndpointAnswers(t *testing.T) {
 			}))
 			t.Cleanup(server.Close)
 			h.pointAt(server.URL)
-			if name == "hangs" {
+			if strings.HasPrefix(name, "hangs") {
 				h.giveUpSoon()
 			}
 
@@ -137,6 +140,17 @@ func hang(w http.ResponseWriter, r *http.Request) {
 	select {
 	case <-r.Context().Done():
 	case <-time.After(time.Minute):
+	}
+}
+
+// hangAfter answers with the beginning of a body.
+func hangAfter(status int, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+		_ = http.NewResponseController(w).Flush()
+		hang(w, r)
 	}
 }
 

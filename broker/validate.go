@@ -96,7 +96,7 @@ func notFetched(c *record.Connector) error {
 	}
 	return &record.InputError{
 		Kind: record.InputInvalid, Field: "grant_type",
-		Fault: fmt.Sprintf("of %s is neither client_credentials nor password, but %s", c.ID, how),
+		Fault: fmt.Sprintf("of %s does not fetch tokens (%s)", c.ID, how),
 		Fix:   "import the connection; to refresh its token, validate it",
 	}
 }

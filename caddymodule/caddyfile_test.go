@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
 // TestCaddyfileAdapts compares each testdata/*.caddyfiletest: a Caddyfile, a line of
@@ -26,7 +28,7 @@ func TestCaddyfileAdapts(t *testing.T) {
 			if !ok {
 				t.Fatal("no line of hyphens")
 			}
-			adapted, err := adapt(caddyfile)
+			adapted, err := caddytest.Adapt(caddyfile)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -65,7 +67,7 @@ func TestCaddyfileErrorsNameTheLine(t *testing.T) {
 		{"storage twice", inBroker("storage embedded\nstorage vault"), "storage is already set", ":4"},
 		{"unknown storage", inBroker("storage redis"), "token_broker.storage.redis", ":3"},
 		{"unknown word of vault", inBroker("storage vault {\nport 8200\n}"), "unrecognized subdirective of storage vault: port", ":4"},
-		{"unknown login", inBroker("storage vault {\nauth approle x\n}"), "unrecognized way to log in to Vault: approle", ":4"},
+		{"unknown login", inBroker("storage vault {\nauth approle x\n}"), "unrecognized Vault auth method: approle", ":4"},
 		{"two directories", inBroker("storage embedded a b"), "wrong argument count", ":3"},
 		{"key twice", inBroker("app a {\napi_key {env.K}\napi_key {env.K}\n}"), "app a already has this api_key", ":5"},
 		{"unknown word of app", inBroker("app a {\nkey x\n}"), "unrecognized subdirective of app: key", ":4"},
@@ -101,20 +103,20 @@ func TestCaddyfileErrorsNameTheLine(t *testing.T) {
 		{"connections_api block", "http:// {\nconnections_api {\nkeys\n}\n}", "unrecognized subdirective of connections_api: keys", ":3"},
 		{"transport without connector", "http:// {\nreverse_proxy a.test {\ntransport token_broker\n}\n}", "takes one argument, the connector", ":3"},
 		{"transport's connector", "http:// {\nreverse_proxy a.test {\ntransport token_broker hubspot\n}\n}", "a connector is named", ":3"},
-		{"network_proxy", inTransport("network_proxy none"), "network_proxy is not possible here", ":4"},
-		{"forward_proxy_url", inTransport("forward_proxy_url http://x.test"), "forward_proxy_url is not possible here", ":4"},
-		{"proxy_protocol", inTransport("proxy_protocol v2"), "proxy_protocol is not possible here", ":4"},
-		{"resolvers", inTransport("resolvers 1.1.1.1"), "resolvers is not possible here", ":4"},
-		{"versions 3", inTransport("versions 3"), "versions 3 is not possible here", ":4"},
-		{"tls_insecure_skip_verify", inTransport("tls_insecure_skip_verify"), "tls_insecure_skip_verify is not possible here", ":4"},
-		{"tls_server_name", inTransport("tls_server_name {http.request.host}"), "tls_server_name with a placeholder is not possible here", ":4"},
+		{"network_proxy", inTransport("network_proxy none"), "network_proxy is not allowed here", ":4"},
+		{"forward_proxy_url", inTransport("forward_proxy_url http://x.test"), "forward_proxy_url is not allowed here", ":4"},
+		{"proxy_protocol", inTransport("proxy_protocol v2"), "proxy_protocol is not allowed here", ":4"},
+		{"resolvers", inTransport("resolvers 1.1.1.1"), "resolvers is not allowed here", ":4"},
+		{"versions 3", inTransport("versions 3"), "versions 3 is not allowed here", ":4"},
+		{"tls_insecure_skip_verify", inTransport("tls_insecure_skip_verify"), "tls_insecure_skip_verify is not allowed here", ":4"},
+		{"tls_server_name", inTransport("tls_server_name {http.request.host}"), "tls_server_name with a placeholder is not allowed here", ":4"},
 		{"the http transport's own errors", inTransport("dial_timeout soon"), "bad timeout value 'soon'", ":4"},
 		{"unknown word of transport", inTransport("app a\nkey b"), "unrecognized subdirective key", ":5"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := adapt(tt.caddyfile)
+			_, err := caddytest.Adapt(tt.caddyfile)
 			if err == nil {
 				t.Fatal("it adapts")
 			}
@@ -130,7 +132,7 @@ func TestCaddyfileErrorsNameTheLine(t *testing.T) {
 
 func TestRepeatedBlocksMerge(t *testing.T) {
 	t.Parallel()
-	adapted, err := adapt(`{
+	adapted, err := caddytest.Adapt(`{
 		token_broker {
 			app a {
 				api_key {env.K1}
@@ -186,7 +188,7 @@ func TestSecondBlockCannotChangeTheFirst(t *testing.T) {
 		"secret":    "webhook https://ops.test {\nsecret {env.S}\n}",
 		"timeout":   "refresh {\ntimeout 1s\n}",
 	} {
-		_, err := adapt("{\ntoken_broker {\n" + line + "\n}\ntoken_broker {\n" + line + "\n}\n}")
+		_, err := caddytest.Adapt("{\ntoken_broker {\n" + line + "\n}\ntoken_broker {\n" + line + "\n}\n}")
 		if err == nil || !strings.Contains(err.Error(), name+" is already set") {
 			t.Errorf("%s: got %v, want that it is already set", name, err)
 		}

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
 const exampleFile = "../Caddyfile.example"
@@ -50,7 +52,7 @@ func TestExampleWorks(t *testing.T) {
 		url[port] = "http://127.0.0.1:" + free
 		listener.Close()
 	}
-	runAsItIs(t, example)
+	caddytest.RunAsItIs(t, example)
 
 	status, body := get(t, "POST", url["8080"]+"/vault/connections/crm/sandbox/import",
 		`{"credentials": {"access_token": "old", "refresh_token": "sandbox-rt-1", "issued_at": "2026-01-02T15:04:05Z", "expires_in": 60}}`,

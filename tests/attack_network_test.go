@@ -121,7 +121,7 @@ func TestEgressProxiesOfTheEnvironmentAreNotUsed(t *testing.T) {
 // machine; elsewhere the log warns.
 func TestListenerBeyondLoopback(t *testing.T) {
 	t.Parallel()
-	const warning = "anybody who reaches this listener can use the application's connections"
+	const warning = "anyone who can reach this listener can use the application's connections"
 	host := beyondLoopback(t)
 	s := newAttackScene(t, "")
 	s.begin(consumer)

@@ -142,7 +142,7 @@ var smugglingAttacks = []attack{
 			// Whatever is left over is read as a next request on this connection, where it has
 			// neither consumer nor key. What counts is that downstream reads nothing else into
 			// what it is sent than the broker did.
-			work.Go(func() { sendRaw(t, address, head+"\r\n"+shape.body) })
+			work.Go(func() { sendCutOff(t, address, head+"\r\n"+shape.body, 2*rawPatience) })
 			asked[path] = 0
 		}
 		work.Wait() // together, since some of them wait for what never comes

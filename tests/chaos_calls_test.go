@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 )
 
 // How the deployment is called during the chaos.
@@ -100,18 +102,16 @@ func (c *chaos) settle(t *testing.T) {
 	t.Helper()
 	deadline := time.Now().Add(chaosHealing)
 	if err := inParallel(chaosConnections, func(i int) error {
-		customer := chaosCustomer(i)
-		for next := i; ; next++ {
+		customer, next := chaosCustomer(i), i
+		return brokertest.Retry(time.Until(deadline), func() error {
 			got := c.call(customer, c.replicas[next%len(c.replicas)])
+			next++
 			revoked := c.isRevoked(customer)
-			switch {
-			case got.ok() && !revoked, revoked && got.kind() == "401 UnauthorizedError invalid_grant":
+			if got.ok() && !revoked || revoked && got.kind() == "401 UnauthorizedError invalid_grant" {
 				return nil
-			case time.Now().After(deadline):
-				return errors.Join(fmt.Errorf("%s: its grant is revoked: %t; the last call: %s", customer, revoked, got.answer), got.err)
 			}
-			time.Sleep(pollInterval)
-		}
+			return errors.Join(fmt.Errorf("%s: its grant is revoked: %t; the last call: %s", customer, revoked, got.answer), got.err)
+		})
 	}); err != nil {
 		t.Errorf("connections have not recovered within %v:\n%v", chaosHealing, err)
 	}
@@ -136,7 +136,8 @@ func (c *chaos) explains(failed call) bool {
 	case "no answer":
 		return during(processFault, shutdownFault, reloadFault)
 	case "no answer in time", "503 ServiceUnavailableError":
-		return c.wasBroken(since, failed.ended, "", processFault, networkFault, vaultFault, endpointFault) ||
+		// In the end there is a deadline for all connections, see settle.
+		return failed.begun.After(c.healed) || c.wasBroken(since, failed.ended, "", processFault, networkFault, vaultFault, endpointFault) ||
 			during(shutdownFault)
 	case "401 UnauthorizedError invalid_grant":
 		return c.isRevoked(failed.customer)

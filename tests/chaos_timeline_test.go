@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
@@ -73,13 +74,17 @@ func (c *chaos) start(t *testing.T, r *replica) {
 	r.start(t)
 	p := r.process()
 	c.watching.Go(func() {
-		for deadline := time.Now().Add(waitTimeout); time.Now().Before(deadline) && !p.hasExited(); time.Sleep(pollInterval) {
-			if _, err := get(p.apiURL("/"), http.Header{}); err == nil {
+		_ = brokertest.Retry(waitTimeout, func() error {
+			if p.hasExited() {
+				return nil
+			}
+			_, err := get(p.apiURL("/"), http.Header{})
+			if err == nil {
 				c.mend(processFault, r.name)
 				c.mend(shutdownFault, r.name)
-				return
 			}
-		}
+			return err
+		})
 	})
 }
 

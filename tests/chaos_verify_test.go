@@ -131,14 +131,15 @@ func (c *chaos) wantRecordsReal(t *testing.T, customer string, h *history, lease
 	}
 }
 
-// gaveUp reports whether the answer was too late, if only just: the replica had waited
-// for all of the timeout.
+// gaveUp reports whether the replica gave up on an answer that the OAuth server did
+// write: it had waited for the whole timeout. How long ago the server wrote it proves
+// nothing. On a busy machine the end of a body reaches a replica long after its head.
 func (h *history) gaveUp(l logLine, r oauthserver.TokenRequest) bool {
 	waited := slices.ContainsFunc(h.leases, func(lease logLine) bool {
 		since := l.At.Sub(lease.At)
 		return lease.Replica == l.Replica && since >= chaosTimeout && since < chaosTimeout+chaosSlack
 	})
-	return l.Code == "no_answer" && waited && r.Answered.After(l.At.Add(-time.Second))
+	return l.Code == "no_answer" && waited && r.Answered.After(l.At.Add(-chaosTimeout))
 }
 
 // wantHolderBroken checks that the process whose lease was taken over had no chance to

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/vaulttest"
 )
 
@@ -84,17 +85,5 @@ func findRoot() (string, error) {
 // eventually waits until try has no error.
 func eventually(t testing.TB, what string, try func() error) {
 	t.Helper()
-	within(t, waitTimeout, what, try)
-}
-
-// within is eventually for what may take longer.
-func within(t testing.TB, timeout time.Duration, what string, try func() error) {
-	t.Helper()
-	var err error
-	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); time.Sleep(pollInterval) {
-		if err = try(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("%s: not within %v: %v", what, timeout, err)
+	brokertest.Eventually(t, waitTimeout, what, try)
 }

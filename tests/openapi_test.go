@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"maps"
 	"net/http"
 	"path/filepath"
@@ -113,16 +114,19 @@ func statusesInResponses(t *testing.T, doc *openapi3.T) map[string]string {
 // is the only place where errors are given names.
 func errorTypesInCode(t *testing.T) []string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(root, "caddymodule", "*.go"))
+	var files []string
+	err := filepath.WalkDir(filepath.Join(root, "caddymodule"), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+			files = append(files, path)
+		}
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	typeName := regexp.MustCompile(`^[A-Z][A-Za-z]*Error$`)
 	names := make(map[string]bool)
 	for _, path := range files {
-		if strings.HasSuffix(path, "_test.go") {
-			continue
-		}
 		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
 		if err != nil {
 			t.Fatal(err)

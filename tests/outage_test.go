@@ -13,10 +13,10 @@ import (
 )
 
 // How long a Vault outage lasts that would give the other replicas the time to take a
-// lease over, if only they could read it: a lease of a timeout of 1 s lasts 7 s.
+// lease over, if only they could read it: a lease of a timeout of 4 s lasts 13 s.
 const (
-	outageTimeout = "1s"
-	outage        = 8 * time.Second
+	outageTimeout = "4s"
+	outage        = 14 * time.Second
 )
 
 // The store goes away for everybody when the refresh token is spent and before the new

@@ -29,7 +29,7 @@ const (
 // the refresh has gone away by then.
 func TestStormAcrossReplicasIsOneRedeem(t *testing.T) {
 	t.Parallel()
-	const lifetime = 2 * time.Second // of the login's token
+	const lifetime = 8 * time.Second // of the login's token, which is imported in that time
 	d := newDeployment(t, oauthserver.Config{})
 	replicas := d.replicas(t, vaulttest.Shared(t), 3, stormTimeout.String())
 	for _, r := range replicas {
@@ -164,7 +164,7 @@ func TestTenReloadsDuringARefreshLoseNothing(t *testing.T) {
 		ports := ports{freePort(t), freePort(t), freePort(t)}
 		config := func(number int) string {
 			d.site = fmt.Sprintf("header X-Configuration %d", number)
-			return patch(t, d.caddyfile(t, ports), "timeout 10s", "timeout 60s")
+			return patch(t, d.caddyfile(t, ports), "timeout 30s", "timeout 60s")
 		}
 		p := d.runCaddyfile(t, ports, config(0))
 		p.awaitReady(t)

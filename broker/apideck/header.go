@@ -1,4 +1,100 @@
+// Package apideck is the HTTP contract with callers, which is that of the Apideck API:
+// header names and how headers are read, and the JSON of a connection. It imports nothing
+// of the adapter.
 package apideck
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
+
+// Headers that identify the caller.
+const (
+	AppHeader      = "X-Apideck-App-Id"
+	ConsumerHeader = "X-Apideck-Consumer-Id"
+)
+
+// Request headers of the Proxy API. An empty header counts as absent: official clients
+// send all of them, set or not.
+const (
+	MethodHeader        = "X-Apideck-Downstream-Method"
+	AuthorizationHeader = "X-Apideck-Downstream-Authorization"
+	TimeoutHeader       = "X-Apideck-Timeout"
+)
+
+// Response headers of the Proxy API.
+const (
+	RequestIDHeader       = "X-Apideck-Request-Id"
+	DownstreamErrorHeader = "X-Apideck-Downstream-Error"
+)
+
+// callersOwn and callersPrefixes are the request headers that never reach downstream: they
+// concern only the caller and the broker. Names are canonical.
+var callersOwn = []string{
+	// Addressed to the broker.
+	"Authorization", "Cookie",
+	// These name this listener and its caller.
+	"Forwarded", "X-Real-Ip", "Baggage",
+}
+
+var callersPrefixes = [...]string{"X-Apideck", "X-Token-Broker-", "X-Forwarded-", "Proxy-"}
+
+// CallersOwn returns patterns of the request headers that [IsCallersOwn] matches, in the
+// syntax of Caddy's header operations: names, and prefixes followed by an asterisk.
+func CallersOwn() []string {
+	patterns := slices.Clone(callersOwn)
+	for _, prefix := range callersPrefixes {
+		patterns = append(patterns, prefix+"*")
+	}
+	return patterns
+}
+
+// IsCallersOwn reports whether a request header concerns only the caller and the broker,
+// and must not reach downstream.
+func IsCallersOwn(name string) bool {
+	if slices.Contains(callersOwn, name) { // faster than a map for so few
+		return true
+	}
+	if name == "" || strings.IndexByte("XxPp", name[0]) < 0 { // the common case, on every request
+		return false
+	}
+	for _, prefix := range callersPrefixes {
+		if strings.HasPrefix(name, prefix) || len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// RequiredValue returns the value of a header, which must be sent exactly once and not be
+// empty. The name is canonical.
+func RequiredValue(header http.Header, name string) (string, error) {
+	value, err := OnlyValue(header, name)
+	if err == nil && value == "" {
+		err = &record.InputError{Kind: record.InputHeaderMissing, Field: strings.ToLower(name), Fix: "send the header"}
+	}
+	return value, err
+}
+
+// OnlyValue returns the value of a header, empty if it is absent. The name is canonical. A
+// repeated header is an error: one reader would take the first value and another the last,
+// and they would disagree about the caller.
+func OnlyValue(header http.Header, name string) (string, error) {
+	values := header[name]
+	if len(values) > 1 {
+		return "", &record.InputError{
+			Kind: record.InputHeader, Field: strings.ToLower(name),
+			Fault: "is sent more than once", Fix: "send the header once",
+		}
+	}
+	if len(values) == 0 {
+		return "", nil
+	}
+	return values[0], nil
+}
 
 // The headers that name the connection of a call, and the URL that it goes to.
 const (

@@ -8,7 +8,7 @@ import (
 // A HostError means that a credential may not be sent to a host.
 type HostError struct {
 	Connector ID
-	Host      string // empty if what was given is none
+	Host      string // empty if the caller's text is not a host
 	Fault     string
 	Fix       string
 }
@@ -25,17 +25,16 @@ func (e *HostError) Error() string {
 // credential to hostport ("api.example.com", "[2001:db8::1]:8443") by the scheme.
 // The error is a [*HostError].
 //
-// Allowed are base_url's host and those of allow_host, on the scheme's default port
-// where they name none. Hosts are compared without regard to case, a trailing dot
-// and the form of an internationalised name; what has userinfo or a percent sign in
-// it is refused. The scheme is https; http too with allow_private.
+// Allowed are base_url's host and those of allow_host, on the scheme's default port unless
+// they name one. Hosts are compared without regard to case, a trailing dot and the form of
+// an internationalised name; userinfo and percent signs are refused. The scheme is https, or
+// with allow_private http as well.
 //
-// If settings decide base_url's host, each connection has its own: that one and the
-// hosts of allow_host without wildcard are allowed then. A wildcard there says which
-// origins a setting may name, not that one connection's credential may go to
-// another's host.
+// If settings decide base_url's host, each connection has its own: then that host and the
+// hosts of allow_host without a wildcard are allowed. A wildcard there says which origins a
+// setting may name, not that one connection's credential may go to another's host.
 //
-// This is about names. What they resolve to is checked when it is dialled.
+// This checks names only. Addresses are checked when they are dialled.
 func (d *Definition) AllowsHost(scheme, hostport string, settings map[string]any) error {
 	target, err := parseHostPort(hostport)
 	if err != nil {
@@ -55,14 +54,14 @@ func (d *Definition) AllowsHost(scheme, hostport string, settings map[string]any
 	if target.ip && !d.AllowPrivate {
 		return refuse("is an IP address", "use its name, or set allow_private")
 	}
-	templated := false
+	templated := false // settings decide base_url's host, so wildcards do not count
 	if d.BaseURL != "" {
 		t, err := d.urlTemplate(d.BaseURL)
 		if err != nil {
-			return refuse("cannot be compared with base_url, which is no URL", "correct base_url")
+			return refuse("cannot be compared with base_url, which is not a URL", "correct base_url")
 		}
 		templated = t.isHostTemplated()
-		// Without the settings there is no base host; literal hosts are allowed all the same.
+		// If a setting is missing there is no base host, but hosts of allow_host stay allowed.
 		if baseScheme, base, err := d.renderHost(t, settings); err == nil &&
 			base.host == target.host && base.portFor(baseScheme) == target.portFor(scheme) {
 			return nil
@@ -73,7 +72,7 @@ func (d *Definition) AllowsHost(scheme, hostport string, settings map[string]any
 	}
 	fix := "add it to the connector's allow_host if its credentials may go there"
 	if templated {
-		fix = "check the settings that say which host is the connection's own, or " + fix
+		fix = "check the settings that decide the connection's host, or " + fix
 	}
 	return refuse("is not allowed", fix)
 }

@@ -81,7 +81,7 @@ func TestHostsThatACredentialMayGoTo(t *testing.T) {
 		{&plain, "https", "127。0。0。1", false},          // likewise
 		{&plain, "https", "api.acme.test\u200b", true}, // IDNA drops it, net/http's too
 		{&plain, "https", "аpi.acme.test", false},      // with a Cyrillic а
-		{&plain, "https", "a.wild.test.", true},        // the root's dot
+		{&plain, "https", "a.wild.test.", true},        // a trailing dot
 		{&plain, "https", "a.wild.test.:443", true},
 		{&plain, "https", "A.WILD.test:443", true},
 		{&plain, "https", "xn--.wild.test", false}, // punycode of nothing
@@ -172,7 +172,7 @@ func dialled(t *testing.T, rawURL string) (address string, ok bool) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, rawURL, nil)
 	if err != nil {
-		return "", false // nobody can send anything there
+		return "", false // no request can be sent there
 	}
 	note := func(_ context.Context, _, addr string) (net.Conn, error) {
 		address, ok = addr, true
@@ -185,8 +185,8 @@ func dialled(t *testing.T, rawURL string) (address string, ok bool) {
 	return address, ok
 }
 
-// FuzzAllowsHost holds that whatever is allowed is, when net/url and net/http have made
-// an address of it, one of the hosts that are meant.
+// FuzzAllowsHost checks that a host which is allowed is still one of the intended hosts after
+// net/url and net/http have turned it into an address.
 func FuzzAllowsHost(f *testing.F) {
 	for _, s := range []string{
 		"api.acme.test", "a.wild.test:443", "API.ACME.TEST.", "a@api.acme.test", "api.acme.test:443@evil.test",

@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// catalogFiles has one entry a file, see [ParseFile]. What an entry says was looked up at
-// its source; "checked" tells what was read there, and what was not found and assumed.
+// catalogFiles has one entry per file, see [ParseFile]. The facts of an entry come from its
+// source; "checked" says what was read there, and what was not found and is assumed.
 //
 //go:embed catalog/*.json
 var catalogFiles embed.FS
@@ -22,7 +22,7 @@ func Catalog() map[ID]Definition {
 	return c
 }
 
-// catalog panics if an entry is not readable; a test reads them all.
+// catalog panics if an entry cannot be read; a test reads them all.
 var catalog = sync.OnceValue(func() map[ID]Definition {
 	files, err := catalogFiles.ReadDir("catalog")
 	if err != nil {

@@ -39,21 +39,21 @@ func TestCatalogueEntriesObeyEveryRule(t *testing.T) {
 				t.Errorf("the entry belongs in %s", got)
 			}
 			if u, err := url.Parse(e.Source); err != nil || u.Scheme != "https" || u.Host == "" {
-				t.Errorf("source %q is no https URL", e.Source)
+				t.Errorf("source %q is not an https URL", e.Source)
 			}
 			for name, value := range map[string]string{"name": e.Name, "website": e.Website, "checked": e.Checked, "base_url": e.BaseURL} {
 				if value == "" {
 					t.Errorf("%s is missing", name)
 				}
 			}
-			if d.AuthType == OAuth2 && e.Rotation == "" {
+			if d.AuthType == OAuth2 && e.Rotation.Kind == "" {
 				t.Error("rotation is missing: say always if it is not known")
 			}
 			if d.AllowPrivate {
 				t.Error("allow_private is not for the catalogue")
 			}
 			if !slices.Contains(unifiedAPIs, d.ID.UnifiedAPI) {
-				t.Errorf("%s is not a unified API of the Vault API", d.ID.UnifiedAPI)
+				t.Errorf("%s is not a unified API of the Apideck API", d.ID.UnifiedAPI)
 			}
 			if d.KeepAlive != 0 && (d.AuthType != OAuth2 || d.KeepAlive < 24*time.Hour) {
 				t.Errorf("keep_alive %s is for refresh tokens, and longer than a day", d.KeepAlive)
@@ -62,7 +62,7 @@ func TestCatalogueEntriesObeyEveryRule(t *testing.T) {
 	}
 }
 
-// unifiedAPIs are the values of the Vault API's UnifiedApiId.
+// unifiedAPIs are the values of the Apideck API's UnifiedApiId.
 var unifiedAPIs = []string{
 	"accounting", "ats", "calendar", "crm", "csp", "customer-support", "data-warehouse", "ecommerce", "email",
 	"email-marketing", "expense-management", "file-storage", "form", "hris", "issue-tracking", "lead", "payroll",
@@ -70,7 +70,7 @@ var unifiedAPIs = []string{
 	"team-messaging", "time-registration", "transactional-email", "vault",
 }
 
-// The catalogue is for all unified APIs that are in wide use.
+// The catalogue covers all unified APIs in wide use.
 func TestCatalogueHasEntriesForEachUnifiedAPI(t *testing.T) {
 	t.Parallel()
 	entries := make(map[string]int)
@@ -86,9 +86,9 @@ func TestCatalogueHasEntriesForEachUnifiedAPI(t *testing.T) {
 	}
 }
 
-// A credential goes to the service that it is for, so every host of an entry belongs to
-// somebody whom the entry's own addresses name. With an origin no address names the
-// API's host; then the list does, exactly or below the service's own domain.
+// A credential goes only to the service that it is for, so every host of an entry must share
+// an owner with the entry's own URLs. With an origin setting no URL names the API's host; then
+// allow_hosts does, exactly or below the service's own domain.
 func TestCatalogueEntriesAllowHostsOfTheirServiceOnly(t *testing.T) {
 	t.Parallel()
 	for id, d := range Catalog() {
@@ -116,7 +116,7 @@ func TestCatalogueEntriesAllowHostsOfTheirServiceOnly(t *testing.T) {
 				continue
 			}
 			if !origin && !owners[owner] {
-				t.Errorf("%s: allow_hosts: %s is none of the service's hosts, which are below %v", id, s, slices.Sorted(maps.Keys(owners)))
+				t.Errorf("%s: allow_hosts: %s is not one of the service's hosts, which are below %v", id, s, slices.Sorted(maps.Keys(owners)))
 			}
 		}
 		if wildcards > 2 {
@@ -125,8 +125,8 @@ func TestCatalogueEntriesAllowHostsOfTheirServiceOnly(t *testing.T) {
 	}
 }
 
-// What is wrong with an entry's settings, templates and placements together shows when
-// a connection has all that the entry asks for.
+// Faults in how an entry's settings, templates and placements work together show once a
+// connection has everything that the entry asks for.
 func TestCatalogueEntriesCanBeCalledWithWhatTheyAskFor(t *testing.T) {
 	t.Parallel()
 	for id, d := range Catalog() {

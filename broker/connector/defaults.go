@@ -1,12 +1,9 @@
 package connector
 
-import (
-	"maps"
-	"slices"
-)
+import "slices"
 
-// The settings that have a meaning of their own: the credentials of auth types and
-// grants that have them in settings, and the OAuth client of a connection.
+// The settings with a meaning of their own: the credentials of auth types and grants, and
+// the OAuth client of a connection.
 const (
 	settingAPIKey       = "api_key"
 	settingUsername     = "username"
@@ -15,34 +12,23 @@ const (
 	settingClientSecret = "client_secret"
 )
 
+// Settings that auth types and grants take credentials from, as they are declared by default.
 var (
-	defaultAPIKey   = []Setting{{Name: settingAPIKey, Required: true, Sensitive: true}}
-	defaultUserPass = []Setting{{Name: settingUsername, Required: true}, {Name: settingPassword, Required: true, Sensitive: true}}
+	apiKeyAlone         = []Setting{{Name: settingAPIKey, Required: true, Sensitive: true}}
+	usernameAndPassword = []Setting{{Name: settingUsername, Required: true}, {Name: settingPassword, Required: true, Sensitive: true}}
 )
 
-// WithDefaults returns a copy of d with the defaults of what it leaves open: the
-// grant type, the rotation and the token requests' encoding of oauth2, labels, where
-// the credential goes ([Definition.Placements]), and the settings that this needs:
-// api_key for apiKey, username and password for basic and for the password grant. What
-// can be parsed of it beforehand, is.
+// WithDefaults returns a copy of d in which what d leaves open has its default: the name,
+// labels, the grant type, rotation and token body of oauth2, where the credential goes
+// ([Definition.Placements]), and the settings that the auth type or the grant takes
+// credentials from. The copy has its templates parsed.
 func (d *Definition) WithDefaults() Definition {
 	c := d.Clone()
 	if c.Name == "" {
 		c.Name = labelFor(c.ID.ServiceID)
 	}
 	if c.AuthType == OAuth2 {
-		if c.GrantType == "" {
-			c.GrantType = AuthorizationCode
-		}
-		if c.Rotation.Kind == "" {
-			c.Rotation.Kind = RotationAlways
-			if c.GrantType == ClientCredentials {
-				c.Rotation.Kind = RotationNever // there is no refresh token to spend
-			}
-		}
-		if c.TokenBody == "" {
-			c.TokenBody = BodyForm
-		}
+		c.setOAuthDefaults()
 	}
 	c.Inject = d.Placements()
 	c.addDefaultSettings()
@@ -51,14 +37,30 @@ func (d *Definition) WithDefaults() Definition {
 			c.Settings[i].Label = labelFor(c.Settings[i].Name)
 		}
 	}
-	c.parsed = c.parse()
+	c.templates = c.parseTemplates()
 	return c
 }
 
-// addDefaultSettings declares those of the auth type's own settings that a placement
-// uses and nobody declared, and those that the password grant needs.
+func (d *Definition) setOAuthDefaults() {
+	if d.GrantType == "" {
+		d.GrantType = d.Grant().Type
+	}
+	if d.Rotation.Kind == "" {
+		d.Rotation.Kind = RotationAlways
+		if d.Grant().IgnoresRefreshTokens {
+			d.Rotation.Kind = RotationNever
+		}
+	}
+	if d.TokenBody == "" {
+		d.TokenBody = BodyForm
+	}
+}
+
+// addDefaultSettings declares the credential settings that are used, unless the definition
+// declares them itself. A grant uses all of its settings; with the other auth types it
+// depends on the placements.
 func (d *Definition) addDefaultSettings() {
-	for _, s := range d.ownSettings() {
+	for _, s := range d.credentialSettings() {
 		used := d.AuthType == OAuth2 || slices.ContainsFunc(d.Inject, func(p Placement) bool {
 			return slices.Contains(p.settings(), s.Name)
 		})
@@ -68,26 +70,26 @@ func (d *Definition) addDefaultSettings() {
 	}
 }
 
-// ownSettings are the settings that the auth type or the grant has its credentials in,
-// as they are declared if nobody else does.
-func (d *Definition) ownSettings() []Setting {
-	switch {
-	case d.AuthType == APIKey:
-		return defaultAPIKey
-	case d.AuthType == Basic, d.AuthType == OAuth2 && d.GrantType == Password:
-		return defaultUserPass
+// credentialSettings returns the settings that the auth type or the grant takes its
+// credentials from, as they are declared by default.
+func (d *Definition) credentialSettings() []Setting {
+	switch d.AuthType {
+	case APIKey:
+		return apiKeyAlone
+	case Basic:
+		return usernameAndPassword
 	default:
-		return nil
+		return d.Grant().settings
 	}
 }
 
-// Placements returns where the credential goes: Inject, or by default the access
-// token (oauth2) or the setting api_key (apiKey) in "Authorization: Bearer", or the
-// settings username and password as basic authentication (basic). In an apiKey
-// connector a placement that names no setting is one for api_key. The auth types
-// custom and none have no default. The list is not to be changed.
+// Placements returns where the credential goes: Inject, or by default the access token
+// (oauth2) or the setting api_key (apiKey) in "Authorization: Bearer", or the settings
+// username and password as basic authentication (basic). With apiKey, a placement without a
+// setting is one for api_key. The auth types custom and none have no default. Callers must
+// not change the list.
 func (d *Definition) Placements() []Placement {
-	if d.parsed != nil && sameList(d.parsed.placements, d.Inject) {
+	if d.templates != nil && isSameList(d.templates.placements, d.Inject) {
 		return d.Inject
 	}
 	placements := slices.Clone(d.Inject)
@@ -107,67 +109,7 @@ func (d *Definition) Placements() []Placement {
 	return placements
 }
 
-// sameList reports whether two lists are one and the same.
-func sameList(a, b []Placement) bool {
+// isSameList reports whether a and b are the same memory.
+func isSameList(a, b []Placement) bool {
 	return len(a) == len(b) && len(a) > 0 && &a[0] == &b[0]
-}
-
-// Clone returns a deep copy.
-func (d *Definition) Clone() Definition {
-	c := *d
-	c.TokenParams = maps.Clone(d.TokenParams)
-	c.PermanentErrors = slices.Clone(d.PermanentErrors)
-	c.AllowHosts = slices.Clone(d.AllowHosts)
-	c.Settings = slices.Clone(d.Settings)
-	c.Inject = slices.Clone(d.Inject)
-	return c
-}
-
-// Override returns base, a catalogue entry for one, with what over says in place of
-// what base says. A field with its zero value says nothing; so a switch that base
-// sets stays set. Lists, and token_params, are replaced as a whole.
-//
-// A token_url or base_url of another host is not bound to base's hosts: allow_host
-// must be given with it where the default is too narrow.
-func Override(base, over Definition) Definition {
-	c := base.Clone()
-	o := over.Clone()
-	set(&c.ID, o.ID)
-	set(&c.Name, o.Name)
-	set(&c.Website, o.Website)
-	set(&c.Source, o.Source)
-	set(&c.Checked, o.Checked)
-	set(&c.AuthType, o.AuthType)
-	set(&c.GrantType, o.GrantType)
-	set(&c.TokenURL, o.TokenURL)
-	set(&c.RefreshURL, o.RefreshURL)
-	set(&c.RevocationURL, o.RevocationURL)
-	set(&c.AuthStyle, o.AuthStyle)
-	set(&c.TokenBody, o.TokenBody)
-	set(&c.Rotation, o.Rotation)
-	set(&c.KeepAlive, o.KeepAlive)
-	set(&c.RefreshTokenOptional, o.RefreshTokenOptional)
-	set(&c.BaseURL, o.BaseURL)
-	set(&c.AllowPrivate, o.AllowPrivate)
-	setList(&c.PermanentErrors, o.PermanentErrors)
-	setList(&c.AllowHosts, o.AllowHosts)
-	setList(&c.Settings, o.Settings)
-	setList(&c.Inject, o.Inject)
-	if o.TokenParams != nil {
-		c.TokenParams = o.TokenParams
-	}
-	return c
-}
-
-func set[T comparable](field *T, value T) {
-	var zero T
-	if value != zero {
-		*field = value
-	}
-}
-
-func setList[T any](field *[]T, value []T) {
-	if value != nil {
-		*field = value
-	}
 }

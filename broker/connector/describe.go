@@ -2,12 +2,74 @@ package connector
 
 import (
 	"fmt"
+	"iter"
+	"maps"
+	"reflect"
 	"slices"
 	"strings"
 )
 
-// Hosts returns where the credential may go, for people: base_url's host, with settings
-// in braces, and those of allow_host. With an origin setting these are where it may be.
+// This file is the text of `token-broker connectors`.
+
+// Members returns the members of the definition that are set, as text for people: the name
+// in the Caddyfile's words, and the value. A member with several values comes several times.
+func (d *Definition) Members() iter.Seq2[string, string] {
+	return func(yield func(name, text string) bool) {
+		v := reflect.ValueOf(d).Elem()
+		for _, field := range definitionFields {
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			lines := textOf(v.FieldByIndex(field.Index))
+			switch name {
+			case "allow_hosts":
+				name, lines = "hosts", []string{strings.Join(d.Hosts(), " ")}
+			case "refresh_token_optional":
+				name, lines = "refresh_token", slices.Repeat([]string{"optional"}, len(lines))
+			case "permanent_errors":
+				name = "permanent_error"
+			}
+			for _, line := range lines {
+				if line != "" && !yield(name, line) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// textOf returns the value of a member as text, a line each. There is none if it is not set.
+func textOf(v reflect.Value) []string {
+	if v.IsZero() {
+		return nil
+	}
+	switch value := v.Interface().(type) {
+	case []string:
+		return []string{strings.Join(value, " ")}
+	case map[string]string:
+		var lines []string
+		for _, name := range slices.Sorted(maps.Keys(value)) {
+			lines = append(lines, name+" "+value[name])
+		}
+		return lines
+	case []Placement:
+		var lines []string
+		for _, p := range value {
+			lines = append(lines, p.String())
+		}
+		return lines
+	case []Setting:
+		var lines []string
+		for _, s := range value {
+			lines = append(lines, s.Name)
+		}
+		return lines
+	default:
+		return []string{fmt.Sprint(value)}
+	}
+}
+
+// Hosts returns the hosts that the credential may go to, for people: that of base_url, with
+// settings in braces, and those of allow_host. If base_url begins with an origin setting, its
+// host is one of the latter.
 func (d *Definition) Hosts() []string {
 	var hosts []string
 	if t, err := d.urlTemplate(d.BaseURL); err == nil && t.origin == "" {
@@ -32,42 +94,8 @@ func (d *Definition) Hosts() []string {
 	return hosts
 }
 
-// String says, for people, where a credential goes: "header X-Key: {api_key}".
-func (p Placement) String() string {
-	value := "<access token>"
-	if p.Setting != "" {
-		value = "{" + p.Setting + "}"
-	}
-	switch p.Kind {
-	case InBasic:
-		return fmt.Sprintf("header Authorization: Basic, user name %s, password %s", orNone(p.username()), orNone(p.password()))
-	case InHeader:
-		if p.Format != "" {
-			value = strings.Replace(p.Format, "%s", value, 1)
-		}
-		return fmt.Sprintf("header %s: %s", p.Name, value)
-	default:
-		return fmt.Sprintf("%s %s=%s", p.Kind, p.Name, value)
-	}
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "(empty)"
-	}
-	return s
-}
-
-// String returns what stands after rotation in the configuration.
-func (r Rotation) String() string {
-	if r.Window == 0 {
-		return string(r.Kind)
-	}
-	return string(r.Kind) + " " + r.Window.String()
-}
-
-// ExampleSetting returns a value that a setting could have, which says that it is to be
-// replaced and yet fits wherever the setting stands.
+// ExampleSetting returns a placeholder value for a setting that is valid wherever the
+// setting stands.
 func (d *Definition) ExampleSetting(name string) string {
 	example := "your-" + strings.ReplaceAll(name, "_", "-")
 	if s := d.setting(name); s == nil || !s.Origin {

@@ -45,7 +45,7 @@ func TestFileSaysEverything(t *testing.T) {
 		},
 	}
 	want = want.WithDefaults()
-	d.parsed, want.parsed = nil, nil
+	d.templates, want.templates = nil, nil
 	got, _ := json.Marshal(d)
 	if wanted, _ := json.Marshal(want); string(got) != string(wanted) {
 		t.Errorf("got\n%s\nwant\n%s", got, wanted)
@@ -79,8 +79,8 @@ func TestReadDirTakesTheJSONFilesOfADirectory(t *testing.T) {
 	}
 }
 
-// FuzzParseFile holds that no file breaks the reader, and that of a definition which is
-// accepted everything else works.
+// FuzzParseFile checks that no file breaks the reader, and that everything works with a
+// definition that is accepted.
 func FuzzParseFile(f *testing.F) {
 	f.Add([]byte(whole))
 	files, err := catalogFiles.ReadDir("catalog")

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/net/publicsuffix"
 )
 
-// A hostPort is a host in the one form in which hosts are compared: lower case,
-// punycode, without the root's dot, an IP address as netip writes it, unmapped.
+// A hostPort is a host in canonical form, so that hosts can be compared: lower case,
+// punycode, without a trailing dot; an IP address as netip writes it, unmapped.
 type hostPort struct {
 	host string
 	ip   bool
@@ -23,9 +23,8 @@ var (
 	errPort       = errors.New("has a port that is not between 1 and 65535")
 )
 
-// parseHostPort reads what stands in a URL's authority, without userinfo. Percent
-// signs (encoded hosts, IPv6 zones) are refused: nobody needs them, and parsers
-// disagree about them.
+// parseHostPort reads a URL's authority without userinfo. Percent signs (encoded hosts, IPv6
+// zones) are refused: parsers disagree about them, and no service needs them.
 func parseHostPort(s string) (hostPort, error) {
 	if strings.ContainsAny(s, "@/\\?#% \t\r\n\x00") {
 		return hostPort{}, errHostSyntax
@@ -58,7 +57,7 @@ func normalizeHost(s string) (host string, ip bool, err error) {
 		}
 	}
 	s = strings.ToLower(strings.TrimSuffix(s, "."))
-	if strings.Contains(s, ":") || startsWithDigit(s) { // what else cannot be an address
+	if strings.Contains(s, ":") || startsWithDigit(s) { // nothing else can be an address
 		if addr, err := netip.ParseAddr(s); err == nil {
 			return addr.Unmap().String(), true, nil
 		}
@@ -68,8 +67,8 @@ func normalizeHost(s string) (host string, ip bool, err error) {
 			return "", false, errHostSyntax
 		}
 	}
-	// "127.1", "0x7f000001": some resolvers take them for IPv4 addresses, as the URL
-	// standard does with every host whose last label is a number.
+	// "127.1", "0x7f000001": some resolvers take these for IPv4 addresses, as the URL standard
+	// does with every host whose last label is a number.
 	last := s[strings.LastIndexByte(s, '.')+1:]
 	if startsWithDigit(last) {
 		if _, err := strconv.ParseUint(last, 0, 64); err == nil || strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x") {
@@ -85,7 +84,7 @@ func normalizeHost(s string) (host string, ip bool, err error) {
 func startsWithDigit(s string) bool { return s != "" && s[0] >= '0' && s[0] <= '9' }
 
 // validLabel reports whether s is a label of letters, digits and hyphens (RFC 1123
-// section 2.1), or of underscores, which some services have in their hosts.
+// section 2.1), or of underscores, which some services' hosts have.
 func validLabel(s string) bool {
 	return s != "" && len(s) <= 63 && s[0] != '-' && s[len(s)-1] != '-' && hasNameBytes(s)
 }
@@ -102,7 +101,7 @@ func (h hostPort) portFor(scheme string) string {
 	}
 }
 
-// bracketed returns the host as it stands in a URL.
+// bracketed returns the host as it is written in a URL.
 func (h hostPort) bracketed() string {
 	if h.ip && strings.Contains(h.host, ":") {
 		return "[" + h.host + "]"
@@ -113,20 +112,20 @@ func (h hostPort) bracketed() string {
 // A hostPattern is an entry of allow_host.
 type hostPattern struct {
 	hostPort
-	wildcard bool // any one label in front of host
+	wildcard bool // stands for any one label in front of host
 	owner    owner
 }
 
-// An owner says whom the names below a domain belong to.
+// An owner says who owns the names below a domain.
 type owner int
 
 const (
-	oneOwner  owner = iota
-	anybody         // below a public suffix: "com", "github.io"
-	localhost       // below a single label that is no public suffix: "test"
+	ownedByOne   owner = iota
+	ownedByMany        // below a public suffix: "com", "github.io"
+	ownedLocally       // below a single label that is not a public suffix: "test"
 )
 
-// readHostPattern reads a pattern; whether it may be used [hostPattern.check] says.
+// readHostPattern parses a pattern. [hostPattern.check] says whether it may be used.
 func readHostPattern(s string) (hostPattern, error) {
 	if strings.Contains(s, "/") {
 		return hostPattern{}, errors.New("is not a host: leave out the scheme and the path")
@@ -141,21 +140,21 @@ func readHostPattern(s string) (hostPattern, error) {
 	}
 	p := hostPattern{hostPort: hp, wildcard: wildcard}
 	if suffix, icann := publicsuffix.PublicSuffix(hp.host); wildcard && suffix == hp.host {
-		p.owner = anybody
+		p.owner = ownedByMany
 		if !icann && !strings.Contains(hp.host, ".") {
-			p.owner = localhost
+			p.owner = ownedLocally
 		}
 	}
 	return p, nil
 }
 
-// check reports why a pattern cannot be used.
+// check returns an error if the pattern may not be used.
 func (p *hostPattern) check(allowPrivate bool) error {
 	switch {
 	case p.ip && (p.wildcard || !allowPrivate):
 		return errors.New("is an IP address: use a name, or set allow_private")
-	case p.owner == anybody, p.owner == localhost && !allowPrivate:
-		return errors.New("would match hosts of anybody: " + p.host + " is a public suffix")
+	case p.owner == ownedByMany, p.owner == ownedLocally && !allowPrivate:
+		return errors.New("would match hosts of many owners: " + p.host + " is a public suffix")
 	default:
 		return nil
 	}

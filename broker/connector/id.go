@@ -25,7 +25,7 @@ func ParseID(s string) (ID, error) {
 	return id, id.Validate()
 }
 
-// Validate reports whether id could name a connector.
+// Validate returns an error that matches [ErrInvalidID] if id cannot name a connector.
 func (id ID) Validate() error {
 	if !validIDPart(id.UnifiedAPI) || !validIDPart(id.ServiceID) {
 		return fmt.Errorf("%q: %w", id.String(), ErrInvalidID)
@@ -37,8 +37,8 @@ func validIDPart(s string) bool {
 	return s != "" && len(s) <= maxIDPart && hasNameBytes(s)
 }
 
-// hasNameBytes reports whether s has lower-case letters, digits, hyphens and underscores
-// alone.
+// hasNameBytes reports whether s consists of lower-case letters, digits, hyphens and
+// underscores.
 func hasNameBytes(s string) bool {
 	for i := range len(s) {
 		c := s[i]
@@ -49,12 +49,15 @@ func hasNameBytes(s string) bool {
 	return true
 }
 
-// Compare orders ids by their text, see [strings.Compare].
+// Compare orders ids by their text, as [strings.Compare] does.
 func (id ID) Compare(other ID) int { return strings.Compare(id.String(), other.String()) }
 
 // String returns "crm/hubspot".
 func (id ID) String() string { return id.UnifiedAPI + "/" + id.ServiceID }
 
-// ConnectionID returns the id that the Vault API gives to a connection of this
+// MarshalText implements [encoding.TextMarshaler]. The text is that of [ID.String].
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// ConnectionID returns the id that the Apideck API gives to a connection of this
 // connector, "crm+hubspot".
 func (id ID) ConnectionID() string { return id.UnifiedAPI + "+" + id.ServiceID }

@@ -11,28 +11,30 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// An Injection is what a placement puts into the requests of one connection, as long
-// as its credentials stay the same.
+// An Injection is what a placement puts into the requests of one connection while its
+// credentials stay the same.
 type Injection struct {
-	Kind PlacementKind // InHeader, InQuery or InCookie: what is basic is a header here
-	Name string        // of a header, canonical; of a query parameter, not escaped; of a cookie
-	// Value is the header's value as a whole, the query parameter's before it is escaped,
-	// or the cookie's.
+	// Kind is InHeader, InQuery or InCookie. An InBasic placement yields an InHeader injection.
+	Kind PlacementKind
+	// Name is a header's canonical name, a query parameter's unescaped name, or a cookie's name.
+	Name string
+	// Value is the whole value of the header, the unescaped value of the query parameter, or
+	// the value of the cookie.
 	Value string
-	// Secrets are the parts of Value that responses are not to show.
+	// Secrets are the substrings of Value to redact from responses.
 	Secrets []string
 }
 
-// ErrNoAccessToken is the error of [Definition.Injections] if a placement needs an
-// access token and there is none.
+// ErrNoAccessToken is the error of [Definition.Injections] if a placement needs an access
+// token and there is none.
 var ErrNoAccessToken = errors.New("there is no access token")
 
-// Injections returns what the placements put into requests for a connection with
-// these settings and this access token. The result depends on nothing else.
+// Injections returns what the placements put into requests for a connection with these
+// settings and this access token. The result depends on nothing else.
 //
-// A setting that is missing, or that cannot stand where it is to be put, is a
-// [*SettingError]; so nothing with a control character in it is ever put anywhere,
-// which would end a header line (RFC 9110 section 5.5).
+// A setting that is missing, or not valid where it is placed, is a [*SettingError]. No value
+// with a control character is ever injected: it would end a header line (RFC 9110 section
+// 5.5).
 func (d *Definition) Injections(settings map[string]any, accessToken string) ([]Injection, error) {
 	placements := d.Placements()
 	injections := make([]Injection, 0, len(placements))
@@ -72,7 +74,7 @@ func (d *Definition) renderValue(p *Placement, settings map[string]any, accessTo
 	return injection, nil
 }
 
-// injectedText returns the value that a placement puts, if it can stand there.
+// injectedText returns the value that a placement injects, if it is valid there.
 func (d *Definition) injectedText(p *Placement, settings map[string]any, accessToken string) (string, error) {
 	value := accessToken
 	if p.Setting != "" {
@@ -88,7 +90,7 @@ func (d *Definition) injectedText(p *Placement, settings map[string]any, accessT
 	case hasControl(value), p.Kind == InHeader && !httpguts.ValidHeaderFieldValue(value):
 		fault = faultControl
 	case p.Kind == InCookie && strings.ContainsFunc(value, notInCookie):
-		fault = "has a character in it that no cookie can carry (RFC 6265 section 4.1.1)"
+		fault = "has a character that no cookie can carry (RFC 6265 section 4.1.1)"
 	default:
 		return value, nil
 	}
@@ -98,9 +100,9 @@ func (d *Definition) injectedText(p *Placement, settings map[string]any, accessT
 	return "", d.settingError(p.Setting, fault)
 }
 
-const faultControl = "has a control character in it"
+const faultControl = "has a control character"
 
-// notInCookie reports whether r is no cookie-octet.
+// notInCookie reports whether r is not a cookie-octet.
 func notInCookie(r rune) bool {
 	return r <= ' ' || r >= 0x7f || strings.ContainsRune(`",;\`, r)
 }
@@ -108,37 +110,51 @@ func notInCookie(r rune) bool {
 // renderBasic renders a user name and a password (RFC 7617).
 func (d *Definition) renderBasic(p *Placement, settings map[string]any) (Injection, error) {
 	injection := Injection{Kind: InHeader, Name: "Authorization"}
-	var halves [2]string
-	for i, s := range []string{p.username(), p.password()} {
-		t, err := d.text(s)
-		if err != nil {
-			return Injection{}, err
+	username, err := d.renderBasicPart(p.username(), settings, func(setting, value string) error {
+		if strings.Contains(value, ":") {
+			return d.settingError(setting, "has a colon, which a user name cannot have (RFC 7617 section 2)")
 		}
-		if halves[i], err = t.render(func(setting string) (string, error) {
-			value, err := d.credentialText(setting, settings)
-			switch {
-			case err != nil:
-				return "", err
-			case hasControl(value):
-				return "", d.settingError(setting, faultControl)
-			case i == 0 && strings.Contains(value, ":"):
-				return "", d.settingError(setting, "has a colon in it, which no user name can have (RFC 7617 section 2)")
-			}
-			if i == 1 || d.IsSensitive(setting) {
-				injection.Secrets = append(injection.Secrets, value)
-			}
-			return value, nil
-		}); err != nil {
-			return Injection{}, err
+		if d.IsSensitive(setting) {
+			injection.Secrets = append(injection.Secrets, value)
 		}
+		return nil
+	})
+	if err != nil {
+		return Injection{}, err
 	}
-	credentials := base64.StdEncoding.EncodeToString([]byte(halves[0] + ":" + halves[1]))
+	password, err := d.renderBasicPart(p.password(), settings, func(_, value string) error {
+		injection.Secrets = append(injection.Secrets, value)
+		return nil
+	})
+	if err != nil {
+		return Injection{}, err
+	}
+	credentials := base64.StdEncoding.EncodeToString([]byte(username + ":" + password))
 	injection.Value = "Basic " + credentials
 	injection.Secrets = append(injection.Secrets, credentials)
 	return injection, nil
 }
 
-// credentialText is settingText for a value that need not fit a URL.
+// renderBasicPart renders the template of a user name or a password. It hands each setting's
+// value to check.
+func (d *Definition) renderBasicPart(template string, settings map[string]any, check func(setting, value string) error) (string, error) {
+	t, err := d.text(template)
+	if err != nil {
+		return "", err
+	}
+	return t.render(func(setting string) (string, error) {
+		value, err := d.credentialText(setting, settings)
+		if err != nil {
+			return "", err
+		}
+		if hasControl(value) {
+			return "", d.settingError(setting, faultControl)
+		}
+		return value, check(setting, value)
+	})
+}
+
+// credentialText is settingText for values outside URLs, where booleans are accepted, too.
 func (d *Definition) credentialText(name string, settings map[string]any) (string, error) {
 	if b, ok := settings[name].(bool); ok {
 		return strconv.FormatBool(b), nil

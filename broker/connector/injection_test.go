@@ -32,7 +32,7 @@ func TestInjections(t *testing.T) {
 		d.Settings = []Setting{{Name: "email"}, {Name: "api_token", Sensitive: true}, {Name: "tenant"}, {Name: "flag"}}
 		d.Inject = test.inject
 		full := d.WithDefaults()
-		for _, d := range []*Definition{&d, &full} { // as it is written, and parsed beforehand
+		for _, d := range []*Definition{&d, &full} { // without and with parsed templates
 			got, err := d.Injections(settings, "t0ken")
 			if err != nil || fmt.Sprint(got) != test.want {
 				t.Errorf("%s: got %v, %v, want %s", name, got, err, test.want)
@@ -58,7 +58,7 @@ func TestValuesThatCannotBeInjected(t *testing.T) {
 		"NUL":                   {Placement{Kind: InHeader, Name: "X", Setting: "s"}, "canary\x00", faultControl, false},
 		"NUL in a query":        {Placement{Kind: InQuery, Name: "x", Setting: "s"}, "canary\x00", faultControl, false},
 		"LF in a user name":     {basic, "canary\n", faultControl, false},
-		"colon in a user name":  {basic, "canary:x", "has a colon in it", false},
+		"colon in a user name":  {basic, "canary:x", "has a colon", false},
 		"semicolon in a cookie": {Placement{Kind: InCookie, Name: "x", Setting: "s"}, "canary;y=z", "no cookie can carry", false},
 		"space in a cookie":     {Placement{Kind: InCookie, Name: "x", Setting: "s"}, "canary x", "no cookie can carry", false},
 		"LF in a cookie":        {Placement{Kind: InCookie, Name: "x", Setting: "s"}, "canary\n", faultControl, false},
@@ -73,7 +73,7 @@ func TestValuesThatCannotBeInjected(t *testing.T) {
 		if strings.Contains(err.Error(), "canary") {
 			t.Errorf("%s: the error repeats the value: %v", name, err)
 		}
-		// An import is told of it too, unless it is only missing yet.
+		// An import reports it too, unless the setting is merely missing.
 		if err := d.CheckSettings(map[string]any{"s": test.s, "p": "x"}); (err == nil) != test.missing {
 			t.Errorf("%s: CheckSettings: %v", name, err)
 		}
@@ -87,8 +87,8 @@ func TestValuesThatCannotBeInjected(t *testing.T) {
 	}
 }
 
-// FuzzPlacements holds that whatever a placement and a value are, a request with what
-// is injected is read by a server as that request with exactly that in it.
+// FuzzPlacements checks that a server reads a request with an injection as the same request
+// with exactly that value in it, whatever the placement and the value.
 func FuzzPlacements(f *testing.F) {
 	for _, s := range []string{"Bearer %s", "%s", "%%s", "%s%s", "%[1]s", "%s\r\nX: y", "Token token=\"%s\"", "{a}/token", "{a}:x", "x", ""} {
 		for _, kind := range []string{"header", "query", "cookie", "basic"} {
@@ -145,7 +145,7 @@ func FuzzPlacements(f *testing.F) {
 			if len(cookies) != 1 || cookies[0].Name != name || cookies[0].Value != value {
 				t.Errorf("%q arrived as %v", i, cookies)
 			}
-		default: // spaces around a value are no part of it (RFC 9110 section 5.5)
+		default: // spaces around a value are not part of it (RFC 9110 section 5.5)
 			if want := strings.Trim(i.Value, " \t"); read.Header.Get(i.Name) != want {
 				t.Errorf("%q arrived as %q", i, read.Header)
 			}

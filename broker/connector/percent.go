@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// hasDotSegment reports whether servers take a part of the path for "." or "..": as
-// written, after decoding, after decoding twice as some do, with backslashes for slashes,
-// and with what follows a semicolon left out.
+// hasDotSegment reports whether a server may read a segment of the path as "." or "..": as
+// written, after decoding it once or, as some servers do, twice, with backslashes as slashes,
+// and with everything after a semicolon cut off.
 func hasDotSegment(path string) bool {
 	if !strings.ContainsAny(path, ".%") {
 		return false
@@ -52,9 +52,9 @@ func encodeExcept(s string, allowed *byteSet) string {
 	return b.String()
 }
 
-// Sets of bytes: those that may stand in a path (RFC 3986 section 3.3) or in a query
-// (section 3.4), or that are a percent sign or one of the brackets that are left alone
-// there in practice; and those of a path that nobody escapes (section 2.3).
+// Sets of bytes. pathBytes and queryBytes may stand unescaped in a path (RFC 3986 section
+// 3.3) or a query (section 3.4); they include the percent sign and the brackets, which are
+// left alone there in practice. plainPath is never escaped in a path (section 2.3).
 var (
 	pathBytes  = printableBut("\"<>\\^`{|}?#")
 	queryBytes = printableBut("\"<>\\^`{|}#")

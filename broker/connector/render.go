@@ -6,14 +6,14 @@ import (
 )
 
 // RenderTokenURL returns the token endpoint for a connection with these settings.
-// A setting that is missing or does not fit is a [*SettingError].
+// A setting that is missing or not valid there is a [*SettingError].
 func (d *Definition) RenderTokenURL(settings map[string]any) (string, error) {
 	return d.renderURL(d.TokenURL, settings)
 }
 
 // RenderRefreshURL returns where the refresh token of a connection with these settings
-// is redeemed: refresh_url, or else the token endpoint. A setting that is missing or
-// does not fit is a [*SettingError].
+// is redeemed: refresh_url, or else the token endpoint. A setting that is missing or not
+// valid there is a [*SettingError].
 func (d *Definition) RenderRefreshURL(settings map[string]any) (string, error) {
 	if d.RefreshURL == "" {
 		return d.RenderTokenURL(settings)
@@ -22,8 +22,8 @@ func (d *Definition) RenderRefreshURL(settings map[string]any) (string, error) {
 }
 
 // RenderRevocationURL returns where the tokens of a connection with these settings are
-// revoked, empty if the definition has no revocation_url. A setting that is missing or
-// does not fit is a [*SettingError].
+// revoked, empty if the definition has no revocation_url. A setting that is missing or not
+// valid there is a [*SettingError].
 func (d *Definition) RenderRevocationURL(settings map[string]any) (string, error) {
 	if d.RevocationURL == "" {
 		return "", nil
@@ -31,9 +31,9 @@ func (d *Definition) RenderRevocationURL(settings map[string]any) (string, error
 	return d.renderURL(d.RevocationURL, settings)
 }
 
-// renderURL renders a template. In the host a setting is one DNS label, or part of one;
-// in the path one segment, or part of one. A setting declared as origin stands for scheme
-// and host. Nothing that a setting contains changes any other part of the URL.
+// renderURL renders a template. In the host a setting is one DNS label or part of one; in
+// the path it is one segment or part of one. A setting declared as origin stands for scheme
+// and host. A setting's value never changes another part of the URL.
 func (d *Definition) renderURL(s string, settings map[string]any) (string, error) {
 	t, err := d.urlTemplate(s)
 	if err != nil {
@@ -59,7 +59,7 @@ func (d *Definition) renderURL(s string, settings map[string]any) (string, error
 	return b.String(), nil
 }
 
-// renderHost returns where a request for the template goes.
+// renderHost returns the scheme and the host that a request for the template goes to.
 func (d *Definition) renderHost(t *urlTemplate, settings map[string]any) (scheme string, host hostPort, err error) {
 	if t.origin != "" {
 		return d.parseOrigin(t.origin, settings)
@@ -82,7 +82,7 @@ func (d *Definition) renderHost(t *urlTemplate, settings map[string]any) (scheme
 		return "", hostPort{}, err
 	}
 	if host, err = parseHostPort(name); err != nil {
-		// Each part is valid, so together they are too long.
+		// Each part is valid, so the whole is too long.
 		return "", hostPort{}, d.settingError(t.host.settings()[0], "makes the host name too long")
 	}
 	host.port = t.port
@@ -108,8 +108,8 @@ func (d *Definition) renderSegment(segment text, settings map[string]any) (strin
 	return rendered, err
 }
 
-// parseOrigin reads a setting that is a whole origin (RFC 6454 section 4). Its host
-// must be one of allow_host, since it decides alone where credentials go.
+// parseOrigin reads a setting that is a whole origin (RFC 6454 section 4). Its host must be
+// one of allow_host, since it alone decides where credentials go.
 func (d *Definition) parseOrigin(name string, settings map[string]any) (scheme string, host hostPort, err error) {
 	value, err := d.settingText(name, settings)
 	if err != nil {
@@ -133,7 +133,7 @@ func splitOrigin(s string) (scheme string, host hostPort, err error) {
 	if !ok {
 		return "", hostPort{}, errors.New("no scheme")
 	}
-	// A lone slash is the path of an empty path.
+	// A URL with an empty path is often written with a slash.
 	host, err = parseHostPort(strings.TrimSuffix(rest, "/"))
 	return strings.ToLower(scheme), host, err
 }

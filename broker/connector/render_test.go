@@ -108,7 +108,7 @@ func TestSettingsThatDoNotFitATemplate(t *testing.T) {
 	}
 }
 
-// FuzzTemplates holds that settings change nothing but their own label or segment.
+// FuzzTemplates checks that settings change nothing but their own label or segment.
 func FuzzTemplates(f *testing.F) {
 	for _, s := range []string{"mine", "a.b", "evil.test/", "..", "%2e%2e", "a@b", "ü", "a:1", "\r\n", "xn--a"} {
 		f.Add(s, s, "https://"+s+".my.acme.test")
@@ -147,8 +147,8 @@ func FuzzTemplates(f *testing.F) {
 	})
 }
 
-// FuzzParseURLTemplate holds that a definition which passes Validate renders, if at
-// all, to a URL that net/url reads the same way.
+// FuzzParseURLTemplate checks that a definition which passes Validate renders, if at all, to
+// a URL that net/url reads the same way.
 func FuzzParseURLTemplate(f *testing.F) {
 	for _, s := range []string{"https://api.acme.test/v1", "https://{x}.acme.test:8443/{x}?q", "{o}/x", "https://[::1]:80/", "https://a@b/", "http://x.test/%2e%2e/", "https://x.test//a"} {
 		f.Add(s)
@@ -178,8 +178,8 @@ func FuzzParseURLTemplate(f *testing.F) {
 	})
 }
 
-// renderBaseURL returns base_url for a connection with these settings, empty if there is
-// none.
+// renderBaseURL returns base_url for a connection with these settings, empty if the
+// definition has none.
 func renderBaseURL(d *Definition, settings map[string]any) (string, error) {
 	if d.BaseURL == "" {
 		return "", nil

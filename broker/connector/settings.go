@@ -12,8 +12,8 @@ import (
 
 const maxSettingName = 64
 
-// A SettingError says which of a connection's settings does not fit its connector.
-// It never has the setting's value in it.
+// A SettingError says which of a connection's settings is not valid for its connector. It
+// never contains the setting's value.
 type SettingError struct {
 	Connector ID
 	Setting   string
@@ -31,12 +31,12 @@ func (d *Definition) settingError(name, fault string) *SettingError {
 
 const faultMissing = "is missing"
 
-// IsMissing reports whether the setting is not there at all.
+// IsMissing reports whether the setting is missing altogether.
 func (e *SettingError) IsMissing() bool { return e.Fault == faultMissing }
 
-// MissingSettings returns the names of the settings that a connection must have and
-// does not: those that are required, or part of a URL or of a token request, or put into
-// requests. Null and the empty string count as missing.
+// MissingSettings returns the names of the settings that a connection needs and lacks: those
+// that are required, or stand in a URL or a token request, or are injected into requests.
+// Null and the empty string count as missing.
 func (d *Definition) MissingSettings(settings map[string]any) []string {
 	needed := d.neededSettings()
 	var missing []string
@@ -52,7 +52,7 @@ func (d *Definition) MissingSettings(settings map[string]any) []string {
 }
 
 func (d *Definition) neededSettings() []string {
-	names := d.tokenSettings()
+	names := d.tokenTemplateSettings()
 	if t, err := d.urlTemplate(d.BaseURL); err == nil {
 		names = append(names, t.settings()...)
 	}
@@ -62,9 +62,9 @@ func (d *Definition) neededSettings() []string {
 	return names
 }
 
-// CheckSettings reports a setting that cannot stand where the definition puts it, be
-// it in a URL, a token request or a request to the API, as a [*SettingError]. One that
-// is missing is no fault.
+// CheckSettings returns a [*SettingError] for a setting that is not valid where the
+// definition puts it: in a URL, a token request or a request to the API. A missing setting
+// is not an error.
 func (d *Definition) CheckSettings(settings map[string]any) error {
 	checks := []func() error{
 		func() error { _, err := d.RenderTokenParams(settings); return err },
@@ -74,7 +74,7 @@ func (d *Definition) CheckSettings(settings map[string]any) error {
 	}
 	if secret, ok := settings[settingClientSecret]; ok && secret != "" && d.TakesClient() && d.setting(settingClientSecret) != nil {
 		if id := settings[settingClientID]; id == nil || id == "" {
-			return d.settingError(settingClientID, "is missing, but there is a client_secret: a connection has both or none")
+			return d.settingError(settingClientID, "is missing, but there is a client_secret: a connection has both or neither")
 		}
 	}
 	for _, s := range d.urls() {
@@ -90,13 +90,13 @@ func (d *Definition) CheckSettings(settings map[string]any) error {
 	return nil
 }
 
-// secretWords are parts of names that secrets go by.
+// secretWords are substrings of the names of secrets.
 var secretWords = []string{"secret", "token", "password", "passwd", "passphrase", "apikey", "privatekey", "credential"}
 
 // IsSensitive reports whether the setting is a secret. For a declared setting the
-// declaration says so. Imports may bring settings that no connector declares: those
-// are secrets if their names sound like it (secret, token, password, passwd,
-// passphrase, api key, private key, credential; in any case and with any separators).
+// declaration says so. Imports may bring settings that no connector declares: those are
+// secrets if their names contain a word for one (secret, token, password, passwd, passphrase,
+// api key, private key, credential; in any case and with any separators).
 func (d *Definition) IsSensitive(name string) bool {
 	if s := d.setting(name); s != nil {
 		return s.Sensitive
@@ -113,8 +113,8 @@ func (d *Definition) setting(name string) *Setting {
 	return &d.Settings[i]
 }
 
-// settingText returns a setting as text. Numbers are settings too: some account ids
-// arrive as such.
+// settingText returns a setting as text. Numbers are accepted: some account ids arrive as
+// numbers.
 func (d *Definition) settingText(name string, settings map[string]any) (string, error) {
 	text := ""
 	switch v := settings[name].(type) {
@@ -141,7 +141,7 @@ func (d *Definition) settingText(name string, settings map[string]any) (string, 
 	return text, nil
 }
 
-// validSettingName reports whether s is a-z followed by a-z, 0-9 and underscores.
+// validSettingName reports whether s is a letter a-z, followed by a-z, 0-9 and underscores.
 func validSettingName(s string) bool {
 	if s == "" || len(s) > maxSettingName || s[0] < 'a' || s[0] > 'z' {
 		return false

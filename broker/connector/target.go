@@ -9,29 +9,29 @@ import (
 	"sync/atomic"
 )
 
-// A Target is a URL that a caller wants to have called, with settings of the connection
-// in it: "https://{subdomain}.example.com/v1/{account}?team={team}". What a setting can
-// change depends on where it stands, as in base_url: one label of the host, one segment
-// of the path, or one value of the query. One that stands for scheme and host must be
-// declared as origin. Braces around anything else than a name are taken as they are.
+// A Target is the URL of a caller's request, with settings of the connection in it:
+// "https://{subdomain}.example.com/v1/{account}?team={team}". What a setting can change
+// depends on where it stands, as in base_url: one label of the host, one segment of the
+// path, or one value of the query. A setting that stands for scheme and host must be
+// declared as origin. Braces around anything but a name are literal.
 type Target struct {
-	base  *urlTemplate // scheme, host and port; shared, and not changed
+	base  *urlTemplate // scheme, host and port; shared and immutable
 	path  []targetPart
 	query []targetPart // nil: no query
 
-	literals [2]targetPart // what path and query are made of, where they have no settings
+	literals [2]targetPart // memory of path and query if they have no settings: saves allocations
 }
 
 // A targetPart is literal text, percent-encoded, or a setting.
 type targetPart struct{ literal, setting string }
 
-// ParseTarget reads a caller's URL. What follows it is added as it stands: morePath,
-// percent-encoded, below its path, and moreQuery to its query. What a URL must not have
-// there is percent-encoded, such as spaces; what could lead elsewhere than it looks is
-// an error: user names, backslashes, fragments, and "." and ".." in any encoding.
+// ParseTarget reads a caller's URL. It appends morePath, which is percent-encoded already,
+// to the path, and moreQuery to the query. Bytes that a URL must not have there, such as
+// spaces, are percent-encoded. Anything that could lead elsewhere than it appears to is an
+// error: user names, backslashes, fragments, and "." and ".." in any encoding.
 func ParseTarget(s, morePath, moreQuery string) (*Target, error) {
 	if hasControl(s) {
-		return nil, errors.New("has a control character in it")
+		return nil, errors.New("has a control character")
 	}
 	if strings.Contains(s, "#") {
 		return nil, errors.New("has a fragment, which is never sent: percent-encode the # as %23, or leave it out")
@@ -57,14 +57,14 @@ func ParseTarget(s, morePath, moreQuery string) (*Target, error) {
 	return t, nil
 }
 
-// parseOrigin reads scheme and host and returns what follows them.
+// parseOrigin reads scheme and host and returns the rest.
 func (t *Target) parseOrigin(s string) (path string, err error) {
 	scheme, after, ok := strings.Cut(s, "://")
 	if ok && !strings.ContainsAny(scheme, "{}/") {
 		var authority string
 		authority, path = cutAuthority(after)
 		if strings.ContainsAny(authority, `\% `) {
-			return "", errors.New("has a host with a backslash, a percent sign or a space in it")
+			return "", errors.New("has a backslash, a percent sign or a space in its host")
 		}
 		t.base, err = readAuthority(strings.ToLower(scheme), authority)
 		return path, err
@@ -79,20 +79,20 @@ func (t *Target) parseOrigin(s string) (path string, err error) {
 	return path, nil
 }
 
-// authorities are those that were read lately, by hash: targets have few hosts, and
-// reading one costs more than all the rest of a target.
+// authorities caches the authorities that were parsed lately, by hash: targets have few
+// hosts, and parsing one costs more than the rest of a target.
 var (
-	authorities    [256]atomic.Pointer[readTemplate]
+	authorities    [256]atomic.Pointer[cachedAuthority]
 	authoritiesKey = maphash.MakeSeed()
 )
 
-// A readTemplate is a template of a scheme and an authority, which is not changed.
-type readTemplate struct {
+// A cachedAuthority is the immutable template of a scheme and an authority.
+type cachedAuthority struct {
 	authority string
 	template  urlTemplate
 }
 
-// maxAuthority bounds the authorities that are remembered, in bytes.
+// maxAuthority is the length, in bytes, up to which authorities are cached.
 const maxAuthority = 128
 
 func readAuthority(scheme, authority string) (*urlTemplate, error) {
@@ -100,15 +100,15 @@ func readAuthority(scheme, authority string) (*urlTemplate, error) {
 	if known := slot.Load(); known != nil && known.authority == authority && known.template.scheme == scheme {
 		return &known.template, nil
 	}
-	read := &readTemplate{authority: strings.Clone(authority)} // not the request's whole header
-	read.template.scheme = strings.Clone(scheme)
-	if err := read.template.parseAuthority(read.authority); err != nil {
+	parsed := &cachedAuthority{authority: strings.Clone(authority)} // must not keep the request's header alive
+	parsed.template.scheme = strings.Clone(scheme)
+	if err := parsed.template.parseAuthority(parsed.authority); err != nil {
 		return nil, err
 	}
 	if len(authority) <= maxAuthority {
-		slot.Store(read)
+		slot.Store(parsed)
 	}
-	return &read.template, nil
+	return &parsed.template, nil
 }
 
 func parseTargetPath(parts []targetPart, path, more string) ([]targetPart, error) {
@@ -124,15 +124,14 @@ func parseTargetPath(parts []targetPart, path, more string) ([]targetPart, error
 	}
 	for _, p := range parts {
 		if _, err := url.PathUnescape(p.literal); err != nil {
-			return nil, errors.New("has a % in its path that begins no percent-encoded byte")
+			return nil, errors.New("has a % in its path that does not begin a percent-encoded byte")
 		}
 	}
 	return parts, nil
 }
 
-// parseTargetText finds the settings in a path or query, and appends it to parts: there
-// is always a literal, though it may be empty, at the beginning, between settings, and at
-// the end.
+// parseTargetText parses a path or query and appends its parts: there is always a literal,
+// possibly empty, at the beginning, between settings and at the end.
 func parseTargetText(parts []targetPart, s string, allowed *byteSet) []targetPart {
 	if !strings.Contains(s, "{") {
 		return append(parts, targetPart{literal: encodeExcept(s, allowed)})
@@ -144,7 +143,7 @@ func parseTargetText(parts []targetPart, s string, allowed *byteSet) []targetPar
 		if !open {
 			break
 		}
-		// Not as far as the next }, which can be a mebibyte away, and that for each {.
+		// Stop at the next brace of either kind: scanning for the next } from every { would be quadratic.
 		name, rest, closed := after, "", false
 		if i := strings.IndexAny(after, "{}"); i >= 0 {
 			name, rest, closed = after[:i], after[i+1:], after[i] == '}'
@@ -161,8 +160,8 @@ func parseTargetText(parts []targetPart, s string, allowed *byteSet) []targetPar
 	return append(parts, targetPart{literal: literal.String()})
 }
 
-// isTargetSetting reports whether a caller means a setting by {s}. Imports can bring
-// settings that no connector declares, and whose names are longer or have capitals.
+// isTargetSetting reports whether {s} in a target stands for a setting. Imports can bring
+// settings that no connector declares, whose names may be longer and have capitals.
 func isTargetSetting(s string) bool {
 	for i := range len(s) {
 		c := s[i] | 0x20 // lower case
@@ -191,8 +190,8 @@ func hasTargetSetting(parts []targetPart) bool {
 	return false
 }
 
-// MayAllow reports whether some connection of the connector may send its credential to
-// the target. Whether a certain one may, [Definition.AllowsHost] says.
+// MayAllow reports whether any connection of the connector may send its credential to the
+// target. [Definition.AllowsHost] says whether a given one may.
 func (d *Definition) MayAllow(t *Target) bool {
 	if t.hostHasSettings() {
 		return true
@@ -215,7 +214,7 @@ func (d *Definition) MayAllow(t *Target) bool {
 }
 
 // RenderTarget returns the URL for a connection with these settings. A setting that is
-// missing, does not fit or is a secret is a [*SettingError].
+// missing, not valid there or a secret is a [*SettingError].
 func (d *Definition) RenderTarget(t *Target, settings map[string]any) (*url.URL, error) {
 	scheme, host, err := d.renderTargetHost(t, settings)
 	if err != nil {
@@ -226,7 +225,7 @@ func (d *Definition) RenderTarget(t *Target, settings map[string]any) (*url.URL,
 		return nil, err
 	}
 	if hasDotSegment(path) {
-		return nil, errors.New("must not have . or .. in its path, in whatever encoding")
+		return nil, errors.New("must not have . or .. in its path, in any encoding")
 	}
 	query := ""
 	if t.query != nil {
@@ -234,7 +233,7 @@ func (d *Definition) RenderTarget(t *Target, settings map[string]any) (*url.URL,
 			return nil, err
 		}
 	}
-	if isPlainPath(path) && query != "" == (t.query != nil) { // what url.Parse makes of it is known
+	if isPlainPath(path) && query != "" == (t.query != nil) { // url.Parse would return the same
 		return &url.URL{Scheme: scheme, Host: authority(host), Path: path, RawQuery: query}, nil
 	}
 	s := scheme + "://" + authority(host) + path
@@ -243,12 +242,12 @@ func (d *Definition) RenderTarget(t *Target, settings map[string]any) (*url.URL,
 	}
 	u, err := url.Parse(s)
 	if err != nil {
-		return nil, errors.New("is no URL") // without the text, which has the settings in it
+		return nil, errors.New("is not a URL") // err would quote it, with the settings
 	}
 	return u, nil
 }
 
-// isPlainPath reports whether a path has nothing in it that is ever escaped.
+// isPlainPath reports whether the path contains only bytes that are never escaped.
 func isPlainPath(s string) bool {
 	for i := range len(s) {
 		if !plainPath[s[i]] {
@@ -280,7 +279,7 @@ func (d *Definition) renderTargetText(
 	parts []targetPart, settings map[string]any, encode func(string) (string, error),
 ) (string, error) {
 	if len(parts) == 1 {
-		return parts[0].literal, nil // literals stand between, before and after settings
+		return parts[0].literal, nil // a setting would have literals around it
 	}
 	var b strings.Builder
 	for _, p := range parts {
@@ -299,24 +298,24 @@ func (d *Definition) renderTargetText(
 		if err != nil {
 			return "", d.settingError(p.setting, err.Error())
 		}
-		if b.Len()+len(encoded) > maxFilledIn {
-			return "", d.settingError(p.setting, fmt.Sprintf("makes the URL longer than %d bytes", maxFilledIn))
+		if b.Len()+len(encoded) > maxRendered {
+			return "", d.settingError(p.setting, fmt.Sprintf("makes the URL longer than %d bytes", maxRendered))
 		}
 		b.WriteString(encoded)
 	}
 	return b.String(), nil
 }
 
-// maxFilledIn bounds what settings make of the path and of the query of a caller's URL,
-// in bytes. A setting can be long, and be named a hundred thousand times in a header; no
-// server takes URLs that are nearly as long.
-const maxFilledIn = 1 << 20
+// maxRendered bounds the path and the query of a rendered target, in bytes each. A setting
+// can be long and stand in a header a hundred thousand times; no server takes URLs of such a
+// length.
+const maxRendered = 1 << 20
 
-// checkTargetSetting refuses secrets: a caller, who is not to see them, could have them
-// sent to where they come back. Where secrets go, the connector says.
+// checkTargetSetting refuses secrets. A caller may not see them, but could have them sent to
+// a place that echoes them. Only the connector decides where secrets go.
 func (d *Definition) checkTargetSetting(name string) error {
 	if d.IsSensitive(name) {
-		return d.settingError(name, "is a secret, and those go where the connector injects them only")
+		return d.settingError(name, "is a secret, and secrets go only where the connector injects them")
 	}
 	return nil
 }

@@ -9,9 +9,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
-// A header can be a mebibyte of braces. Reading it takes a few milliseconds if it is
-// linear; otherwise it would be half a minute, and one request could keep a processor
-// busy for so long.
+// A header can be a mebibyte of braces. Linear parsing takes milliseconds; quadratic parsing
+// would let one request keep a processor busy for half a minute.
 func TestTargetOfManyBracesIsReadInLinearTime(t *testing.T) {
 	t.Parallel()
 	many := strings.Repeat("{", 1<<20)
@@ -26,8 +25,7 @@ func TestTargetOfManyBracesIsReadInLinearTime(t *testing.T) {
 	}
 }
 
-// A setting of the caller's own that is long, named often enough, would be more than any
-// memory holds.
+// A long setting that a target names often enough would exhaust the memory.
 func TestSettingsDoNotMakeATargetGrowWithoutBound(t *testing.T) {
 	t.Parallel()
 	def := connector.Definition{

@@ -31,7 +31,7 @@ func TestTargetIsFilledInFromSettings(t *testing.T) {
 	for _, tt := range []struct {
 		def    *Definition
 		target string
-		want   string // or, if it has no scheme, what is in the error
+		want   string // if it has no scheme, a part of the error
 	}{
 		{shop, "https://{subdomain}.shop.example/v1", "https://acme.shop.example/v1"},
 		{shop, "HTTPS://{subdomain}.Shop.Example.:443/v1?", "https://acme.shop.example/v1?"},
@@ -128,8 +128,8 @@ func TestTargetIsOneThatAConnectorMayAllow(t *testing.T) {
 	}
 }
 
-// FuzzTarget holds whatever a caller and a connection's settings say to what the
-// connector allows: neither the host nor the place in the path can be escaped from.
+// FuzzTarget checks that neither a caller nor a connection's settings can lead a target away
+// from the host and the place in the path that the connector allows.
 func FuzzTarget(f *testing.F) {
 	for _, target := range []string{
 		"https://{subdomain}.shop.example/v1/{tenant}?q={tenant}", "{organisation_url}/x", "https://x.shop.example/../", `https://a\@b/`,

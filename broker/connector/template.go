@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// A text is literal text with settings in it, "bot{token}".
+// A text is a template: literal text with settings in braces, "bot{token}".
 type text []textPart
 
 type textPart struct {
@@ -31,7 +31,7 @@ func parseText(s string) (text, error) {
 		}
 		name, after, closed := strings.Cut(rest, "}")
 		if !closed || !validSettingName(name) {
-			return nil, errors.New("has a { that begins no {setting}")
+			return nil, errors.New("has a { that does not begin a {setting}")
 		}
 		t = append(t, textPart{setting: name})
 		s = after
@@ -49,7 +49,7 @@ func (t text) settings() []string {
 	return names
 }
 
-// render returns the text with what value returns for each setting.
+// render returns the text with each setting replaced by what value returns for it.
 func (t text) render(value func(setting string) (string, error)) (string, error) {
 	var b strings.Builder
 	for _, p := range t {
@@ -66,20 +66,20 @@ func (t text) render(value func(setting string) (string, error)) (string, error)
 	return b.String(), nil
 }
 
-// with returns the text with value for each setting.
+// with returns the text with each setting replaced by value.
 func (t text) with(value string) string {
 	s, _ := t.render(func(string) (string, error) { return value, nil })
 	return s
 }
 
-// A urlTemplate is a token_url or base_url. What its settings can change is one
-// label of the host, one segment of the path, or, for the setting origin, the scheme
+// A urlTemplate is the parsed form of a URL such as token_url or base_url. A setting in it
+// can change one label of the host, one segment of the path, or, if it is an origin, scheme
 // and host together; nothing else.
 type urlTemplate struct {
-	origin string // the setting that stands for scheme and host; else empty
+	origin string // the setting that stands for scheme and host, if there is one
 	scheme string
 	host   text
-	fixed  hostPort // host and port, if no setting decides them
+	fixed  hostPort // host and port; zero if a setting decides the host
 	port   string
 	path   []text // the segments after the first "/", nil: no path
 	query  string // with "?"
@@ -89,7 +89,7 @@ type urlTemplate struct {
 // "{instance_url}/v1".
 func parseURLTemplate(s string) (*urlTemplate, error) {
 	if strings.ContainsAny(s, ` \`) || hasControl(s) {
-		return nil, errors.New("has a space, backslash or control character in it")
+		return nil, errors.New("has a space, a backslash or a control character")
 	}
 	if strings.Contains(s, "#") {
 		return nil, errors.New("must not have a fragment")
@@ -155,7 +155,7 @@ func (t *urlTemplate) parseAuthority(s string) error {
 		t.host, t.fixed = text{{literal: hp.bracketed()}}, hp
 		return nil
 	}
-	// What decides a host's owner is its end.
+	// The end of a host name decides who owns it.
 	if t.fixedSuffix() == "" {
 		return errors.New("must end its host with a literal domain: https://{setting}.example.com")
 	}
@@ -183,7 +183,7 @@ func (t *urlTemplate) parsePath(s string) error {
 		}
 		for _, p := range parsed {
 			if _, err := url.PathUnescape(p.literal); err != nil {
-				return errors.New("has a % in its path that begins no percent-encoded byte")
+				return errors.New("has a % in its path that does not begin a percent-encoded byte")
 			}
 		}
 		if isDotSegment(segment) {
@@ -200,10 +200,10 @@ func isDotSegment(s string) bool {
 	return err == nil && (decoded == "." || decoded == "..")
 }
 
-// isHostTemplated reports whether settings decide the host.
+// isHostTemplated reports whether a setting decides the host.
 func (t *urlTemplate) isHostTemplated() bool { return t.fixed.host == "" }
 
-// hostSettings are the settings which decide the host.
+// hostSettings returns the settings that decide the host.
 func (t *urlTemplate) hostSettings() []string {
 	if t.origin != "" {
 		return []string{t.origin}
@@ -211,7 +211,7 @@ func (t *urlTemplate) hostSettings() []string {
 	return t.host.settings()
 }
 
-// settings are all settings of the template.
+// settings returns all settings of the template.
 func (t *urlTemplate) settings() []string {
 	names := t.hostSettings()
 	for _, segment := range t.path {

@@ -7,15 +7,9 @@ import (
 	"strings"
 )
 
-// FetchesTokens reports whether tokens are had with what the configuration or the
-// settings say, whenever one is needed, so that no import has to bring any.
-func (d *Definition) FetchesTokens() bool {
-	return d.AuthType == OAuth2 && (d.GrantType == ClientCredentials || d.GrantType == Password)
-}
-
-// OwnClient returns the OAuth client that a connection with these settings has of its
-// own. That takes a connector which declares the setting client_id, and a connection
-// which has it; without a client secret it is a public client (RFC 6749 section 2.1).
+// OwnClient returns the OAuth client of a connection with these settings, if it has its own:
+// the connector has to declare the setting client_id, and the connection has to have it.
+// Without a client secret it is a public client (RFC 6749 section 2.1).
 func (d *Definition) OwnClient(settings map[string]any) (id, secret string, ok bool) {
 	if !d.TakesClient() {
 		return "", "", false
@@ -30,23 +24,13 @@ func (d *Definition) OwnClient(settings map[string]any) (id, secret string, ok b
 	return id, secret, true
 }
 
-// TakesClient reports whether connections can have an OAuth client of their own.
+// TakesClient reports whether connections can have their own OAuth client.
 func (d *Definition) TakesClient() bool {
 	return d.AuthType == OAuth2 && d.setting(settingClientID) != nil
 }
 
-// UserPass returns the resource owner's name and password of the password grant
-// (RFC 6749 section 4.3). A setting that is missing is a [*SettingError].
-func (d *Definition) UserPass(settings map[string]any) (username, password string, err error) {
-	if username, err = d.credentialText(settingUsername, settings); err != nil {
-		return "", "", err
-	}
-	password, err = d.credentialText(settingPassword, settings)
-	return username, password, err
-}
-
 // RenderTokenParams returns token_params for a connection with these settings. A
-// setting that is missing or does not fit is a [*SettingError].
+// setting that is missing or not valid there is a [*SettingError].
 func (d *Definition) RenderTokenParams(settings map[string]any) (map[string]string, error) {
 	params := make(map[string]string, len(d.TokenParams))
 	for name, s := range d.TokenParams {
@@ -67,9 +51,9 @@ func (d *Definition) RenderTokenParams(settings map[string]any) (map[string]stri
 	return params, nil
 }
 
-// IdentitySettings are the settings that say for whom tokens are fetched, see
-// [Definition.TokenSettings]. It is nil unless [Definition.FetchesTokens]. Tokens that
-// were fetched with other values of these are those of somebody else.
+// IdentitySettings returns the settings that say for whom tokens are fetched, see
+// [Definition.TokenSettings]; nil unless [Definition.FetchesTokens]. Tokens that were fetched
+// with other values of these belong to someone else.
 func (d *Definition) IdentitySettings() []string {
 	if !d.FetchesTokens() {
 		return nil
@@ -77,28 +61,33 @@ func (d *Definition) IdentitySettings() []string {
 	return d.TokenSettings()
 }
 
-// TokenSettings are the settings that have a part in token requests: where they go,
-// with which client, for which user, with which parameters.
+// TokenSettings returns the settings that token requests depend on: where they go, with
+// which client, for which user, with which parameters.
 func (d *Definition) TokenSettings() []string {
-	names := d.tokenSettings()
-	for _, s := range []string{settingClientID, settingClientSecret, settingUsername, settingPassword} {
-		if d.AuthType == OAuth2 && d.setting(s) != nil && (s != settingUsername && s != settingPassword || d.GrantType == Password) {
-			names = append(names, s)
+	names := d.tokenTemplateSettings()
+	if d.AuthType == OAuth2 {
+		own := []string{settingClientID, settingClientSecret}
+		for _, s := range d.Grant().settings {
+			own = append(own, s.Name)
+		}
+		for _, name := range own {
+			if d.setting(name) != nil {
+				names = append(names, name)
+			}
 		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
 }
 
-// VariesTokenRequests reports whether settings have a part in token requests, so that a
-// refusal may be about one connection alone.
+// VariesTokenRequests reports whether token requests depend on settings, other than those
+// of a connection's own client: then a refusal may be about one connection alone.
 func (d *Definition) VariesTokenRequests() bool {
-	return d.GrantType == Password || len(d.tokenSettings()) > 0
+	return len(d.Grant().settings) > 0 || len(d.tokenTemplateSettings()) > 0
 }
 
-// tokenSettings are the settings that the addresses and the parameters of token
-// requests have in them.
-func (d *Definition) tokenSettings() []string {
+// tokenTemplateSettings returns the settings in the URLs and the parameters of token requests.
+func (d *Definition) tokenTemplateSettings() []string {
 	var names []string
 	for _, s := range []string{d.TokenURL, d.RefreshURL} {
 		if t, err := d.urlTemplate(s); err == nil {
@@ -113,16 +102,10 @@ func (d *Definition) tokenSettings() []string {
 	return names
 }
 
-// ownParams are the parameters of token requests that the grant or the client's
-// authentication says (RFC 6749 sections 2.3.1, 4 and 6).
-var ownParams = []string{
-	"grant_type", "client_id", "client_secret", "client_assertion", "refresh_token", "username", "password", "code",
-}
-
-// secretParams are parts of the names of parameters whose values are secrets.
+// secretParams are substrings of the names of parameters whose values are secrets.
 var secretParams = []string{"secret", "password", "passwd", "passphrase", "apikey", "privatekey"}
 
-// tokenRequest checks what token requests consist of.
+// tokenRequest checks the members that token requests are made of.
 func (v *validation) tokenRequest() {
 	switch v.d.TokenBody {
 	case BodyForm, BodyJSON:
@@ -135,9 +118,8 @@ func (v *validation) tokenRequest() {
 			v.fail("token_params", "%q needs a name, and neither name nor value may have control characters", name)
 			continue
 		}
-		// Some services have a name of their own for the grant that needs no token.
-		if slices.Contains(ownParams, name) && (name != "grant_type" || v.d.GrantType != ClientCredentials) {
-			v.fail("token_params", "%s is what the grant says by itself: remove it", name)
+		if slices.Contains(reservedParams(), name) && (name != "grant_type" || !v.d.Grant().renamable) {
+			v.fail("token_params", "%s is set by the grant: remove it", name)
 			continue
 		}
 		t, err := parseText(value)
@@ -147,7 +129,7 @@ func (v *validation) tokenRequest() {
 		}
 		plain := strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(name))
 		if len(t.settings()) == 0 && slices.ContainsFunc(secretParams, func(w string) bool { return strings.Contains(plain, w) }) {
-			v.fail("token_params", "%s is a secret by its name, which must not stand here: use a {setting} that is sensitive", name)
+			v.fail("token_params", "%s is a secret by its name, and must not stand here: use a {setting} that is sensitive", name)
 		}
 		for _, s := range t.settings() {
 			if v.d.setting(s) == nil {
@@ -160,17 +142,17 @@ func (v *validation) tokenRequest() {
 			v.fail("setting", "%s must be sensitive: add the word", settingClientSecret)
 		}
 		if v.d.setting(settingClientID) == nil {
-			v.fail("setting", "%s needs the setting %s beside it: a connection has both or none", settingClientSecret, settingClientID)
+			v.fail("setting", "%s needs the setting %s beside it: a connection has both or neither", settingClientSecret, settingClientID)
 		}
 	}
 }
 
-// Destinations are the origins that settings alone decide, see [Definition.Destinations].
+// Destinations are the origins that settings decide, see [Definition.Destinations].
 type Destinations [4]string
 
-// Destinations returns where settings send what belongs to a connection: the origins
-// of base_url, token_url, refresh_url and revocation_url, as far as settings decide
-// their hosts. An origin is empty if they don't, or cannot yet.
+// Destinations returns where settings send the secrets of a connection: the origins of
+// base_url, token_url, refresh_url and revocation_url as far as settings decide their hosts.
+// An origin is empty if no setting decides it, or if a setting for it is missing.
 func (d *Definition) Destinations(settings map[string]any) Destinations {
 	var origins Destinations
 	for i, s := range d.urls() {
@@ -185,7 +167,7 @@ func (d *Definition) Destinations(settings map[string]any) Destinations {
 	return origins
 }
 
-// DestinationSettings are the settings that decide hosts.
+// DestinationSettings returns the settings that decide hosts.
 func (d *Definition) DestinationSettings() []string {
 	var names []string
 	for _, s := range d.urls() {

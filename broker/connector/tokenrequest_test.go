@@ -27,8 +27,7 @@ func TestTokenParamsRender(t *testing.T) {
 	}
 }
 
-// TestChangedDefinitionIsReadAgain: what was parsed beforehand is never taken for what
-// stands there now.
+// TestChangedDefinitionIsReadAgain: templates of the text before a change are never used.
 func TestChangedDefinitionIsReadAgain(t *testing.T) {
 	t.Parallel()
 	d := acme()

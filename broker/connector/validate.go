@@ -10,9 +10,9 @@ import (
 	"golang.org/x/net/publicsuffix"
 )
 
-// Validate reports every rule that the definition, with its defaults, breaks. The
-// errors name fields by their words in the configuration (token_url, allow_host,
-// inject) and say how to mend them.
+// Validate checks the definition, with its defaults, and reports every rule that it breaks.
+// The errors name fields by their words in the Caddyfile (token_url, allow_host, inject) and
+// say how to fix them.
 func (d *Definition) Validate() error {
 	full := d.WithDefaults()
 	v := &validation{d: &full}
@@ -33,7 +33,7 @@ type validation struct {
 	errs []error
 }
 
-// fail notes that the field breaks a rule.
+// fail records that the field breaks a rule.
 func (v *validation) fail(field, format string, args ...any) {
 	v.errs = append(v.errs, fmt.Errorf("connector %s: %s: %w", v.d.ID, field, fmt.Errorf(format, args...)))
 }
@@ -51,17 +51,17 @@ func (v *validation) settings() {
 	seen := make(map[string]bool)
 	for _, s := range v.d.Settings {
 		if !validSettingName(s.Name) {
-			v.fail("setting", "%q is no name: use a lower-case letter, then lower-case letters, digits and underscores", s.Name)
+			v.fail("setting", "%q is not a name: use a lower-case letter, then lower-case letters, digits and underscores", s.Name)
 		}
 		if seen[s.Name] {
 			v.fail("setting", "%s is declared twice: remove one", s.Name)
 		}
 		seen[s.Name] = true
 		if s.Origin && s.Sensitive {
-			v.fail("setting", "%s cannot be both origin and sensitive: a host is no secret", s.Name)
+			v.fail("setting", "%s cannot be both origin and sensitive: a host is not a secret", s.Name)
 		}
 	}
-	for _, s := range v.d.ownSettings() {
+	for _, s := range v.d.credentialSettings() {
 		declared := v.d.setting(s.Name)
 		if declared == nil {
 			continue
@@ -110,10 +110,8 @@ func (v *validation) auth() {
 }
 
 func (v *validation) oauth2() {
-	switch v.d.GrantType {
-	case AuthorizationCode, ClientCredentials, Password:
-	default:
-		v.fail("grant_type", "%q is not one of authorization_code, client_credentials, password", v.d.GrantType)
+	if v.d.Grant().Type == "" {
+		v.fail("grant_type", "%q is not one of %s", v.d.GrantType, strings.Join(grantTypes(), ", "))
 	}
 	switch v.d.AuthStyle {
 	case AuthHeader, AuthParams:
@@ -147,7 +145,7 @@ func (v *validation) oauth2() {
 	}
 }
 
-// url checks a template.
+// url checks a URL template.
 func (v *validation) url(field, s string) {
 	t, err := parseURLTemplate(s)
 	if err != nil {
@@ -164,7 +162,7 @@ func (v *validation) url(field, s string) {
 		case s == nil:
 			v.fail(field, "uses {%s}, which is not declared: add setting %s required", name, name)
 		case s.Origin && name != t.origin:
-			v.fail(field, "uses {%s} in its middle, but that is an origin: begin with it", name)
+			v.fail(field, "uses {%s}, which is an origin, after its beginning: begin with it", name)
 		case !s.Origin && name == t.origin:
 			v.fail(field, "begins with {%s}: declare setting %s origin", name, name)
 		}
@@ -181,9 +179,9 @@ func (v *validation) url(field, s string) {
 	}
 }
 
-// templatedHost refuses hosts in which a setting decides the owner. Other than with
-// a wildcard, hosts below a private suffix such as myshopify.com are fine: the
-// connection's settings name the one that is meant.
+// templatedHost refuses hosts in which a setting decides the owner. Unlike with a wildcard,
+// hosts below a private suffix such as myshopify.com are fine: the connection's settings
+// name the one that is meant.
 func (v *validation) templatedHost(field, domain string) {
 	suffix, icann := publicsuffix.PublicSuffix(domain)
 	if suffix == domain && (icann || !strings.Contains(domain, ".") && !v.d.AllowPrivate) {
@@ -224,12 +222,12 @@ func (v *validation) placements() {
 			v.fail("inject", "%w", err)
 			continue
 		}
-		if seen[p.place()] {
-			v.fail("inject", "writes to %s twice: remove one", p.place())
+		if seen[p.slot()] {
+			v.fail("inject", "writes to %s twice: remove one", p.slot())
 		}
-		seen[p.place()] = true
+		seen[p.slot()] = true
 		if len(p.settings()) == 0 && v.d.AuthType != OAuth2 {
-			v.fail("inject", "%s needs a setting: auth_type %s has no access token", p.place(), v.d.AuthType)
+			v.fail("inject", "%s needs a setting: auth_type %s has no access token", p.slot(), v.d.AuthType)
 		}
 		for _, name := range p.settings() {
 			if v.d.setting(name) == nil {

@@ -27,7 +27,7 @@ const (
 	CodeInvalidGrant        = "invalid_grant"         // RFC 6749 section 5.2
 	CodeNotSent             = "not_sent"              // the request did not reach the token endpoint whole
 	CodeAddressNotAllowed   = "address_not_allowed"   // nor could it, see [guard.NewDialer]
-	CodeNoAnswer            = "no_answer"             // it reached it, and no response came
+	CodeNoAnswer            = "no_answer"             // it reached it, and no response came, or its body timed out
 	CodeHTTPStatus          = "http_"                 // and the status, where the response had no code
 	CodeUnusableAnswer      = "unusable_answer"       // a 2xx without a token in it
 	CodeNoAccessToken       = "no_access_token"       // a 2xx with only a refresh token

@@ -27,28 +27,27 @@ type Client struct {
 // GrantRefreshToken is the grant_type of a redeem (RFC 6749 section 6).
 const GrantRefreshToken = "refresh_token"
 
-// Grant returns the grant_type of the next token request for a connection, empty if
-// there is no way to another token. A refresh token is used where there is one, but for
-// client credentials, with which it has no business (RFC 6749 section 4.4.3).
-func (c *Connector) Grant(cred *Credentials) string {
+// NextGrant returns the grant_type of the next token request for a connection, empty if no
+// request can bring a token. A refresh token is used where there is one, unless the
+// connector's grant ignores them.
+func (c *Connector) NextGrant(cred *Credentials) string {
+	g := c.Grant()
 	switch {
-	case c.AuthType == connector.OAuth2 && c.GrantType == connector.ClientCredentials:
-		return string(connector.ClientCredentials)
-	case cred != nil && !cred.RefreshToken.IsZero():
+	case cred != nil && !cred.RefreshToken.IsZero() && !g.IgnoresRefreshTokens:
 		return GrantRefreshToken
-	case c.AuthType == connector.OAuth2 && c.GrantType == connector.Password:
-		return string(connector.Password)
+	case g.Fetches:
+		return string(g.Type)
 	default:
 		return ""
 	}
 }
 
 // CanRefresh reports whether there is a way to a new token.
-func (c *Connector) CanRefresh(cred *Credentials) bool { return c.Grant(cred) != "" }
+func (c *Connector) CanRefresh(cred *Credentials) bool { return c.NextGrant(cred) != "" }
 
 // RotationFor returns what an attempt may cost: without a refresh token, nothing.
 func (c *Connector) RotationFor(cred *Credentials) connector.Rotation {
-	if c.Grant(cred) != GrantRefreshToken {
+	if c.NextGrant(cred) != GrantRefreshToken {
 		return connector.Rotation{Kind: connector.RotationNever}
 	}
 	return c.Rotation
@@ -66,7 +65,7 @@ func (c *Connector) ClientFor(settings map[string]any) (client Client, own bool)
 
 // TokenEndpoint returns where the next token request for the record goes.
 func (c *Connector) TokenEndpoint(rec *Record) (string, error) {
-	if c.Grant(rec.Credentials) == GrantRefreshToken {
+	if c.NextGrant(rec.Credentials) == GrantRefreshToken {
 		return c.RenderRefreshURL(rec.Settings)
 	}
 	return c.RenderTokenURL(rec.Settings)
@@ -76,18 +75,18 @@ func (c *Connector) TokenEndpoint(rec *Record) (string, error) {
 // the client's. It fails if a setting for them is missing.
 func (c *Connector) RequestParams(rec *Record) (url.Values, error) {
 	params := make(url.Values)
-	grant := c.Grant(rec.Credentials)
+	grant := c.NextGrant(rec.Credentials)
 	params.Set("grant_type", grant)
-	switch grant {
-	case GrantRefreshToken:
+	if grant == GrantRefreshToken {
 		params.Set("refresh_token", rec.Credentials.RefreshToken.Reveal())
-	case string(connector.Password):
-		username, password, err := c.UserPass(rec.Settings)
+	} else {
+		own, err := c.GrantParams(rec.Settings)
 		if err != nil {
 			return nil, err
 		}
-		params.Set("username", username)
-		params.Set("password", password)
+		for name, value := range own {
+			params.Set(name, value)
+		}
 	}
 	more, err := c.RenderTokenParams(rec.Settings)
 	if err != nil {

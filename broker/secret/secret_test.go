@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/xml"
-	"errors"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -55,29 +54,4 @@ func TestSecretHashTellsTokensApart(t *testing.T) {
 	if a.Hash() == b.Hash() || a.Hash() != secret.New("a").Hash() {
 		t.Error("the hash does not tell tokens apart")
 	}
-}
-
-func TestKeyringTellsNothingApart(t *testing.T) {
-	t.Parallel()
-	ring := broker.NewKeyring()
-	ring.Add("app", secret.New("old"))
-	ring.Add("app", secret.New("new"))
-	ring.Add("other", secret.New("theirs"))
-	for _, test := range []struct {
-		app, key string
-		want     error
-	}{
-		{"app", "old", nil},
-		{"app", "new", nil},
-		{"app", "theirs", broker.ErrUnauthorized},
-		{"app", "", broker.ErrUnauthorized},
-		{"app", "ol", broker.ErrUnauthorized},
-		{"nobody", "old", broker.ErrUnauthorized},
-		{"", "", broker.ErrUnauthorized},
-	} {
-		if got := ring.Authenticate(test.app, secret.New(test.key)); !errors.Is(got, test.want) {
-			t.Errorf("%s with %q: got %v, want %v", test.app, test.key, got, test.want)
-		}
-	}
-	brokertest.NoCanary(t, "keyring", fmt.Appendf(nil, "%+v", ring))
 }

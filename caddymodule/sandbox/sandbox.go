@@ -1,6 +1,6 @@
-// Package sandbox is a tiny third-party service to try the token broker with: an OAuth
-// token endpoint that rotates refresh tokens, an API, and a receiver of webhooks. It
-// keeps everything in memory and is there only where sandbox_provider is written.
+// Package sandbox is the module http.handlers.sandbox_provider: a small third-party service
+// to try the token broker with. It has an OAuth token endpoint that rotates refresh tokens,
+// an API, and a webhook receiver, and keeps everything in memory.
 package sandbox
 
 import (
@@ -25,16 +25,16 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("sandbox_provider", httpcaddyfile.Before, "respond")
 }
 
-// What the provider knows from the start.
+// The fixed credentials of the provider.
 const (
 	ClientID     = "sandbox-client"
 	ClientSecret = "sandbox-secret"
 
-	// GrantPrefix begins every refresh token that the provider takes for one that it
-	// gave out some day: "sandbox-rt-" and anything.
+	// GrantPrefix is the prefix of refresh tokens that the provider accepts as the first of a
+	// new grant.
 	GrantPrefix = "sandbox-rt-"
 
-	// WebhookSecret is what webhooks are expected to be signed with.
+	// WebhookSecret is the secret that webhooks must be signed with.
 	WebhookSecret = "sandbox-webhook-secret"
 )
 
@@ -43,11 +43,11 @@ const defaultLifetime = time.Minute
 // Provider is the service. It answers
 //
 //   - POST /oauth/token: grant_type=refresh_token, from the client sandbox-client with
-//     the secret sandbox-secret. Each refresh token works once; one that is sent again
-//     revokes its grant. The first one of a grant is any that begins with sandbox-rt-.
-//   - /api/...: which of its grant's access tokens the request came with, counted from 1.
-//   - POST /webhooks: takes webhooks signed with sandbox-webhook-secret.
-//   - GET /webhooks: what came, and whether the signature was right.
+//     the secret sandbox-secret. Each refresh token works once; sending it again revokes
+//     the grant. Any token that begins with sandbox-rt- starts a new grant.
+//   - /api/...: the number of the request's access token within its grant, from 1.
+//   - POST /webhooks: receives webhooks signed with sandbox-webhook-secret.
+//   - GET /webhooks: the webhooks received, and whether their signatures are valid.
 type Provider struct {
 	// How long access tokens are valid. Default: `1m`.
 	TokenLifetime caddy.Duration `json:"token_lifetime,omitempty"`
@@ -65,7 +65,7 @@ func parse(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	return p, p.UnmarshalCaddyfile(h.Dispenser)
 }
 
-// UnmarshalCaddyfile reads the directive. Syntax:
+// UnmarshalCaddyfile parses the directive. Syntax:
 //
 //	sandbox_provider [<matcher>] {
 //		token_lifetime <duration>
@@ -92,10 +92,10 @@ func (p *Provider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// states keeps what the provider knows from one configuration to the next.
+// states keeps the provider's state across reloads.
 var states = caddy.NewUsagePool()
 
-// Provision finds the state.
+// Provision gets the state.
 func (p *Provider) Provision(caddy.Context) error {
 	if p.TokenLifetime == 0 {
 		p.TokenLifetime = caddy.Duration(defaultLifetime)
@@ -105,7 +105,7 @@ func (p *Provider) Provision(caddy.Context) error {
 	return nil
 }
 
-// Cleanup lets go of the state.
+// Cleanup releases the state.
 func (p *Provider) Cleanup() error {
 	if p.state == nil {
 		return nil
@@ -132,7 +132,7 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyh
 	return nil
 }
 
-// serveToken is a token endpoint (RFC 6749 section 6).
+// serveToken is the token endpoint (RFC 6749 section 6).
 func (p *Provider) serveToken(w http.ResponseWriter, r *http.Request) {
 	refuse := func(status int, code string) { write(w, status, map[string]any{"error": code}) }
 	if err := r.ParseForm(); err != nil {
@@ -163,7 +163,7 @@ func (p *Provider) serveToken(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveAPI tells access tokens apart without telling them.
+// serveAPI identifies the access token by number, without showing it.
 func (p *Provider) serveAPI(w http.ResponseWriter, r *http.Request) {
 	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 	number, ok := p.state.number(token, time.Now())
@@ -179,7 +179,7 @@ func (p *Provider) serveAPI(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// receiveWebhook takes a delivery whether or not its signature is right, to show which.
+// receiveWebhook records a delivery, whether or not its signature is valid.
 func (p *Provider) receiveWebhook(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {

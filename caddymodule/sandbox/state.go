@@ -9,21 +9,21 @@ import (
 	"time"
 )
 
-// maxWebhooks is how many webhooks are remembered.
+// maxWebhooks is how many webhooks are kept.
 const maxWebhooks = 20
 
-// state is what the provider remembers.
+// state is the state of the provider.
 type state struct {
-	mu       sync.Mutex             // guards the fields below
-	refresh  map[string]*grant      // refresh token, spent ones too :: its grant
+	mu       sync.Mutex             // guards all fields
+	refresh  map[string]*grant      // by refresh token, including spent ones
 	access   map[string]accessToken // by token
-	received []webhook              // the latest last
+	received []webhook              // the oldest first
 }
 
-// A grant is what a customer once agreed to.
+// A grant is the authorization that a customer gave.
 type grant struct {
-	current string // the refresh token that works; empty: the grant is revoked
-	issued  int    // access tokens so far
+	current string // the valid refresh token; empty if the grant is revoked
+	issued  int    // number of access tokens issued
 }
 
 type accessToken struct {
@@ -42,8 +42,8 @@ func newState() *state {
 	return &state{refresh: make(map[string]*grant), access: make(map[string]accessToken)}
 }
 
-// redeem spends a refresh token. One that was spent before revokes its grant, access
-// tokens and all, as RFC 9700 section 4.14.2 advises.
+// redeem spends a refresh token. Sending a spent one again revokes the grant, including its
+// access tokens, as RFC 9700 section 4.14.2 recommends.
 func (s *state) redeem(token string, expiry time.Time) (access, refresh string, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,7 +68,7 @@ func (s *state) redeem(token string, expiry time.Time) (access, refresh string, 
 	return access, refresh, true
 }
 
-// number returns which of its grant's access tokens the token is.
+// number returns the number of the access token within its grant.
 func (s *state) number(token string, now time.Time) (int, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

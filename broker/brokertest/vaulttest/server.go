@@ -21,7 +21,7 @@ import (
 // Deadlines of a server. Startup includes the unsealing, and the election with raft.
 const (
 	startTimeout = 60 * time.Second
-	stopTimeout  = 10 * time.Second
+	stopTimeout  = 30 * time.Second
 	pollInterval = 50 * time.Millisecond
 )
 

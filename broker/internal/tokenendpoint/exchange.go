@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -65,7 +64,7 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	x.status, x.header = resp.StatusCode, resp.Header
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
 	x.complete, x.cut = err == nil && len(body) <= maxResponse, err != nil
-	x.timedOut = isTimeout(err)
+	x.timedOut = x.cut && errors.Is(req.Context().Err(), context.DeadlineExceeded)
 	x.body = body[:min(len(body), maxResponse)]
 	resp.Body = io.NopCloser(bytes.NewReader(x.body))
 	if x.isJSON() {
@@ -123,10 +122,4 @@ func (b *handedBody) Read(p []byte) (int, error) {
 
 func (x *exchange) isJSON() bool {
 	return bytes.HasPrefix(bytes.TrimSpace(x.body), []byte("{"))
-}
-
-// isTimeout reports whether reading ended because the time for it was up.
-func isTimeout(err error) bool {
-	var timeout net.Error
-	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 }

@@ -1,0 +1,146 @@
+package apideck
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
+
+// Connection is the JSON of a connection in the Apideck API, without the members that the
+// broker does not know. Times are Unix milliseconds, 0 for never. It contains no
+// credentials.
+type Connection struct {
+	ID                  string               `json:"id"`
+	ServiceID           string               `json:"service_id"`
+	Name                string               `json:"name"`
+	UnifiedAPI          string               `json:"unified_api"`
+	State               record.State         `json:"state"`
+	IntegrationState    string               `json:"integration_state"`
+	AuthType            connector.AuthType   `json:"auth_type"`
+	OAuthGrantType      *connector.GrantType `json:"oauth_grant_type,omitempty"`
+	Status              string               `json:"status"`
+	Enabled             bool                 `json:"enabled"`
+	Website             string               `json:"website,omitempty"`
+	Settings            map[string]any       `json:"settings"`
+	Metadata            map[string]any       `json:"metadata"`
+	FormFields          []FormField          `json:"form_fields"`
+	Health              record.Health        `json:"health,omitempty"` // absent while the state is available
+	CredentialsExpireAt int64                `json:"credentials_expire_at"`
+	LastRefreshFailedAt int64                `json:"last_refresh_failed_at"`
+	CreatedAt           int64                `json:"created_at"`
+	UpdatedAt           int64                `json:"updated_at"`
+}
+
+// ConnectionState is the result of validating a connection.
+type ConnectionState struct {
+	ID    string       `json:"id"`
+	State record.State `json:"state"`
+}
+
+// Consumer identifies a deleted consumer.
+type Consumer struct {
+	ConsumerID string `json:"consumer_id"`
+}
+
+// FormField describes one setting of a connection, as in the Apideck API.
+type FormField struct {
+	ID          string `json:"id"`
+	Label       string `json:"label"`
+	Value       any    `json:"value,omitempty"`
+	Type        string `json:"type"`
+	Required    bool   `json:"required"`
+	CustomField bool   `json:"custom_field"`
+	Disabled    bool   `json:"disabled"`
+	Hidden      bool   `json:"hidden"`
+	Sensitive   bool   `json:"sensitive"`
+}
+
+// NewConnection returns the JSON form of c.
+func NewConnection(c *record.Connection) Connection {
+	def := &c.Connector
+	w := Connection{
+		ID: c.Key.Connector.ConnectionID(), ServiceID: c.Key.Connector.ServiceID, UnifiedAPI: c.Key.Connector.UnifiedAPI,
+		Name: def.Name, Website: def.Website,
+		State: c.State, Health: c.Health, Enabled: c.Enabled,
+		IntegrationState: "configured", Status: "live", AuthType: def.AuthType,
+		Settings: orEmpty(c.Settings), Metadata: orEmpty(c.Metadata),
+		FormFields:          make([]FormField, 0, len(def.Settings)),
+		CredentialsExpireAt: unixMilli(c.CredentialsExpireAt),
+		LastRefreshFailedAt: unixMilli(c.LastRefreshFailedAt),
+		CreatedAt:           unixMilli(c.CreatedAt),
+		UpdatedAt:           unixMilli(c.UpdatedAt),
+	}
+	if w.Name == "" {
+		w.Name = def.ID.ServiceID
+	}
+	if def.AuthType == connector.OAuth2 {
+		w.OAuthGrantType = new(def.Grant().Type)
+	}
+	for _, s := range def.Settings {
+		w.FormFields = append(w.FormFields, newFormField(s, c.Settings[s.Name]))
+	}
+	return w
+}
+
+func newFormField(s connector.Setting, value any) FormField {
+	f := FormField{ID: s.Name, Label: s.Label, Value: value, Type: "text", Required: s.Required, Sensitive: s.Sensitive}
+	if f.Label == "" {
+		f.Label = label(s.Name)
+	}
+	switch {
+	case s.Sensitive:
+		f.Type = "password"
+		if value != nil && value != "" {
+			f.Value = record.Mask
+		}
+	case s.Origin:
+		f.Type = "url"
+	}
+	return f
+}
+
+// label turns "instance_url" into "Instance url".
+func label(name string) string {
+	words := strings.ReplaceAll(name, "_", " ")
+	if words == "" {
+		return ""
+	}
+	return strings.ToUpper(words[:1]) + words[1:]
+}
+
+// unixMilli returns t in Unix milliseconds, 0 if it is zero.
+func unixMilli(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func orEmpty(o map[string]any) map[string]any {
+	if o == nil {
+		return map[string]any{}
+	}
+	return o
+}
+
+// WriteData answers 200 with data in the envelope of the Apideck API.
+func WriteData(w http.ResponseWriter, data any) error {
+	body, err := json.Marshal(struct {
+		StatusCode int    `json:"status_code"`
+		Status     string `json:"status"`
+		Data       any    `json:"data"`
+	}{http.StatusOK, "OK", data})
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(append(body, '\n'))
+	return nil
+}

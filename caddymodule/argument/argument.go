@@ -1,0 +1,57 @@
+// Package argument reads the arguments of Caddyfile lines. Setting a value twice is an
+// error, and no error quotes a value that may be a secret.
+package argument
+
+import (
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// String sets dst to the line's only argument.
+func String[T ~string](d *caddyfile.Dispenser, dst *T) error {
+	word := d.Val()
+	if *dst != "" {
+		return d.Errf("%s is already set", word)
+	}
+	args := d.RemainingArgs()
+	if len(args) != 1 || args[0] == "" {
+		return d.Errf("%s takes one argument", word) // ArgErr would quote the arguments, which may be secret
+	}
+	*dst = T(args[0])
+	return nil
+}
+
+// Duration sets dst to the line's only argument, a positive duration.
+func Duration[T caddy.Duration | time.Duration](d *caddyfile.Dispenser, dst *T) error {
+	word := d.Val()
+	if *dst != 0 {
+		return d.Errf("%s is already set", word)
+	}
+	var value string
+	if err := String(d, &value); err != nil {
+		return err
+	}
+	duration, err := caddy.ParseDuration(value)
+	if err != nil {
+		return d.Errf("%s: %s is not a duration, such as 30s or 1d", word, value)
+	}
+	if duration < time.Nanosecond {
+		return d.Errf("%s must be longer than 0", word)
+	}
+	*dst = T(duration)
+	return nil
+}
+
+// Flag sets dst to true. The line takes no arguments.
+func Flag(d *caddyfile.Dispenser, dst *bool) error {
+	if *dst {
+		return d.Errf("%s is already set", d.Val())
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	*dst = true
+	return nil
+}

@@ -1,0 +1,3 @@
+package command_test
+
+import _ "github.com/tokenbroker/caddy-token-broker/caddymodule" // registers the modules under test

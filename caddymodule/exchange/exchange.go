@@ -1,0 +1,130 @@
+// Package exchange sends requests downstream with a connection's credential. It is what
+// the transport and the Proxy API have in common.
+package exchange
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/guard"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
+)
+
+// maxEarlyResponses is how many 1xx responses may precede the final one.
+const maxEarlyResponses = 32
+
+// An Exchange is one request of a caller, sent with a connection's credential. Before Do
+// its hook must be in the request's context, see [Exchange.Watch] and [Exchange.Hook].
+type Exchange struct {
+	Admission *broker.Admission
+	Via       *http.Transport
+	MaxBody   int64 // limit of the request body in bytes; negative: none
+
+	// Authorize adds the credential. Default: the connection's.
+	Authorize func(*http.Request) (*broker.Authorization, error)
+
+	// Early is called with each 1xx response, scrubbed. It may be nil.
+	Early func(code int, header http.Header) error
+
+	sent  atomic.Pointer[broker.Authorization] // of the latest attempt
+	hints atomic.Int32                         // 1xx responses to the latest attempt
+}
+
+// Do sends out. If downstream answers 401, Do sends the request that again returns, once,
+// provided that a newer credential can be obtained and the body can be repeated: there is
+// none, or it is small and has been read in full. Errors of the broker are [BrokerError]s.
+func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Response, error) {
+	limited, err := limitBody(out, x.MaxBody)
+	if err != nil {
+		return nil, BrokerError{err}
+	}
+	body := recordBody(out)
+	auth, resp, err := x.attempt(out)
+	if tooLarge := limited.exceeded(); tooLarge != nil {
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		return nil, BrokerError{tooLarge}
+	}
+	if err != nil || resp.StatusCode != http.StatusUnauthorized {
+		return resp, err
+	}
+	sent, ok := body.whole()
+	if !ok {
+		auth.RenewInBackground()
+		return resp, nil
+	}
+	if !auth.Renew(out.Context()) {
+		return resp, nil
+	}
+	out = again()
+	if body != nil {
+		out.Body = io.NopCloser(bytes.NewReader(sent))
+	}
+	_, second, err := x.attempt(out)
+	if err != nil {
+		return resp, nil //nolint:nilerr // the first response stands
+	}
+	_ = resp.Body.Close()
+	return second, nil
+}
+
+func (x *Exchange) authorized(out *http.Request) (*broker.Authorization, error) {
+	if x.Authorize != nil {
+		return x.Authorize(out)
+	}
+	return x.Admission.Authorize(out)
+}
+
+// attempt sends out, without repeating it.
+func (x *Exchange) attempt(out *http.Request) (*broker.Authorization, *http.Response, error) {
+	auth, err := x.authorized(out)
+	if err != nil {
+		return nil, nil, BrokerError{err}
+	}
+	x.sent.Store(auth)
+	x.hints.Store(0)
+	resp, err := x.send(out)
+	if errors.Is(err, guard.ErrAddressNotAllowed) {
+		return nil, nil, BrokerError{err}
+	}
+	if err != nil {
+		return nil, nil, withoutEcho(err)
+	}
+	auth.HandleResponse(resp)
+	return auth, resp, nil
+}
+
+// withoutEcho returns an error that is safe to log. The text of net/http's errors quotes
+// what downstream sent, possibly the credential. Dial errors are returned unwrapped, since
+// reverse_proxy recognizes and retries them.
+func withoutEcho(err error) error {
+	if _, ok := errors.AsType[reverseproxy.DialError](err); ok {
+		return err
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
+	case errors.Is(err, context.DeadlineExceeded):
+		return context.DeadlineExceeded
+	}
+	broken := &apierror.DownstreamError{}
+	if timeout, ok := errors.AsType[net.Error](err); ok {
+		broken.TimedOut = timeout.Timeout()
+	}
+	return broken
+}
+
+// A BrokerError is an error of the broker; downstream is not to blame.
+type BrokerError struct{ error }
+
+// Unwrap returns the broker's error.
+func (r BrokerError) Unwrap() error { return r.error }

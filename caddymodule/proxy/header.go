@@ -1,0 +1,146 @@
+package proxy
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
+)
+
+// isKeptBack reports whether a request header does not reach downstream.
+func isKeptBack(name string) bool {
+	switch name {
+	case "Host", "Content-Length", "Http2-Settings": // net/http sets these for the new connection
+		return true
+	}
+	return isHopByHop(name) || apideck.IsCallersOwn(name)
+}
+
+var (
+	noValue         = []string{""} // as User-Agent: net/http then sends none
+	viaHTTP1        = []string{"1.1 Caddy"}
+	viaHTTP2        = []string{"2.0 Caddy"}
+	connectionClose = []string{"close"}
+	upgrade         = []string{"Upgrade"}
+	websocket       = []string{"websocket"}
+	teTrailers      = []string{"trailers"}
+)
+
+// requestHeader returns the headers to send downstream, without a credential. The map is
+// new; its values are shared with the request and must not be changed.
+func requestHeader(r *http.Request) http.Header {
+	type field struct {
+		name   string
+		values []string
+	}
+	var few [16]field
+	kept := few[:0]
+	for name, values := range r.Header {
+		if name != "" && !isKeptBack(name) {
+			kept = append(kept, field{name, values})
+		}
+	}
+	const ours = 3                              // User-Agent, Via, and the credential
+	header := make(http.Header, len(kept)+ours) // exact, since every request pays for it
+	for _, f := range kept {
+		header[f.name] = f.values
+	}
+	for _, values := range r.Header["Connection"] {
+		for token := range strings.SplitSeq(values, ",") {
+			delete(header, http.CanonicalHeaderKey(strings.TrimSpace(token)))
+		}
+	}
+	if httpguts.HeaderValuesContainsToken(r.Header["Te"], "trailers") {
+		header["Te"] = teTrailers
+	}
+	if wantsWebSocket(r) {
+		header["Connection"], header["Upgrade"] = upgrade, websocket
+	}
+	if _, ok := header["User-Agent"]; !ok {
+		header["User-Agent"] = noValue
+	}
+	via := viaHTTP1 // RFC 9110 section 7.6.3
+	if r.ProtoMajor == 2 {
+		via = viaHTTP2
+	}
+	if own := header["Via"]; own != nil {
+		via = append(slices.Clip(own), via...)
+	}
+	header["Via"] = via
+	return header
+}
+
+// wantsWebSocket reports whether r asks to upgrade to WebSocket (RFC 6455 section 4.1).
+// Other upgrades are not passed on, and downstream answers as if none had been requested
+// (RFC 9110 section 7.8).
+func wantsWebSocket(r *http.Request) bool {
+	return r.ProtoMajor == 1 && r.Header["Upgrade"] != nil && !hasBody(r) && httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") &&
+		len(r.Header["Upgrade"]) == 1 && strings.EqualFold(r.Header["Upgrade"][0], "websocket")
+}
+
+// isHeldBack reports whether a response header does not reach the caller: headers of the
+// connection, and those that only the broker may set.
+func isHeldBack(name string) bool {
+	// Alt-Svc names alternatives to downstream. The caller would take them for alternatives
+	// to this server.
+	if name == "" || name == "Alt-Svc" || isHopByHop(name) {
+		return true
+	}
+	switch name[0] {
+	case 'X':
+		return strings.HasPrefix(name, "X-Apideck") || strings.HasPrefix(name, "X-Token-Broker-") ||
+			strings.HasPrefix(name, rateLimitPrefix)
+	case 'P':
+		return strings.HasPrefix(name, "Proxy-")
+	default:
+		return false
+	}
+}
+
+// handOn copies response headers for the caller. It reports whether one of them may be a
+// source for [setRateLimit].
+func handOn(to, from http.Header) (limits bool) {
+	for name, values := range from {
+		if !isHeldBack(name) {
+			to[name] = values
+			limits = limits || isRateLimit(name)
+		}
+	}
+	for _, values := range from["Connection"] {
+		for token := range strings.SplitSeq(values, ",") {
+			name := http.CanonicalHeaderKey(strings.TrimSpace(token))
+			if _, ok := from[name]; ok && name != apideck.RequestIDHeader {
+				delete(to, name)
+			}
+		}
+	}
+	return limits
+}
+
+// answerHeader sets the headers of the final response: downstream's, and the broker's own.
+func answerHeader(to http.Header, resp *http.Response, method, asked string, now time.Time) {
+	if handOn(to, resp.Header) {
+		setRateLimit(to, resp.Header, now)
+	}
+	if method == http.MethodHead && asked != http.MethodHead {
+		delete(to, "Content-Length") // there will be no body
+	}
+	if resp.StatusCode >= http.StatusBadRequest {
+		to[apideck.DownstreamErrorHeader] = []string{"true"}
+	}
+}
+
+// isHopByHop reports whether a header concerns a single connection (RFC 9110 section 7.6.1)
+// or is written by net/http.
+func isHopByHop(name string) bool {
+	switch name {
+	case "Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,162 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
+)
+
+// A passage is one request to downstream and its response.
+type passage struct {
+	proxy *Handler
+	w     http.ResponseWriter
+	r     *http.Request
+	below string // the path below /proxy
+	id    string
+
+	callOptions
+	exchange exchange.Exchange
+	trace    httptrace.ClientTrace // of the exchange
+	body     *callersBody          // nil if there is none
+	answer   answer
+
+	cancel  context.CancelCauseFunc
+	alarm   *alarm
+	movedAt atomic.Int64 // when data of the request body was last read, in Unix nanoseconds
+
+	waiting sync.Mutex // also guards the ResponseWriter while expire runs
+	over    bool       // guarded by waiting; the wait for the response header is over
+	late    bool       // guarded by waiting; it timed out
+}
+
+// serve handles the request. If it returns an error, no response was written yet.
+func (p *passage) serve() (err error) {
+	if p.callOptions, err = p.proxy.readOptions(p.r, p.below); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(p.r.Context())
+	defer cancel(nil)
+	if hasBody(p.r) {
+		p.body = &callersBody{ReadCloser: p.r.Body, movedAt: &p.movedAt}
+	}
+	p.wait(cancel)
+	defer p.stopWaiting()
+
+	b := p.proxy.app.Broker()
+	admission, u, err := b.AdmitCall(ctx, p.call)
+	if err != nil {
+		return err
+	}
+	defer admission.Release()
+	key := admission.Key()
+	x := &p.exchange
+	*x = exchange.Exchange{
+		Admission: admission, Via: p.proxy.transportFor(key.Connector), Early: p.answer.early(p.w),
+		MaxBody: p.proxy.app.MaxRequestBody(key.Application),
+	}
+	if !p.authorization.IsZero() {
+		x.Authorize = func(out *http.Request) (*broker.Authorization, error) {
+			return b.AuthorizeWith(out, key, p.authorization)
+		}
+	}
+	x.Hook(&p.trace)
+	ctx = httptrace.WithClientTrace(ctx, &p.trace)
+	query := u.RawQuery // before a credential is added to it
+	out := p.outgoing(ctx, u)
+	defer func() {
+		if p.body != nil {
+			_ = p.body.Close()
+		}
+	}()
+	resp, err := x.Do(out, func() *http.Request {
+		again := *u
+		again.RawQuery = query
+		return p.outgoing(ctx, &again)
+	})
+	p.answer.begin()
+	if !p.stopWaiting() {
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		return apierror.ErrTimedOut
+	}
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	return p.handOn(resp)
+}
+
+func hasBody(r *http.Request) bool {
+	return r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
+}
+
+// outgoing returns the request to u, without a credential.
+func (p *passage) outgoing(ctx context.Context, u *url.URL) *http.Request {
+	r := p.r
+	out := (&http.Request{ // stays on the stack; WithContext returns the copy on the heap
+		Method: p.method, URL: u, Host: u.Host,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: requestHeader(r), ContentLength: r.ContentLength,
+	}).WithContext(ctx)
+	if p.body == nil {
+		out.ContentLength = 0
+		delete(out.Header, "Expect")
+		return out
+	}
+	// If downstream refuses the request before it answers 100, net/http still sends the body
+	// to keep the connection usable, and the caller would have to send it.
+	out.Close = r.Header["Expect"] != nil
+	onEnd := sendTrailers(out, r, p.proxy.app.Broker().InjectedHeaders(p.exchange.Admission.Key().Connector))
+	if p.body.onEnd == nil {
+		p.body.onEnd = onEnd
+		// Otherwise the server reads the rest of the body before it writes the response. HTTP/2
+		// does not need this.
+		_ = http.NewResponseController(p.w).EnableFullDuplex()
+	} else {
+		onEnd() // the request is repeated: its body has been read, so the trailers are known
+	}
+	out.Body = p.body
+	return out
+}
+
+// closeIfUnread closes the connection after this request if its body was not read in full.
+// In full duplex the server does not discard the rest, and might parse it as the next
+// request.
+func (p *passage) closeIfUnread() {
+	if p.r.ProtoMajor == 1 && p.body.isUnread() {
+		p.w.Header()["Connection"] = connectionClose
+	}
+}
+
+// fail answers with an error. No response was written yet.
+func (p *passage) fail(err error) {
+	p.answer.begin()
+	const clientClosedRequest = 499 // as Caddy does, for the access log: the caller is gone
+	switch fault := p.body.fault(); {
+	case p.late: // no longer changes after stopWaiting
+		err = apierror.ErrTimedOut
+	case p.r.Context().Err() != nil:
+		p.w.WriteHeader(clientClosedRequest)
+		return
+	case fault != nil:
+		err = errors.Join(apierror.ErrUnreadBody, fault)
+	}
+	e := apierror.Of(err, time.Now())
+	e.Log(p.r.Context(), p.proxy.logger.With(slog.String("request_id", p.id)))
+	p.answer.status = e.Status
+	p.w.Header()[apideck.DownstreamErrorHeader] = []string{"false"}
+	p.closeIfUnread()
+	e.Write(p.w)
+}

@@ -1,0 +1,69 @@
+package proxy
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
+)
+
+// wait starts the timeout for the response header.
+func (p *passage) wait(cancel context.CancelCauseFunc) {
+	p.cancel = cancel
+	p.alarm = p.proxy.alarms.Get().(*alarm)
+	p.alarm.of = p
+	p.alarm.timer.Reset(p.timeout)
+}
+
+// An alarm is a reusable timer for passages.
+type alarm struct {
+	of    *passage // set before the timer is started, whose function reads it
+	timer *time.Timer
+}
+
+func newAlarms() *sync.Pool {
+	return &sync.Pool{New: func() any {
+		a := &alarm{}
+		a.timer = time.AfterFunc(time.Hour, func() { a.of.expire() })
+		a.timer.Stop()
+		return a
+	}}
+}
+
+// stopWaiting ends the wait and reports whether it ended in time. Once it returns, expire no
+// longer touches the request, which the server is about to reuse.
+func (p *passage) stopWaiting() bool {
+	stopped := p.alarm != nil && p.alarm.timer.Stop()
+	p.waiting.Lock()
+	defer p.waiting.Unlock()
+	p.over = true
+	if stopped { // otherwise expire may be about to run
+		p.alarm.of = nil
+		p.proxy.alarms.Put(p.alarm)
+		p.alarm = nil
+	}
+	return !p.late
+}
+
+// expire ends the wait for the response header, unless data of the request body was read
+// within the timeout.
+func (p *passage) expire() {
+	p.waiting.Lock()
+	defer p.waiting.Unlock()
+	if p.over {
+		return
+	}
+	if rest := time.Until(time.Unix(0, p.movedAt.Load()).Add(p.timeout)); rest > 0 {
+		p.alarm.timer.Reset(rest)
+		return
+	}
+	p.over, p.late = true, true
+	if p.body.cutOff() {
+		// net/http waits for a read of the body in progress, and so for the caller. This ends
+		// the read; the server then closes the connection.
+		_ = http.NewResponseController(p.w).SetReadDeadline(time.Unix(1, 0))
+	}
+	p.cancel(apierror.ErrTimedOut)
+}

@@ -1,0 +1,134 @@
+package transport
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
+)
+
+// callerHeaders are the canonical names of the headers that a transport's placeholders
+// read. They do not reach downstream, like those of [apideck.IsCallersOwn].
+type callerHeaders map[string]bool
+
+func newCallerHeaders(fields ...string) callerHeaders {
+	h := make(callerHeaders)
+	for _, field := range fields {
+		for _, name := range headersRead(field) {
+			h[http.CanonicalHeaderKey(name)] = true
+		}
+	}
+	return h
+}
+
+// headersRead returns the request headers that the placeholders in s read.
+func headersRead(s string) []string {
+	const prefix = "{http.request.header."
+	var names []string
+	for _, placeholder := range placeholder.Find(s) {
+		if name, ok := strings.CutPrefix(strings.ToLower(placeholder), prefix); ok {
+			names = append(names, strings.TrimSuffix(name, "}"))
+		}
+	}
+	return names
+}
+
+func (h callerHeaders) has(name string) bool { return h[name] || apideck.IsCallersOwn(name) }
+
+// mayBeSet reports whether the parent reverse_proxy may set such a header, or Host, with
+// header_up. If not, all of them come from the caller.
+func (h callerHeaders) mayBeSet(ctx caddy.Context) bool {
+	proxy := parentProxy(ctx)
+	if proxy == nil {
+		return true
+	}
+	if proxy.Headers == nil || proxy.Headers.Request == nil {
+		return false
+	}
+	ops := proxy.Headers.Request
+	if len(ops.Replace) > 0 {
+		return true
+	}
+	for _, set := range []http.Header{ops.Add, ops.Set} {
+		for name := range set {
+			if name = http.CanonicalHeaderKey(name); strings.Contains(name, "{") || name == "Host" || h.has(name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// RequestHeaderOps removes the headers that callers send to the broker and sets Host, if the
+// operator sets such headers too: Caddy applies it before the operator's header_up, which
+// therefore takes effect. RoundTrip could not tell the two apart. If the operator sets none,
+// RoundTrip removes them itself, which is much faster.
+func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
+	if !t.operator {
+		return nil
+	}
+	remove := slices.AppendSeq(apideck.CallersOwn(), maps.Keys(t.callers))
+	for i, name := range remove {
+		remove[i] = strings.ToLower(name) // saves Caddy from folding it for each request
+	}
+	slices.Sort(remove)
+	return &headers.HeaderOps{
+		Set:    http.Header{"Host": {"{http.reverse_proxy.upstream.hostport}"}},
+		Delete: remove,
+	}
+}
+
+// outgoing returns a copy of req to add the credential to, since Caddy logs the original
+// and retries with it. Header values are shared: replace them, do not change them.
+func (t *Transport) outgoing(ctx context.Context, req *http.Request) *http.Request {
+	out := t.direct(ctx, req, t.operator)
+	out.Header = t.outgoingHeader(req.Header)
+	return out
+}
+
+// direct returns a copy of req, sharing its header, with scheme and host as sent over the
+// wire. With keepHost, a Host that is not the upstream's is kept: the operator has set it.
+func (t *Transport) direct(ctx context.Context, req *http.Request, keepHost bool) *http.Request {
+	out := req.WithContext(ctx)
+	target := *req.URL
+	out.URL = &target
+	t.SetScheme(out)
+	toUpstream := !keepHost || out.Host == target.Host
+	switch target.Scheme {
+	case "https":
+		target.Host = strings.TrimSuffix(target.Host, ":443")
+	case "http":
+		target.Host = strings.TrimSuffix(target.Host, ":80")
+	}
+	if toUpstream {
+		out.Host = target.Host
+	}
+	out.Trailer = nil // the caller's, which nothing has checked
+	return out
+}
+
+// forwardingHeaders is the number of headers that reverse_proxy adds to each request and
+// outgoingHeader removes.
+const forwardingHeaders = 3
+
+func (t *Transport) outgoingHeader(header http.Header) http.Header {
+	size := len(header) + 2 // the credential and, if traced, the span context
+	if !t.operator {
+		size -= forwardingHeaders
+	}
+	out := make(http.Header, max(size, 0))
+	for name, values := range header {
+		if t.operator || !t.callers.has(name) {
+			out[name] = values
+		}
+	}
+	delete(out, "Baggage") // tracing data for our own services, whoever set it
+	return out
+}

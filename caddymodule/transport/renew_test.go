@@ -1,0 +1,91 @@
+package transport
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
+)
+
+// renewing runs a connection whose imported token downstream refuses, and counts requests to
+// the token endpoint.
+func renewing(t *testing.T, d *caddytest.Downstream) (http.Handler, *atomic.Int32) {
+	t.Helper()
+	var redeems atomic.Int32
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		redeems.Add(1)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"access_token":"renewed","refresh_token":"next","expires_in":3600}`)
+	}))
+	t.Cleanup(endpoint.Close)
+	caddyfile, _ := d.Proxy(t, "app my-app", "")
+	caddyfile = strings.Replace(caddyfile, "https://auth.acme.test/token", endpoint.URL, 1)
+	handler := caddytest.Run(t, caddyfile)
+	caddytest.ImportToken(t, handler, "crm/acme", "revoked")
+	return handler, &redeems
+}
+
+// replayed is the largest body that is sent a second time.
+const replayed = 64 << 10
+
+func TestRejectedTokenIsRenewedAndTheRequestSentAgain(t *testing.T) {
+	for name, body := range map[string]string{"no body": "", "small body": strings.Repeat("x", replayed)} {
+		t.Run(name, func(t *testing.T) {
+			d := caddytest.NewDownstream(t, caddytest.OnlyRenewed)
+			handler, redeems := renewing(t, d)
+			for range 3 {
+				resp := caddytest.Do(t, handler, http.MethodPost, "http://caller.test/", body, "X-Apideck-Consumer-Id", "jane")
+				if got := caddytest.ReadAll(t, resp); resp.StatusCode != http.StatusOK || got != body {
+					t.Fatalf("got status %d and %d bytes, want 200 and %d", resp.StatusCode, len(got), len(body))
+				}
+			}
+			if got := redeems.Load(); got != 1 {
+				t.Errorf("got %d redeems, want 1", got)
+			}
+		})
+	}
+}
+
+func TestLargeRequestIsNotSentAgainButTheTokenRenewed(t *testing.T) {
+	d := caddytest.NewDownstream(t, caddytest.OnlyRenewed)
+	handler, redeems := renewing(t, d)
+	large := strings.Repeat("x", replayed+1)
+	resp := caddytest.Do(t, handler, http.MethodPost, "http://caller.test/", large, "X-Apideck-Consumer-Id", "jane")
+	if resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("got status %d, want downstream's 401", resp.StatusCode)
+	}
+	brokertest.Eventually(t, caddytest.Deadline, "a token renewed in the background", func() error {
+		resp := caddytest.Do(t, handler, http.MethodPost, "http://caller.test/", large, "X-Apideck-Consumer-Id", "jane")
+		d.Request(t) // makes room for the next request
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("got status %d", resp.StatusCode)
+		}
+		return nil
+	})
+	if got := redeems.Load(); got != 1 {
+		t.Errorf("got %d redeems, want 1", got)
+	}
+}
+
+func TestRejectionThatRenewingDoesNotHelpIsHandedOn(t *testing.T) {
+	d := caddytest.NewDownstream(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Reason", "no permission")
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	handler, redeems := renewing(t, d)
+	for range 5 {
+		resp := caddytest.Do(t, handler, http.MethodGet, "http://caller.test/", "", "X-Apideck-Consumer-Id", "jane")
+		if resp.StatusCode != http.StatusUnauthorized || resp.Header.Get("X-Reason") != "no permission" {
+			t.Errorf("got status %d, reason %q, want downstream's", resp.StatusCode, resp.Header.Get("X-Reason"))
+		}
+	}
+	if got := redeems.Load(); got != 1 {
+		t.Errorf("got %d redeems in a row of 401s, want 1", got)
+	}
+}

@@ -1,0 +1,314 @@
+// Package transport is the module http.reverse_proxy.transport.token_broker.
+package transport
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
+)
+
+func init() {
+	caddy.RegisterModule(Transport{})
+}
+
+// defaultConsumer is the default of [Transport.Consumer].
+const defaultConsumer = "{http.request.header.x-apideck-consumer-id}"
+
+// Transport is a reverse_proxy transport that adds a valid credential to each request. It
+// has the options of the http transport, except those that would bypass the checks on where
+// credentials are sent: proxies, other resolvers, HTTP/3, unverified certificates.
+//
+// Errors of the broker are responses with the header X-Token-Broker-Error, which
+// reverse_proxy neither retries nor counts against the upstream's health. Errors of
+// downstream are those of the http transport.
+type Transport struct {
+	*reverseproxy.HTTPTransport
+
+	// The connector, `crm/hubspot`. Placeholders are evaluated for each request.
+	Connector string `json:"connector,omitempty"`
+
+	// The application that callers act for. Anyone who can reach the listener can then use
+	// the application's connections, so it should be on loopback. If unset, callers
+	// authenticate with x-apideck-app-id and Authorization: Bearer <api key>. Placeholders
+	// are evaluated for each request.
+	App string `json:"app,omitempty"`
+
+	// The consumer, which is the application's customer. Placeholders are evaluated for each
+	// request. Default: `{http.request.header.x-apideck-consumer-id}`.
+	Consumer string `json:"consumer,omitempty"`
+
+	app     *tokenbroker.App
+	logger  *slog.Logger
+	private *http.Transport // may dial private addresses; the embedded transport may not
+
+	// App, Connector and Consumer, parsed.
+	connector, application, consumer requestValue
+
+	callers  callerHeaders
+	operator bool // reverse_proxy may set headers that are otherwise the caller's
+	unread   bool // reverse_proxy may leave response bodies open
+}
+
+// CaddyModule returns the Caddy module information.
+func (Transport) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.reverse_proxy.transport.token_broker",
+		New: func() caddy.Module { return &Transport{HTTPTransport: new(reverseproxy.HTTPTransport)} },
+	}
+}
+
+// Provision checks the configuration and creates the transports.
+func (t *Transport) Provision(ctx caddy.Context) (err error) {
+	t.logger = ctx.Slogger()
+	if t.app, err = tokenbroker.FromContext(ctx); err != nil {
+		return err
+	}
+	t.Consumer = cmp.Or(t.Consumer, defaultConsumer)
+	if err := t.checkNames(); err != nil {
+		return err
+	}
+	if err := t.checkOptions(); err != nil {
+		return err
+	}
+	t.connector, t.application, t.consumer = prepareValue(t.Connector), prepareValue(t.App), prepareValue(t.Consumer)
+	t.callers = newCallerHeaders(t.Connector, t.App, t.Consumer)
+	t.operator = t.callers.mayBeSet(ctx)
+	t.unread = mayLeaveUnread(ctx)
+	t.warnOfUpstreams(ctx)
+	return t.provisionTransports(ctx)
+}
+
+// warnOfUpstreams warns of upstreams that the connector does not allow, unless placeholders
+// hide which they are: every request to them would be refused.
+func (t *Transport) warnOfUpstreams(ctx caddy.Context) {
+	proxy := parentProxy(ctx)
+	if proxy == nil || !t.connector.isStatic {
+		return
+	}
+	id, _ := connector.ParseID(t.Connector) // checkNames has parsed it
+	config := t.app.Config()                // not that of the broker, which still has the old one
+	scheme := "http"
+	if t.TLS != nil {
+		scheme = "https"
+	}
+	for _, upstream := range proxy.Upstreams {
+		if upstream == nil || strings.Contains(upstream.Dial, "{") {
+			continue
+		}
+		target, err := connector.ParseTarget(scheme+"://"+upstream.Dial, "", "")
+		if err != nil || !config.MayAllow(config.Connectors[id], target) {
+			t.logger.LogAttrs(ctx, slog.LevelWarn,
+				"the connector does not allow this upstream, so every request will be refused; correct it, or add it to the connector's allow_host",
+				slog.String("connector", id.String()), slog.String("upstream", scheme+"://"+upstream.Dial))
+		}
+	}
+}
+
+// parentProxy returns the reverse_proxy that the transport being provisioned belongs to, nil
+// if its parent is something else.
+func parentProxy(ctx caddy.Context) *reverseproxy.Handler {
+	lineage := ctx.Modules() // ends with the transport
+	if len(lineage) < 2 {
+		return nil
+	}
+	proxy, _ := lineage[len(lineage)-2].(*reverseproxy.Handler)
+	return proxy
+}
+
+// mayLeaveUnread reports whether the parent reverse_proxy has handle_response routes. If one
+// of them panics, which is how Caddy aborts a response, reverse_proxy never closes the body
+// of downstream's response.
+func mayLeaveUnread(ctx caddy.Context) bool {
+	proxy := parentProxy(ctx)
+	return proxy == nil || len(proxy.HandleResponse) > 0
+}
+
+// checkNames checks that the connector and the application are configured, unless they have
+// placeholders.
+func (t *Transport) checkNames() error {
+	if t.Connector == "" {
+		return errors.New("transport token_broker: connector is required: transport token_broker <unified_api>/<service_id>")
+	}
+	if !strings.Contains(t.Connector, "{") {
+		id, err := connector.ParseID(t.Connector)
+		if err != nil {
+			return fmt.Errorf("transport token_broker: connector %w", err)
+		}
+		if t.app.Config().Connectors[id] == nil {
+			return fmt.Errorf("transport token_broker: connector %s is not configured: add it to the global option token_broker", id)
+		}
+	}
+	if t.App != "" && !strings.Contains(t.App, "{") && !t.app.HasApplication(t.App) {
+		return fmt.Errorf("transport token_broker: app %s is not configured: add it to the global option token_broker", t.App)
+	}
+	return nil
+}
+
+// ActsFor returns the application that callers act for without authenticating, empty if
+// they authenticate, and the connector. Placeholders are not evaluated.
+func (t *Transport) ActsFor() (application, connector string) { return t.App, t.Connector }
+
+// RoundTrip implements [http.RoundTripper].
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if isHealthCheck(req) {
+		return t.checkHealth(t.direct(req.Context(), req, true))
+	}
+	key, err := t.authenticate(req)
+	if err != nil {
+		return t.refuse(req, err)
+	}
+	if err := checkUpstream(req); err != nil {
+		return t.refuse(req, err)
+	}
+	if req.Method == http.MethodTrace || req.Method == http.MethodConnect {
+		return t.refuse(req, apierror.MethodRefused())
+	}
+	admission, err := t.app.Broker().Admit(req.Context(), key)
+	if err != nil {
+		return t.refuse(req, err)
+	}
+	x := exchange.Exchange{Admission: admission, Via: t.transportFor(key.Connector), MaxBody: t.app.MaxRequestBody(key.Application)}
+	answered := false
+	defer func() { // deferred to run on a panic, too
+		if !answered {
+			admission.Release()
+		}
+	}()
+	ctx := x.Watch(req.Context())
+	resp, err := x.Do(t.outgoing(ctx, req), func() *http.Request { return t.outgoing(ctx, req) })
+	if err != nil {
+		if refused, ok := errors.AsType[exchange.BrokerError](err); ok {
+			return t.refuse(req, refused.Unwrap())
+		}
+		return nil, err
+	}
+	resp.Request = req // the outgoing copy carries the credential
+	releaseAtEnd(resp, admission)
+	if t.unread {
+		context.AfterFunc(req.Context(), admission.Release)
+	}
+	answered = true
+	return resp, nil
+}
+
+// authenticate returns the connection that the request is for.
+func (t *Transport) authenticate(req *http.Request) (key record.Key, err error) {
+	repl, ok := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return key, errors.New("the request has no replacer: the transport only works in reverse_proxy")
+	}
+	var sent http.Header
+	if !t.operator { // these headers can only be the caller's
+		sent = req.Header
+	}
+	// First, so that an unauthenticated caller learns nothing.
+	if key.Application, err = t.applicationOf(repl, sent); err != nil {
+		return key, err
+	}
+	key.Consumer = t.consumer.of(repl, sent)
+	if key.Connector, err = connector.ParseID(t.connector.of(repl, sent)); err != nil {
+		return key, fmt.Errorf("%w: %w", record.ErrConnectorNotFound, err)
+	}
+	return key, nil // Admit validates it
+}
+
+func (t *Transport) applicationOf(repl *caddy.Replacer, sent http.Header) (string, error) {
+	if t.App == "" {
+		// From the original request: RequestHeaderOps has removed these from the copy.
+		header := make(http.Header)
+		for _, name := range []string{"Authorization", apideck.AppHeader} {
+			if value, _ := repl.GetString("http.request.header." + name); value != "" {
+				header.Set(name, value)
+			}
+		}
+		return t.app.Authenticate(header)
+	}
+	application := t.application.of(repl, sent)
+	if !t.app.HasApplication(application) {
+		return "", apierror.ErrUnauthorized
+	}
+	return application, nil
+}
+
+// checkUpstream refuses upstreams without a host, such as Unix sockets: a connector's
+// allowed hosts cannot cover them.
+func checkUpstream(req *http.Request) error {
+	info, ok := reverseproxy.GetDialInfo(req.Context())
+	if ok && !strings.HasPrefix(info.Network, "tcp") {
+		return fmt.Errorf("%w: the upstream %s is not a TCP address", broker.ErrHostNotAllowed, info)
+	}
+	return nil
+}
+
+// transportFor returns the transport for a connector's hosts.
+func (t *Transport) transportFor(id connector.ID) *http.Transport {
+	if t.app.AllowsPrivate(id) {
+		return t.private
+	}
+	return t.Transport
+}
+
+// isHealthCheck reports whether req is an active health check of reverse_proxy. Its context
+// has no variables, since no server received it. (It does have a server, the one that the
+// proxy was provisioned for.)
+func isHealthCheck(req *http.Request) bool {
+	return req.Context().Value(caddyhttp.VarsCtxKey) == nil
+}
+
+// checkHealth sends a health check without a credential, as it has no consumer, but only to
+// addresses where a credential could be sent.
+func (t *Transport) checkHealth(out *http.Request) (*http.Response, error) {
+	if err := checkUpstream(out); err != nil {
+		return nil, err
+	}
+	id, _ := connector.ParseID(t.Connector) // with a placeholder: the zero ID, no connector
+	return t.transportFor(id).RoundTrip(out)
+}
+
+// refuse answers req with an error of the broker.
+func (t *Transport) refuse(req *http.Request, err error) (*http.Response, error) {
+	if req.Body != nil {
+		_ = req.Body.Close()
+	}
+	if errors.Is(req.Context().Err(), context.Canceled) {
+		return nil, context.Canceled // the caller is gone; reverse_proxy blames no upstream for this
+	}
+	e := apierror.Of(err, time.Now())
+	e.Log(req.Context(), t.logger)
+	return e.Response(req), nil
+}
+
+// Cleanup closes idle connections. Requests of this configuration may still be in progress.
+func (t *Transport) Cleanup() error {
+	if t.private != nil {
+		t.private.CloseIdleConnections()
+	}
+	return t.HTTPTransport.Cleanup()
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner                                = (*Transport)(nil)
+	_ caddy.CleanerUpper                               = (*Transport)(nil)
+	_ http.RoundTripper                                = (*Transport)(nil)
+	_ reverseproxy.TLSTransport                        = (*Transport)(nil)
+	_ reverseproxy.RequestHeaderOpsTransport           = (*Transport)(nil)
+	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*Transport)(nil)
+)

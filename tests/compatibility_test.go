@@ -1,0 +1,344 @@
+package tests
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/vaulttest"
+	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
+)
+
+// An upgrade, and a downgrade, keep every connection.
+func TestStoreOfAnotherReleaseIsUsed(t *testing.T) {
+	inBothDirections(t, func(t *testing.T, writer, reader string) {
+		inEveryStore(t, func(t *testing.T, d *deployment) {
+			d.binary = writer
+			p := d.start(t)
+			written := d.fillStore(t, p)
+			p.stop(t)
+			d.provider.OnToken(nil)
+
+			d.binary = reader
+			p = d.start(t)
+			for path, want := range written {
+				if got := string(p.api(t, http.MethodGet, path.path, path.consumer, "").body); got != want {
+					t.Errorf("%s of %s was %s and is %s", path.path, path.consumer, want, got)
+				}
+			}
+			d.wantUnbroken(t, p, "fresh", 0)
+			d.wantUnbroken(t, p, "refreshed", 1)
+			wantNeedsAuth(t, p.call(t, "/acme/contacts", "dead"))
+			p.call(t, "/acme/contacts", "disabled").wantError(t, http.StatusForbidden, "ConnectorDisabledError")
+			p.get(t, acme, "deleted").wantError(t, http.StatusNotFound, "ConnectionNotFoundError")
+			for _, path := range []string{"/keyed/open/things", "/machine/things", "/quickbooks/open/things"} {
+				if got := p.call(t, path, "fresh"); got.status != http.StatusOK {
+					t.Errorf("%s = %v, want 200", path, got)
+				}
+			}
+			eventually(t, "a refresh", func() error { // the pause after the failure has to end
+				if got := p.call(t, "/acme/contacts", "stale"); got.status != http.StatusOK {
+					return errors.New(got.String())
+				}
+				return nil
+			})
+			d.wantUnbroken(t, p, "stale", 1)
+			p.api(t, http.MethodPatch, "connections/"+keyed, "fresh", `{"settings": {"team": "b"}}`).connection(t)
+			p.stop(t)
+
+			d.binary = writer // what the other has written since
+			p = d.start(t)
+			d.wantUnbroken(t, p, "stale", 1)
+			d.wantUnbroken(t, p, "refreshed", 1)
+			if got := p.get(t, keyed, "fresh").connection(t); got.Settings["team"] != "b" {
+				t.Errorf("the settings are %v, want those of the update", got.Settings)
+			}
+		})
+	})
+}
+
+// A resource is something that the connections API can be asked for.
+type resource struct{ path, consumer string }
+
+// fillStore stores a connection of each kind, and returns what the API says of them.
+// The token endpoint fails afterwards, so that the connection of the consumer "stale"
+// is still to be refreshed.
+func (d *deployment) fillStore(t *testing.T, p *process) map[resource]string {
+	t.Helper()
+	p.importTokens(t, acme, "fresh", d.provider.Login(t, "fresh", 0))
+	p.importBody(t, keyed, "fresh", `{"settings": {"api_key": "the-key", "team": "a"}, "metadata": {"plan": "gold"}}`).connection(t)
+	p.importBody(t, machine, "fresh", `{}`).connection(t)
+	login := d.provider.Login(t, "fresh-books", 0)
+	p.importBody(t, quickbooks, "fresh", tokensBody(t, login, map[string]any{"realm_id": "4711"})).connection(t)
+	p.importTokens(t, acme, "refreshed", d.expired(t, "refreshed"))
+	d.wantUnbroken(t, p, "refreshed", 1)
+	p.importTokens(t, acme, "disabled", d.provider.Login(t, "disabled", 0))
+	p.api(t, http.MethodPatch, "connections/"+acme, "disabled", `{"enabled": false}`).connection(t)
+	p.importTokens(t, acme, "deleted", d.provider.Login(t, "deleted", 0))
+	if got := p.api(t, http.MethodDelete, "connections/"+acme, "deleted", ""); got.status != http.StatusNoContent {
+		t.Fatalf("a deletion = %v, want 204", got)
+	}
+	dead := d.expired(t, "dead")
+	d.provider.Revoke(t, "dead")
+	p.importTokens(t, acme, "dead", dead)
+	wantNeedsAuth(t, p.call(t, "/acme/contacts", "dead"))
+	if got := p.call(t, "/machine/things", "fresh"); got.status != http.StatusOK {
+		t.Fatalf("a call = %v, want 200", got)
+	}
+	said := make(map[resource]string)
+	for _, r := range []resource{
+		{"connections", "fresh"},
+		{"connections", "deleted"},
+		{"connections/" + acme, "fresh"},
+		{"connections/" + keyed, "fresh"},
+		{"connections/" + machine, "fresh"},
+		{"connections/" + quickbooks, "fresh"},
+		{"connections/" + acme, "refreshed"},
+		{"connections/" + acme, "disabled"},
+	} {
+		got := p.api(t, http.MethodGet, r.path, r.consumer, "")
+		if got.status != http.StatusOK {
+			t.Fatalf("%s of %s = %v, want 200", r.path, r.consumer, got)
+		}
+		said[r] = string(got.body)
+	}
+	d.provider.OnToken(oauthserver.Fail(http.StatusServiceUnavailable, "text/plain", "busy"))
+	p.importTokens(t, acme, "stale", d.expired(t, "stale"))
+	d.awaitRedeems(t, "stale", 1)
+	return said
+}
+
+// A process crashes while its journal holds an answer that the store did not take.
+// Another release reads the journal, for each of the stores, and saves the answer.
+func TestJournalOfAnotherReleaseIsRead(t *testing.T) {
+	inBothDirections(t, func(t *testing.T, writer, reader string) {
+		t.Run("vault", func(t *testing.T) {
+			t.Parallel()
+			j := newJournalScene(t, writer)
+			j.network.pass()
+			j.wantRead(t, j.deployment, reader)
+		})
+		t.Run("embedded", func(t *testing.T) {
+			t.Parallel()
+			j := newJournalScene(t, writer)
+			d := *j.deployment
+			dir := filepath.Join(d.dir, "store")
+			d.storage = "storage embedded " + dir + "\njournal " + j.dir
+			d.isShared = false
+			d.binary = writer
+			// This store has the connection as it was before that answer.
+			d.provider.OnToken(oauthserver.Fail(http.StatusServiceUnavailable, "text/plain", "busy"))
+			p := d.start(t)
+			p.importTokens(t, acme, consumer, j.login)
+			d.awaitRedeems(t, consumer, 2) // the first is the one whose answer is in the journal
+			p.stop(t)
+			d.provider.OnToken(nil)
+			j.moveEntries(t, "embedded:"+dir)
+			j.wantRead(t, &d, reader)
+		})
+	})
+}
+
+// A journalScene is a process that has crashed with an answer in its journal.
+type journalScene struct {
+	*deployment
+	network *relay // to Vault; it is cut
+	dir     string // of the journal, which has a folder for each store
+	login   oauthserver.Tokens
+}
+
+func newJournalScene(t *testing.T, writer string) *journalScene {
+	t.Helper()
+	server := vaulttest.Shared(t)
+	d := newDeployment(t, oauthserver.Config{}).onVault(t, server)
+	j := &journalScene{deployment: d, network: newRelay(t, server.Addr), dir: filepath.Join(d.dir, "journal")}
+	d.vaultBlock(j.network.addr, "secret")
+	d.storage += "\njournal " + j.dir
+	d.binary = writer
+	p := d.start(t)
+	gate := d.provider.HoldToken(t)
+	j.login = d.expired(t, consumer)
+	p.importTokens(t, acme, consumer, j.login)
+	gate.Await(t)
+	j.network.refuse()
+	gate.Open()
+	eventually(t, "the journal", func() error {
+		if !strings.Contains(p.log.String(), "the store did not take a refreshed token") {
+			return errors.New("nothing is said of it")
+		}
+		// It is served from memory once it is in the journal.
+		got, err := p.tryCall("/acme/contacts", consumer)
+		if err == nil && got.status != http.StatusOK {
+			err = errors.New(got.String())
+		}
+		return err
+	})
+	p.kill(t)
+	d.provider.OnToken(nil)
+	j.wantFiles(t, 1)
+	return j
+}
+
+// moveEntries makes the journal that of another store.
+func (j *journalScene) moveEntries(t *testing.T, store string) {
+	t.Helper()
+	folders, err := filepath.Glob(filepath.Join(j.dir, "*"))
+	sum := sha256.Sum256([]byte(store))
+	own := filepath.Join(j.dir, hex.EncodeToString(sum[:8]))
+	folders = slices.DeleteFunc(folders, func(folder string) bool { return folder == own })
+	if err != nil || len(folders) != 1 {
+		t.Fatalf("the journal has %q, %v; want one folder of another store", folders, err)
+	}
+	if err := errors.Join(os.RemoveAll(own), os.Rename(folders[0], own)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantRead checks that the release takes the answer from the journal instead of sending
+// the refresh token again.
+func (j *journalScene) wantRead(t *testing.T, d *deployment, reader string) {
+	t.Helper()
+	redeemed := d.provider.Redeemed(consumer, 0)
+	d.binary = reader
+	p := d.start(t)
+	eventually(t, "a call", func() error {
+		got, err := p.tryCall("/acme/contacts", consumer)
+		if err == nil && got.status != http.StatusOK {
+			err = errors.New(got.String())
+		}
+		return err
+	})
+	d.wantUnbroken(t, p, consumer, 1)
+	if got := d.provider.Redeemed(consumer, 0); got != redeemed {
+		t.Errorf("the refresh token was sent %d times more, want none: its answer is in the journal", got-redeemed)
+	}
+	p.stop(t)
+	j.wantFiles(t, 0)
+}
+
+var journalFile = regexp.MustCompile(`^[0-9a-f]{16}/journal-[^/]+\.log$`)
+
+// wantFiles checks the journal's files: that many with entries, and the keys.
+func (j *journalScene) wantFiles(t *testing.T, entries int) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(j.dir, "*", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	logs, keys := 0, 0
+	for _, file := range files {
+		switch name, _ := filepath.Rel(j.dir, file); {
+		case filepath.Base(name) == "key.json":
+			keys++
+		case journalFile.MatchString(filepath.ToSlash(name)):
+			logs++
+		default:
+			t.Errorf("the journal has %s", name)
+		}
+	}
+	if logs != entries || keys == 0 {
+		t.Errorf("the journal has %q, want %d logs and a key", files, entries)
+	}
+}
+
+// The configurations of the previous release mean what they meant.
+func TestConfigurationsOfThePreviousReleaseMeanTheSame(t *testing.T) {
+	t.Parallel()
+	before := previous(t)
+	d := &deployment{dir: t.TempDir()}
+	d.env = []string{
+		"CATALOG=" + t.TempDir(), "CA=" + writeCertificate(t, d.dir), "SECRET=a-secret-of-some-length", "OTHER_SECRET=another-secret-as-long",
+	}
+	for name, caddyfile := range configurations(t, before) {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "Caddyfile")
+			writeFile(t, path, caddyfile)
+			want, err := d.commandOf(before.binary, "adapt", "--config", path).Output()
+			if err != nil {
+				t.Fatalf("the previous release does not adapt it: %v", err)
+			}
+			got, err := d.commandOf(binary, "adapt", "--config", path).Output()
+			if err != nil || string(got) != string(want) {
+				t.Errorf("adapted, %v, it is\n%s\nand was\n%s", err, got, want)
+			}
+			adapted := path + ".json"
+			writeFile(t, adapted, string(want))
+			if out, err := d.commandOf(before.binary, "validate", "--config", adapted).CombinedOutput(); err != nil {
+				if name == "maximal.caddyfile" || name == "Caddyfile.example" {
+					t.Errorf("the previous release does not take it: %v\n%s", err, out)
+				}
+				return // it has paths of other machines
+			}
+			if out, err := d.commandOf(binary, "validate", "--config", adapted).CombinedOutput(); err != nil {
+				t.Errorf("it is not taken any more: %v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// configurations returns Caddyfiles that the release knows, by name: its example, those
+// of its own tests, and one with everything.
+func configurations(t *testing.T, r release) map[string]string {
+	t.Helper()
+	found := map[string]string{
+		"Caddyfile.example": readFile(t, filepath.Join(r.source, "Caddyfile.example")),
+		"maximal.caddyfile": readFromRoot(t, "tests/testdata/maximal.caddyfile"),
+	}
+	files, err := filepath.Glob(filepath.Join(r.source, "caddymodule", "testdata", "*.caddyfiletest"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("the release has the test files %q, %v; want some", files, err)
+	}
+	for _, file := range files {
+		caddyfile, _, _ := strings.Cut(readFile(t, file), "\n----------\n")
+		found[filepath.Base(file)] = caddyfile
+	}
+	return found
+}
+
+// writeCertificate writes a certificate and returns its path.
+func writeCertificate(t *testing.T, dir string) string {
+	t.Helper()
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	t.Cleanup(server.Close)
+	path := filepath.Join(dir, "ca.pem")
+	writeFile(t, path, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
+	return path
+}
+
+// Configurations name modules.
+func TestModulesOfThePreviousReleaseAreThere(t *testing.T) {
+	t.Parallel()
+	before := previous(t)
+	d := &deployment{dir: t.TempDir()}
+	modules := func(binary string) map[string]bool {
+		out, err := d.commandOf(binary, "list-modules").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		listed := make(map[string]bool)
+		for line := range strings.Lines(string(out)) {
+			// The others are the standard modules of the Caddy of that time.
+			if name := strings.TrimSpace(line); strings.Contains(name, "token_broker") || slices.Contains(ownHandlers, name) {
+				listed[name] = true
+			}
+		}
+		return listed
+	}
+	want, got := modules(before.binary), modules(binary)
+	if len(want) < len(ownHandlers)+1 || !maps.Equal(got, want) {
+		t.Errorf("the modules are %v, and were %v", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
+	}
+}
+
+// ownHandlers are the modules of the token broker without its name in theirs.
+var ownHandlers = []string{"http.handlers.connections_api", "http.handlers.downstream_proxy", "http.handlers.sandbox_provider"}
