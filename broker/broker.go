@@ -9,13 +9,10 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/singleflight"
 
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/inject"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -35,10 +32,10 @@ type Broker struct {
 
 	refreshers   *table
 	applications sync.Map // string :: *inFlight
-	services     atomic.Pointer[services]
-	pauses       pauses
-	doubts       doubts
-	announced    announced
+	services     atomic.Pointer[serviceIndex]
+	pauses       breakers
+	doubts       suspicions
+	announced    announcements
 	backlog      *backlog
 	journal      record.Journal // nil if there is none
 
@@ -69,9 +66,6 @@ type Options struct {
 	Transport func(allowPrivate bool) http.RoundTripper
 }
 
-// openTimeout bounds the opening of a store.
-const openTimeout = 15 * time.Second
-
 // New returns a broker that does nothing until it is asked to.
 func New(opts Options) *Broker {
 	if opts.Clock == nil {
@@ -91,76 +85,6 @@ func (b *Broker) Configure(cfg *Config) { b.cfg.Store(cfg) }
 
 // Config returns the newest configuration.
 func (b *Broker) Config() *Config { return b.cfg.Load() }
-
-// connector returns the connector of key's connection, or an error if key cannot
-// name a connection or the configuration has no such connector.
-func (c *Config) connector(key record.Key) (*record.Connector, error) {
-	if err := key.Validate(); err != nil {
-		return nil, err
-	}
-	return c.configured(key.Connector)
-}
-
-func (c *Config) configured(id connector.ID) (*record.Connector, error) {
-	conn, ok := c.Connectors[id]
-	if !ok {
-		return nil, fmt.Errorf("%w: %s; known are those that the configuration has a connector block for", record.ErrConnectorNotFound, id)
-	}
-	return conn, nil
-}
-
-// Connection returns what may be known of a connection. Errors:
-// [record.ErrConnectorNotFound], [record.ErrConnectionNotFound], [record.ErrStoreUnavailable], [*record.InputError].
-func (b *Broker) Connection(ctx context.Context, key record.Key) (*record.Connection, error) {
-	_, view, err := b.look(ctx, key)
-	return view, err
-}
-
-// InjectedHeaders returns the names of the headers that a connector's credentials
-// are put in, so that a caller's own can be kept from passing for them.
-func (b *Broker) InjectedHeaders(id connector.ID) []string {
-	conn, ok := b.Config().Connectors[id]
-	if !ok {
-		return nil
-	}
-	return inject.Headers(&conn.Definition)
-}
-
-// store returns the store, opened if need be.
-func (b *Broker) store(ctx context.Context) (record.Store, error) {
-	if s := b.opened.Load(); s != nil {
-		return *s, nil
-	}
-	opening := b.opening.DoChan("", func() (any, error) {
-		if s := b.opened.Load(); s != nil {
-			return *s, nil
-		}
-		if b.life.Err() != nil {
-			return nil, ErrShuttingDown
-		}
-		// Not the caller's context: others wait for the same opening.
-		ctx, cancel := context.WithTimeout(b.life, openTimeout)
-		defer cancel()
-		s, err := b.open(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
-		}
-		b.opened.Store(&s)
-		if b.life.Err() != nil {
-			return nil, errors.Join(ErrShuttingDown, b.closeStore())
-		}
-		b.Start()
-		b.begin(b.sweepRegularly)
-		return s, nil
-	})
-	select {
-	case res := <-opening:
-		s, _ := res.Val.(record.Store)
-		return s, res.Err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: it is still being opened: %w", record.ErrStoreUnavailable, ctx.Err())
-	}
-}
 
 // Ready returns nil if the broker can do its work, and otherwise says what is in
 // the way.
@@ -231,15 +155,6 @@ func (b *Broker) release() error {
 	return err
 }
 
-func (b *Broker) closeStore() error {
-	if s := b.opened.Swap(nil); s != nil {
-		if closer, ok := (*s).(io.Closer); ok {
-			return closer.Close()
-		}
-	}
-	return nil
-}
-
 func (b *Broker) logUnsaved(ctx context.Context) {
 	for _, u := range b.backlog.list() {
 		level, msg := slog.LevelWarn, "the store did not take a refreshed token before the shutdown; the journal has it, and the next process on this machine saves it"
@@ -249,6 +164,3 @@ func (b *Broker) logUnsaved(ctx context.Context) {
 		b.Config().logger().LogAttrs(ctx, level, msg, slog.String("connection", u.key.String()))
 	}
 }
-
-// isUnavailable reports whether err is a store's "could not tell".
-func isUnavailable(err error) bool { return errors.Is(err, record.ErrStoreUnavailable) }

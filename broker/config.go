@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"cmp"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -101,4 +103,48 @@ func (c *Config) definition(conn *record.Connector) *connector.Definition {
 	private := conn.Definition
 	private.AllowPrivate = true
 	return &private
+}
+
+// connector returns the connector of key's connection, or an error if key cannot
+// name a connection or the configuration has no such connector.
+func (c *Config) connector(key record.Key) (*record.Connector, error) {
+	if err := key.Validate(); err != nil {
+		return nil, err
+	}
+	return c.configured(key.Connector)
+}
+
+func (c *Config) configured(id connector.ID) (*record.Connector, error) {
+	conn, ok := c.Connectors[id]
+	if !ok {
+		return nil, fmt.Errorf("%w: %s; known are those that the configuration has a connector block for", record.ErrConnectorNotFound, id)
+	}
+	return conn, nil
+}
+
+// Limits bound how many requests are under way at a time. They keep one customer, or
+// one application, from using up what all share; what a service itself allows is far
+// less as a rule. 0 is the default, a negative number no limit.
+type Limits struct {
+	// Connection is for each connection. Default: 10000.
+	Connection int
+
+	// Application is for all connections of an application together. Default: 20000.
+	Application int
+
+	// Applications are for applications that have one of their own.
+	Applications map[string]int
+}
+
+// The defaults of [Limits]. They bound what hangs. Callers that all come at once, and wait
+// for one refresh, are to get their token.
+const (
+	DefaultConnectionLimit  = 10_000
+	DefaultApplicationLimit = 20_000
+)
+
+func (l *Limits) connection() int { return cmp.Or(l.Connection, DefaultConnectionLimit) }
+
+func (l *Limits) application(name string) int {
+	return cmp.Or(l.Applications[name], l.Application, DefaultApplicationLimit)
 }

@@ -39,3 +39,10 @@ func (b *Broker) show(ctx context.Context, conn *record.Connector, key record.Ke
 	view.State, view.Health = record.StateInvalid, record.HealthNeedsAuth
 	return &view, nil
 }
+
+// Connection returns what may be known of a connection. Errors:
+// [record.ErrConnectorNotFound], [record.ErrConnectionNotFound], [record.ErrStoreUnavailable], [*record.InputError].
+func (b *Broker) Connection(ctx context.Context, key record.Key) (*record.Connection, error) {
+	_, view, err := b.look(ctx, key)
+	return view, err
+}

@@ -32,7 +32,7 @@ func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
 	cfg := b.Config()
 	now := b.clock.Now()
 	state := b.refresher(key)
-	defer state.leave()
+	defer state.dropIfUnknown()
 	var last *record.Record
 	tombstone, rev, err := b.updateWith(ctx, key, b.saveTombstone, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || rec.IsTombstone() {
@@ -45,7 +45,7 @@ func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
 		last = rec
 		return &record.Record{
 			Key: key, CreatedAt: rec.CreatedAt, UpdatedAt: now, Deleted: now,
-			Generation: max(rec.Generation, state.seen()) + 1,
+			Generation: max(rec.Generation, state.highestSeen()) + 1,
 		}, nil
 	})
 	if err != nil {
@@ -154,7 +154,7 @@ var errPurging = errors.New("a tombstone is being removed")
 // while the tombstone is being removed. Whoever does that may be gone; then the wait ends
 // with the lease.
 func (b *Broker) updateUnpurged(ctx context.Context, key record.Key, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
-	var observed observer
+	var observed leaseObserver
 	for {
 		rec, rev, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
 			if rec != nil && rec.IsTombstone() && rec.Lease != nil && !observed.overdue(rec.Lease, b.clock.Now()) {

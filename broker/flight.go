@@ -182,7 +182,7 @@ func (a *attempt) once(ctx context.Context) (*snapshot, error) {
 	sentAt := a.refresher.broker.clock.Now()
 	if held.isLate(sentAt, a.cfg.refreshTimeout()) {
 		a.giveBack(ctx, held)
-		a.refresher.broker.pauses.release(a.conn, held.rec, sentAt)
+		a.refresher.broker.pauses.cancelProbe(a.conn, held.rec, sentAt)
 		return nil, fmt.Errorf("%w: it took too long to save a lease", record.ErrStoreUnavailable)
 	}
 	answer := a.redeem(ctx, held, sentAt)
@@ -236,11 +236,11 @@ func (a *attempt) due(ctx context.Context, rec *record.Record, snap *snapshot, n
 		}
 		return false, rec.TokenError(now)
 	}
-	if until := a.refresher.broker.pauses.until(a.conn, rec, now); !until.IsZero() {
+	if until := a.refresher.broker.pauses.openUntil(a.conn, rec, now); !until.IsZero() {
 		if !expired {
 			return false, nil
 		}
-		return false, paused(a.refresher.key, until)
+		return false, pausedError(a.refresher.key, until)
 	}
 	return true, nil
 }

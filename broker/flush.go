@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -90,7 +91,7 @@ func (b *Broker) Start() {
 	})
 }
 
-func (b *Broker) flushAnswer(ctx context.Context, u *unsaved) error {
+func (b *Broker) flushAnswer(ctx context.Context, u *pendingAnswer) error {
 	cfg := b.Config()
 	policy := record.Policy{GiveUp: cfg.refreshGiveUp(), Retention: cfg.retention()}
 	if conn := cfg.Connectors[u.key.Connector]; conn != nil {
@@ -125,5 +126,126 @@ func (b *Broker) flushAnswer(ctx context.Context, u *unsaved) error {
 	}
 	b.backlog.remove(u)
 	close(u.done)
+	return nil
+}
+
+// keep adds an answer to the backlog, and to the journal if there is one.
+func (b *Broker) keep(ctx context.Context, cfg *Config, u *pendingAnswer) {
+	u.done = make(chan struct{})
+	b.backlog.add(u) // before it is in the journal, where others would find it
+	if u.journaled.Load() {
+		return
+	}
+	if err := b.journalAnswer(ctx, u); err != nil {
+		cfg.logger().LogAttrs(ctx, slog.LevelError, "neither the store nor the journal takes a refreshed token; it is in memory only",
+			slog.String("connection", u.key.String()), slog.String("error", err.Error()))
+	} else {
+		u.journaled.Store(true)
+	}
+}
+
+// slowSave is how long a save may take before the answer is put into the journal too. A
+// store that hangs is a reason for people to kill the process just then.
+const slowSave = 2 * time.Second
+
+// journalIfSlow puts an answer into the journal unless its save, which begins now, is over
+// soon. The save goes on. When it is over, ended is to be called: what the store has, or
+// nobody needs any more, is not left in the journal.
+func (b *Broker) journalIfSlow(ctx context.Context, cfg *Config, u *pendingAnswer) (ended func(settled bool)) {
+	if b.journal == nil {
+		return func(bool) {}
+	}
+	waiting, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if b.clock.Sleep(waiting, slowSave) != nil {
+			return
+		}
+		b.backlog.expect(u) // else it would be read from the journal, and saved besides
+		err := b.journalAnswer(context.WithoutCancel(ctx), u)
+		u.journaled.Store(err == nil)
+		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "the store is slow to take a refreshed token",
+			slog.String("connection", u.key.String()), slog.Bool("in_journal", err == nil))
+	}()
+	return func(settled bool) {
+		stop()
+		<-done
+		if !settled {
+			return // it goes to the backlog
+		}
+		if u.journaled.Load() {
+			b.removeFromJournal(ctx, cfg, u)
+		}
+		b.backlog.remove(u)
+	}
+}
+
+// removeFromJournal removes an answer from the journal, even if ctx has ended just now:
+// nobody in this process would look for it again.
+func (b *Broker) removeFromJournal(ctx context.Context, cfg *Config, u *pendingAnswer) {
+	if err := b.journal.Remove(context.WithoutCancel(ctx), u.id); err != nil {
+		// Nothing is lost: it would be merged once more, and be found saved.
+		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "an entry of the journal could not be removed",
+			slog.String("connection", u.key.String()), slog.String("error", err.Error()))
+	}
+}
+
+var errNoJournal = errors.New("there is no journal")
+
+func (b *Broker) journalAnswer(ctx context.Context, u *pendingAnswer) error {
+	if b.journal == nil {
+		return errNoJournal
+	}
+	data, err := json.Marshal(pendingAnswerJSON{
+		Application: u.key.Application, Consumer: u.key.Consumer, Connector: u.key.Connector.String(), Bought: u.redeemed,
+		AccessToken: u.answer.AccessToken.Reveal(), RefreshToken: u.answer.RefreshToken.Reveal(),
+		TokenType: u.answer.TokenType, Lifetime: u.answer.Lifetime, SentAt: u.answer.SentAt.UTC(), Over: u.replaces,
+	})
+	if err != nil {
+		return fmt.Errorf("encoding an answer: %w", err)
+	}
+	return b.journal.Put(ctx, u.id, data)
+}
+
+// adopt reads the answers that an earlier process, or another one on this machine
+// that is gone, could not save.
+func (b *Broker) adopt(ctx context.Context) error {
+	if b.journal == nil {
+		return nil
+	}
+	select {
+	case <-b.backlog.adopting:
+		defer func() { b.backlog.adopting <- struct{}{} }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for entry, err := range b.journal.Entries(ctx) {
+		if err != nil {
+			return fmt.Errorf("reading the journal: %w", err)
+		}
+		if _, known := b.backlog.adopted[entry.ID]; known || b.backlog.has(entry.ID) {
+			continue
+		}
+		u, err := decodePendingAnswer(entry)
+		if err != nil {
+			// It stays in the journal. The others are not to suffer for it.
+			b.Config().logger().LogAttrs(ctx, slog.LevelError, "an entry of the journal is of no use", slog.String("error", err.Error()))
+			continue
+		}
+		b.backlog.adopted[entry.ID] = struct{}{}
+		b.backlog.add(u)
+	}
+	return nil
+}
+
+// checkJournal returns nil if an answer could be kept that the store does not take.
+func (b *Broker) checkJournal(ctx context.Context) error {
+	if b.journal == nil {
+		return nil
+	}
+	if err := b.journal.Check(ctx); err != nil {
+		return fmt.Errorf("the journal is not writable, so no refresh is begun: %w", err)
+	}
 	return nil
 }

@@ -42,7 +42,7 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 	}
 	now := b.clock.Now()
 	state := b.refresher(key)
-	defer state.leave()
+	defer state.dropIfUnknown()
 	var replaced bool
 	rec, rev, err := b.updateUnpurged(ctx, key, func(old *record.Record) (*record.Record, error) {
 		rec := old
@@ -52,7 +52,7 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 		before := rec.Generation
 		outcome, err = rec.Import(conn, imp, now)
 		if replaced = rec.Generation != before; replaced {
-			rec.Generation = max(rec.Generation, state.seen()+1)
+			rec.Generation = max(rec.Generation, state.highestSeen()+1)
 		}
 		return rec, err
 	})

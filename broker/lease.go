@@ -22,9 +22,9 @@ const leasePoll = 500 * time.Millisecond
 // half of that, and the request may take all of its timeout then.
 func leaseDuration(timeout time.Duration) time.Duration { return 2*timeout + leaseSlack }
 
-// A hold is a lease that this process has written, and what it was written over.
+// A heldLease is a lease that this process has written, and what it was written over.
 // Without a lease there is nothing to redeem, and snap is what to use.
-type hold struct {
+type heldLease struct {
 	lease    *record.Lease
 	rec      *record.Record // as saved, the lease in it
 	rev      record.Revision
@@ -33,16 +33,16 @@ type hold struct {
 	takeover bool      // the lease of another process was taken over, whose outcome nobody knows
 }
 
-// An observer times the lease of another process on this process's own clock, since
+// An leaseObserver times the lease of another process on this process's own clock, since
 // the wall clocks of two machines say nothing about each other.
-type observer struct {
+type leaseObserver struct {
 	id    string
 	since time.Time
 }
 
 // overdue reports whether lease was seen, without a failed read in between, for all
 // of its duration.
-func (o *observer) overdue(lease *record.Lease, now time.Time) bool {
+func (o *leaseObserver) overdue(lease *record.Lease, now time.Time) bool {
 	if o.id != lease.ID {
 		o.id, o.since = lease.ID, now
 		return false
@@ -52,14 +52,14 @@ func (o *observer) overdue(lease *record.Lease, now time.Time) bool {
 
 // acquire gets the right to redeem the stored refresh token, if that is due. Not to
 // get it never permits a redeem: acquire waits and reads again then.
-func (a *attempt) acquire(ctx context.Context) (*hold, error) {
+func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 	b := a.refresher.broker
 	// What only waits ends with the broker; what is sent does not.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(b.life, cancel)()
 
-	var observed observer
+	var observed leaseObserver
 	for {
 		begun := b.clock.Now()
 		rec, rev, err := b.load(ctx, a.refresher.key)
@@ -70,17 +70,17 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 		case err != nil:
 			return nil, err
 		}
-		if a.refresher.isSetBack(rec) {
-			snap, err := a.refresher.reportSetBack(ctx, rec, begun)
-			return &hold{snap: snap}, err
+		if a.refresher.isRolledBack(rec) {
+			snap, err := a.refresher.reportRollback(ctx, rec, begun)
+			return &heldLease{snap: snap}, err
 		}
 		snap := a.refresher.install(rec, rev, begun)
 		if due, err := a.due(ctx, rec, snap, b.clock.Now()); err != nil || !due {
-			return &hold{snap: snap}, err
+			return &heldLease{snap: snap}, err
 		}
 		takeover, wait := a.contend(rec, &observed)
 		if (wait || takeover) && snap.servable(b.clock.Now()) && !a.refresher.isRejected(rec.Generation) {
-			return &hold{snap: snap}, nil // it is being refreshed, or may be spent, and valid meanwhile
+			return &heldLease{snap: snap}, nil // it is being refreshed, or may be spent, and valid meanwhile
 		}
 		if wait {
 			if err := b.clock.Sleep(ctx, leasePoll); err != nil {
@@ -93,7 +93,7 @@ func (a *attempt) acquire(ctx context.Context) (*hold, error) {
 		}
 		held, err := a.takeLease(ctx, rec, rev, takeover)
 		if err != nil && !errors.Is(err, record.ErrConflict) {
-			b.pauses.release(a.conn, rec, b.clock.Now()) // the try that was claimed was not made
+			b.pauses.cancelProbe(a.conn, rec, b.clock.Now()) // the try that was claimed was not made
 		}
 		if !errors.Is(err, record.ErrConflict) {
 			return held, err
@@ -113,8 +113,8 @@ func (a *attempt) mayTry(ctx context.Context, rec *record.Record) error {
 		}
 	}
 	if !a.probing {
-		if until := b.pauses.claim(a.conn, rec, b.clock.Now()); !until.IsZero() {
-			return paused(a.refresher.key, until)
+		if until := b.pauses.tryProbe(a.conn, rec, b.clock.Now()); !until.IsZero() {
+			return pausedError(a.refresher.key, until)
 		}
 		a.probing = true
 	}
@@ -123,7 +123,7 @@ func (a *attempt) mayTry(ctx context.Context, rec *record.Record) error {
 
 // contend decides whether the lease in rec, if any, has to be waited for, or is that
 // of a process which has had its time.
-func (a *attempt) contend(rec *record.Record, observed *observer) (takeover, wait bool) {
+func (a *attempt) contend(rec *record.Record, observed *leaseObserver) (takeover, wait bool) {
 	switch {
 	case rec.Lease == nil:
 		return false, false
@@ -138,7 +138,7 @@ func (a *attempt) contend(rec *record.Record, observed *observer) (takeover, wai
 }
 
 // takeLease writes a lease into the record.
-func (a *attempt) takeLease(ctx context.Context, rec *record.Record, rev record.Revision, takeover bool) (*hold, error) {
+func (a *attempt) takeLease(ctx context.Context, rec *record.Record, rev record.Revision, takeover bool) (*heldLease, error) {
 	b := a.refresher.broker
 	if b.life.Err() != nil {
 		return nil, ErrShuttingDown
@@ -164,7 +164,7 @@ func (a *attempt) takeLease(ctx context.Context, rec *record.Record, rev record.
 	}
 	a.refresher.setUnsent(next.Lease.ID)
 	a.logLease(ctx, next.Lease, rec.Lease, takeover)
-	held := &hold{lease: next.Lease, rec: next, rev: saved, takeover: takeover, begun: begun}
+	held := &heldLease{lease: next.Lease, rec: next, rev: saved, takeover: takeover, begun: begun}
 	held.snap = a.refresher.install(next, saved, begun)
 	return held, nil
 }
@@ -183,13 +183,13 @@ func (a *attempt) logLease(ctx context.Context, lease, before *record.Lease, tak
 
 // isLate reports whether too little is left of the lease for a request that takes all
 // of its timeout: somebody might take it over before the answer is saved.
-func (h *hold) isLate(now time.Time, timeout time.Duration) bool {
+func (h *heldLease) isLate(now time.Time, timeout time.Duration) bool {
 	return h.lease.Duration-now.Sub(h.begun) < timeout+leaseSlack
 }
 
 // giveBack removes a lease that nothing was sent with. If that fails the lease stays
 // known as unsent, so that this process can use it still.
-func (a *attempt) giveBack(ctx context.Context, held *hold) {
+func (a *attempt) giveBack(ctx context.Context, held *heldLease) {
 	rec, rev, err := a.refresher.broker.update(ctx, a.refresher.key, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || !rec.Holds(held.lease) {
 			return nil, errSuperseded
@@ -200,16 +200,6 @@ func (a *attempt) giveBack(ctx context.Context, held *hold) {
 	if err == nil {
 		a.refresher.install(rec, rev, a.refresher.broker.clock.Now())
 	}
-}
-
-// isShared reports whether other processes may write to the store.
-func (b *Broker) isShared() bool {
-	if s := b.opened.Load(); s != nil {
-		if shared, ok := (*s).(record.SharedStore); ok {
-			return shared.Shared()
-		}
-	}
-	return true
 }
 
 // maxUnsent is how many leases are remembered that may have been written and were not used.

@@ -1,15 +1,12 @@
 package broker
 
 import (
-	"time"
+	"hash/maphash"
+	"maps"
+	"slices"
+	"sync"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
-)
-
-// What is kept in memory of connections that nobody uses.
-const (
-	idleAfter  = time.Hour   // then what was read of a connection is dropped
-	touchEvery = time.Minute // how exactly the use of a connection is noted
 )
 
 // refresher returns what this process knows of a connection. There is one for a
@@ -40,44 +37,6 @@ func (b *Broker) find(cfg *Config, key record.Key) (*refresher, *record.Connecto
 	return r, conn, nil
 }
 
-// lock locks and returns the refresher that has this one's place now. Whoever is about
-// to begin something, or to note something, goes by that: a discarded one may be in the
-// hands of somebody who got it before.
-func (r *refresher) lock() *refresher {
-	for {
-		r.mu.Lock()
-		if !r.gone {
-			return r
-		}
-		r.mu.Unlock()
-		r = r.broker.refresher(r.key)
-	}
-}
-
-// discard takes the refresher out of the broker unless there is something to know:
-// consumers are whatever callers say, and there is no end to what they can invent. The
-// caller holds mu.
-func (r *refresher) discard() {
-	if r.known || r.gone || r.flight != nil || r.reading != nil || r.cancelRetry != nil || r.unsaved.Load() || r.snap.Load() != nil {
-		return
-	}
-	r.gone = true
-	r.broker.refreshers.remove(r)
-}
-
-// leave is called when something was done with a connection that may not be there: then
-// it leaves nothing behind.
-func (r *refresher) leave() {
-	if r.snap.Load() != nil || r.inFlight.n.Load() > 0 { // whose number limits look at
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.highest == (watermark{}) {
-		r.discard()
-	}
-}
-
 // evictIdle drops from memory what was read of connections that nobody uses. What it
 // takes to recognise a store that was set back stays, for as long as there is a record.
 func (b *Broker) evictIdle() {
@@ -85,25 +44,69 @@ func (b *Broker) evictIdle() {
 	b.refreshers.each(func(r *refresher) { r.evict(now) })
 }
 
-func (r *refresher) evict(now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.flight != nil || r.reading != nil || r.unsaved.Load() || now.Sub(time.Unix(0, r.usedAt.Load())) <= idleAfter {
-		return
-	}
-	if snap := r.snap.Load(); snap != nil && snap.rec.IsTombstone() {
-		if !snap.rec.WasPurged(now) {
-			return
-		}
-		r.known = false
-	}
-	r.snap.Store(nil)
-	r.discard()
+// A table has the refreshers of a broker, one for a connection at any time. It is in
+// parts, so that requests hardly ever wait for each other.
+type table struct {
+	seed  maphash.Seed
+	parts [64]tablePart
 }
 
-// touch notes that the connection is used.
-func (r *refresher) touch(now time.Time) {
-	if used := r.usedAt.Load(); now.UnixNano()-used > int64(touchEvery) {
-		r.usedAt.Store(now.UnixNano())
+type tablePart struct {
+	mu         sync.RWMutex // guards refreshers; nothing else is locked under it
+	refreshers map[record.Key]*refresher
+}
+
+func newTable() *table {
+	t := &table{seed: maphash.MakeSeed()}
+	for i := range t.parts {
+		t.parts[i].refreshers = make(map[record.Key]*refresher)
+	}
+	return t
+}
+
+func (t *table) part(key *record.Key) *tablePart {
+	return &t.parts[maphash.String(t.seed, key.Consumer)%uint64(len(t.parts))]
+}
+
+// load returns the refresher of a connection, nil if there is none.
+func (t *table) load(key *record.Key) *refresher {
+	part := t.part(key)
+	part.mu.RLock()
+	defer part.mu.RUnlock()
+	return part.refreshers[*key]
+}
+
+// loadOrStore returns the refresher of r's connection: r, if there is none.
+func (t *table) loadOrStore(r *refresher) *refresher {
+	part := t.part(&r.key)
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	if known := part.refreshers[r.key]; known != nil {
+		return known
+	}
+	part.refreshers[r.key] = r
+	return r
+}
+
+// remove takes r out.
+func (t *table) remove(r *refresher) {
+	part := t.part(&r.key)
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	if part.refreshers[r.key] == r {
+		delete(part.refreshers, r.key)
+	}
+}
+
+// each calls f for every refresher that is there now. f may use the table.
+func (t *table) each(f func(*refresher)) {
+	for i := range t.parts {
+		part := &t.parts[i]
+		part.mu.RLock()
+		now := slices.AppendSeq(make([]*refresher, 0, len(part.refreshers)), maps.Values(part.refreshers))
+		part.mu.RUnlock()
+		for _, r := range now {
+			f(r)
+		}
 	}
 }

@@ -2,8 +2,10 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
@@ -67,8 +69,8 @@ func (r *refresher) react(reaction func()) {
 	}
 }
 
-// forcing is what a connection's 401s, and requests to validate it, have led to.
-type forcing struct {
+// forcedRefresh is what a connection's 401s, and requests to validate it, have led to.
+type forcedRefresh struct {
 	generation uint64      // to be replaced by the flight to come, however valid; 0: none
 	unparked   secret.Hash // and to be sent by it, though it was refused; empty: none
 	last       uint64      // the generation that was rejected last
@@ -77,7 +79,7 @@ type forcing struct {
 }
 
 // clear is called when the flight has ended. The caller holds the refresher's mu.
-func (f *forcing) clear() { f.generation, f.unparked = 0, "" }
+func (f *forcedRefresh) clear() { f.generation, f.unparked = 0, "" }
 
 // force allows a refresh of a token that is valid by the clock, because downstream
 // has rejected it. It reports false while the cooldown lasts.
@@ -124,4 +126,68 @@ func (r *refresher) accepted(generation uint64) {
 		r.forcing.cooldown = 0
 		r.forced.Store(false)
 	}
+}
+
+// reject parks a connection that has no way to another token, for good: its token
+// has expired, or downstream refused it. It returns the error for callers.
+func (r *refresher) reject(ctx context.Context, cfg *Config, conn *record.Connector, generation uint64, code string) error {
+	b := r.broker
+	now := b.clock.Now()
+	var event record.EventType
+	rec, rev, err := b.update(ctx, r.key, func(rec *record.Record) (*record.Record, error) {
+		if rec == nil || rec.IsTombstone() || rec.Generation != generation || rec.Credentials == nil || rec.IsParked() {
+			return nil, errSuperseded
+		}
+		event = rec.Fail(record.Answer{Class: record.ClassPermanent, Code: code}, record.Policy{Retention: cfg.retention()}, now)
+		return rec, nil
+	})
+	failure := &record.TokenError{Key: r.key, Class: record.ClassPermanent, Code: code, Parked: true, FailedAt: now}
+	switch {
+	case err == nil:
+		r.install(rec, rev, now)
+		b.emit(ctx, cfg, conn, event, rec)
+	case !errors.Is(err, errSuperseded):
+		failure.Err = err
+	}
+	return failure
+}
+
+// rejectLater is reject for a caller that has its answer already.
+func (r *refresher) rejectLater(conn *record.Connector, generation uint64) {
+	r.react(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+		defer cancel()
+		_ = r.reject(ctx, r.broker.Config(), conn, generation, record.CodeAccessTokenRejected)
+	})
+}
+
+// forceOnce allows the next flight to replace the record's token however valid, and to
+// send once more a refresh token that was refused. It reports false if it is too early.
+func (r *refresher) forceOnce(rec *record.Record, now time.Time) bool {
+	wait := minForceCooldown
+	if rec.IsParked() {
+		wait = record.Cooldown
+	}
+	// What other replicas have tried lately counts too, as far as clocks agree.
+	c := rec.Credentials
+	lately := func(t time.Time) bool { return !t.IsZero() && now.Sub(t).Abs() < wait }
+	if now.Before(rec.Cycle.RetryAt) || lately(rec.Cycle.FailedAt) || c != nil && c.Redeemed && lately(c.IssuedAt) {
+		return false
+	}
+	r = r.lock()
+	defer r.mu.Unlock()
+	f := &r.forcing
+	if now.Before(f.next) {
+		return false
+	}
+	f.next = now.Add(max(wait, f.cooldown))
+	f.generation, f.unparked = rec.Generation, rec.Cycle.Parked
+	return true
+}
+
+// isUnparked reports whether the flight may send the refresh token that was refused.
+func (r *refresher) isUnparked(parked secret.Hash) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.forcing.unparked != "" && r.forcing.unparked == parked
 }

@@ -18,10 +18,10 @@ var errSuperseded = errors.New("the record has moved on")
 // saveToken merges an answer into the record. The new refresh token may be the only
 // one that works now: what the store does not take goes to the journal, the token is
 // used all the same, and saving is repeated until the store takes it.
-func (a *attempt) saveToken(ctx context.Context, held *hold, ans record.Answer) (*snapshot, error) {
+func (a *attempt) saveToken(ctx context.Context, held *heldLease, ans record.Answer) (*snapshot, error) {
 	r := a.refresher
 	a.clientAccepted(ctx, held)
-	u := &unsaved{id: held.lease.ID, key: r.key, bought: held.lease.RefreshToken, over: held.rec.Generation, answer: ans}
+	u := &pendingAnswer{id: held.lease.ID, key: r.key, redeemed: held.lease.RefreshToken, replaces: held.rec.Generation, answer: ans}
 	policy := a.policy(held)
 	saved := r.broker.journalIfSlow(ctx, a.cfg, u)
 	snap, event, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
@@ -63,7 +63,7 @@ const (
 
 // saveLater keeps an answer and serves it from memory until the store has taken it.
 // It returns only then, or when there is nothing to save any more: Close waits for it.
-func (a *attempt) saveLater(ctx context.Context, held *hold, u *unsaved, err error) (*snapshot, error) {
+func (a *attempt) saveLater(ctx context.Context, held *heldLease, u *pendingAnswer, err error) (*snapshot, error) {
 	r := a.refresher
 	b := r.broker
 	a.log(ctx, slog.LevelError, "the store did not take a refreshed token; it is served from memory, and saving is retried", err)
@@ -95,13 +95,13 @@ func (a *attempt) saveLater(ctx context.Context, held *hold, u *unsaved, err err
 }
 
 // policy is what the attempt's configuration says about failures.
-func (a *attempt) policy(held *hold) record.Policy {
+func (a *attempt) policy(held *heldLease) record.Policy {
 	return record.Policy{Rotation: a.conn.RotationFor(held.rec.Credentials), GiveUp: a.cfg.refreshGiveUp(), Retention: a.cfg.retention()}
 }
 
 // saveFailure records a failed redeem and releases the lease. Where that cannot be
 // saved the lease stays: others then find out for themselves that it is over.
-func (a *attempt) saveFailure(ctx context.Context, held *hold, ans record.Answer) (*snapshot, error) {
+func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.Answer) (*snapshot, error) {
 	r := a.refresher
 	if ans.Class == record.ClassPermanent && held.takeover && a.awaitNewer(ctx, held) {
 		return nil, errSuperseded
@@ -116,7 +116,7 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans record.Answer
 		a.clientKnown(held, now)
 	}
 	policy := a.policy(held)
-	policy.OwnFault = ans.Class == record.ClassConfiguration && sharesTokenRequests(a.conn, held.rec) && r.broker.doubts.concern(r.key, ans.Code)
+	policy.OwnFault = ans.Class == record.ClassConfiguration && sharesTokenRequests(a.conn, held.rec) && r.broker.doubts.isOwnFault(r.key, ans.Code)
 	var until time.Time
 	if ans.Class == record.ClassConfiguration && !policy.OwnFault {
 		until = now.Add(probeInterval)
@@ -151,9 +151,9 @@ func (a *attempt) saveFailure(ctx context.Context, held *hold, ans record.Answer
 
 // pause stops until then what the refusal is about, and tells operators of it. It reports
 // false if that is no news.
-func (a *attempt) pause(ctx context.Context, held *hold, ans record.Answer, until, now time.Time) (news bool) {
+func (a *attempt) pause(ctx context.Context, held *heldLease, ans record.Answer, until, now time.Time) (news bool) {
 	b := a.refresher.broker
-	begun, wide := b.pauses.pause(a.conn, held.rec, ans.Code, until)
+	begun, wide := b.pauses.trip(a.conn, held.rec, ans.Code, until)
 	if !begun || wide && !b.announce(ctx, a.conn, held.rec, now) {
 		return false
 	}
@@ -175,7 +175,7 @@ func (a *attempt) pause(ctx context.Context, held *hold, ans record.Answer, unti
 // may have got: its answer explains why the refresh token was refused. It reports
 // whether other credentials came. Its own lease begins anew, so that nobody takes that over
 // meanwhile and asks the token endpoint once more.
-func (a *attempt) awaitNewer(ctx context.Context, held *hold) bool {
+func (a *attempt) awaitNewer(ctx context.Context, held *heldLease) bool {
 	b := a.refresher.broker
 	if !b.isShared() {
 		return false
@@ -198,7 +198,7 @@ func (a *attempt) awaitNewer(ctx context.Context, held *hold) bool {
 
 // prolong gives the lease another id, so that others watch it from the beginning. If
 // that cannot be saved it stays as it is.
-func (a *attempt) prolong(ctx context.Context, held *hold) {
+func (a *attempt) prolong(ctx context.Context, held *heldLease) {
 	lease := *held.lease
 	lease.ID = uuid.NewString()
 	_, _, err := a.refresher.broker.update(ctx, a.refresher.key, func(rec *record.Record) (*record.Record, error) {
@@ -219,7 +219,7 @@ func (a *attempt) settle(ctx context.Context, change func(*record.Record) (recor
 
 // settle changes the record and makes the result what calls are served from. The
 // lease ends with it.
-func (b *Broker) settle(ctx context.Context, key record.Key, save saver, change func(*record.Record) (record.EventType, error)) (*snapshot, record.EventType, error) {
+func (b *Broker) settle(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (record.EventType, error)) (*snapshot, record.EventType, error) {
 	var event record.EventType
 	rec, rev, err := b.updateWith(ctx, key, save, func(rec *record.Record) (_ *record.Record, err error) {
 		if event, err = change(rec); err != nil {
@@ -252,8 +252,8 @@ func (r *refresher) adopt(ctx context.Context) (*snapshot, error) {
 	return snap, nil
 }
 
-// paused is the error of a connection whose connector waits for a mended client.
-func paused(key record.Key, until time.Time) error {
+// pausedError is the error of a connection whose connector waits for a mended client.
+func pausedError(key record.Key, until time.Time) error {
 	return &record.TokenError{Key: key, Class: record.ClassConfiguration, Code: "connector_paused", RetryAt: until, GivenUp: true}
 }
 

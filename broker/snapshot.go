@@ -5,76 +5,11 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
-
-// A refresher is what this process knows of one connection and does for it.
-type refresher struct {
-	broker *Broker
-	key    record.Key
-
-	inFlight    inFlight  // requests of this connection
-	application *inFlight // those of all connections of its application
-
-	snap       atomic.Pointer[snapshot] // nil until the record was read
-	readFailed atomic.Int64             // when a read last failed, Unix nanoseconds
-	unsaved    atomic.Bool              // snap is newer than what the store has taken
-	usedAt     atomic.Int64             // when a call used the connection, Unix nanoseconds, about
-	idleSince  atomic.Int64             // when a refresh of the valid token has found nothing to do, Unix nanoseconds
-	forced     atomic.Bool              // a 401 has led to a refresh, and nothing yet says that it helped
-	reacting   atomic.Bool              // to a 401, in the background
-
-	mu      sync.Mutex // guards the fields below; never held across I/O
-	known   bool       // there is a record, as far as is known
-	gone    bool       // another refresher has its place in the broker, or may get it
-	reading *reading   // nil if nobody reads
-	flight  *flight    // nil if no refresh is under way
-	unsent  []string   // ids of leases that this process may have written and did not use
-
-	retryAt     time.Time          // when the next attempt is planned for
-	cancelRetry context.CancelFunc // nil if none is planned
-	outages     int                // flights in a row that the store did not answer
-
-	forcing forcing
-	highest watermark
-}
-
-// A watermark is the highest generation of a record that was seen, and since when
-// the record has been there: one that is younger is another.
-type watermark struct {
-	generation uint64
-	createdAt  time.Time
-}
-
-// isSetBack reports whether rec is older than what this process has seen of it, as
-// when a backup of the store was restored; and otherwise notes it as seen.
-func (r *refresher) isSetBack(rec *record.Record) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.noteSeen(rec)
-}
-
-// noteSeen is isSetBack for a caller that holds mu.
-func (r *refresher) noteSeen(rec *record.Record) bool {
-	r.known = true
-	if rec.Generation < r.highest.generation && !rec.CreatedAt.After(r.highest.createdAt) {
-		return true
-	}
-	r.highest = watermark{rec.Generation, rec.CreatedAt}
-	return false
-}
-
-// seen returns the highest generation that this process has seen. What goes on counting
-// from there is never taken for a store that was set back.
-func (r *refresher) seen() uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.highest.generation
-}
 
 // A snapshot is a record as it was read or saved at some time. It is not changed, but
 // for what was found out from it.
@@ -157,7 +92,7 @@ func (s *snapshot) wantsRefresh(now time.Time) bool {
 func (r *refresher) install(rec *record.Record, rev record.Revision, readAt time.Time) *snapshot {
 	next := newSnapshot(rec, rev, readAt)
 	r = r.lock()
-	r.noteSeen(rec)
+	r.sawRecord(rec)
 	r.touch(readAt) // before it can be taken for idle
 	r.mu.Unlock()
 	for {
@@ -238,8 +173,8 @@ func (r *refresher) load(ctx context.Context) (*snapshot, error) {
 		r.install(rec, rev, begun)
 		return nil, record.ConnectionNotFound(r.key)
 	}
-	if r.isSetBack(rec) {
-		return r.reportSetBack(ctx, rec, begun)
+	if r.isRolledBack(rec) {
+		return r.reportRollback(ctx, rec, begun)
 	}
 	return r.install(rec, rev, begun), nil
 }
@@ -247,10 +182,10 @@ func (r *refresher) load(ctx context.Context) (*snapshot, error) {
 // codeStaleStore is the code of a store that has older credentials than were seen.
 const codeStaleStore = "stale_store"
 
-// reportSetBack is called with a record, read at some time, that is older than one
+// reportRollback is called with a record, read at some time, that is older than one
 // which this process has seen. What the record holds may be spent and is not used.
 // Where the newer one is in memory still, that is served.
-func (r *refresher) reportSetBack(ctx context.Context, rec *record.Record, readAt time.Time) (*snapshot, error) {
+func (r *refresher) reportRollback(ctx context.Context, rec *record.Record, readAt time.Time) (*snapshot, error) {
 	b := r.broker
 	cur := r.snap.Load()
 	known := cur != nil && cur.rec.Generation > rec.Generation

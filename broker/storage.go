@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"time"
@@ -70,10 +71,10 @@ func (b *Broker) update(ctx context.Context, key record.Key, change func(*record
 	return b.updateWith(ctx, key, b.save, change)
 }
 
-// A saver is a way to save a record.
-type saver func(context.Context, *record.Record, record.Revision) (record.Revision, error)
+// A saveFunc is a way to save a record.
+type saveFunc func(context.Context, *record.Record, record.Revision) (record.Revision, error)
 
-func (b *Broker) updateWith(ctx context.Context, key record.Key, save saver, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
+func (b *Broker) updateWith(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
 	for conflicts := 0; ; conflicts++ {
 		rec, rev, err := b.load(ctx, key)
 		if errors.Is(err, record.ErrNotFound) {
@@ -120,4 +121,65 @@ func (b *Broker) destroyEarlier(cause context.Context, key record.Key, rev recor
 		}
 		endSpan(span, err)
 	})
+}
+
+// openTimeout bounds the opening of a store.
+const openTimeout = 15 * time.Second
+
+// store returns the store, opened if need be.
+func (b *Broker) store(ctx context.Context) (record.Store, error) {
+	if s := b.opened.Load(); s != nil {
+		return *s, nil
+	}
+	opening := b.opening.DoChan("", func() (any, error) {
+		if s := b.opened.Load(); s != nil {
+			return *s, nil
+		}
+		if b.life.Err() != nil {
+			return nil, ErrShuttingDown
+		}
+		// Not the caller's context: others wait for the same opening.
+		ctx, cancel := context.WithTimeout(b.life, openTimeout)
+		defer cancel()
+		s, err := b.open(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
+		}
+		b.opened.Store(&s)
+		if b.life.Err() != nil {
+			return nil, errors.Join(ErrShuttingDown, b.closeStore())
+		}
+		b.Start()
+		b.begin(b.sweepRegularly)
+		return s, nil
+	})
+	select {
+	case res := <-opening:
+		s, _ := res.Val.(record.Store)
+		return s, res.Err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: it is still being opened: %w", record.ErrStoreUnavailable, ctx.Err())
+	}
+}
+
+func (b *Broker) closeStore() error {
+	if s := b.opened.Swap(nil); s != nil {
+		if closer, ok := (*s).(io.Closer); ok {
+			return closer.Close()
+		}
+	}
+	return nil
+}
+
+// isUnavailable reports whether err is a store's "could not tell".
+func isUnavailable(err error) bool { return errors.Is(err, record.ErrStoreUnavailable) }
+
+// isShared reports whether other processes may write to the store.
+func (b *Broker) isShared() bool {
+	if s := b.opened.Load(); s != nil {
+		if shared, ok := (*s).(record.SharedStore); ok {
+			return shared.Shared()
+		}
+	}
+	return true
 }

@@ -29,7 +29,7 @@ var sweepKey = record.Key{Application: ownApplication, Consumer: "sweep", Connec
 
 // sweepRegularly sweeps until the broker closes.
 func (b *Broker) sweepRegularly() {
-	var observed observer
+	var observed leaseObserver
 	for {
 		wait := sweepInterval - sweepInterval/5 + rand.N(2*sweepInterval/5)
 		if b.clock.Sleep(b.life, wait) != nil {
@@ -44,7 +44,7 @@ func (b *Broker) sweepRegularly() {
 }
 
 // sweep looks at every record once, if no other replica is at it.
-func (b *Broker) sweep(ctx context.Context, observed *observer) (err error) {
+func (b *Broker) sweep(ctx context.Context, observed *leaseObserver) (err error) {
 	ctx, span := b.tracing.startRoot(ctx, context.Background(), "token_broker.sweep")
 	defer func() { endSpan(span, err) }()
 	if err := b.adopt(ctx); err != nil { // of processes on this machine that are gone
@@ -102,7 +102,7 @@ func (b *Broker) sweep(ctx context.Context, observed *observer) (err error) {
 
 // leaseSweep takes the lease of the sweep, or renews held. It returns nil if another
 // replica has it.
-func (b *Broker) leaseSweep(ctx context.Context, observed *observer, held *record.Lease) (*record.Lease, error) {
+func (b *Broker) leaseSweep(ctx context.Context, observed *leaseObserver, held *record.Lease) (*record.Lease, error) {
 	lease := &record.Lease{ID: uuid.NewString(), Duration: sweepLease}
 	_, _, err := b.update(ctx, sweepKey, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil {

@@ -24,7 +24,7 @@ func (b *Broker) Update(ctx context.Context, key record.Key, up *record.Update) 
 		return nil, err
 	}
 	state := b.refresher(key)
-	defer state.leave()
+	defer state.dropIfUnknown()
 	var replaced bool
 	rec, rev, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || rec.IsTombstone() {
@@ -35,7 +35,7 @@ func (b *Broker) Update(ctx context.Context, key record.Key, up *record.Update) 
 			return nil, err
 		}
 		if replaced = rec.Generation != before; replaced {
-			rec.Generation = max(rec.Generation, state.seen()+1)
+			rec.Generation = max(rec.Generation, state.highestSeen()+1)
 		}
 		rec.UpdatedAt = b.clock.Now()
 		return rec, nil

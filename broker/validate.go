@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
-	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // Validate says what state a connection is in after a look at its credentials. One with an
@@ -80,8 +78,8 @@ func (b *Broker) ObtainToken(ctx context.Context, key record.Key) (_ *record.Con
 	}
 	// A valid token is served whatever became of its refresh: here that is no success.
 	now := b.clock.Now()
-	if until := b.pauses.until(conn, snap.rec, now); !until.IsZero() {
-		return nil, paused(key, until)
+	if until := b.pauses.openUntil(conn, snap.rec, now); !until.IsZero() {
+		return nil, pausedError(key, until)
 	}
 	if snap.rec.Cycle.Phase != record.PhaseHealthy {
 		return nil, snap.rec.TokenError(now)
@@ -117,7 +115,7 @@ func (r *refresher) renewOnce(ctx context.Context, conn *record.Connector) (*sna
 		return nil, err
 	}
 	now := r.broker.clock.Now()
-	if conn.CanRefresh(snap.rec.Credentials) && r.broker.pauses.until(conn, snap.rec, now).IsZero() && r.forceOnce(snap.rec, now) {
+	if conn.CanRefresh(snap.rec.Credentials) && r.broker.pauses.openUntil(conn, snap.rec, now).IsZero() && r.forceOnce(snap.rec, now) {
 		return r.await(ctx)
 	}
 	if snap.servable(now) && !snap.rec.IsRejected() {
@@ -134,35 +132,4 @@ func (r *refresher) underWay() *flight {
 	r = r.lock()
 	defer r.mu.Unlock()
 	return r.flight
-}
-
-// forceOnce allows the next flight to replace the record's token however valid, and to
-// send once more a refresh token that was refused. It reports false if it is too early.
-func (r *refresher) forceOnce(rec *record.Record, now time.Time) bool {
-	wait := minForceCooldown
-	if rec.IsParked() {
-		wait = record.Cooldown
-	}
-	// What other replicas have tried lately counts too, as far as clocks agree.
-	c := rec.Credentials
-	lately := func(t time.Time) bool { return !t.IsZero() && now.Sub(t).Abs() < wait }
-	if now.Before(rec.Cycle.RetryAt) || lately(rec.Cycle.FailedAt) || c != nil && c.Redeemed && lately(c.IssuedAt) {
-		return false
-	}
-	r = r.lock()
-	defer r.mu.Unlock()
-	f := &r.forcing
-	if now.Before(f.next) {
-		return false
-	}
-	f.next = now.Add(max(wait, f.cooldown))
-	f.generation, f.unparked = rec.Generation, rec.Cycle.Parked
-	return true
-}
-
-// isUnparked reports whether the flight may send the refresh token that was refused.
-func (r *refresher) isUnparked(parked secret.Hash) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.forcing.unparked != "" && r.forcing.unparked == parked
 }

@@ -17,22 +17,22 @@ import (
 // tried again, with one connection.
 const probeInterval = 5 * time.Minute
 
-// pauses knows the connectors whose OAuth client is configured wrongly, and the
+// breakers knows the connectors whose OAuth client is configured wrongly, and the
 // connections whose own settings are what a token endpoint refuses. That is no fault of
 // the other connections and costs none its credentials.
-type pauses struct {
-	mu     sync.Mutex            // guards what is below
-	paused map[pauseScope]*pause // nil until there is one
+type breakers struct {
+	mu   sync.Mutex                // guards what is below
+	open map[breakerScope]*breaker // nil until there is one
 }
 
-// A pauseScope is what a pause is about.
-type pauseScope struct {
+// A breakerScope is what a pause is about.
+type breakerScope struct {
 	connector  connector.ID
 	endpoint   string     // a token endpoint that settings decide; empty: the connector's
 	connection record.Key // zero: every connection of the connector, or of that endpoint
 }
 
-type pause struct {
+type breaker struct {
 	client clientSettings // as they were; others are worth a try at once
 	until  time.Time
 }
@@ -50,15 +50,15 @@ type clientSettings struct {
 // scopes are what a refusal of the record's token request may be about: the connector
 // first, then the connection alone, whose settings may be what is refused. One that has
 // a client of its own has nothing to do with the connector's.
-func scopesOf(c *record.Connector, rec *record.Record) []pauseScope {
-	wide, narrow := pauseScope{connector: c.ID, endpoint: endpointOf(c, rec)}, pauseScope{connector: c.ID, connection: rec.Key}
+func breakerScopes(c *record.Connector, rec *record.Record) []breakerScope {
+	wide, narrow := breakerScope{connector: c.ID, endpoint: endpointOf(c, rec)}, breakerScope{connector: c.ID, connection: rec.Key}
 	if _, own := c.ClientFor(rec.Settings); own {
-		return []pauseScope{narrow}
+		return []breakerScope{narrow}
 	}
 	if c.VariesTokenRequests() {
-		return []pauseScope{wide, narrow}
+		return []breakerScope{wide, narrow}
 	}
-	return []pauseScope{wide}
+	return []breakerScope{wide}
 }
 
 // endpointOf returns the token endpoint of the record's tenant, empty if all connections
@@ -78,11 +78,11 @@ func endpointOf(c *record.Connector, rec *record.Record) string {
 // sharesTokenRequests reports whether the record's token requests differ from those of
 // other connections in the refresh token alone.
 func sharesTokenRequests(c *record.Connector, rec *record.Record) bool {
-	scopes := scopesOf(c, rec)
+	scopes := breakerScopes(c, rec)
 	return len(scopes) == 1 && scopes[0].connection == (record.Key{})
 }
 
-func clientSettingsOf(c *record.Connector, scope pauseScope, rec *record.Record) clientSettings {
+func clientSettingsOf(c *record.Connector, scope breakerScope, rec *record.Record) clientSettings {
 	client, more := c.Client, strings.Builder{}
 	for _, name := range slices.Sorted(maps.Keys(c.TokenParams)) {
 		fmt.Fprintf(&more, "%q=%q ", name, c.TokenParams[name])
@@ -98,19 +98,19 @@ func clientSettingsOf(c *record.Connector, scope pauseScope, rec *record.Record)
 	}
 }
 
-// of returns the pauses that are about the record, if they are still: others are
+// current returns the pauses that are about the record, if they are still: others are
 // forgotten. The caller holds mu.
-func (p *pauses) of(conn *record.Connector, rec *record.Record) []*pause {
-	if len(p.paused) == 0 {
+func (p *breakers) current(conn *record.Connector, rec *record.Record) []*breaker {
+	if len(p.open) == 0 {
 		return nil
 	}
-	var found []*pause
-	for _, scope := range scopesOf(conn, rec) {
-		paused, ok := p.paused[scope]
+	var found []*breaker
+	for _, scope := range breakerScopes(conn, rec) {
+		paused, ok := p.open[scope]
 		switch {
 		case !ok:
 		case paused.client != clientSettingsOf(conn, scope, rec):
-			delete(p.paused, scope)
+			delete(p.open, scope)
 		default:
 			found = append(found, paused)
 		}
@@ -118,8 +118,8 @@ func (p *pauses) of(conn *record.Connector, rec *record.Record) []*pause {
 	return found
 }
 
-// latest returns when all of the pauses are over, zero if they are.
-func latest(pauses []*pause, now time.Time) time.Time {
+// lastToClose returns when all of the pauses are over, zero if they are.
+func lastToClose(pauses []*breaker, now time.Time) time.Time {
 	var until time.Time
 	for _, paused := range pauses {
 		if now.Before(paused.until) && paused.until.After(until) {
@@ -129,21 +129,21 @@ func latest(pauses []*pause, now time.Time) time.Time {
 	return until
 }
 
-// until returns when a token request for the record may be made again, zero if it may
+// openUntil returns when a token request for the record may be made again, zero if it may
 // be now.
-func (p *pauses) until(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
+func (p *breakers) openUntil(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return latest(p.of(conn, rec), now)
+	return lastToClose(p.current(conn, rec), now)
 }
 
-// claim is until, but of several callers that could try now after a pause only one
+// tryProbe is until, but of several callers that could try now after a pause only one
 // gets zero: the others wait for what it finds.
-func (p *pauses) claim(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
+func (p *breakers) tryProbe(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	found := p.of(conn, rec)
-	if until := latest(found, now); !until.IsZero() {
+	found := p.current(conn, rec)
+	if until := lastToClose(found, now); !until.IsZero() {
 		return until
 	}
 	for _, paused := range found {
@@ -152,58 +152,58 @@ func (p *pauses) claim(conn *record.Connector, rec *record.Record, now time.Time
 	return time.Time{}
 }
 
-// release gives back what claim allowed, since nothing was tried.
-func (p *pauses) release(conn *record.Connector, rec *record.Record, now time.Time) {
+// cancelProbe gives back what claim allowed, since nothing was tried.
+func (p *breakers) cancelProbe(conn *record.Connector, rec *record.Record, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, paused := range p.of(conn, rec) {
+	for _, paused := range p.current(conn, rec) {
 		paused.until = now
 	}
 }
 
-// pause stops for a while what the code of a refusal is about. It reports whether that
+// trip stops for a while what the code of a refusal is about. It reports whether that
 // was not paused yet, and whether it is about more than the one connection.
-func (p *pauses) pause(conn *record.Connector, rec *record.Record, code string, until time.Time) (begun, wide bool) {
+func (p *breakers) trip(conn *record.Connector, rec *record.Record, code string, until time.Time) (begun, wide bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	scopes := scopesOf(conn, rec)
+	scopes := breakerScopes(conn, rec)
 	scope := scopes[len(scopes)-1]
 	if record.IsClientError(code) {
 		scope = scopes[0]
 	}
-	next := &pause{clientSettingsOf(conn, scope, rec), until}
-	old := p.paused[scope]
+	next := &breaker{clientSettingsOf(conn, scope, rec), until}
+	old := p.open[scope]
 	p.prune(until.Add(-probeInterval))
-	if p.paused == nil {
-		p.paused = make(map[pauseScope]*pause)
+	if p.open == nil {
+		p.open = make(map[breakerScope]*breaker)
 	}
-	p.paused[scope] = next
+	p.open[scope] = next
 	return old == nil || old.client != next.client, scope.connection == (record.Key{})
 }
 
-// manyPauses is from how many on those of single connections, and tenants, are thrown
+// maxBreakers is from how many on those of single connections, and tenants, are thrown
 // away again: nobody may ever ask for them any more.
-const manyPauses = 1024
+const maxBreakers = 1024
 
 // prune forgets pauses of single connections and tenants that have been over for a while. The
 // caller holds mu.
-func (p *pauses) prune(now time.Time) {
-	if len(p.paused) < manyPauses {
+func (p *breakers) prune(now time.Time) {
+	if len(p.open) < maxBreakers {
 		return
 	}
-	maps.DeleteFunc(p.paused, func(scope pauseScope, paused *pause) bool {
+	maps.DeleteFunc(p.open, func(scope breakerScope, paused *breaker) bool {
 		return (scope.connection != (record.Key{}) || scope.endpoint != "") && now.Sub(paused.until) > probeInterval
 	})
 }
 
-// resume ends the pauses: the token endpoint has accepted the request.
-func (p *pauses) resume(conn *record.Connector, rec *record.Record) {
+// reset ends the pauses: the token endpoint has accepted the request.
+func (p *breakers) reset(conn *record.Connector, rec *record.Record) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.paused) == 0 {
+	if len(p.open) == 0 {
 		return
 	}
-	for _, scope := range scopesOf(conn, rec) {
-		delete(p.paused, scope)
+	for _, scope := range breakerScopes(conn, rec) {
+		delete(p.open, scope)
 	}
 }

@@ -4,18 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 
-	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/inject"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
-	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // A ProxyCall is a request to downstream whose caller says where it goes, and more or less
@@ -48,14 +44,14 @@ func (b *Broker) resolve(ctx context.Context, cfg *Config, call ProxyCall) (*ref
 	if call.Target.HasSettings() {
 		snap, err := r.latest(ctx)
 		if err != nil {
-			r.leave()
+			r.dropIfUnknown()
 			return nil, nil, err
 		}
 		settings = snap.rec.Settings
 	}
 	u, err := renderTarget(conn, call.Target, settings)
 	if err != nil {
-		r.leave()
+		r.dropIfUnknown()
 		return nil, nil, err
 	}
 	return r, u, nil
@@ -113,7 +109,7 @@ func (b *Broker) choose(ctx context.Context, cfg *Config, call ProxyCall) (conne
 // named returns the configured connectors that the call's headers do not rule out, in order.
 func (b *Broker) named(cfg *Config, call ProxyCall) []connector.ID {
 	var ids []connector.ID
-	for _, id := range b.serviceIndex(cfg)[call.ServiceID] {
+	for _, id := range b.connectorsByService(cfg)[call.ServiceID] {
 		if call.UnifiedAPI == "" || id.UnifiedAPI == call.UnifiedAPI {
 			ids = append(ids, id)
 		}
@@ -121,18 +117,18 @@ func (b *Broker) named(cfg *Config, call ProxyCall) []connector.ID {
 	return ids
 }
 
-// A services index has the connectors of a configuration by service id, in order, and
+// A serviceIndex index has the connectors of a configuration by service id, in order, and
 // all of them under the empty one.
-type services struct {
+type serviceIndex struct {
 	of  *Config
 	ids map[string][]connector.ID
 }
 
-func (b *Broker) serviceIndex(cfg *Config) map[string][]connector.ID {
+func (b *Broker) connectorsByService(cfg *Config) map[string][]connector.ID {
 	if index := b.services.Load(); index != nil && index.of == cfg {
 		return index.ids
 	}
-	index := &services{of: cfg, ids: make(map[string][]connector.ID)}
+	index := &serviceIndex{of: cfg, ids: make(map[string][]connector.ID)}
 	for id := range cfg.Connectors {
 		index.ids[id.ServiceID] = append(index.ids[id.ServiceID], id)
 		index.ids[""] = append(index.ids[""], id)
@@ -201,31 +197,21 @@ func ambiguous(call ProxyCall, ids []connector.ID) error {
 	}
 }
 
-// AuthorizeWith puts authorization, a credential that the caller has of its own, into
-// the header Authorization of req in place of the connection's credential. Where it may
-// go is checked as with [Broker.Authorize], and responses are scrubbed of it. A 401 is
-// the caller's affair: nothing is renewed. Errors: those of [Broker.Authorize] but
-// [*record.TokenError].
-func (b *Broker) AuthorizeWith(req *http.Request, key record.Key, authorization secret.String) (_ *Authorization, err error) {
-	ctx, span := b.tracing.start(req.Context(), "token_broker.inject", trace.WithAttributes(connectorAttribute(key)))
-	defer func() { endSpan(span, err) }()
+// AdmitCall is [Broker.Admit] for the connection that a call is for, and returns the URL
+// that it goes to. With UnifiedAPI and ServiceID the connection is the one that they
+// name; with one of them, or none, it is the only connection of the consumer that fits
+// them and, without ServiceID, that may send its credential to the target's host.
+// Whether it exists and may be used, [Admission.Authorize] says.
+//
+// Errors: those of [Broker.Admit] (an [*record.InputError] also if several fit: it lists them),
+// [record.ErrConnectionNotFound], [ErrHostNotAllowed], [record.ErrStoreUnavailable], a [*record.TokenError] if
+// the store was set back, ctx's.
+func (b *Broker) AdmitCall(ctx context.Context, call ProxyCall) (*Admission, *url.URL, error) {
 	cfg := b.Config()
-	conn, err := cfg.connector(key)
+	r, u, err := b.resolve(ctx, cfg, call)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	r := b.refresher(key)
-	snap, err := r.latest(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if !snap.rec.Enabled {
-		return nil, ErrConnectionDisabled
-	}
-	if err := snap.allows(cfg, conn, req.URL); err != nil {
-		return nil, err
-	}
-	auth := &Authorization{refresher: r, conn: conn, credential: inject.Supplied(authorization), callerSupplied: true}
-	auth.credential.Put(req)
-	return auth, nil
+	admission, err := r.admit(ctx, cfg)
+	return admission, u, err
 }

@@ -13,7 +13,47 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/inject"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
+
+// InjectedHeaders returns the names of the headers that a connector's credentials
+// are put in, so that a caller's own can be kept from passing for them.
+func (b *Broker) InjectedHeaders(id connector.ID) []string {
+	conn, ok := b.Config().Connectors[id]
+	if !ok {
+		return nil
+	}
+	return inject.Headers(&conn.Definition)
+}
+
+// AuthorizeWith puts authorization, a credential that the caller has of its own, into
+// the header Authorization of req in place of the connection's credential. Where it may
+// go is checked as with [Broker.Authorize], and responses are scrubbed of it. A 401 is
+// the caller's affair: nothing is renewed. Errors: those of [Broker.Authorize] but
+// [*record.TokenError].
+func (b *Broker) AuthorizeWith(req *http.Request, key record.Key, authorization secret.String) (_ *Authorization, err error) {
+	ctx, span := b.tracing.start(req.Context(), "token_broker.inject", trace.WithAttributes(connectorAttribute(key)))
+	defer func() { endSpan(span, err) }()
+	cfg := b.Config()
+	conn, err := cfg.connector(key)
+	if err != nil {
+		return nil, err
+	}
+	r := b.refresher(key)
+	snap, err := r.latest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !snap.rec.Enabled {
+		return nil, ErrConnectionDisabled
+	}
+	if err := snap.allows(cfg, conn, req.URL); err != nil {
+		return nil, err
+	}
+	auth := &Authorization{refresher: r, conn: conn, credential: inject.Supplied(authorization), callerSupplied: true}
+	auth.credential.Put(req)
+	return auth, nil
+}
 
 // ErrorHeader is set on responses that the broker made itself; on responses of
 // downstream it is removed, so that they cannot pass for such.
@@ -170,7 +210,7 @@ func (a *Authorization) rejected() {
 		a.conn.AuthType != connector.OAuth2 || a.conn.CanRefresh(snap.rec.Credentials) || snap.rec.IsParked() {
 		return
 	}
-	r.rejectInBackground(a.conn, a.generation)
+	r.rejectLater(a.conn, a.generation)
 }
 
 // maxPrepared bounds what is kept of a snapshot's rendered credential, in bytes. A

@@ -16,26 +16,26 @@ func TestPausesOfConnectionsDoNotPileUp(t *testing.T) {
 	conn := &record.Connector{Definition: connector.Definition{
 		ID: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}, AuthType: connector.OAuth2, GrantType: connector.Password,
 	}}
-	var p pauses
+	var p breakers
 	now := time.Unix(0, 0)
 	common := &record.Record{Key: record.Key{Consumer: "any"}}
-	if begun, wide := p.pause(conn, common, "invalid_client", now.Add(probeInterval)); !begun || !wide {
+	if begun, wide := p.trip(conn, common, "invalid_client", now.Add(probeInterval)); !begun || !wide {
 		t.Errorf("got begun %t, wide %t", begun, wide)
 	}
-	for i := range 10 * manyPauses {
+	for i := range 10 * maxBreakers {
 		now = now.Add(time.Second)
 		rec := &record.Record{Key: record.Key{Consumer: strconv.Itoa(i)}}
-		if begun, wide := p.pause(conn, rec, "http_404", now.Add(probeInterval)); !begun || wide {
+		if begun, wide := p.trip(conn, rec, "http_404", now.Add(probeInterval)); !begun || wide {
 			t.Fatalf("%d: got begun %t, wide %t", i, begun, wide)
 		}
-		if p.until(conn, rec, now).IsZero() {
+		if p.openUntil(conn, rec, now).IsZero() {
 			t.Fatalf("%d is not paused", i)
 		}
 	}
-	if len(p.paused) > manyPauses {
-		t.Errorf("%d pauses are there still", len(p.paused))
+	if len(p.open) > maxBreakers {
+		t.Errorf("%d pauses are there still", len(p.open))
 	}
-	if p.paused[pauseScope{connector: conn.ID}] == nil {
+	if p.open[breakerScope{connector: conn.ID}] == nil {
 		t.Error("the connector's own is gone")
 	}
 }

@@ -117,8 +117,8 @@ func (r *refresher) refused(snap *snapshot, conn *record.Connector, now time.Tim
 	if snap.rec.IsParked() || now.Before(snap.rec.Cycle.RetryAt) {
 		return snap.rec.TokenError(now)
 	}
-	if until := r.broker.pauses.until(conn, snap.rec, now); !until.IsZero() {
-		return paused(r.key, until)
+	if until := r.broker.pauses.openUntil(conn, snap.rec, now); !until.IsZero() {
+		return pausedError(r.key, until)
 	}
 	return nil
 }

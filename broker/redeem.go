@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -19,7 +18,7 @@ import (
 )
 
 // redeem sends the token request that is due for the record, once.
-func (a *attempt) redeem(ctx context.Context, held *hold, sentAt time.Time) (ans record.Answer) {
+func (a *attempt) redeem(ctx context.Context, held *heldLease, sentAt time.Time) (ans record.Answer) {
 	r, conn, rec := a.refresher, a.conn, held.rec
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.refreshTimeout())
 	defer cancel()
@@ -71,7 +70,7 @@ func tokenRequest(conn *record.Connector, rec *record.Record, sentAt time.Time) 
 // fellBack removes a refresh token that was refused for good if the grant can fetch another
 // one, and reports whether it has: then another attempt is due. Nothing can be lost by it, and
 // if the grant's own credentials are refused too, that parks the connection.
-func (a *attempt) fellBack(ctx context.Context, held *hold, ans record.Answer) (bool, error) {
+func (a *attempt) fellBack(ctx context.Context, held *heldLease, ans record.Answer) (bool, error) {
 	if ans.Class != record.ClassPermanent || !a.conn.Grant().FallsBack || a.conn.NextGrant(held.rec.Credentials) != record.GrantRefreshToken {
 		return false, nil
 	}
@@ -93,9 +92,3 @@ func (a *attempt) fellBack(ctx context.Context, held *hold, ans record.Answer) (
 	}
 	return err == nil, err
 }
-
-// noRefreshToken are the hashes that a lease has of none.
-var noRefreshToken = []secret.Hash{"", secret.String{}.Hash()}
-
-// isFetched reports whether the answer was had without a refresh token.
-func (u *unsaved) isFetched() bool { return slices.Contains(noRefreshToken, u.bought) }

@@ -11,18 +11,18 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// announceAgain is how long after it was told of a pause is old news.
-const announceAgain = 24 * time.Hour
+// reannounceAfter is how long after it was told of a pause is old news.
+const reannounceAfter = 24 * time.Hour
 
-// announced knows the connectors whose pause this process has found to be told of. What
+// announcements knows the connectors whose pause this process has found to be told of. What
 // counts is in the store, in a record of the broker's own for each connector: replicas
 // find out one by one that a client is wrong, and again after each restart.
-type announced struct {
+type announcements struct {
 	mu    sync.Mutex // guards known
 	known map[record.Key]bool
 }
 
-func (a *announced) set(key record.Key, known bool) (before bool) {
+func (a *announcements) set(key record.Key, known bool) (before bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	before = a.known[key]
@@ -37,9 +37,9 @@ func (a *announced) set(key record.Key, known bool) (before bool) {
 	return before
 }
 
-// pauseKey is where the announcement of a pause is: of the connector's or, if settings
+// announcementKey is where the announcement of a pause is: of the connector's or, if settings
 // decide the token endpoint, of all that share the record's.
-func pauseKey(c *record.Connector, rec *record.Record) record.Key {
+func announcementKey(c *record.Connector, rec *record.Record) record.Key {
 	key := record.Key{Application: ownApplication, Consumer: "pause", Connector: c.ID}
 	if endpoint := endpointOf(c, rec); endpoint != "" {
 		key.Consumer += " " + string(secret.New(endpoint).Hash())
@@ -49,20 +49,20 @@ func pauseKey(c *record.Connector, rec *record.Record) record.Key {
 
 // fingerprint identifies the client of a connector, and how it asks for tokens.
 func fingerprint(c *record.Connector) secret.Hash {
-	return secret.New(fmt.Sprintf("%q", clientSettingsOf(c, pauseScope{connector: c.ID}, nil))).Hash()
+	return secret.New(fmt.Sprintf("%q", clientSettingsOf(c, breakerScope{connector: c.ID}, nil))).Hash()
 }
 
 // announce reports whether it is this process that tells of the pause of a connector.
 // While the store cannot say, it is: better twice than never.
 func (b *Broker) announce(ctx context.Context, conn *record.Connector, seen *record.Record, now time.Time) bool {
-	key := pauseKey(conn, seen)
+	key := announcementKey(conn, seen)
 	b.announced.set(key, true)
 	client := fingerprint(conn)
 	_, _, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil {
 			rec = &record.Record{Key: key, CreatedAt: now}
 		}
-		if c := rec.Cycle; c.Phase == record.PhaseFailed && c.Parked == client && now.Sub(c.FailedAt).Abs() < announceAgain {
+		if c := rec.Cycle; c.Phase == record.PhaseFailed && c.Parked == client && now.Sub(c.FailedAt).Abs() < reannounceAfter {
 			return nil, errSuperseded
 		}
 		rec.UpdatedAt = now
@@ -75,7 +75,7 @@ func (b *Broker) announce(ctx context.Context, conn *record.Connector, seen *rec
 // endAnnouncement is called when the token endpoint has taken a connector's client: if it
 // is wrong another time, that is news. Nothing waits for it.
 func (b *Broker) endAnnouncement(cause context.Context, conn *record.Connector, seen *record.Record) {
-	key := pauseKey(conn, seen)
+	key := announcementKey(conn, seen)
 	if !b.announced.set(key, false) {
 		return
 	}
