@@ -50,13 +50,13 @@ func (b *Broker) Admit(ctx context.Context, key record.Key) (*Admission, error) 
 }
 
 func (r *refresher) admit(ctx context.Context, cfg *Config) (*Admission, error) {
-	if limit := cfg.Limits.application(r.key.Application); !r.application.acquire(limit) {
+	if limit := cfg.Limits.application(r.key.Application); !r.admissions.application.acquire(limit) {
 		r.dropIfUnknown()
 		return nil, fmt.Errorf("%w: application %s has %d of them; try again when some are done",
 			ErrTooManyRequests, record.Quote(r.key.Application), limit)
 	}
-	if limit := cfg.Limits.connection(); !r.inFlight.acquire(limit) {
-		r.application.release()
+	if limit := cfg.Limits.connection(); !r.admissions.own.acquire(limit) {
+		r.admissions.application.release()
 		r.dropIfUnknown()
 		return nil, fmt.Errorf("%w: this connection has %d of them; try again when some are done", ErrTooManyRequests, limit)
 	}
@@ -72,17 +72,17 @@ func (a *Admission) IsTraced() bool { return a.traced }
 // Release says that the request is over. It may be called more than once.
 func (a *Admission) Release() {
 	if !a.released.Swap(true) {
-		a.refresher.inFlight.release()
-		a.refresher.application.release()
+		a.refresher.admissions.own.release()
+		a.refresher.admissions.application.release()
 		a.refresher.dropIfUnknown()
 	}
 }
 
 // inFlightOf returns what counts an application's requests.
 func (b *Broker) inFlightOf(application string) *inFlight {
-	if f, ok := b.applications.Load(application); ok {
+	if f, ok := b.connections.applications.Load(application); ok {
 		return f.(*inFlight)
 	}
-	f, _ := b.applications.LoadOrStore(application, &inFlight{})
+	f, _ := b.connections.applications.LoadOrStore(application, &inFlight{})
 	return f.(*inFlight)
 }

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -37,16 +36,6 @@ func (a *announcements) set(key record.Key, known bool) (before bool) {
 	return before
 }
 
-// announcementKey is where the announcement of a pause is: of the connector's or, if settings
-// decide the token endpoint, of all that share the record's.
-func announcementKey(c *record.Connector, rec *record.Record) record.Key {
-	key := record.Key{Application: ownApplication, Consumer: "pause", Connector: c.ID}
-	if endpoint := endpointOf(c, rec); endpoint != "" {
-		key.Consumer += " " + string(secret.New(endpoint).Hash())
-	}
-	return key
-}
-
 // fingerprint identifies the client of a connector, and how it asks for tokens.
 func fingerprint(c *record.Connector) secret.Hash {
 	return secret.New(fmt.Sprintf("%q", clientSettingsOf(c, breakerScope{connector: c.ID}, nil))).Hash()
@@ -56,44 +45,31 @@ func fingerprint(c *record.Connector) secret.Hash {
 // While the store cannot say, it is: better twice than never.
 func (b *Broker) announce(ctx context.Context, conn *record.Connector, seen *record.Record, now time.Time) bool {
 	key := announcementKey(conn, seen)
-	b.announced.set(key, true)
+	b.refusals.announcements.set(key, true)
 	client := fingerprint(conn)
-	_, _, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
-		if rec == nil {
-			rec = &record.Record{Key: key, CreatedAt: now}
-		}
-		if c := rec.Cycle; c.Phase == record.PhaseFailed && c.Parked == client && now.Sub(c.FailedAt).Abs() < reannounceAfter {
-			return nil, errSuperseded
-		}
-		rec.UpdatedAt = now
-		rec.Cycle = record.Cycle{Phase: record.PhaseFailed, Class: record.ClassConfiguration, FailedAt: now, Parked: client}
-		return rec, nil
+	news, err := b.updateAnnouncement(ctx, key, func(stored announcement) (announcement, bool) {
+		known := stored.client == client && now.Sub(stored.at).Abs() < reannounceAfter
+		return announcement{client, now}, !known
 	})
-	return !errors.Is(err, errSuperseded)
+	return news || err != nil
 }
 
 // endAnnouncement is called when the token endpoint has taken a connector's client: if it
 // is wrong another time, that is news. Nothing waits for it.
 func (b *Broker) endAnnouncement(cause context.Context, conn *record.Connector, seen *record.Record) {
 	key := announcementKey(conn, seen)
-	if !b.announced.set(key, false) {
+	if !b.refusals.announcements.set(key, false) {
 		return
 	}
-	b.begin(func() {
+	b.lifecycle.begin(func() {
 		ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.resume")
 		ctx, cancel := context.WithTimeout(ctx, openTimeout)
 		defer cancel()
-		_, _, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
-			if rec == nil || rec.Cycle.Phase != record.PhaseFailed {
-				return nil, errSuperseded
-			}
-			rec.UpdatedAt, rec.Cycle = b.clock.Now(), record.Cycle{}
-			return rec, nil
+		_, err := b.updateAnnouncement(ctx, key, func(stored announcement) (announcement, bool) {
+			return announcement{}, stored != announcement{}
 		})
-		if errors.Is(err, errSuperseded) {
-			err = nil
-		} else if err != nil {
-			b.announced.set(key, true) // the next one that succeeds tries again
+		if err != nil {
+			b.refusals.announcements.set(key, true) // the next one that succeeds tries again
 		}
 		endSpan(span, err)
 	})

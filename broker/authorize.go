@@ -205,7 +205,7 @@ func (a *Authorization) Scrub(header http.Header) {
 // another one.
 func (a *Authorization) rejected() {
 	r := a.refresher
-	snap := r.snap.Load()
+	snap := r.memory.snap.Load()
 	if snap == nil || snap.rec.Generation != a.generation || snap.rec.Credentials == nil ||
 		a.conn.AuthType != connector.OAuth2 || a.conn.CanRefresh(snap.rec.Credentials) || snap.rec.IsParked() {
 		return

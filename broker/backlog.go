@@ -26,7 +26,7 @@ type backlog struct {
 	adopted  map[string]struct{}       // ids that were read from the journal; owned by who adopts
 }
 
-// An pendingAnswer is one answer of a backlog.
+// A pendingAnswer is a token response that the store has not taken yet.
 type pendingAnswer struct {
 	id        string
 	key       record.Key
@@ -36,13 +36,18 @@ type pendingAnswer struct {
 	journaled atomic.Bool
 	failedAt  int64 // when it could not be saved for its own sake, Unix nanoseconds; owned by who flushes
 
-	done  chan struct{} // closed when the three below are set
+	done    chan struct{} // closed when outcome is set
+	outcome outcome
+}
+
+// An outcome is what became of saving a pending answer.
+type outcome struct {
 	snap  *snapshot
 	event record.EventType
 	err   error
 }
 
-// pendingAnswerJSON is an unsaved as the journal keeps it.
+// pendingAnswerJSON is a pending answer as the journal keeps it.
 type pendingAnswerJSON struct {
 	Application  string        `json:"application"`
 	Consumer     string        `json:"consumer"`
@@ -118,11 +123,11 @@ func (u *pendingAnswer) merge(rec *record.Record, policy record.Policy, now time
 		// A new refresh token came alone: it is what the next attempt sends.
 		rec.Rotate(u.answer.RefreshToken)
 		rec.Generation++
-		u.event = rec.Fail(u.answer, policy, now)
+		u.outcome.event = rec.Fail(u.answer, policy, now)
 	} else {
-		u.event = rec.Succeed(u.answer)
+		u.outcome.event = rec.Succeed(u.answer)
 	}
-	return u.event, nil
+	return u.outcome.event, nil
 }
 
 // errSavedAlready ends an update because the record holds the answer: an earlier save

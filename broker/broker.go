@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sync/singleflight"
-
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -20,33 +18,30 @@ import (
 // one Broker for a store in a process, however often its configuration changes:
 // what it knows of refreshes under way keeps a refresh token from being spent twice.
 type Broker struct {
-	clock Clock
-	open  func(context.Context) (record.Store, error)
-	cfg   atomic.Pointer[Config]
-
+	clock     Clock
+	cfg       atomic.Pointer[Config]
 	transport func(allowPrivate bool) http.RoundTripper
 	tracing   tracing
 
-	opened  atomic.Pointer[record.Store] // nil until the store was opened
-	opening singleflight.Group
+	storage     storage
+	connections connections
+	refusals    refusals
+	backlog     *backlog
+	lifecycle   lifecycle
+}
 
+// connections are what this process keeps in memory of connections and applications.
+type connections struct {
 	refreshers   *table
 	applications sync.Map // string :: *inFlight
-	services     atomic.Pointer[serviceIndex]
-	pauses       breakers
-	doubts       suspicions
-	announced    announcements
-	backlog      *backlog
-	journal      record.Journal // nil if there is none
+	byService    atomic.Pointer[serviceIndex]
+}
 
-	// life ends when Close begins: nothing new is started then, and nobody waits for
-	// what was only planned. What has been sent is finished nevertheless.
-	life context.Context
-	end  context.CancelFunc
-
-	mu     sync.Mutex     // guards the two below
-	closed bool           // no work is begun any more
-	work   sync.WaitGroup // goroutines of the broker
+// refusals are what token endpoints have refused, beyond single connections.
+type refusals struct {
+	breakers      breakers
+	suspicions    suspicions
+	announcements announcements
 }
 
 // Options are what a [Broker] is made from.
@@ -58,7 +53,7 @@ type Options struct {
 	// Journal keeps what the store could not take. Without one, that is in memory only.
 	Journal record.Journal
 
-	// Clock is asked for the time. Default: [SystemClock].
+	// Clock is asked for the time. Default: [systemClock].
 	Clock Clock
 
 	// Transport returns what carries one token request: HTTP/1.1, on a connection of
@@ -69,13 +64,16 @@ type Options struct {
 // New returns a broker that does nothing until it is asked to.
 func New(opts Options) *Broker {
 	if opts.Clock == nil {
-		opts.Clock = SystemClock{}
+		opts.Clock = systemClock{}
 	}
 	if opts.Transport == nil {
 		opts.Transport = func(allowPrivate bool) http.RoundTripper { return guard.NewTransport(allowPrivate) }
 	}
-	b := &Broker{clock: opts.Clock, open: opts.Open, transport: opts.Transport, journal: opts.Journal, backlog: newBacklog(), refreshers: newTable()}
-	b.life, b.end = context.WithCancel(context.Background())
+	b := &Broker{
+		clock: opts.Clock, transport: opts.Transport, backlog: newBacklog(),
+		storage: storage{open: opts.Open, journal: opts.Journal}, connections: connections{refreshers: newTable()},
+	}
+	b.lifecycle.ctx, b.lifecycle.end = context.WithCancel(context.Background())
 	b.cfg.Store(&Config{})
 	return b
 }
@@ -93,7 +91,7 @@ func (b *Broker) Ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if checker, ok := s.(interface{ Check(context.Context) error }); ok {
+	if checker, ok := s.(record.CheckedStore); ok {
 		if err := checker.Check(ctx); err != nil {
 			return err
 		}
@@ -107,32 +105,11 @@ func (b *Broker) Ready(ctx context.Context) error {
 	return b.checkJournal(ctx)
 }
 
-// begin runs work in a goroutine that Close waits for. It reports false, and does
-// nothing, if the broker is closing.
-func (b *Broker) begin(work func()) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return false
-	}
-	b.work.Go(work)
-	return true
-}
-
 // Close starts no new redeem, waits until those under way are finished and saved,
 // and closes store and journal. If ctx ends before, its error is returned; the log then
 // names the connections whose new token was not saved.
 func (b *Broker) Close(ctx context.Context) error {
-	b.mu.Lock()
-	b.closed = true
-	b.mu.Unlock()
-	b.end()
-
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		b.work.Wait()
-	}()
+	done := b.lifecycle.close()
 	select {
 	case <-done:
 		return b.release()
@@ -149,7 +126,7 @@ func (b *Broker) Close(ctx context.Context) error {
 // release closes what the broker works with, once nobody does.
 func (b *Broker) release() error {
 	err := b.closeStore()
-	if closer, ok := b.journal.(io.Closer); ok {
+	if closer, ok := b.storage.journal.(io.Closer); ok {
 		err = errors.Join(err, closer.Close())
 	}
 	return err

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A Clock tells the time and waits. [SystemClock] is the real one.
+// A Clock tells the time and waits. [systemClock] is the real one.
 type Clock interface {
 	// Now returns the current time, with a monotonic reading where there is one.
 	Now() time.Time
@@ -13,14 +13,14 @@ type Clock interface {
 	Sleep(ctx context.Context, d time.Duration) error
 }
 
-// SystemClock is the clock of the machine.
-type SystemClock struct{}
+// systemClock is the clock of the machine.
+type systemClock struct{}
 
 // Now implements [Clock].
-func (SystemClock) Now() time.Time { return time.Now() }
+func (systemClock) Now() time.Time { return time.Now() }
 
 // Sleep implements [Clock].
-func (SystemClock) Sleep(ctx context.Context, d time.Duration) error {
+func (systemClock) Sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -38,4 +38,4 @@ func isWithin(d time.Duration, then int64, now time.Time) bool {
 	return since >= 0 && since < int64(d)
 }
 
-var _ Clock = SystemClock{}
+var _ Clock = systemClock{}

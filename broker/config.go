@@ -48,8 +48,8 @@ type Config struct {
 // The defaults of a [Config].
 const (
 	DefaultRefreshTimeout = 20 * time.Second
-	DefaultRefreshGiveUp  = 15 * time.Minute
-	DefaultRetention      = 48 * time.Hour
+	defaultRefreshGiveUp  = 15 * time.Minute
+	defaultRetention      = 48 * time.Hour
 	DefaultCacheTTL       = 30 * time.Second
 )
 
@@ -58,7 +58,7 @@ func (c *Config) refreshTimeout() time.Duration {
 }
 
 func (c *Config) refreshGiveUp() time.Duration {
-	return orDefault(c.RefreshGiveUp, DefaultRefreshGiveUp)
+	return orDefault(c.RefreshGiveUp, defaultRefreshGiveUp)
 }
 
 func (c *Config) cacheTTL() time.Duration { return orDefault(c.CacheTTL, DefaultCacheTTL) }
@@ -67,7 +67,7 @@ func (c *Config) retention() time.Duration {
 	if c.Retention < 0 {
 		return 0
 	}
-	return orDefault(c.Retention, DefaultRetention)
+	return orDefault(c.Retention, defaultRetention)
 }
 
 func orDefault(d, def time.Duration) time.Duration {
@@ -139,12 +139,12 @@ type Limits struct {
 // The defaults of [Limits]. They bound what hangs. Callers that all come at once, and wait
 // for one refresh, are to get their token.
 const (
-	DefaultConnectionLimit  = 10_000
-	DefaultApplicationLimit = 20_000
+	defaultConnectionLimit  = 10_000
+	defaultApplicationLimit = 20_000
 )
 
-func (l *Limits) connection() int { return cmp.Or(l.Connection, DefaultConnectionLimit) }
+func (l *Limits) connection() int { return cmp.Or(l.Connection, defaultConnectionLimit) }
 
 func (l *Limits) application(name string) int {
-	return cmp.Or(l.Applications[name], l.Application, DefaultApplicationLimit)
+	return cmp.Or(l.Applications[name], l.Application, defaultApplicationLimit)
 }

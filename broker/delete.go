@@ -115,17 +115,14 @@ const purgeLease = 10 * time.Second
 func (b *Broker) purge(ctx context.Context, key record.Key) error {
 	lease := &record.Lease{ID: uuid.NewString(), Duration: purgeLease}
 	begun := b.clock.Now()
-	_, _, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
+	rec, _, err := b.updateIf(ctx, key, func(rec *record.Record) *record.Record {
 		if rec == nil || !rec.IsPurgeable(b.clock.Now()) {
-			return nil, errSuperseded
+			return nil
 		}
 		rec.Lease = lease
-		return rec, nil
+		return rec
 	})
-	if errors.Is(err, errSuperseded) {
-		return nil
-	}
-	if err != nil {
+	if err != nil || rec == nil {
 		return err
 	}
 	left := purgeLease/2 - b.clock.Now().Sub(begun)

@@ -3,7 +3,7 @@ package broker
 // Refreshers returns how many connections the broker keeps something of in memory.
 func (b *Broker) Refreshers() int {
 	n := 0
-	b.refreshers.each(func(*refresher) { n++ })
+	b.connections.refreshers.each(func(*refresher) { n++ })
 	return n
 }
 
@@ -12,13 +12,13 @@ func (b *Broker) Refreshers() int {
 func (s Source) Lock() (unlock func()) {
 	b := s.refresher.broker
 	s.refresher.mu.Lock()
-	b.mu.Lock()
-	b.pauses.mu.Lock()
+	b.lifecycle.mu.Lock()
+	b.refusals.breakers.mu.Lock()
 	b.backlog.mu.Lock()
 	return func() {
 		b.backlog.mu.Unlock()
-		b.pauses.mu.Unlock()
-		b.mu.Unlock()
+		b.refusals.breakers.mu.Unlock()
+		b.lifecycle.mu.Unlock()
 		s.refresher.mu.Unlock()
 	}
 }

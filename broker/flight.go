@@ -30,16 +30,16 @@ func (f *flight) land(snap *snapshot, err error) {
 func (r *refresher) start(cause context.Context) *flight {
 	r = r.lock()
 	defer r.mu.Unlock()
-	if r.flight != nil {
-		return r.flight
+	if r.attempts.flight != nil {
+		return r.attempts.flight
 	}
 	f := &flight{done: make(chan struct{})}
 	cause = trace.ContextWithSpan(context.Background(), trace.SpanFromContext(cause))
-	if !r.broker.begin(func() { r.fly(cause, f) }) {
+	if !r.broker.lifecycle.begin(func() { r.fly(cause, f) }) {
 		f.land(nil, ErrShuttingDown)
 		return f
 	}
-	r.flight = f
+	r.attempts.flight = f
 	return f
 }
 
@@ -52,10 +52,10 @@ func (r *refresher) fly(cause context.Context, f *flight) {
 	endSpan(span, err)
 
 	r.mu.Lock()
-	r.flight = nil
-	r.forcing.clear()
+	r.attempts.flight = nil
+	r.rejections.refresh.clear()
 	if !isUnavailable(err) {
-		r.outages = 0
+		r.attempts.outages = 0
 	}
 	r.mu.Unlock()
 	if !attempt.landed {
@@ -75,8 +75,8 @@ const maxStoreRetry = time.Minute
 func (r *refresher) outageWait() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	wait := min(storeRetry<<min(r.outages, 8), maxStoreRetry)
-	r.outages++
+	wait := min(storeRetry<<min(r.attempts.outages, 8), maxStoreRetry)
+	r.attempts.outages++
 	return wait - rand.N(wait/4)
 }
 
@@ -109,15 +109,15 @@ func (r *refresher) planRetry(cause context.Context, snap *snapshot, err error) 
 	at := b.clock.Now().Add(wait)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.cancelRetry != nil {
-		if !at.Before(r.retryAt) {
+	if r.attempts.cancelRetry != nil {
+		if !at.Before(r.attempts.retryAt) {
 			return
 		}
-		r.cancelRetry() // what was planned for later is not to keep this one waiting
+		r.attempts.cancelRetry() // what was planned for later is not to keep this one waiting
 	}
-	ctx, cancel := context.WithCancel(b.life)
-	r.retryAt, r.cancelRetry = at, cancel
-	b.begin(func() {
+	ctx, cancel := context.WithCancel(b.lifecycle.ctx)
+	r.attempts.retryAt, r.attempts.cancelRetry = at, cancel
+	b.lifecycle.begin(func() {
 		defer cancel()
 		if b.clock.Sleep(ctx, wait) != nil {
 			return
@@ -125,7 +125,7 @@ func (r *refresher) planRetry(cause context.Context, snap *snapshot, err error) 
 		r.mu.Lock()
 		superseded := ctx.Err() != nil
 		if !superseded {
-			r.cancelRetry = nil
+			r.attempts.cancelRetry = nil
 		}
 		r.mu.Unlock()
 		if !superseded {
@@ -176,13 +176,13 @@ func (a *attempt) once(ctx context.Context) (*snapshot, error) {
 	}
 	if held.lease == nil {
 		// Nothing to do, or nothing left to do: calls need not ask again at once.
-		a.refresher.idleSince.Store(a.refresher.broker.clock.Now().UnixNano())
+		a.refresher.attempts.idleSince.Store(a.refresher.broker.clock.Now().UnixNano())
 		return held.snap, nil
 	}
 	sentAt := a.refresher.broker.clock.Now()
 	if held.isLate(sentAt, a.cfg.refreshTimeout()) {
 		a.giveBack(ctx, held)
-		a.refresher.broker.pauses.cancelProbe(a.conn, held.rec, sentAt)
+		a.refresher.broker.refusals.breakers.cancelProbe(a.conn, held.rec, sentAt)
 		return nil, fmt.Errorf("%w: it took too long to save a lease", record.ErrStoreUnavailable)
 	}
 	answer := a.redeem(ctx, held, sentAt)
@@ -236,7 +236,7 @@ func (a *attempt) due(ctx context.Context, rec *record.Record, snap *snapshot, n
 		}
 		return false, rec.TokenError(now)
 	}
-	if until := a.refresher.broker.pauses.openUntil(a.conn, rec, now); !until.IsZero() {
+	if until := a.refresher.broker.refusals.breakers.openUntil(a.conn, rec, now); !until.IsZero() {
 		if !expired {
 			return false, nil
 		}

@@ -78,13 +78,13 @@ func (b *Broker) flush(ctx context.Context) error {
 // would take the lease over meanwhile, and send the refresh token that the answer has
 // cost. Where there is nothing in the journal the store is not opened for it.
 func (b *Broker) Start() {
-	b.begin(func() {
+	b.lifecycle.begin(func() {
 		for wait := minSaveRetry; ; wait = min(2*wait, maxSaveRetry) {
-			err := b.adopt(b.life)
-			if err == nil && !b.backlog.pending() || err == nil && b.flush(b.life) == nil {
+			err := b.adopt(b.lifecycle.ctx)
+			if err == nil && !b.backlog.pending() || err == nil && b.flush(b.lifecycle.ctx) == nil {
 				return
 			}
-			if b.clock.Sleep(b.life, wait) != nil {
+			if b.clock.Sleep(b.lifecycle.ctx, wait) != nil {
 				return
 			}
 		}
@@ -106,7 +106,7 @@ func (b *Broker) flushAnswer(ctx context.Context, u *pendingAnswer) error {
 	if err != nil && !isFinal(err) {
 		return err
 	}
-	u.snap, u.err = snap, err
+	u.outcome.snap, u.outcome.err = snap, err
 	connection := slog.String("connection", u.key.String())
 	if err != nil {
 		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "a refreshed token that had not been saved is of no use any more",
@@ -118,7 +118,7 @@ func (b *Broker) flushAnswer(ctx context.Context, u *pendingAnswer) error {
 		cfg.logger().LogAttrs(ctx, slog.LevelInfo, "the store has taken a refreshed token that had not been saved", connection)
 		b.destroyEarlier(ctx, u.key, snap.rev)
 		if conn := cfg.Connectors[u.key.Connector]; conn != nil {
-			b.emit(ctx, cfg, conn, u.event, snap.rec)
+			b.emit(ctx, cfg, conn, u.outcome.event, snap.rec)
 		}
 	}
 	if u.journaled.Load() {
@@ -152,7 +152,7 @@ const slowSave = 2 * time.Second
 // soon. The save goes on. When it is over, ended is to be called: what the store has, or
 // nobody needs any more, is not left in the journal.
 func (b *Broker) journalIfSlow(ctx context.Context, cfg *Config, u *pendingAnswer) (ended func(settled bool)) {
-	if b.journal == nil {
+	if b.storage.journal == nil {
 		return func(bool) {}
 	}
 	waiting, stop := context.WithCancel(ctx)
@@ -184,7 +184,7 @@ func (b *Broker) journalIfSlow(ctx context.Context, cfg *Config, u *pendingAnswe
 // removeFromJournal removes an answer from the journal, even if ctx has ended just now:
 // nobody in this process would look for it again.
 func (b *Broker) removeFromJournal(ctx context.Context, cfg *Config, u *pendingAnswer) {
-	if err := b.journal.Remove(context.WithoutCancel(ctx), u.id); err != nil {
+	if err := b.storage.journal.Remove(context.WithoutCancel(ctx), u.id); err != nil {
 		// Nothing is lost: it would be merged once more, and be found saved.
 		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "an entry of the journal could not be removed",
 			slog.String("connection", u.key.String()), slog.String("error", err.Error()))
@@ -194,7 +194,7 @@ func (b *Broker) removeFromJournal(ctx context.Context, cfg *Config, u *pendingA
 var errNoJournal = errors.New("there is no journal")
 
 func (b *Broker) journalAnswer(ctx context.Context, u *pendingAnswer) error {
-	if b.journal == nil {
+	if b.storage.journal == nil {
 		return errNoJournal
 	}
 	data, err := json.Marshal(pendingAnswerJSON{
@@ -205,13 +205,13 @@ func (b *Broker) journalAnswer(ctx context.Context, u *pendingAnswer) error {
 	if err != nil {
 		return fmt.Errorf("encoding an answer: %w", err)
 	}
-	return b.journal.Put(ctx, u.id, data)
+	return b.storage.journal.Put(ctx, u.id, data)
 }
 
 // adopt reads the answers that an earlier process, or another one on this machine
 // that is gone, could not save.
 func (b *Broker) adopt(ctx context.Context) error {
-	if b.journal == nil {
+	if b.storage.journal == nil {
 		return nil
 	}
 	select {
@@ -220,7 +220,7 @@ func (b *Broker) adopt(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	for entry, err := range b.journal.Entries(ctx) {
+	for entry, err := range b.storage.journal.Entries(ctx) {
 		if err != nil {
 			return fmt.Errorf("reading the journal: %w", err)
 		}
@@ -241,10 +241,10 @@ func (b *Broker) adopt(ctx context.Context) error {
 
 // checkJournal returns nil if an answer could be kept that the store does not take.
 func (b *Broker) checkJournal(ctx context.Context) error {
-	if b.journal == nil {
+	if b.storage.journal == nil {
 		return nil
 	}
-	if err := b.journal.Check(ctx); err != nil {
+	if err := b.storage.journal.Check(ctx); err != nil {
 		return fmt.Errorf("the journal is not writable, so no refresh is begun: %w", err)
 	}
 	return nil

@@ -57,7 +57,7 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 	// What only waits ends with the broker; what is sent does not.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(b.life, cancel)()
+	defer context.AfterFunc(b.lifecycle.ctx, cancel)()
 
 	var observed leaseObserver
 	for {
@@ -93,7 +93,7 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 		}
 		held, err := a.takeLease(ctx, rec, rev, takeover)
 		if err != nil && !errors.Is(err, record.ErrConflict) {
-			b.pauses.cancelProbe(a.conn, rec, b.clock.Now()) // the try that was claimed was not made
+			b.refusals.breakers.cancelProbe(a.conn, rec, b.clock.Now()) // the try that was claimed was not made
 		}
 		if !errors.Is(err, record.ErrConflict) {
 			return held, err
@@ -113,7 +113,7 @@ func (a *attempt) mayTry(ctx context.Context, rec *record.Record) error {
 		}
 	}
 	if !a.probing {
-		if until := b.pauses.tryProbe(a.conn, rec, b.clock.Now()); !until.IsZero() {
+		if until := b.refusals.breakers.tryProbe(a.conn, rec, b.clock.Now()); !until.IsZero() {
 			return pausedError(a.refresher.key, until)
 		}
 		a.probing = true
@@ -140,7 +140,7 @@ func (a *attempt) contend(rec *record.Record, observed *leaseObserver) (takeover
 // takeLease writes a lease into the record.
 func (a *attempt) takeLease(ctx context.Context, rec *record.Record, rev record.Revision, takeover bool) (*heldLease, error) {
 	b := a.refresher.broker
-	if b.life.Err() != nil {
+	if b.lifecycle.ctx.Err() != nil {
 		return nil, ErrShuttingDown
 	}
 	timeout := a.cfg.refreshTimeout()
@@ -211,18 +211,18 @@ func (r *refresher) noteUnsent(leaseID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// As long as a store is read-only there is another one with every attempt.
-	r.unsent = append(r.unsent[max(0, len(r.unsent)-maxUnsent+1):], leaseID)
+	r.attempts.unsent = append(r.attempts.unsent[max(0, len(r.attempts.unsent)-maxUnsent+1):], leaseID)
 }
 
 // setUnsent forgets the leases before: the record holds leaseID, or none that counts.
 func (r *refresher) setUnsent(leaseID ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.unsent = leaseID
+	r.attempts.unsent = leaseID
 }
 
 func (r *refresher) isUnsent(leaseID string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Contains(r.unsent, leaseID)
+	return slices.Contains(r.attempts.unsent, leaseID)
 }

@@ -125,7 +125,7 @@ type serviceIndex struct {
 }
 
 func (b *Broker) connectorsByService(cfg *Config) map[string][]connector.ID {
-	if index := b.services.Load(); index != nil && index.of == cfg {
+	if index := b.connections.byService.Load(); index != nil && index.of == cfg {
 		return index.ids
 	}
 	index := &serviceIndex{of: cfg, ids: make(map[string][]connector.ID)}
@@ -136,7 +136,7 @@ func (b *Broker) connectorsByService(cfg *Config) map[string][]connector.ID {
 	for _, ids := range index.ids {
 		slices.SortFunc(ids, connector.ID.Compare)
 	}
-	b.services.Store(index)
+	b.connections.byService.Store(index)
 	return index.ids
 }
 

@@ -21,7 +21,7 @@ const (
 func (r *refresher) lock() *refresher {
 	for {
 		r.mu.Lock()
-		if !r.gone {
+		if !r.memory.evicted {
 			return r
 		}
 		r.mu.Unlock()
@@ -33,22 +33,22 @@ func (r *refresher) lock() *refresher {
 // consumers are whatever callers say, and there is no end to what they can invent. The
 // caller holds mu.
 func (r *refresher) discard() {
-	if r.known || r.gone || r.flight != nil || r.reading != nil || r.cancelRetry != nil || r.unsaved.Load() || r.snap.Load() != nil {
+	if r.memory.exists || r.memory.evicted || r.attempts.flight != nil || r.memory.reading != nil || r.attempts.cancelRetry != nil || r.memory.unsaved.Load() || r.memory.snap.Load() != nil {
 		return
 	}
-	r.gone = true
-	r.broker.refreshers.remove(r)
+	r.memory.evicted = true
+	r.broker.connections.refreshers.remove(r)
 }
 
 // dropIfUnknown is called when something was done with a connection that may not be there: then
 // it leaves nothing behind.
 func (r *refresher) dropIfUnknown() {
-	if r.snap.Load() != nil || r.inFlight.n.Load() > 0 { // whose number limits look at
+	if r.memory.snap.Load() != nil || r.admissions.own.n.Load() > 0 { // whose number limits look at
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.highest == (watermark{}) {
+	if r.memory.highest == (watermark{}) {
 		r.discard()
 	}
 }
@@ -56,55 +56,74 @@ func (r *refresher) dropIfUnknown() {
 func (r *refresher) evict(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.flight != nil || r.reading != nil || r.unsaved.Load() || now.Sub(time.Unix(0, r.usedAt.Load())) <= idleAfter {
+	if r.attempts.flight != nil || r.memory.reading != nil || r.memory.unsaved.Load() || now.Sub(time.Unix(0, r.memory.usedAt.Load())) <= idleAfter {
 		return
 	}
-	if snap := r.snap.Load(); snap != nil && snap.rec.IsTombstone() {
+	if snap := r.memory.snap.Load(); snap != nil && snap.rec.IsTombstone() {
 		if !snap.rec.WasPurged(now) {
 			return
 		}
-		r.known = false
+		r.memory.exists = false
 	}
-	r.snap.Store(nil)
+	r.memory.snap.Store(nil)
 	r.discard()
 }
 
 // touch notes that the connection is used.
 func (r *refresher) touch(now time.Time) {
-	if used := r.usedAt.Load(); now.UnixNano()-used > int64(touchEvery) {
-		r.usedAt.Store(now.UnixNano())
+	if used := r.memory.usedAt.Load(); now.UnixNano()-used > int64(touchEvery) {
+		r.memory.usedAt.Store(now.UnixNano())
 	}
 }
 
-// A refresher is what this process knows of one connection and does for it.
+// A refresher is what this process knows of one connection, and does for it.
 type refresher struct {
-	broker *Broker
-	key    record.Key
+	broker     *Broker
+	key        record.Key
+	admissions admissions
 
-	inFlight    inFlight  // requests of this connection
-	application *inFlight // those of all connections of its application
+	mu         sync.Mutex // guards the fields of the groups below, but for the atomic ones; never held across I/O
+	memory     memory
+	attempts   attempts
+	rejections rejections
+}
 
+// admissions count the requests in progress.
+type admissions struct {
+	own         inFlight  // of this connection
+	application *inFlight // of all connections of its application
+}
+
+// memory is what is known of the record.
+type memory struct {
 	snap       atomic.Pointer[snapshot] // nil until the record was read
 	readFailed atomic.Int64             // when a read last failed, Unix nanoseconds
 	unsaved    atomic.Bool              // snap is newer than what the store has taken
-	usedAt     atomic.Int64             // when a call used the connection, Unix nanoseconds, about
-	idleSince  atomic.Int64             // when a refresh of the valid token has found nothing to do, Unix nanoseconds
-	forced     atomic.Bool              // a 401 has led to a refresh, and nothing yet says that it helped
-	reacting   atomic.Bool              // to a 401, in the background
+	usedAt     atomic.Int64             // when a call last used the connection, Unix nanoseconds, to the minute
 
-	mu      sync.Mutex // guards the fields below; never held across I/O
-	known   bool       // there is a record, as far as is known
-	gone    bool       // another refresher has its place in the broker, or may get it
-	reading *reading   // nil if nobody reads
-	flight  *flight    // nil if no refresh is under way
-	unsent  []string   // ids of leases that this process may have written and did not use
+	exists  bool     // the store has a record, as far as is known
+	evicted bool     // another refresher has taken this one's place, or may
+	reading *reading // nil if no read is in progress
+	highest watermark
+}
 
+// attempts are the refreshes of this process.
+type attempts struct {
+	idleSince atomic.Int64 // when a refresh of a valid token last found nothing to do, Unix nanoseconds
+
+	flight      *flight            // nil if no refresh is in progress
+	unsent      []string           // ids of leases that this process may have written and did not use
 	retryAt     time.Time          // when the next attempt is planned for
 	cancelRetry context.CancelFunc // nil if none is planned
 	outages     int                // flights in a row that the store did not answer
+}
 
-	forcing forcedRefresh
-	highest watermark
+// rejections are what 401s of downstream have led to.
+type rejections struct {
+	forced   atomic.Bool // a refresh was forced, and no call has shown yet that it helped
+	reacting atomic.Bool // a reaction is in progress in the background
+
+	refresh forcedRefresh
 }
 
 // A watermark is the highest generation of a record that was seen, and since when
@@ -122,20 +141,20 @@ func (r *refresher) isRolledBack(rec *record.Record) bool {
 	return r.sawRecord(rec)
 }
 
-// sawRecord is isSetBack for a caller that holds mu.
+// sawRecord is isRolledBack for a caller that holds mu.
 func (r *refresher) sawRecord(rec *record.Record) bool {
-	r.known = true
-	if rec.Generation < r.highest.generation && !rec.CreatedAt.After(r.highest.createdAt) {
+	r.memory.exists = true
+	if rec.Generation < r.memory.highest.generation && !rec.CreatedAt.After(r.memory.highest.createdAt) {
 		return true
 	}
-	r.highest = watermark{rec.Generation, rec.CreatedAt}
+	r.memory.highest = watermark{rec.Generation, rec.CreatedAt}
 	return false
 }
 
-// highestSeen returns the highest generation that this process has highestSeen. What goes on counting
-// from there is never taken for a store that was set back.
+// highestSeen returns the highest generation that this process has seen. A record that
+// continues to count from there is never taken for one of a store that was rolled back.
 func (r *refresher) highestSeen() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.highest.generation
+	return r.memory.highest.generation
 }

@@ -12,17 +12,17 @@ import (
 // refresher returns what this process knows of a connection. There is one for a
 // connection at any time: two would each let a refresh begin.
 func (b *Broker) refresher(key record.Key) *refresher {
-	if r := b.refreshers.load(&key); r != nil {
+	if r := b.connections.refreshers.load(&key); r != nil {
 		return r
 	}
-	return b.refreshers.loadOrStore(&refresher{broker: b, key: key, application: b.inFlightOf(key.Application)})
+	return b.connections.refreshers.loadOrStore(&refresher{broker: b, key: key, admissions: admissions{application: b.inFlightOf(key.Application)}})
 }
 
 // find returns the refresher of a request's connection, and its connector. Errors:
 // [record.ErrConnectorNotFound], [*record.InputError]. Whoever does nothing with it calls leave.
 func (b *Broker) find(cfg *Config, key record.Key) (*refresher, *record.Connector, error) {
-	r := b.refreshers.load(&key)
-	if r == nil || r.snap.Load() == nil { // otherwise a record has this key, so it is valid
+	r := b.connections.refreshers.load(&key)
+	if r == nil || r.memory.snap.Load() == nil { // otherwise a record has this key, so it is valid
 		if err := key.Validate(); err != nil {
 			return nil, nil, err
 		}
@@ -41,7 +41,7 @@ func (b *Broker) find(cfg *Config, key record.Key) (*refresher, *record.Connecto
 // takes to recognise a store that was set back stays, for as long as there is a record.
 func (b *Broker) evictIdle() {
 	now := b.clock.Now()
-	b.refreshers.each(func(r *refresher) { r.evict(now) })
+	b.connections.refreshers.each(func(r *refresher) { r.evict(now) })
 }
 
 // A table has the refreshers of a broker, one for a connection at any time. It is in

@@ -26,7 +26,7 @@ func (a *Authorization) Renew(ctx context.Context) bool {
 	}
 	r := a.refresher
 	b := r.broker
-	if snap := r.snap.Load(); snap != nil && snap.rec.Generation > a.generation {
+	if snap := r.memory.snap.Load(); snap != nil && snap.rec.Generation > a.generation {
 		return true
 	}
 	snap, err := r.read(ctx)
@@ -50,7 +50,7 @@ func (a *Authorization) RenewInBackground() {
 	}
 	b := a.refresher.broker
 	a.refresher.react(func() {
-		ctx, cancel := context.WithTimeout(b.life, leaseDuration(b.Config().refreshTimeout()))
+		ctx, cancel := context.WithTimeout(b.lifecycle.ctx, leaseDuration(b.Config().refreshTimeout()))
 		defer cancel()
 		a.Renew(ctx)
 	})
@@ -58,14 +58,14 @@ func (a *Authorization) RenewInBackground() {
 
 // react does what a 401 asks for in the background, for one of many at a time.
 func (r *refresher) react(reaction func()) {
-	if r.reacting.Swap(true) {
+	if r.rejections.reacting.Swap(true) {
 		return
 	}
-	if !r.broker.begin(func() {
-		defer r.reacting.Store(false)
+	if !r.broker.lifecycle.begin(func() {
+		defer r.rejections.reacting.Store(false)
 		reaction()
 	}) {
-		r.reacting.Store(false)
+		r.rejections.reacting.Store(false)
 	}
 }
 
@@ -86,7 +86,7 @@ func (f *forcedRefresh) clear() { f.generation, f.unparked = 0, "" }
 func (r *refresher) force(generation uint64, now time.Time) bool {
 	r = r.lock()
 	defer r.mu.Unlock()
-	f := &r.forcing
+	f := &r.rejections.refresh
 	if f.generation == generation {
 		f.last = generation
 		return true // asked for already: join it
@@ -97,7 +97,7 @@ func (r *refresher) force(generation uint64, now time.Time) bool {
 	f.cooldown = min(max(2*f.cooldown, minForceCooldown), maxForceCooldown)
 	f.next = now.Add(f.cooldown)
 	f.generation, f.last = generation, generation
-	r.forced.Store(true)
+	r.rejections.forced.Store(true)
 	return true
 }
 
@@ -105,26 +105,26 @@ func (r *refresher) force(generation uint64, now time.Time) bool {
 func (r *refresher) isForced(generation uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.forcing.generation != 0 && r.forcing.generation == generation
+	return r.rejections.refresh.generation != 0 && r.rejections.refresh.generation == generation
 }
 
 // isRejected reports whether that is because downstream has rejected it.
 func (r *refresher) isRejected(generation uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.forcing.generation != 0 && r.forcing.generation == generation && r.forcing.last == generation
+	return r.rejections.refresh.generation != 0 && r.rejections.refresh.generation == generation && r.rejections.refresh.last == generation
 }
 
 // accepted notes that downstream took a credential: forced refreshes help.
 func (r *refresher) accepted(generation uint64) {
-	if !r.forced.Load() {
+	if !r.rejections.forced.Load() {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if generation > r.forcing.last {
-		r.forcing.cooldown = 0
-		r.forced.Store(false)
+	if generation > r.rejections.refresh.last {
+		r.rejections.refresh.cooldown = 0
+		r.rejections.forced.Store(false)
 	}
 }
 
@@ -176,7 +176,7 @@ func (r *refresher) forceOnce(rec *record.Record, now time.Time) bool {
 	}
 	r = r.lock()
 	defer r.mu.Unlock()
-	f := &r.forcing
+	f := &r.rejections.refresh
 	if now.Before(f.next) {
 		return false
 	}
@@ -189,5 +189,5 @@ func (r *refresher) forceOnce(rec *record.Record, now time.Time) bool {
 func (r *refresher) isUnparked(parked secret.Hash) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.forcing.unparked != "" && r.forcing.unparked == parked
+	return r.rejections.refresh.unparked != "" && r.rejections.refresh.unparked == parked
 }

@@ -52,7 +52,7 @@ func newRevocation(cfg *Config, conn *record.Connector, key record.Key, settings
 // revoke revokes in the background. Nothing depends on whether it succeeds, which the log
 // and a span say. rv may be nil.
 func (b *Broker) revoke(cause context.Context, rv *revocation) {
-	if rv != nil && !b.begin(func() { b.carryOut(cause, rv) }) {
+	if rv != nil && !b.lifecycle.begin(func() { b.carryOut(cause, rv) }) {
 		rv.report(context.Background(), trace.SpanFromContext(cause), ErrShuttingDown)
 	}
 }
@@ -60,7 +60,7 @@ func (b *Broker) revoke(cause context.Context, rv *revocation) {
 // revokeLate is revoke for what a token endpoint has answered too late. Whoever saves that
 // is waited for when the broker closes, and so does it then itself.
 func (b *Broker) revokeLate(cause context.Context, rv *revocation) {
-	if rv != nil && !b.begin(func() { b.carryOut(cause, rv) }) {
+	if rv != nil && !b.lifecycle.begin(func() { b.carryOut(cause, rv) }) {
 		b.carryOut(cause, rv)
 	}
 }
@@ -86,7 +86,7 @@ func (b *Broker) tryToRevoke(ctx context.Context, rv *revocation) error {
 			return err
 		}
 		// Between two tries nothing is under way, so that the broker can close.
-		if b.clock.Sleep(b.life, time.Duration(try)*revocationPause) != nil || ctx.Err() != nil {
+		if b.clock.Sleep(b.lifecycle.ctx, time.Duration(try)*revocationPause) != nil || ctx.Err() != nil {
 			return err
 		}
 	}

@@ -26,7 +26,7 @@ func (a *attempt) saveToken(ctx context.Context, held *heldLease, ans record.Ans
 	saved := r.broker.journalIfSlow(ctx, a.cfg, u)
 	snap, event, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
 	if errors.Is(err, errSavedAlready) {
-		event = u.event
+		event = u.outcome.event
 		snap, err = r.load(ctx)
 	}
 	saved(err == nil || isFinal(err))
@@ -67,8 +67,8 @@ func (a *attempt) saveLater(ctx context.Context, held *heldLease, u *pendingAnsw
 	r := a.refresher
 	b := r.broker
 	a.log(ctx, slog.LevelError, "the store did not take a refreshed token; it is served from memory, and saving is retried", err)
-	r.unsaved.Store(true)
-	defer r.unsaved.Store(false)
+	r.memory.unsaved.Store(true)
+	defer r.memory.unsaved.Store(false)
 	rec := held.rec.Clone()
 	_, err = u.merge(rec, a.policy(held), b.clock.Now()) // from then on it belongs to who flushes
 	b.keep(ctx, a.cfg, u)
@@ -88,7 +88,7 @@ func (a *attempt) saveLater(ctx context.Context, held *heldLease, u *pendingAnsw
 		_ = b.flush(ctx) // its error is that of this answer or of one before it
 		select {
 		case <-u.done:
-			return u.snap, u.err
+			return u.outcome.snap, u.outcome.err
 		default:
 		}
 	}
@@ -116,7 +116,7 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 		a.clientKnown(held, now)
 	}
 	policy := a.policy(held)
-	policy.OwnFault = ans.Class == record.ClassConfiguration && sharesTokenRequests(a.conn, held.rec) && r.broker.doubts.isOwnFault(r.key, ans.Code)
+	policy.OwnFault = ans.Class == record.ClassConfiguration && sharesTokenRequests(a.conn, held.rec) && r.broker.refusals.suspicions.isOwnFault(r.key, ans.Code)
 	var until time.Time
 	if ans.Class == record.ClassConfiguration && !policy.OwnFault {
 		until = now.Add(probeInterval)
@@ -153,7 +153,7 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 // false if that is no news.
 func (a *attempt) pause(ctx context.Context, held *heldLease, ans record.Answer, until, now time.Time) (news bool) {
 	b := a.refresher.broker
-	begun, wide := b.pauses.trip(a.conn, held.rec, ans.Code, until)
+	begun, wide := b.refusals.breakers.trip(a.conn, held.rec, ans.Code, until)
 	if !begun || wide && !b.announce(ctx, a.conn, held.rec, now) {
 		return false
 	}
@@ -182,7 +182,7 @@ func (a *attempt) awaitNewer(ctx context.Context, held *heldLease) bool {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(b.life, cancel)()
+	defer context.AfterFunc(b.lifecycle.ctx, cancel)()
 	begun := b.clock.Now()
 	a.prolong(ctx, held)
 	for b.clock.Now().Sub(begun) < held.lease.Duration-leaseSlack {

@@ -96,7 +96,7 @@ func (r *refresher) install(rec *record.Record, rev record.Revision, readAt time
 	r.touch(readAt) // before it can be taken for idle
 	r.mu.Unlock()
 	for {
-		cur := r.snap.Load()
+		cur := r.memory.snap.Load()
 		if cur != nil && !rec.CreatedAt.After(cur.rec.CreatedAt) && (cur.rec.Generation > rec.Generation ||
 			cur.rec.Generation == rec.Generation && (cur.rev > rev || cur.rev == rev && cur.readAt.After(readAt))) {
 			return cur
@@ -104,7 +104,7 @@ func (r *refresher) install(rec *record.Record, rev record.Revision, readAt time
 		if cur != nil && cur.rec.Generation == rec.Generation {
 			next.refreshAt = cur.refreshAt // the jitter is drawn once for a token
 		}
-		if r.snap.CompareAndSwap(cur, next) {
+		if r.memory.snap.CompareAndSwap(cur, next) {
 			return next
 		}
 	}
@@ -112,24 +112,24 @@ func (r *refresher) install(rec *record.Record, rev record.Revision, readAt time
 
 // forget drops the snapshot because the record is gone.
 func (r *refresher) forget() {
-	if r.unsaved.Load() {
+	if r.memory.unsaved.Load() {
 		return
 	}
-	r.snap.Store(nil)
+	r.memory.snap.Store(nil)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.known = false
+	r.memory.exists = false
 }
 
 // read loads the record; concurrent callers share one load. A caller that goes away
 // leaves the others their answer. Errors: [record.ErrConnectionNotFound], [record.ErrStoreUnavailable].
 func (r *refresher) read(ctx context.Context) (*snapshot, error) {
 	r = r.lock()
-	rd := r.reading
+	rd := r.memory.reading
 	if rd == nil {
 		rd = &reading{done: make(chan struct{})}
-		if r.broker.begin(func() { r.runReading(context.WithoutCancel(ctx), rd) }) {
-			r.reading = rd
+		if r.broker.lifecycle.begin(func() { r.runReading(context.WithoutCancel(ctx), rd) }) {
+			r.memory.reading = rd
 		} else {
 			rd.err = ErrShuttingDown
 			close(rd.done)
@@ -149,8 +149,8 @@ func (r *refresher) runReading(ctx context.Context, rd *reading) {
 	defer cancel()
 	rd.snap, rd.err = r.load(ctx)
 	r.mu.Lock()
-	r.reading = nil
-	if r.highest == (watermark{}) {
+	r.memory.reading = nil
+	if r.memory.highest == (watermark{}) {
 		r.discard() // anybody can ask for what was never there
 	}
 	r.mu.Unlock()
@@ -167,7 +167,7 @@ func (r *refresher) load(ctx context.Context) (*snapshot, error) {
 		r.forget()
 		return nil, record.ConnectionNotFound(r.key)
 	case err != nil:
-		r.readFailed.Store(b.clock.Now().UnixNano())
+		r.memory.readFailed.Store(b.clock.Now().UnixNano())
 		return nil, err
 	case rec.IsTombstone():
 		r.install(rec, rev, begun)
@@ -187,9 +187,9 @@ const codeStaleStore = "stale_store"
 // Where the newer one is in memory still, that is served.
 func (r *refresher) reportRollback(ctx context.Context, rec *record.Record, readAt time.Time) (*snapshot, error) {
 	b := r.broker
-	cur := r.snap.Load()
+	cur := r.memory.snap.Load()
 	known := cur != nil && cur.rec.Generation > rec.Generation
-	if known && (r.unsaved.Load() || !cur.readAt.Before(readAt)) {
+	if known && (r.memory.unsaved.Load() || !cur.readAt.Before(readAt)) {
 		return cur, nil // it is only that somebody in this process was faster
 	}
 	b.Config().logger().LogAttrs(ctx, slog.LevelError,
@@ -207,7 +207,7 @@ func (r *refresher) latest(ctx context.Context) (*snapshot, error) {
 	b := r.broker
 	now := b.clock.Now()
 	r.touch(now)
-	snap := r.snap.Load()
+	snap := r.memory.snap.Load()
 	if snap != nil && now.Sub(snap.readAt) < b.Config().cacheTTL() {
 		if snap.rec.IsTombstone() {
 			return nil, record.ConnectionNotFound(r.key)
@@ -217,7 +217,7 @@ func (r *refresher) latest(ctx context.Context) (*snapshot, error) {
 	if snap == nil || !snap.servable(now) {
 		return r.read(ctx)
 	}
-	if isWithin(readCooldown, r.readFailed.Load(), now) {
+	if isWithin(readCooldown, r.memory.readFailed.Load(), now) {
 		return snap, nil
 	}
 	waiting, cancel := context.WithTimeout(ctx, patience)
@@ -227,7 +227,7 @@ func (r *refresher) latest(ctx context.Context) (*snapshot, error) {
 		return fresh, nil
 	}
 	if isUnavailable(err) || waiting.Err() != nil && ctx.Err() == nil {
-		r.readFailed.Store(now.UnixNano())
+		r.memory.readFailed.Store(now.UnixNano())
 		return snap, nil
 	}
 	return nil, err

@@ -7,13 +7,23 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
+
+// storage is the store, opened at first use, and the journal beside it.
+type storage struct {
+	open    func(context.Context) (record.Store, error)
+	opened  atomic.Pointer[record.Store] // nil until the store was opened
+	opening singleflight.Group
+	journal record.Journal // nil if there is none
+}
 
 // maxConflicts bounds how often one change is tried against other writers.
 const maxConflicts = 50
@@ -71,6 +81,22 @@ func (b *Broker) update(ctx context.Context, key record.Key, change func(*record
 	return b.updateWith(ctx, key, b.save, change)
 }
 
+// updateIf is update for a change that may have nothing to do: change returns nil then, and
+// updateIf too.
+func (b *Broker) updateIf(ctx context.Context, key record.Key, change func(*record.Record) *record.Record) (*record.Record, record.Revision, error) {
+	rec, rev, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
+		next := change(rec)
+		if next == nil {
+			return nil, errSuperseded
+		}
+		return next, nil
+	})
+	if errors.Is(err, errSuperseded) {
+		return nil, 0, nil
+	}
+	return rec, rev, err
+}
+
 // A saveFunc is a way to save a record.
 type saveFunc func(context.Context, *record.Record, record.Revision) (record.Revision, error)
 
@@ -106,7 +132,7 @@ func (b *Broker) updateWith(ctx context.Context, key record.Key, save saveFunc, 
 // revision rev replaced, in the background. If that fails, the next save of other
 // credentials removes them too.
 func (b *Broker) destroyEarlier(cause context.Context, key record.Key, rev record.Revision) {
-	b.begin(func() {
+	b.lifecycle.begin(func() {
 		ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.store.destroy_earlier",
 			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(connectorAttribute(key)))
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -128,29 +154,29 @@ const openTimeout = 15 * time.Second
 
 // store returns the store, opened if need be.
 func (b *Broker) store(ctx context.Context) (record.Store, error) {
-	if s := b.opened.Load(); s != nil {
+	if s := b.storage.opened.Load(); s != nil {
 		return *s, nil
 	}
-	opening := b.opening.DoChan("", func() (any, error) {
-		if s := b.opened.Load(); s != nil {
+	opening := b.storage.opening.DoChan("", func() (any, error) {
+		if s := b.storage.opened.Load(); s != nil {
 			return *s, nil
 		}
-		if b.life.Err() != nil {
+		if b.lifecycle.ctx.Err() != nil {
 			return nil, ErrShuttingDown
 		}
 		// Not the caller's context: others wait for the same opening.
-		ctx, cancel := context.WithTimeout(b.life, openTimeout)
+		ctx, cancel := context.WithTimeout(b.lifecycle.ctx, openTimeout)
 		defer cancel()
-		s, err := b.open(ctx)
+		s, err := b.storage.open(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 		}
-		b.opened.Store(&s)
-		if b.life.Err() != nil {
+		b.storage.opened.Store(&s)
+		if b.lifecycle.ctx.Err() != nil {
 			return nil, errors.Join(ErrShuttingDown, b.closeStore())
 		}
 		b.Start()
-		b.begin(b.sweepRegularly)
+		b.lifecycle.begin(b.sweepRegularly)
 		return s, nil
 	})
 	select {
@@ -163,7 +189,7 @@ func (b *Broker) store(ctx context.Context) (record.Store, error) {
 }
 
 func (b *Broker) closeStore() error {
-	if s := b.opened.Swap(nil); s != nil {
+	if s := b.storage.opened.Swap(nil); s != nil {
 		if closer, ok := (*s).(io.Closer); ok {
 			return closer.Close()
 		}
@@ -176,7 +202,7 @@ func isUnavailable(err error) bool { return errors.Is(err, record.ErrStoreUnavai
 
 // isShared reports whether other processes may write to the store.
 func (b *Broker) isShared() bool {
-	if s := b.opened.Load(); s != nil {
+	if s := b.storage.opened.Load(); s != nil {
 		if shared, ok := (*s).(record.SharedStore); ok {
 			return shared.Shared()
 		}

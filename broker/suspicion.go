@@ -54,9 +54,9 @@ func (d *suspicions) clear(key record.Key) {
 // thinks of a connection's own client says nothing of the connector's.
 func (a *attempt) clientAccepted(ctx context.Context, held *heldLease) {
 	b := a.refresher.broker
-	b.pauses.reset(a.conn, held.rec)
+	b.refusals.breakers.reset(a.conn, held.rec)
 	if _, own := a.conn.ClientFor(held.rec.Settings); !own {
-		b.doubts.clear(a.refresher.key)
+		b.refusals.suspicions.clear(a.refresher.key)
 		b.endAnnouncement(ctx, a.conn, held.rec)
 	}
 }
@@ -65,8 +65,8 @@ func (a *attempt) clientAccepted(ctx context.Context, held *heldLease) {
 // says to a client that it knows: the next connection may try at once.
 func (a *attempt) clientKnown(held *heldLease, now time.Time) {
 	b := a.refresher.broker
-	b.pauses.cancelProbe(a.conn, held.rec, now)
+	b.refusals.breakers.cancelProbe(a.conn, held.rec, now)
 	if _, own := a.conn.ClientFor(held.rec.Settings); !own {
-		b.doubts.clear(a.refresher.key)
+		b.refusals.suspicions.clear(a.refresher.key)
 	}
 }

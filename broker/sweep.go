@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -20,24 +19,17 @@ const (
 	sweepLease    = 5 * time.Minute       // renewed while a sweep goes on
 )
 
-// ownApplication is that of the records which are the broker's own. It has a control
-// character in it, so that no caller can name it.
-const ownApplication = "\x01broker"
-
-// sweepKey is where the lease of the sweep is.
-var sweepKey = record.Key{Application: ownApplication, Consumer: "sweep", Connector: connector.ID{UnifiedAPI: "broker", ServiceID: "sweep"}}
-
 // sweepRegularly sweeps until the broker closes.
 func (b *Broker) sweepRegularly() {
 	var observed leaseObserver
 	for {
 		wait := sweepInterval - sweepInterval/5 + rand.N(2*sweepInterval/5)
-		if b.clock.Sleep(b.life, wait) != nil {
+		if b.clock.Sleep(b.lifecycle.ctx, wait) != nil {
 			return
 		}
 		b.evictIdle()
-		if err := b.sweep(b.life, &observed); err != nil && b.life.Err() == nil {
-			b.Config().logger().LogAttrs(b.life, slog.LevelWarn, "the sweep has stopped; it starts again later",
+		if err := b.sweep(b.lifecycle.ctx, &observed); err != nil && b.lifecycle.ctx.Err() == nil {
+			b.Config().logger().LogAttrs(b.lifecycle.ctx, slog.LevelWarn, "the sweep has stopped; it starts again later",
 				slog.String("error", err.Error()))
 		}
 	}
@@ -87,16 +79,9 @@ func (b *Broker) sweep(ctx context.Context, observed *leaseObserver) (err error)
 			return err
 		}
 	}
-	_, _, err = b.update(ctx, sweepKey, func(rec *record.Record) (*record.Record, error) {
-		if rec == nil || !rec.Holds(lease) {
-			return nil, errSuperseded
-		}
-		rec.Lease = nil
-		return rec, nil
+	_, err = b.updateSweepLease(ctx, func(current *record.Lease) (*record.Lease, bool) {
+		return nil, current != nil && current.ID == lease.ID
 	})
-	if errors.Is(err, errSuperseded) {
-		return nil
-	}
 	return err
 }
 
@@ -104,20 +89,14 @@ func (b *Broker) sweep(ctx context.Context, observed *leaseObserver) (err error)
 // replica has it.
 func (b *Broker) leaseSweep(ctx context.Context, observed *leaseObserver, held *record.Lease) (*record.Lease, error) {
 	lease := &record.Lease{ID: uuid.NewString(), Duration: sweepLease}
-	_, _, err := b.update(ctx, sweepKey, func(rec *record.Record) (*record.Record, error) {
-		if rec == nil {
-			rec = &record.Record{Key: sweepKey, CreatedAt: b.clock.Now()}
-		}
-		if rec.Lease != nil && (held == nil || !rec.Holds(held)) && b.isShared() && !observed.overdue(rec.Lease, b.clock.Now()) {
-			return nil, errSuperseded
-		}
-		rec.Lease = lease
-		return rec, nil
+	taken, err := b.updateSweepLease(ctx, func(current *record.Lease) (*record.Lease, bool) {
+		mine := current != nil && held != nil && current.ID == held.ID
+		return lease, current == nil || mine || !b.isShared() || observed.overdue(current, b.clock.Now())
 	})
-	if errors.Is(err, errSuperseded) {
-		return nil, nil
+	if err != nil || !taken {
+		return nil, err
 	}
-	return lease, err
+	return lease, nil
 }
 
 // sweepRecord does what is to be done about one connection.
@@ -148,19 +127,16 @@ func (b *Broker) sweepRecord(ctx context.Context, key record.Key) error {
 // clearCredentials removes the credentials of a connection that is parked still with
 // the same ones.
 func (b *Broker) clearCredentials(ctx context.Context, seen *record.Record) error {
-	rec, rev, err := b.update(ctx, seen.Key, func(rec *record.Record) (*record.Record, error) {
+	rec, rev, err := b.updateIf(ctx, seen.Key, func(rec *record.Record) *record.Record {
 		if rec == nil || !rec.RetentionEnded(b.clock.Now()) || rec.Cycle.Parked != seen.Cycle.Parked {
-			return nil, errSuperseded
+			return nil
 		}
 		rec.Credentials, rec.Lease = nil, nil
 		rec.Generation++
 		rec.UpdatedAt = b.clock.Now()
-		return rec, nil
+		return rec
 	})
-	if errors.Is(err, errSuperseded) {
-		return nil
-	}
-	if err != nil {
+	if err != nil || rec == nil {
 		return err
 	}
 	b.refresher(seen.Key).install(rec, rev, b.clock.Now())
@@ -174,17 +150,14 @@ func (b *Broker) clearCredentials(ctx context.Context, seen *record.Record) erro
 // first, as its token alone may give no reason for a refresh.
 func (b *Broker) revive(ctx context.Context, seen *record.Record, conn *record.Connector) error {
 	if !seen.Cycle.Queued {
-		rec, rev, err := b.update(ctx, seen.Key, func(rec *record.Record) (*record.Record, error) {
+		rec, rev, err := b.updateIf(ctx, seen.Key, func(rec *record.Record) *record.Record {
 			if rec == nil || rec.IsTombstone() || !rec.IsNeglected(conn, b.clock.Now()) {
-				return nil, errSuperseded
+				return nil
 			}
 			rec.Cycle.Queued = true
-			return rec, nil
+			return rec
 		})
-		if errors.Is(err, errSuperseded) {
-			return nil
-		}
-		if err != nil {
+		if err != nil || rec == nil {
 			return err
 		}
 		b.refresher(seen.Key).install(rec, rev, b.clock.Now())

@@ -97,7 +97,7 @@ func (r *refresher) usable(ctx context.Context, conn *record.Connector, snap *sn
 	refused := r.refused(snap, conn, now)
 	switch {
 	case snap.servable(now) && !snap.rec.IsRejected():
-		if snap.wantsRefresh(now) && conn.CanRefresh(snap.rec.Credentials) && refused == nil && !isWithin(storeRetry, r.idleSince.Load(), now) {
+		if snap.wantsRefresh(now) && conn.CanRefresh(snap.rec.Credentials) && refused == nil && !isWithin(storeRetry, r.attempts.idleSince.Load(), now) {
 			r.start(ctx) // nobody waits: the token is valid still
 		}
 		return snap, nil
@@ -117,7 +117,7 @@ func (r *refresher) refused(snap *snapshot, conn *record.Connector, now time.Tim
 	if snap.rec.IsParked() || now.Before(snap.rec.Cycle.RetryAt) {
 		return snap.rec.TokenError(now)
 	}
-	if until := r.broker.pauses.openUntil(conn, snap.rec, now); !until.IsZero() {
+	if until := r.broker.refusals.breakers.openUntil(conn, snap.rec, now); !until.IsZero() {
 		return pausedError(r.key, until)
 	}
 	return nil

@@ -42,7 +42,7 @@ func (b *Broker) Validate(ctx context.Context, key record.Key) (_ *record.Connec
 	if view, err = b.show(ctx, conn, key); err != nil {
 		return nil, err
 	}
-	if snap := r.snap.Load(); snap != nil && snap.rec.IsParked() {
+	if snap := r.memory.snap.Load(); snap != nil && snap.rec.IsParked() {
 		view.State = record.StateInvalid
 	}
 	return view, nil
@@ -78,7 +78,7 @@ func (b *Broker) ObtainToken(ctx context.Context, key record.Key) (_ *record.Con
 	}
 	// A valid token is served whatever became of its refresh: here that is no success.
 	now := b.clock.Now()
-	if until := b.pauses.openUntil(conn, snap.rec, now); !until.IsZero() {
+	if until := b.refusals.breakers.openUntil(conn, snap.rec, now); !until.IsZero() {
 		return nil, pausedError(key, until)
 	}
 	if snap.rec.Cycle.Phase != record.PhaseHealthy {
@@ -115,7 +115,7 @@ func (r *refresher) renewOnce(ctx context.Context, conn *record.Connector) (*sna
 		return nil, err
 	}
 	now := r.broker.clock.Now()
-	if conn.CanRefresh(snap.rec.Credentials) && r.broker.pauses.openUntil(conn, snap.rec, now).IsZero() && r.forceOnce(snap.rec, now) {
+	if conn.CanRefresh(snap.rec.Credentials) && r.broker.refusals.breakers.openUntil(conn, snap.rec, now).IsZero() && r.forceOnce(snap.rec, now) {
 		return r.await(ctx)
 	}
 	if snap.servable(now) && !snap.rec.IsRejected() {
@@ -131,5 +131,5 @@ func (r *refresher) renewOnce(ctx context.Context, conn *record.Connector) (*sna
 func (r *refresher) underWay() *flight {
 	r = r.lock()
 	defer r.mu.Unlock()
-	return r.flight
+	return r.attempts.flight
 }

@@ -13,9 +13,12 @@ type Revision uint64
 // A Store keeps the records of connections. Everything that has to hold across
 // processes is built on its compare-and-set: [Store.Save].
 //
-// Errors: [ErrNotFound] and [ErrConflict] as documented below; anything else means
-// that the store could not tell, matches [ErrStoreUnavailable], and carries no
-// part of a record in its text.
+// A store may also be a [CheckedStore], a [VersionedStore], a [SharedStore] and an
+// [io.Closer], which is closed when the last user of the store is done.
+//
+// Errors: [ErrNotFound] and [ErrConflict] as documented below, and [ErrRecordTooLarge]
+// from Save. Any other means that the store could not tell, and matches
+// [ErrStoreUnavailable]. No error has a part of a record in its text.
 type Store interface {
 	// Load returns the record of key and its revision, or [ErrNotFound]. Tombstones
 	// are records like any other; see [Record.Deleted].
@@ -38,6 +41,15 @@ type Store interface {
 	// one consumer if application and consumer are given, of one application if
 	// consumer is empty, else all. Its cost is that of the keys which it yields.
 	List(ctx context.Context, application, consumer string) iter.Seq2[Key, error]
+}
+
+// A CheckedStore can say whether it would work now. Readiness asks it.
+type CheckedStore interface {
+	Store
+
+	// Check returns nil if the store can be read and written, else what is wrong and what
+	// an operator should do.
+	Check(ctx context.Context) error
 }
 
 // A VersionedStore keeps earlier revisions of a record until they are destroyed.
