@@ -74,3 +74,45 @@ func (b *Broker) endAnnouncement(cause context.Context, conn *record.Connector, 
 		endSpan(span, err)
 	})
 }
+
+// An announcement says that operators have been told of a refused client. The zero
+// announcement says that they have not.
+type announcement struct {
+	client secret.Hash // fingerprint of the client as it was
+	at     time.Time
+}
+
+// announcementKey is where the announcement about a connector's client is stored: one for
+// the connector or, if settings decide the token endpoint, for each endpoint.
+func announcementKey(c *record.Connector, rec *record.Record) record.Key {
+	key := record.Key{Application: ownApplication, Consumer: "pause", Connector: c.ID}
+	if endpoint := endpointOf(c, rec); endpoint != "" {
+		key.Consumer += " " + string(secret.New(endpoint).Hash())
+	}
+	return key
+}
+
+// updateAnnouncement replaces an announcement if change says so, and reports whether it
+// did.
+func (b *Broker) updateAnnouncement(ctx context.Context, key record.Key, change func(announcement) (announcement, bool)) (bool, error) {
+	rec, _, err := b.updateIf(ctx, key, func(rec *record.Record) *record.Record {
+		now := b.clock.Now()
+		if rec == nil {
+			rec = &record.Record{Key: key, CreatedAt: now}
+		}
+		var stored announcement
+		if rec.Cycle.Phase == record.PhaseFailed {
+			stored = announcement{client: rec.Cycle.Parked, at: rec.Cycle.FailedAt}
+		}
+		next, changed := change(stored)
+		if !changed {
+			return nil
+		}
+		rec.UpdatedAt, rec.Cycle = now, record.Cycle{}
+		if next != (announcement{}) {
+			rec.Cycle = record.Cycle{Phase: record.PhaseFailed, Class: record.ClassConfiguration, FailedAt: next.at, Parked: next.client}
+		}
+		return rec
+	})
+	return rec != nil, err
+}

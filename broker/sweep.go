@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -164,4 +165,30 @@ func (b *Broker) revive(ctx context.Context, seen *record.Record, conn *record.C
 	}
 	b.refresher(seen.Key).start(ctx)
 	return nil
+}
+
+// ownApplication is the application of the broker's own records. It has a control
+// character, so that no caller can name it. Stores keep nothing but records, so what
+// replicas share besides connections, the lease of the sweep and the announcements of
+// refused clients, is stored in their form.
+const ownApplication = "\x01broker"
+
+// sweepKey is where the lease of the sweep is.
+var sweepKey = record.Key{Application: ownApplication, Consumer: "sweep", Connector: connector.ID{UnifiedAPI: "broker", ServiceID: "sweep"}}
+
+// updateSweepLease replaces the lease of the sweep if change says so, and reports whether
+// it did. change gets nil if there is none.
+func (b *Broker) updateSweepLease(ctx context.Context, change func(*record.Lease) (*record.Lease, bool)) (bool, error) {
+	rec, _, err := b.updateIf(ctx, sweepKey, func(rec *record.Record) *record.Record {
+		if rec == nil {
+			rec = &record.Record{Key: sweepKey, CreatedAt: b.clock.Now()}
+		}
+		next, changed := change(rec.Lease)
+		if !changed {
+			return nil
+		}
+		rec.Lease = next
+		return rec
+	})
+	return rec != nil, err
 }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -9,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tokenendpoint"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -70,4 +72,39 @@ func endSpan(span trace.Span, err error) {
 // connectorAttribute names the service that a span is about, never the customer.
 func connectorAttribute(key record.Key) attribute.KeyValue {
 	return attribute.String("token_broker.connector", key.Connector.String())
+}
+
+// errorType returns a word of low cardinality for err, as OpenTelemetry's
+// error.type wants it.
+func errorType(err error) string {
+	var input *record.InputError
+	var token *record.TokenError
+	switch {
+	case errors.As(err, &input):
+		return "invalid_input"
+	case errors.Is(err, record.ErrStoreUnavailable):
+		return "store_unavailable"
+	case errors.As(err, &token):
+		return string(token.Class)
+	case errors.Is(err, record.ErrNotFound), errors.Is(err, record.ErrConnectionNotFound):
+		return "connection_not_found"
+	case errors.Is(err, record.ErrConnectorNotFound):
+		return "connector_not_found"
+	case errors.Is(err, ErrConsumerNotFound):
+		return "consumer_not_found"
+	case errors.Is(err, tokenendpoint.ErrRevokeLater), errors.Is(err, tokenendpoint.ErrRevokeRefused), errors.Is(err, tokenendpoint.ErrRevokeURL), errors.Is(err, errNoRevokeTarget):
+		return "not_revoked"
+	case errors.Is(err, record.ErrConflict):
+		return "conflict"
+	case errors.Is(err, ErrConnectionDisabled):
+		return "connection_disabled"
+	case errors.Is(err, ErrHostNotAllowed):
+		return "host_not_allowed"
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
+	default:
+		return "_OTHER"
+	}
 }
