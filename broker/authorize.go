@@ -16,8 +16,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// InjectedHeaders returns the names of the headers that a connector's credentials
-// are put in, so that a caller's own can be kept from passing for them.
+// InjectedHeaders returns the names of the headers that carry a connector's credentials,
+// so that a caller can be kept from sending them.
 func (b *Broker) InjectedHeaders(id connector.ID) []string {
 	conn, ok := b.Config().Connectors[id]
 	if !ok {
@@ -26,10 +26,10 @@ func (b *Broker) InjectedHeaders(id connector.ID) []string {
 	return inject.Headers(&conn.Definition)
 }
 
-// AuthorizeWith puts authorization, a credential that the caller has of its own, into
-// the header Authorization of req in place of the connection's credential. Where it may
-// go is checked as with [Broker.Authorize], and responses are scrubbed of it. A 401 is
-// the caller's affair: nothing is renewed. Errors: those of [Broker.Authorize] but
+// AuthorizeWith puts authorization, the caller's own credential, into the header
+// Authorization of req instead of the connection's credential. The host is checked as in
+// [Broker.Authorize], and responses are scrubbed of the credential. A 401 is for the caller
+// to handle: nothing is renewed. Errors: those of [Broker.Authorize] except
 // [*record.TokenError].
 func (b *Broker) AuthorizeWith(req *http.Request, key record.Key, authorization secret.String) (_ *Authorization, err error) {
 	ctx, span := b.tracing.start(req.Context(), "token_broker.inject", trace.WithAttributes(connectorAttribute(key)))
@@ -55,12 +55,12 @@ func (b *Broker) AuthorizeWith(req *http.Request, key record.Key, authorization 
 	return auth, nil
 }
 
-// ErrorHeader is set on responses that the broker made itself; on responses of
-// downstream it is removed, so that they cannot pass for such.
+// ErrorHeader marks responses of the broker itself. It is removed from responses of
+// downstream, which could otherwise pass for the broker's.
 const ErrorHeader = "X-Token-Broker-Error"
 
-// ImportHeader says what an import did to the credentials, see [record.ImportOutcome]. It too
-// is removed from responses of downstream.
+// ImportHeader tells what an import did to the credentials, see [record.ImportOutcome]. It
+// is removed from responses of downstream as well.
 const ImportHeader = "X-Token-Broker-Import"
 
 // An Authorization is a credential that was put into a request.
@@ -69,16 +69,18 @@ type Authorization struct {
 	conn           *record.Connector
 	generation     uint64
 	credential     *inject.Credential
-	callerSupplied bool // not one of the connection's, see [Broker.AuthorizeWith]
+	callerSupplied bool // the credential is the caller's, see [Broker.AuthorizeWith]
 }
 
-// Authorize puts the connection's credential into req, a request to downstream that
-// is the caller's own to change. Whatever stands where the credential goes is
-// replaced; no other header is touched.
+// Authorize puts the connection's credential into req, a request to downstream that it
+// may change. A value where the credential goes is replaced; other headers stay as they
+// are. It is the API for embedders that enforce no [Limits]; with limits, call
+// [Admission.Authorize].
 //
-// Before a token is fetched the request's host is checked. Errors: [ErrHostNotAllowed],
-// [record.ErrConnectorNotFound], [record.ErrConnectionNotFound], [ErrConnectionDisabled],
-// [*record.TokenError], [*record.InputError], [record.ErrStoreUnavailable], the request context's.
+// The host of the request is checked before a token is obtained. Errors:
+// [ErrHostNotAllowed], [record.ErrConnectorNotFound], [record.ErrConnectionNotFound],
+// [ErrConnectionDisabled], [*record.TokenError], [*record.InputError],
+// [record.ErrStoreUnavailable], the request context's.
 func (b *Broker) Authorize(req *http.Request, key record.Key) (*Authorization, error) {
 	if err := key.Validate(); err != nil {
 		return nil, err
@@ -86,12 +88,12 @@ func (b *Broker) Authorize(req *http.Request, key record.Key) (*Authorization, e
 	return b.refresher(key).authorize(req, isTraced(req.Context()))
 }
 
-// Authorize is [Broker.Authorize] for the connection that was admitted.
+// Authorize is [Broker.Authorize] for the admitted connection.
 func (a *Admission) Authorize(req *http.Request) (*Authorization, error) {
 	return a.refresher.authorize(req, a.traced)
 }
 
-// authorize is called for keys that are valid.
+// authorize is Authorize for a refresher whose key is valid.
 func (r *refresher) authorize(req *http.Request, traced bool) (_ *Authorization, err error) {
 	ctx := req.Context()
 	if traced {
@@ -115,7 +117,7 @@ func (r *refresher) authorize(req *http.Request, traced bool) (_ *Authorization,
 	if snap, err = r.usable(ctx, conn, snap); err != nil {
 		return nil, err
 	}
-	if snap != checked { // its settings can be others, too
+	if snap != checked { // its settings may differ, too
 		if err := snap.allows(cfg, conn, req.URL); err != nil {
 			return nil, err
 		}
@@ -124,15 +126,16 @@ func (r *refresher) authorize(req *http.Request, traced bool) (_ *Authorization,
 	return auth, auth.put(req, snap)
 }
 
-// An allowance is where the credential of a snapshot may be sent, as was found out.
+// An allowance caches the last host check that a snapshot has passed.
 type allowance struct {
-	conn         *record.Connector // as it was configured then
+	conn         *record.Connector // as configured at the time of the check
 	private      bool
 	scheme, host string
 }
 
-// allows reports whether the snapshot's credential may be sent to u. Most requests of a
-// connection go to one host, so the latest that was allowed is remembered.
+// allows returns nil if the snapshot's credential may be sent to u, otherwise
+// [ErrHostNotAllowed]. Most requests of a connection go to one host, so the last allowed
+// host is remembered.
 func (s *snapshot) allows(cfg *Config, conn *record.Connector, u *url.URL) error {
 	private := cfg.AllowsPrivate(conn)
 	if known := s.allowed.Load(); known != nil &&
@@ -146,16 +149,16 @@ func (s *snapshot) allows(cfg *Config, conn *record.Connector, u *url.URL) error
 	return nil
 }
 
-// allowsHost reports whether a credential may be sent to u.
+// allowsHost returns nil if a credential may be sent to u, otherwise [ErrHostNotAllowed].
 func allowsHost(cfg *Config, conn *record.Connector, u *url.URL, settings map[string]any) error {
 	if err := cfg.definition(conn).AllowsHost(u.Scheme, u.Host, settings); err != nil {
-		return fmt.Errorf("%w: %w", ErrHostNotAllowed, err) // which names the connector
+		return fmt.Errorf("%w: %w", ErrHostNotAllowed, err) // err names the connector
 	}
 	return nil
 }
 
-// injectionsFor returns what goes into the requests of a connection. Its error is a
-// [*record.TokenError] of credentials that cannot be put where they belong.
+// injectionsFor renders the injections for requests of a connection. Its error is a
+// [*record.TokenError]: a setting or the token is missing, or cannot be put into a request.
 func injectionsFor(c *record.Connector, rec *record.Record) ([]connector.Injection, error) {
 	token := ""
 	if rec.Credentials != nil {
@@ -172,15 +175,14 @@ func injectionsFor(c *record.Connector, rec *record.Record) ([]connector.Injecti
 	return nil, failure
 }
 
-// HandleResponse is called with downstream's response: it takes note of a 401, and removes
-// from the headers what only the broker may say and what the caller may not see.
-// Trailers come after the body: it is read through one that does the same at its end.
-// That of a switch of protocols stays what it is, a connection.
+// HandleResponse records a 401 of downstream, and removes credential values and headers
+// that only the broker may set. Trailers are scrubbed when the body has been read, which
+// is therefore wrapped. The body of a 101 response is a connection and is left alone.
 func (a *Authorization) HandleResponse(resp *http.Response) {
 	a.Scrub(resp.Header)
-	a.Scrub(resp.Trailer) // the names that were announced; the values come at the end
+	a.Scrub(resp.Trailer) // the announced names; the values come at the end
 	if phrase := http.StatusText(resp.StatusCode); !strings.HasSuffix(resp.Status, phrase) || len(resp.Status) != len("200 ")+len(phrase) {
-		resp.Status = strconv.Itoa(resp.StatusCode) + " " + phrase // which a configuration can hand on
+		resp.Status = strconv.Itoa(resp.StatusCode) + " " + phrase // a configuration can pass the text on, so it must not echo the credential
 	}
 	inject.AfterBody(resp, func() { a.Scrub(resp.Trailer) })
 	switch {
@@ -192,16 +194,16 @@ func (a *Authorization) HandleResponse(resp *http.Response) {
 	}
 }
 
-// Scrub removes from a header of downstream what only the broker may say and what the
-// caller may not see. [Authorization.HandleResponse] does it for a response; this is for
-// those before it (1xx).
+// Scrub removes credential values, and headers that only the broker may set, from a header
+// of downstream. [Authorization.HandleResponse] calls it for the final response; call it
+// for the 1xx responses before that.
 func (a *Authorization) Scrub(header http.Header) {
-	delete(header, ErrorHeader) // both are canonical, as is what net/http has read
+	delete(header, ErrorHeader) // both names are canonical, as net/http's are
 	delete(header, ImportHeader)
 	a.credential.Scrub(header)
 }
 
-// rejected parks a connection whose token downstream refused and that has no way to
+// rejected parks a connection whose token downstream refused and that cannot obtain
 // another one.
 func (a *Authorization) rejected() {
 	r := a.refresher
@@ -213,14 +215,14 @@ func (a *Authorization) rejected() {
 	r.rejectLater(a.conn, a.generation)
 }
 
-// maxPrepared bounds what is kept of a snapshot's rendered credential, in bytes. A
-// connection in use costs memory until it is idle.
+// maxPrepared is the size in bytes up to which a rendered credential is kept. It costs
+// memory until the connection is idle.
 const maxPrepared = 1 << 10
 
-// A preparedCredential is the rendered credential of a snapshot, for the next request. It
-// is the same as long as neither the connection nor its connector changes.
+// A preparedCredential is the rendered credential of a snapshot. The next request can use
+// it unless the connector was reconfigured.
 type preparedCredential struct {
-	conn       *record.Connector // as it was configured then
+	conn       *record.Connector // as configured when it was rendered
 	credential *inject.Credential
 }
 

@@ -14,40 +14,42 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// A backlog is what token endpoints have answered and the store has not taken yet.
-// Until it is empty nothing else is written to the store.
+// A backlog holds the pending answers. Until they are saved, nothing else is written to
+// the store.
 type backlog struct {
-	mu       sync.Mutex                // guards the two below; never held across I/O
-	answers  map[string]*pendingAnswer // by id, the lease's; nil until there is one
-	slow     map[string]struct{}       // ids of answers whose first save is under way still, see journalIfSlow
-	flushing chan struct{}             // holds one token: who has it flushes
-	adopting chan struct{}             // likewise for reading the journal
-	read     atomic.Bool               // the journal was, once at least
-	adopted  map[string]struct{}       // ids that were read from the journal; owned by who adopts
+	flushing chan struct{} // a one-slot semaphore; the holder flushes
+	adopting chan struct{} // a one-slot semaphore; the holder adopts
+	read     atomic.Bool   // the journal has been read at least once
+
+	mu      sync.Mutex                // never held across I/O
+	answers map[string]*pendingAnswer // guarded by mu; by id
+	slow    map[string]struct{}       // guarded by mu; ids of answers whose first save takes long, see journalIfSlow
+
+	adopted map[string]struct{} // guarded by adopting; ids that were read from the journal
 }
 
 // A pendingAnswer is a token response that the store has not taken yet.
 type pendingAnswer struct {
-	id        string
+	id        string // of the lease that the token request was sent under
 	key       record.Key
-	redeemed  secret.Hash // the refresh token that the answer was bought with
-	replaces  uint64      // the generation that it was to replace; 0: not known
+	redeemed  secret.Hash // of the refresh token that was redeemed for it
+	replaces  uint64      // the generation to replace; 0: unknown
 	answer    record.Answer
 	journaled atomic.Bool
-	failedAt  int64 // when it could not be saved for its own sake, Unix nanoseconds; owned by who flushes
+	failedAt  int64 // guarded by backlog.flushing; when saving last failed although the store answered, in Unix nanoseconds
 
 	done    chan struct{} // closed when outcome is set
 	outcome outcome
 }
 
-// An outcome is what became of saving a pending answer.
+// An outcome is the result of saving a pending answer.
 type outcome struct {
 	snap  *snapshot
 	event record.EventType
 	err   error
 }
 
-// pendingAnswerJSON is a pending answer as the journal keeps it.
+// pendingAnswerJSON is the form of a pending answer in the journal.
 type pendingAnswerJSON struct {
 	Application  string        `json:"application"`
 	Consumer     string        `json:"consumer"`
@@ -71,115 +73,114 @@ func newBacklog() *backlog {
 	return b
 }
 
-func (b *backlog) add(u *pendingAnswer) {
+func (b *backlog) add(p *pendingAnswer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.answers[u.id] = u
-	delete(b.slow, u.id)
+	b.answers[p.id] = p
+	delete(b.slow, p.id)
 }
 
-func (b *backlog) remove(u *pendingAnswer) {
+func (b *backlog) remove(p *pendingAnswer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.answers[u.id] == u {
-		delete(b.answers, u.id)
+	if b.answers[p.id] == p {
+		delete(b.answers, p.id)
 	}
-	delete(b.slow, u.id)
+	delete(b.slow, p.id)
 }
 
 // holds reports whether an answer for key waits to be saved.
 func (b *backlog) holds(key record.Key) bool {
-	return slices.ContainsFunc(b.list(), func(u *pendingAnswer) bool { return u.key == key })
+	return slices.ContainsFunc(b.list(), func(p *pendingAnswer) bool { return p.key == key })
 }
 
 func (b *backlog) list() []*pendingAnswer {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	list := make([]*pendingAnswer, 0, len(b.answers))
-	for _, u := range b.answers {
-		list = append(list, u)
+	for _, p := range b.answers {
+		list = append(list, p)
 	}
 	return list
 }
 
-// merge puts the answer into the record, exactly if that still holds the refresh
-// token which the answer was bought with.
-func (u *pendingAnswer) merge(rec *record.Record, policy record.Policy, now time.Time) (record.EventType, error) {
+// merge puts the answer into the record, provided that the record still holds the refresh
+// token that was redeemed for it.
+func (p *pendingAnswer) merge(rec *record.Record, policy record.Policy, now time.Time) (record.EventType, error) {
 	if rec == nil || rec.IsTombstone() {
-		return "", record.ConnectionNotFound(u.key)
+		return "", record.ConnectionNotFound(p.key)
 	}
-	if u.isSavedIn(rec) {
+	if p.isSavedIn(rec) {
 		return "", errSavedAlready
 	}
-	if rec.RefreshTokenHash() != u.redeemed || u.isStaleFor(rec) {
+	if rec.RefreshTokenHash() != p.redeemed || p.isStaleFor(rec) {
 		return "", errSuperseded
 	}
-	// A token that was fetched can be fetched again; that the record is the same it was
-	// fetched for, only the lease tells.
-	if u.isFetched() && (rec.Lease == nil || rec.Lease.ID != u.id) {
+	// Without a refresh token only the lease tells whether the record is still the one that
+	// the token was fetched for. Dropping the answer costs nothing: it can be fetched again.
+	if p.isFetched() && (rec.Lease == nil || rec.Lease.ID != p.id) {
 		return "", errSuperseded
 	}
-	if u.answer.AccessToken.IsZero() {
-		// A new refresh token came alone: it is what the next attempt sends.
-		rec.Rotate(u.answer.RefreshToken)
+	if p.answer.AccessToken.IsZero() {
+		// A new refresh token came alone; the next attempt sends it.
+		rec.Rotate(p.answer.RefreshToken)
 		rec.Generation++
-		u.outcome.event = rec.Fail(u.answer, policy, now)
+		p.outcome.event = rec.Fail(p.answer, policy, now)
 	} else {
-		u.outcome.event = rec.Succeed(u.answer)
+		p.outcome.event = rec.Succeed(p.answer)
 	}
-	return u.outcome.event, nil
+	return p.outcome.event, nil
 }
 
 // errSavedAlready ends an update because the record holds the answer: an earlier save
-// was done, and only its own answer was lost.
+// succeeded, but the store's reply was lost.
 var errSavedAlready = errors.New("the record holds this answer")
 
-func (u *pendingAnswer) isSavedIn(rec *record.Record) bool {
-	c, ans := rec.Credentials, u.answer
-	if c == nil || ans.AccessToken.IsZero() && ans.RefreshToken.Hash() == u.redeemed {
+func (p *pendingAnswer) isSavedIn(rec *record.Record) bool {
+	c, ans := rec.Credentials, p.answer
+	if c == nil || ans.AccessToken.IsZero() && ans.RefreshToken.Hash() == p.redeemed {
 		return false
 	}
 	return (ans.AccessToken.IsZero() || c.AccessToken.Equal(ans.AccessToken)) &&
 		(ans.RefreshToken.IsZero() || c.RefreshToken.Equal(ans.RefreshToken))
 }
 
-// isStaleFor reports whether the record has had other credentials since, with the same
-// refresh token, which the endpoint did not replace: those of a later redeem or of an
-// import, or the answer's own. Of an answer with a refresh token of its own nothing is
-// ever called stale: it may be the only one that works.
-func (u *pendingAnswer) isStaleFor(rec *record.Record) bool {
-	if rec.Lease != nil && rec.Lease.ID == u.id {
-		return false // nobody has redeemed since, whatever the clocks of others say
+// isStaleFor reports whether the record has received other credentials since, with the same
+// refresh token: from a later refresh, from an import, or from this very answer. An answer
+// that carries a new refresh token is never stale, as that may be the only one that works.
+func (p *pendingAnswer) isStaleFor(rec *record.Record) bool {
+	if rec.Lease != nil && rec.Lease.ID == p.id {
+		return false // the token has not been redeemed since, even if other clocks suggest it
 	}
-	replaced := !u.answer.RefreshToken.IsZero() && u.answer.RefreshToken.Hash() != u.redeemed
-	if u.replaces > 0 {
-		return !replaced && rec.Generation > u.replaces
+	replaced := !p.answer.RefreshToken.IsZero() && p.answer.RefreshToken.Hash() != p.redeemed
+	if p.replaces > 0 {
+		return !replaced && rec.Generation > p.replaces
 	}
 	c := rec.Credentials
-	return !replaced && c != nil && c.Redeemed && c.IssuedAt.After(u.answer.SentAt)
+	return !replaced && c != nil && c.Redeemed && c.IssuedAt.After(p.answer.SentAt)
 }
 
-// isFinal reports whether err says that an answer is of no use any more. Whatever else
-// went wrong, the answer is kept.
+// isFinal reports whether err means that an answer is useless and can be discarded. After
+// any other error it is kept.
 func isFinal(err error) bool {
 	return errors.Is(err, errSuperseded) || errors.Is(err, record.ErrConnectionNotFound)
 }
 
 // expect notes an answer that is being saved, or is about to be added.
-func (b *backlog) expect(u *pendingAnswer) {
+func (b *backlog) expect(p *pendingAnswer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.slow[u.id] = struct{}{}
+	b.slow[p.id] = struct{}{}
 }
 
-// pending reports whether there is anything to flush.
+// pending reports whether there is an answer to flush.
 func (b *backlog) pending() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.answers) > 0
 }
 
-// has reports whether this process has an answer in its hands.
+// has reports whether this process is saving the answer with that id.
 func (b *backlog) has(id string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -190,7 +191,7 @@ func (b *backlog) has(id string) bool {
 func decodePendingAnswer(entry record.JournalEntry) (*pendingAnswer, error) {
 	var w pendingAnswerJSON
 	if json.Unmarshal(entry.Data, &w) != nil {
-		return nil, fmt.Errorf("journal entry %s is not readable", entry.ID) // the decoder's error could quote it
+		return nil, fmt.Errorf("journal entry %s is not readable", entry.ID) // the decoder's error could quote a token
 	}
 	id, err := connector.ParseID(w.Connector)
 	if err != nil {
@@ -203,16 +204,16 @@ func decodePendingAnswer(entry record.JournalEntry) (*pendingAnswer, error) {
 	if ans.AccessToken.IsZero() {
 		ans.Class, ans.Code = record.ClassTransient, record.CodeNoAccessToken
 	}
-	u := &pendingAnswer{
+	p := &pendingAnswer{
 		id: entry.ID, key: record.Key{Application: w.Application, Consumer: w.Consumer, Connector: id},
 		redeemed: w.Bought, replaces: w.Over, answer: ans, done: make(chan struct{}),
 	}
-	u.journaled.Store(true)
-	return u, nil
+	p.journaled.Store(true)
+	return p, nil
 }
 
-// noRefreshToken are the hashes that a lease has of none.
+// noRefreshToken are the hashes in leases of requests that sent no refresh token.
 var noRefreshToken = []secret.Hash{"", secret.String{}.Hash()}
 
-// isFetched reports whether the answer was had without a refresh token.
-func (u *pendingAnswer) isFetched() bool { return slices.Contains(noRefreshToken, u.redeemed) }
+// isFetched reports whether the answer was obtained without a refresh token.
+func (p *pendingAnswer) isFetched() bool { return slices.Contains(noRefreshToken, p.redeemed) }

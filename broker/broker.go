@@ -14,9 +14,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A Broker keeps the tokens of all connections in one store fresh. There must be
-// one Broker for a store in a process, however often its configuration changes:
-// what it knows of refreshes under way keeps a refresh token from being spent twice.
+// A Broker keeps the tokens of all connections in one store fresh. A process must have
+// only one Broker for a store, and reconfigure that one: its knowledge of refreshes in
+// progress keeps a refresh token from being spent twice.
 type Broker struct {
 	clock     Clock
 	cfg       atomic.Pointer[Config]
@@ -30,38 +30,39 @@ type Broker struct {
 	lifecycle   lifecycle
 }
 
-// connections are what this process keeps in memory of connections and applications.
+// connections is what this process keeps in memory about connections and applications.
 type connections struct {
 	refreshers   *table
 	applications sync.Map // string :: *inFlight
 	byService    atomic.Pointer[serviceIndex]
 }
 
-// refusals are what token endpoints have refused, beyond single connections.
+// refusals are the refusals of token endpoints that may concern more than one connection.
 type refusals struct {
 	breakers      breakers
 	suspicions    suspicions
 	announcements announcements
 }
 
-// Options are what a [Broker] is made from.
+// Options are the parts that a [Broker] is built from. They cannot be changed later.
 type Options struct {
-	// Open opens the store. It is called at first use, again at the next use if it
-	// failed, and never by two callers at once. Its context has a deadline.
+	// Open opens the store. It is called at first use and, if that fails, at the next use,
+	// but never concurrently. Its context has a deadline.
 	Open func(context.Context) (record.Store, error)
 
-	// Journal keeps what the store could not take. Without one, that is in memory only.
+	// Journal keeps token responses that the store does not take. If nil, they are kept in
+	// memory only.
 	Journal record.Journal
 
-	// Clock is asked for the time. Default: [systemClock].
+	// Clock tells the time, for embedders that simulate it. Default: the system's clock.
 	Clock Clock
 
-	// Transport returns what carries one token request: HTTP/1.1, on a connection of
-	// its own. Default: [guard.NewTransport].
+	// Transport returns a transport for one token request: HTTP/1.1, on a new connection.
+	// Default: [guard.NewTransport].
 	Transport func(allowPrivate bool) http.RoundTripper
 }
 
-// New returns a broker that does nothing until it is asked to.
+// New returns a broker without a configuration. It is idle until it is used.
 func New(opts Options) *Broker {
 	if opts.Clock == nil {
 		opts.Clock = systemClock{}
@@ -81,11 +82,11 @@ func New(opts Options) *Broker {
 // Configure replaces the configuration.
 func (b *Broker) Configure(cfg *Config) { b.cfg.Store(cfg) }
 
-// Config returns the newest configuration.
+// Config returns the current configuration.
 func (b *Broker) Config() *Config { return b.cfg.Load() }
 
-// Ready returns nil if the broker can do its work, and otherwise says what is in
-// the way.
+// Ready returns nil if the broker can serve and refresh tokens, otherwise an error that
+// says what prevents it.
 func (b *Broker) Ready(ctx context.Context) error {
 	s, err := b.store(ctx)
 	if err != nil {
@@ -105,9 +106,9 @@ func (b *Broker) Ready(ctx context.Context) error {
 	return b.checkJournal(ctx)
 }
 
-// Close starts no new redeem, waits until those under way are finished and saved,
-// and closes store and journal. If ctx ends before, its error is returned; the log then
-// names the connections whose new token was not saved.
+// Close lets no more refreshes begin, waits until those in progress are finished and
+// saved, and closes the store and the journal. If ctx ends first, Close returns its error
+// and logs the connections whose new token was not saved.
 func (b *Broker) Close(ctx context.Context) error {
 	done := b.lifecycle.close()
 	select {
@@ -115,15 +116,15 @@ func (b *Broker) Close(ctx context.Context) error {
 		return b.release()
 	case <-ctx.Done():
 		b.logUnsaved(ctx)
-		go func() { // the process may go on without this broker
+		go func() { // the process may live on
 			<-done
 			_ = b.release()
 		}()
-		return fmt.Errorf("refreshes are still under way: %w", ctx.Err())
+		return fmt.Errorf("refreshes are still in progress: %w", ctx.Err())
 	}
 }
 
-// release closes what the broker works with, once nobody does.
+// release closes the store and the journal. No work may be in progress.
 func (b *Broker) release() error {
 	err := b.closeStore()
 	if closer, ok := b.storage.journal.(io.Closer); ok {
@@ -133,29 +134,29 @@ func (b *Broker) release() error {
 }
 
 func (b *Broker) logUnsaved(ctx context.Context) {
-	for _, u := range b.backlog.list() {
+	for _, p := range b.backlog.list() {
 		level, msg := slog.LevelWarn, "the store did not take a refreshed token before the shutdown; the journal has it, and the next process on this machine saves it"
-		if !u.journaled.Load() {
+		if !p.journaled.Load() {
 			level, msg = slog.LevelError, "neither the store nor the journal took a refreshed token before the shutdown; the connection may have to be authorised again"
 		}
-		b.Config().logger().LogAttrs(ctx, level, msg, slog.String("connection", u.key.String()))
+		b.Config().logger().LogAttrs(ctx, level, msg, slog.String("connection", p.key.String()))
 	}
 }
 
-// A lifecycle runs the goroutines of a broker, and ends them.
+// A lifecycle owns the goroutines of a broker.
 type lifecycle struct {
-	// ctx ends when Close begins: nothing new is started then, and nothing waits for what
-	// was only planned. A request that was sent is finished all the same.
+	// ctx ends when Close begins. No work begins after that and planned work is abandoned,
+	// but a token request that was sent is completed.
 	ctx context.Context
 	end context.CancelFunc
 
-	mu     sync.Mutex // guards closed
-	closed bool       // begin does nothing
-	work   sync.WaitGroup
+	mu     sync.Mutex
+	closed bool           // guarded by mu; begin does nothing
+	work   sync.WaitGroup // Add is guarded by mu
 }
 
-// begin runs work in a goroutine that Close waits for. It reports false, and does
-// nothing, if the broker is closing.
+// begin runs work in a goroutine that Close waits for. If the broker is closing, it
+// reports false and does nothing.
 func (l *lifecycle) begin(work func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -166,8 +167,8 @@ func (l *lifecycle) begin(work func()) bool {
 	return true
 }
 
-// close ends ctx and lets no more work begin. The channel is closed when all work has
-// ended.
+// close ends ctx and lets no more work begin. The returned channel is closed when all work
+// has ended.
 func (l *lifecycle) close() <-chan struct{} {
 	l.mu.Lock()
 	l.closed = true

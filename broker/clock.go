@@ -5,15 +5,16 @@ import (
 	"time"
 )
 
-// A Clock tells the time and waits. [systemClock] is the real one.
+// A Clock tells the time and waits. Embedders can replace it to simulate time, see
+// [Options].
 type Clock interface {
-	// Now returns the current time, with a monotonic reading where there is one.
+	// Now returns the current time, with a monotonic reading if the clock has one.
 	Now() time.Time
-	// Sleep returns nil after d, or ctx's error as soon as that is done.
+	// Sleep returns nil after d, or ctx's error as soon as ctx is done.
 	Sleep(ctx context.Context, d time.Duration) error
 }
 
-// systemClock is the clock of the machine.
+// systemClock is the machine's clock.
 type systemClock struct{}
 
 // Now implements [Clock].
@@ -31,8 +32,9 @@ func (systemClock) Sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// isWithin reports whether less than d has gone by since then, Unix nanoseconds. If the
-// clock was set back, that is long ago: nothing is to wait for as long as that was.
+// isWithin reports whether less than d has passed since then, in Unix nanoseconds. A time
+// in the future counts as long ago: if the clock was set back, nothing has to wait until it
+// has caught up.
 func isWithin(d time.Duration, then int64, now time.Time) bool {
 	since := now.UnixNano() - then
 	return since >= 0 && since < int64(d)

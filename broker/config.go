@@ -10,38 +10,38 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A Config is what operators decide. It may be replaced at any time with
-// [Broker.Configure]; a refresh under way keeps what it began with. A Config is not
-// changed after it was handed over.
+// A Config is the part of a [Broker] that operators decide. [Broker.Configure] can replace
+// it at any time; a refresh in progress keeps the one that it began with. Once passed to
+// Configure, a Config must not be changed.
 type Config struct {
-	// Connectors are the services that can be used, by id.
+	// Connectors are the services that connections can use, by id.
 	Connectors map[connector.ID]*record.Connector
 
-	// RefreshTimeout bounds one request to a token endpoint. Default: 20s.
+	// RefreshTimeout is the timeout of one request to a token endpoint. Default: 20s.
 	RefreshTimeout time.Duration
 
-	// RefreshGiveUp is how long a background refresh is retried. Default: 15m.
+	// RefreshGiveUp is how long a failing refresh is retried in the background. Default: 15m.
 	RefreshGiveUp time.Duration
 
-	// Retention is how long the credentials of a connection are kept that cannot be
-	// refreshed any more. Default: 48h; negative: for ever.
+	// Retention is how long the credentials of a connection that can no longer be refreshed
+	// are kept. Default: 48h; negative: for ever.
 	Retention time.Duration
 
-	// CacheTTL is how long a record that was read is used without asking the store
-	// again. Default: 30s.
+	// CacheTTL is how long a record is used before it is read from the store again.
+	// Default: 30s.
 	CacheTTL time.Duration
 
-	// AllowPrivateHosts lets token endpoints of every connector be on loopback or
-	// private addresses and speak plain HTTP. For tests.
+	// AllowPrivateHosts lets the hosts of every connector be on loopback or private
+	// addresses and speak plain HTTP. For tests.
 	AllowPrivateHosts bool
 
-	// Limits bound the requests that are under way.
+	// Limits bound the requests in progress.
 	Limits Limits
 
-	// Events takes the events. Default: nobody.
+	// Events receives events. If nil, they are only logged.
 	Events record.EventSink
 
-	// Logger takes what operators should know. Default: nobody.
+	// Logger receives operational messages. If nil, they are discarded.
 	Logger *slog.Logger
 }
 
@@ -84,18 +84,19 @@ func (c *Config) logger() *slog.Logger {
 	return c.Logger
 }
 
-// AllowsPrivate reports whether the connector's hosts may be private and plain HTTP.
+// AllowsPrivate reports whether the connector's hosts may be on private addresses and
+// speak plain HTTP.
 func (c *Config) AllowsPrivate(conn *record.Connector) bool {
 	return c.AllowPrivateHosts || conn.AllowPrivate
 }
 
-// MayAllow reports whether some connection of the connector may send its credential to
-// the target.
+// MayAllow reports whether some connection of the connector might be allowed to send its
+// credential to the target.
 func (c *Config) MayAllow(conn *record.Connector, target *connector.Target) bool {
 	return c.definition(conn).MayAllow(target)
 }
 
-// definition returns the connector's definition as AllowPrivateHosts has it.
+// definition returns the connector's definition with AllowPrivateHosts applied.
 func (c *Config) definition(conn *record.Connector) *connector.Definition {
 	if c.AllowsPrivate(conn) == conn.AllowPrivate {
 		return &conn.Definition
@@ -105,8 +106,8 @@ func (c *Config) definition(conn *record.Connector) *connector.Definition {
 	return &private
 }
 
-// connector returns the connector of key's connection, or an error if key cannot
-// name a connection or the configuration has no such connector.
+// connector returns the connector of key's connection. Errors: [*record.InputError],
+// [record.ErrConnectorNotFound].
 func (c *Config) connector(key record.Key) (*record.Connector, error) {
 	if err := key.Validate(); err != nil {
 		return nil, err
@@ -117,27 +118,27 @@ func (c *Config) connector(key record.Key) (*record.Connector, error) {
 func (c *Config) configured(id connector.ID) (*record.Connector, error) {
 	conn, ok := c.Connectors[id]
 	if !ok {
-		return nil, fmt.Errorf("%w: %s; known are those that the configuration has a connector block for", record.ErrConnectorNotFound, id)
+		return nil, fmt.Errorf("%w: %s has no connector block in the configuration", record.ErrConnectorNotFound, id)
 	}
 	return conn, nil
 }
 
-// Limits bound how many requests are under way at a time. They keep one customer, or
-// one application, from using up what all share; what a service itself allows is far
-// less as a rule. 0 is the default, a negative number no limit.
+// Limits are the maximum numbers of concurrent requests. They keep one customer, or one
+// application, from using up resources that all share; services themselves usually allow
+// far fewer. 0 is the default, a negative number no limit.
 type Limits struct {
-	// Connection is for each connection. Default: 10000.
+	// Connection is the limit of each connection. Default: 10000.
 	Connection int
 
-	// Application is for all connections of an application together. Default: 20000.
+	// Application is the limit of each application, over all its connections. Default: 20000.
 	Application int
 
-	// Applications are for applications that have one of their own.
+	// Applications overrides Application, by application.
 	Applications map[string]int
 }
 
-// The defaults of [Limits]. They bound what hangs. Callers that all come at once, and wait
-// for one refresh, are to get their token.
+// The defaults of [Limits]. They stop leaks, and are high enough for a burst of callers
+// that wait for one refresh.
 const (
 	defaultConnectionLimit  = 10_000
 	defaultApplicationLimit = 20_000

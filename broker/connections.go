@@ -12,7 +12,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// look reads a connection and the connector that it is to.
+// look reads a connection and returns it with its connector.
 func (b *Broker) look(ctx context.Context, key record.Key) (*record.Connector, *record.Connection, error) {
 	conn, err := b.Config().connector(key)
 	if err != nil {
@@ -22,8 +22,8 @@ func (b *Broker) look(ctx context.Context, key record.Key) (*record.Connector, *
 	return conn, view, err
 }
 
-// show reads a connection. One whose credentials in the store are older than those that
-// this process has seen is there, but cannot be used until it is imported again.
+// show reads a connection. If its stored credentials are older than those that this
+// process has seen, it is shown as invalid until it is imported again.
 func (b *Broker) show(ctx context.Context, conn *record.Connector, key record.Key) (*record.Connection, error) {
 	snap, err := b.refresher(key).read(ctx)
 	if err == nil {
@@ -45,22 +45,22 @@ func (b *Broker) show(ctx context.Context, conn *record.Connector, key record.Ke
 	return &view, nil
 }
 
-// Connection returns what may be known of a connection. Errors:
+// Connection returns the public view of a connection, without credentials. Errors:
 // [record.ErrConnectorNotFound], [record.ErrConnectionNotFound], [record.ErrStoreUnavailable], [*record.InputError].
 func (b *Broker) Connection(ctx context.Context, key record.Key) (*record.Connection, error) {
 	_, view, err := b.look(ctx, key)
 	return view, err
 }
 
-// maxLoads bounds how many records of one consumer are worked on at a time.
+// maxLoads is how many records of one consumer are read or changed at the same time.
 const maxLoads = 8
 
 // A Filter selects connections of a list. The zero Filter selects all.
 type Filter struct {
 	UnifiedAPI string // of the connectors; empty: any
 
-	// Configured: whether there is a connection. Those that there could be are in
-	// [record.StateAvailable]. nil: both.
+	// Configured selects connections that exist (true), or connectors that the consumer is
+	// not connected to, in [record.StateAvailable] (false). nil: both.
 	Configured *bool
 }
 
@@ -69,10 +69,10 @@ func (f Filter) selects(id connector.ID) bool {
 }
 
 // Connections returns the connections of a consumer and, in [record.StateAvailable], the
-// connectors that could be connected, in the order of their ids. Connections to a
-// connector that the configuration does not have (any more) are left out. What a list
-// costs depends on that consumer's connections alone: one list of the store, and one
-// load for each that is selected. Errors: [*record.InputError], [record.ErrStoreUnavailable], ctx's.
+// connectors that the consumer could be connected to, ordered by connector id. Connections
+// whose connector is not configured are left out. The store does one list, and one load for
+// each selected connection; other consumers do not matter. Errors: [*record.InputError],
+// [record.ErrStoreUnavailable], ctx's.
 func (b *Broker) Connections(ctx context.Context, application, consumer string, filter Filter) (_ []*record.Connection, err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.list")
 	defer func() { endSpan(span, err) }()
@@ -100,7 +100,7 @@ func (b *Broker) Connections(ctx context.Context, application, consumer string, 
 	return list, nil
 }
 
-// loadAll returns those of the connections that exist.
+// loadAll returns the connections that exist among keys.
 func (b *Broker) loadAll(ctx context.Context, cfg *Config, keys []record.Key) ([]*record.Connection, error) {
 	found := make([]*record.Connection, len(keys))
 	loads, ctx := errgroup.WithContext(ctx)
@@ -120,7 +120,8 @@ func (b *Broker) loadAll(ctx context.Context, cfg *Config, keys []record.Key) ([
 	return slices.DeleteFunc(found, func(c *record.Connection) bool { return c == nil }), nil
 }
 
-// available returns the connectors that a consumer with these connections has none to.
+// available returns the connectors that a consumer with the connections found is not
+// connected to.
 func (c *Config) available(application, consumer string, filter Filter, found []*record.Connection) []*record.Connection {
 	connected := make(map[connector.ID]bool, len(found))
 	for _, conn := range found {

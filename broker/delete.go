@@ -15,14 +15,13 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// Delete removes a connection. Its record becomes a tombstone without anything
-// secret in it, so that a writer which has not heard of it cannot bring it back, and
-// what the store keeps of earlier revisions is destroyed. Where the connector names a
-// revocation endpoint the grant is taken back there (RFC 7009), in the background: what
-// comes of that changes nothing. So a deletion is for good: importing the same tokens
-// again works only if it comes before they are taken back, which is given up then.
-// Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrConnectionNotFound],
-// [record.ErrStoreUnavailable].
+// Delete removes a connection. Its record becomes a tombstone without secrets, so that a
+// writer that is unaware of the deletion cannot bring the connection back, and earlier
+// revisions are destroyed in the store. If the connector has a revocation endpoint, the
+// grant is revoked there in the background (RFC 7009); the outcome is only logged.
+// Importing the same tokens again therefore fails, unless the import comes before the
+// revocation, which is then abandoned. Errors: [*record.InputError],
+// [record.ErrConnectorNotFound], [record.ErrConnectionNotFound], [record.ErrStoreUnavailable].
 func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.delete", trace.WithAttributes(connectorAttribute(key)))
 	defer func() { endSpan(span, err) }()
@@ -36,7 +35,7 @@ func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
 	var last *record.Record
 	tombstone, rev, err := b.updateWith(ctx, key, b.saveTombstone, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || rec.IsTombstone() {
-			// A connector without a block can have connections from when it had one.
+			// An unconfigured connector may have connections from when it was configured.
 			if _, err := cfg.connector(key); err != nil {
 				return nil, err
 			}
@@ -59,8 +58,8 @@ func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
 	return nil
 }
 
-// saveTombstone is save for a record that takes nothing more: what waits to be saved
-// for its connection alone must not keep that from being deleted.
+// saveTombstone is save for a deletion, which a pending answer for the same connection
+// does not prevent.
 func (b *Broker) saveTombstone(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
 	if err := b.replay(ctx); err != nil {
 		return 0, err
@@ -68,9 +67,9 @@ func (b *Broker) saveTombstone(ctx context.Context, rec *record.Record, rev reco
 	return b.saveNow(ctx, rec, rev)
 }
 
-// DeleteConsumer removes all connections of a consumer as [Broker.Delete] does, those of
-// connectors that the configuration does not have any more too. If it fails some may be
-// gone; it can be repeated. Errors: [*record.InputError], [ErrConsumerNotFound],
+// DeleteConsumer removes all connections of a consumer as [Broker.Delete] does, including
+// those whose connector is no longer configured. After an error some may have been
+// removed; the call can be repeated. Errors: [*record.InputError], [ErrConsumerNotFound],
 // [record.ErrStoreUnavailable], ctx's.
 func (b *Broker) DeleteConsumer(ctx context.Context, application, consumer string) (err error) {
 	ctx, span := b.tracing.start(ctx, "token_broker.delete_consumer")
@@ -86,7 +85,7 @@ func (b *Broker) DeleteConsumer(ctx context.Context, application, consumer strin
 		return fmt.Errorf("%w: it has no connections", ErrConsumerNotFound)
 	}
 	var deleted atomic.Int64
-	var deletes errgroup.Group // without a context: one that fails does not stop the others
+	var deletes errgroup.Group // without a context, so that a failure does not stop the others
 	deletes.SetLimit(maxLoads)
 	for _, key := range keys {
 		deletes.Go(func() error {
@@ -105,13 +104,12 @@ func (b *Broker) DeleteConsumer(ctx context.Context, application, consumer strin
 	return err
 }
 
-// purgeLease is how long an import waits for a tombstone to go that is about to be
-// removed.
+// purgeLease is how long an import waits for a tombstone that is being purged.
 const purgeLease = 10 * time.Second
 
-// purge removes a tombstone for good. No store can delete by compare-and-set, and an
-// import may come at any time; so a lease is put into the tombstone first, which imports
-// respect, and deleting takes no longer than half of that.
+// purge removes a tombstone for good. Stores cannot delete by compare-and-set, and an
+// import may come at any time. So the tombstone gets a lease first, which imports respect,
+// and the deletion takes at most half of it.
 func (b *Broker) purge(ctx context.Context, key record.Key) error {
 	lease := &record.Lease{ID: uuid.NewString(), Duration: purgeLease}
 	begun := b.clock.Now()
@@ -144,12 +142,12 @@ func (b *Broker) deleteNow(ctx context.Context, key record.Key) (err error) {
 	return s.Delete(ctx, key)
 }
 
-// errPurging ends an update because the record is a tombstone that somebody removes.
-var errPurging = errors.New("a tombstone is being removed")
+// errPurging ends an update because the record is a tombstone that is being purged.
+var errPurging = errors.New("a tombstone is being purged")
 
-// updateUnpurged is update for a change that brings a deleted connection back: it waits
-// while the tombstone is being removed. Whoever does that may be gone; then the wait ends
-// with the lease.
+// updateUnpurged is update for a change that may bring a deleted connection back: it waits
+// while the tombstone is being purged. If the process that purges it has died, the wait
+// ends with the lease.
 func (b *Broker) updateUnpurged(ctx context.Context, key record.Key, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
 	var observed leaseObserver
 	for {
