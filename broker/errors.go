@@ -6,17 +6,17 @@ import (
 
 // Errors of the operations.
 var (
-	// ErrConsumerNotFound means that this application has, and lately had, no connection
-	// of such a consumer.
+	// ErrConsumerNotFound means that the application has no connection of the consumer, and
+	// has had none lately.
 	ErrConsumerNotFound = errors.New("no such consumer")
 
-	// ErrConnectionDisabled means that the connection was switched off.
+	// ErrConnectionDisabled means that the connection is switched off.
 	ErrConnectionDisabled = errors.New("the connection is disabled")
 
-	// ErrHostNotAllowed means that a credential was about to leave for a host that
-	// its connector does not allow, or over plain HTTP.
+	// ErrHostNotAllowed means that a credential would have been sent to a host that the
+	// connector does not allow, or over plain HTTP.
 	ErrHostNotAllowed = errors.New("the connector does not allow this host")
 
-	// ErrShuttingDown means that this process is about to end and starts no redeem.
+	// ErrShuttingDown means that the broker is closing and begins no refresh.
 	ErrShuttingDown = errors.New("shutting down")
 )

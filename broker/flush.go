@@ -14,12 +14,12 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// replay makes sure that the journal has been read since the broker began, and that
-// nothing waits to be saved.
+// replay makes sure that the journal has been read once and that the backlog is saved. Every
+// save begins with it.
 func (b *Broker) replay(ctx context.Context) error {
 	if !b.backlog.read.Load() {
 		if err := b.adopt(ctx); err != nil {
-			return fmt.Errorf("%w: nothing is written before the journal was read: %w", record.ErrStoreUnavailable, err)
+			return fmt.Errorf("%w: nothing is written until the journal has been read: %w", record.ErrStoreUnavailable, err)
 		}
 		b.backlog.read.Store(true)
 	}
@@ -29,16 +29,17 @@ func (b *Broker) replay(ctx context.Context) error {
 	return b.flush(ctx)
 }
 
-// flushAgain is how soon an answer is tried again that cannot be saved for a reason of its
-// own: every save of whatever else begins with the backlog.
+// flushAgain is how soon an answer that the store refused, while it is available, is tried
+// again. Without it, every save of another record would repeat the attempt.
 const flushAgain = 30 * time.Second
 
-// maxFlushes is how many answers are saved at a time. After an outage there can be very
-// many, and the leases that keep others from sending the same refresh tokens run out.
+// maxFlushes is how many answers are saved at the same time. After an outage there can be
+// many, and the leases that keep other processes from redeeming the same refresh tokens run
+// out.
 const maxFlushes = 16
 
-// flush saves the whole backlog. Its error is that of a store which does not answer;
-// what cannot be saved for another reason stays, and blocks its own connection alone.
+// flush saves the backlog. It returns an error if the store is unavailable. An answer that
+// cannot be saved for another reason stays, and blocks only its own connection.
 func (b *Broker) flush(ctx context.Context) error {
 	select {
 	case <-b.backlog.flushing:
@@ -49,23 +50,23 @@ func (b *Broker) flush(ctx context.Context) error {
 	var down atomic.Bool
 	var saves errgroup.Group
 	saves.SetLimit(maxFlushes)
-	for _, u := range b.backlog.list() {
-		if isWithin(flushAgain, u.failedAt, b.clock.Now()) {
+	for _, p := range b.backlog.list() {
+		if isWithin(flushAgain, p.failedAt, b.clock.Now()) {
 			continue
 		}
 		saves.Go(func() error {
 			if down.Load() {
-				return nil // the error is that of another
+				return nil // another save returns the error
 			}
-			err := b.flushAnswer(ctx, u)
+			err := b.flushAnswer(ctx, p)
 			if isUnavailable(err) {
 				down.Store(true)
 				return err
 			}
 			if err != nil {
-				u.failedAt = b.clock.Now().UnixNano()
+				p.failedAt = b.clock.Now().UnixNano()
 				b.Config().logger().LogAttrs(ctx, slog.LevelError, "a refreshed token cannot be saved; its connection is not written to",
-					slog.String("connection", u.key.String()), slog.String("error", err.Error()))
+					slog.String("connection", p.key.String()), slog.String("error", err.Error()))
 			}
 			return nil
 		})
@@ -73,10 +74,10 @@ func (b *Broker) flush(ctx context.Context) error {
 	return saves.Wait()
 }
 
-// Start reads the journal, in the background, and saves what it has as soon as the
-// store takes it. To leave that to the next save would be too late: another replica
-// would take the lease over meanwhile, and send the refresh token that the answer has
-// cost. Where there is nothing in the journal the store is not opened for it.
+// Start reads the journal in the background and saves its entries as soon as the store
+// takes them. Leaving that to the next save would be too late: another replica could take
+// over the lease first, and redeem the refresh token that is already spent. If the journal
+// is empty, Start does not open the store.
 func (b *Broker) Start() {
 	b.lifecycle.begin(func() {
 		for wait := minSaveRetry; ; wait = min(2*wait, maxSaveRetry) {
@@ -91,67 +92,69 @@ func (b *Broker) Start() {
 	})
 }
 
-func (b *Broker) flushAnswer(ctx context.Context, u *pendingAnswer) error {
+// flushAnswer saves one answer. Once its outcome is certain, it leaves the backlog and the
+// journal.
+func (b *Broker) flushAnswer(ctx context.Context, p *pendingAnswer) error {
 	cfg := b.Config()
 	policy := record.Policy{GiveUp: cfg.refreshGiveUp(), Retention: cfg.retention()}
-	if conn := cfg.Connectors[u.key.Connector]; conn != nil {
+	if conn := cfg.Connectors[p.key.Connector]; conn != nil {
 		policy.Rotation = conn.Rotation
 	}
-	snap, _, err := b.settle(ctx, u.key, b.saveNow, func(rec *record.Record) (record.EventType, error) {
-		return u.merge(rec, policy, b.clock.Now())
+	snap, _, err := b.settle(ctx, p.key, b.saveNow, func(rec *record.Record) (record.EventType, error) {
+		return p.merge(rec, policy, b.clock.Now())
 	})
 	if errors.Is(err, errSavedAlready) {
-		snap, err = b.refresher(u.key).load(ctx)
+		snap, err = b.refresher(p.key).load(ctx)
 	}
 	if err != nil && !isFinal(err) {
 		return err
 	}
-	u.outcome.snap, u.outcome.err = snap, err
-	connection := slog.String("connection", u.key.String())
+	p.outcome.snap, p.outcome.err = snap, err
+	connection := slog.String("connection", p.key.String())
 	if err != nil {
-		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "a refreshed token that had not been saved is of no use any more",
+		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "a refreshed token that was waiting to be saved was dropped",
 			connection, slog.String("reason", err.Error()))
 		if errors.Is(err, record.ErrConnectionNotFound) {
-			b.revokeLate(ctx, newRevocation(cfg, cfg.Connectors[u.key.Connector], u.key, nil, u.answer.AccessToken, u.answer.RefreshToken))
+			b.revokeLate(ctx, newRevocation(cfg, cfg.Connectors[p.key.Connector], p.key, nil, p.answer.AccessToken, p.answer.RefreshToken))
 		}
 	} else {
-		cfg.logger().LogAttrs(ctx, slog.LevelInfo, "the store has taken a refreshed token that had not been saved", connection)
-		b.destroyEarlier(ctx, u.key, snap.rev)
-		if conn := cfg.Connectors[u.key.Connector]; conn != nil {
-			b.emit(ctx, cfg, conn, u.outcome.event, snap.rec)
+		cfg.logger().LogAttrs(ctx, slog.LevelInfo, "a refreshed token that was waiting to be saved is now in the store", connection)
+		b.destroyEarlier(ctx, p.key, snap.rev)
+		if conn := cfg.Connectors[p.key.Connector]; conn != nil {
+			b.emit(ctx, cfg, conn, p.outcome.event, snap.rec)
 		}
 	}
-	if u.journaled.Load() {
-		b.removeFromJournal(ctx, cfg, u)
+	if p.journaled.Load() {
+		b.removeFromJournal(ctx, cfg, p)
 	}
-	b.backlog.remove(u)
-	close(u.done)
+	b.backlog.remove(p)
+	close(p.done)
 	return nil
 }
 
-// keep adds an answer to the backlog, and to the journal if there is one.
-func (b *Broker) keep(ctx context.Context, cfg *Config, u *pendingAnswer) {
-	u.done = make(chan struct{})
-	b.backlog.add(u) // before it is in the journal, where others would find it
-	if u.journaled.Load() {
+// keep adds an answer to the backlog and, if there is one, to the journal.
+func (b *Broker) keep(ctx context.Context, cfg *Config, p *pendingAnswer) {
+	p.done = make(chan struct{})
+	b.backlog.add(p) // before the journal, or adopt would add it a second time
+	if p.journaled.Load() {
 		return
 	}
-	if err := b.journalAnswer(ctx, u); err != nil {
+	if err := b.journalAnswer(ctx, p); err != nil {
 		cfg.logger().LogAttrs(ctx, slog.LevelError, "neither the store nor the journal takes a refreshed token; it is in memory only",
-			slog.String("connection", u.key.String()), slog.String("error", err.Error()))
+			slog.String("connection", p.key.String()), slog.String("error", err.Error()))
 	} else {
-		u.journaled.Store(true)
+		p.journaled.Store(true)
 	}
 }
 
-// slowSave is how long a save may take before the answer is put into the journal too. A
-// store that hangs is a reason for people to kill the process just then.
+// slowSave is how long a save may take before the answer also goes to the journal. When a
+// store hangs, operators tend to kill the process.
 const slowSave = 2 * time.Second
 
-// journalIfSlow puts an answer into the journal unless its save, which begins now, is over
-// soon. The save goes on. When it is over, ended is to be called: what the store has, or
-// nobody needs any more, is not left in the journal.
-func (b *Broker) journalIfSlow(ctx context.Context, cfg *Config, u *pendingAnswer) (ended func(settled bool)) {
+// journalIfSlow puts an answer into the journal if its save, which begins now, takes longer
+// than slowSave. Call ended after the save; settled says that the answer was saved or is
+// useless, so that it is removed from the journal.
+func (b *Broker) journalIfSlow(ctx context.Context, cfg *Config, p *pendingAnswer) (ended func(settled bool)) {
 	if b.storage.journal == nil {
 		return func(bool) {}
 	}
@@ -162,54 +165,54 @@ func (b *Broker) journalIfSlow(ctx context.Context, cfg *Config, u *pendingAnswe
 		if b.clock.Sleep(waiting, slowSave) != nil {
 			return
 		}
-		b.backlog.expect(u) // else it would be read from the journal, and saved besides
-		err := b.journalAnswer(context.WithoutCancel(ctx), u)
-		u.journaled.Store(err == nil)
+		b.backlog.expect(p) // or adopt would read it from the journal and save it as well
+		err := b.journalAnswer(context.WithoutCancel(ctx), p)
+		p.journaled.Store(err == nil)
 		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "the store is slow to take a refreshed token",
-			slog.String("connection", u.key.String()), slog.Bool("in_journal", err == nil))
+			slog.String("connection", p.key.String()), slog.Bool("in_journal", err == nil))
 	}()
 	return func(settled bool) {
 		stop()
 		<-done
 		if !settled {
-			return // it goes to the backlog
+			return // the caller adds it to the backlog
 		}
-		if u.journaled.Load() {
-			b.removeFromJournal(ctx, cfg, u)
+		if p.journaled.Load() {
+			b.removeFromJournal(ctx, cfg, p)
 		}
-		b.backlog.remove(u)
+		b.backlog.remove(p)
 	}
 }
 
-// removeFromJournal removes an answer from the journal, even if ctx has ended just now:
-// nobody in this process would look for it again.
-func (b *Broker) removeFromJournal(ctx context.Context, cfg *Config, u *pendingAnswer) {
-	if err := b.storage.journal.Remove(context.WithoutCancel(ctx), u.id); err != nil {
-		// Nothing is lost: it would be merged once more, and be found saved.
+// removeFromJournal removes an answer from the journal, even if ctx has ended: this process
+// does not try again.
+func (b *Broker) removeFromJournal(ctx context.Context, cfg *Config, p *pendingAnswer) {
+	if err := b.storage.journal.Remove(context.WithoutCancel(ctx), p.id); err != nil {
+		// Harmless: the next process merges the answer again, and finds that it is saved.
 		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "an entry of the journal could not be removed",
-			slog.String("connection", u.key.String()), slog.String("error", err.Error()))
+			slog.String("connection", p.key.String()), slog.String("error", err.Error()))
 	}
 }
 
 var errNoJournal = errors.New("there is no journal")
 
-func (b *Broker) journalAnswer(ctx context.Context, u *pendingAnswer) error {
+func (b *Broker) journalAnswer(ctx context.Context, p *pendingAnswer) error {
 	if b.storage.journal == nil {
 		return errNoJournal
 	}
 	data, err := json.Marshal(pendingAnswerJSON{
-		Application: u.key.Application, Consumer: u.key.Consumer, Connector: u.key.Connector.String(), Bought: u.redeemed,
-		AccessToken: u.answer.AccessToken.Reveal(), RefreshToken: u.answer.RefreshToken.Reveal(),
-		TokenType: u.answer.TokenType, Lifetime: u.answer.Lifetime, SentAt: u.answer.SentAt.UTC(), Over: u.replaces,
+		Application: p.key.Application, Consumer: p.key.Consumer, Connector: p.key.Connector.String(), Bought: p.redeemed,
+		AccessToken: p.answer.AccessToken.Reveal(), RefreshToken: p.answer.RefreshToken.Reveal(),
+		TokenType: p.answer.TokenType, Lifetime: p.answer.Lifetime, SentAt: p.answer.SentAt.UTC(), Over: p.replaces,
 	})
 	if err != nil {
 		return fmt.Errorf("encoding an answer: %w", err)
 	}
-	return b.storage.journal.Put(ctx, u.id, data)
+	return b.storage.journal.Put(ctx, p.id, data)
 }
 
-// adopt reads the answers that an earlier process, or another one on this machine
-// that is gone, could not save.
+// adopt adds the journal's answers to the backlog: those that a process of this machine
+// could not save before it ended.
 func (b *Broker) adopt(ctx context.Context) error {
 	if b.storage.journal == nil {
 		return nil
@@ -227,25 +230,25 @@ func (b *Broker) adopt(ctx context.Context) error {
 		if _, known := b.backlog.adopted[entry.ID]; known || b.backlog.has(entry.ID) {
 			continue
 		}
-		u, err := decodePendingAnswer(entry)
+		p, err := decodePendingAnswer(entry)
 		if err != nil {
-			// It stays in the journal. The others are not to suffer for it.
-			b.Config().logger().LogAttrs(ctx, slog.LevelError, "an entry of the journal is of no use", slog.String("error", err.Error()))
+			// The entry stays in the journal and must not hold up the others.
+			b.Config().logger().LogAttrs(ctx, slog.LevelError, "an entry of the journal cannot be read", slog.String("error", err.Error()))
 			continue
 		}
 		b.backlog.adopted[entry.ID] = struct{}{}
-		b.backlog.add(u)
+		b.backlog.add(p)
 	}
 	return nil
 }
 
-// checkJournal returns nil if an answer could be kept that the store does not take.
+// checkJournal returns nil if the journal could keep an answer, or if there is no journal.
 func (b *Broker) checkJournal(ctx context.Context) error {
 	if b.storage.journal == nil {
 		return nil
 	}
 	if err := b.storage.journal.Check(ctx); err != nil {
-		return fmt.Errorf("the journal is not writable, so no refresh is begun: %w", err)
+		return fmt.Errorf("the journal is not writable, so no refresh can begin: %w", err)
 	}
 	return nil
 }

@@ -11,15 +11,15 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// longLifetime is what an expires_in is worth a warning for: a year or more is
-// mostly milliseconds sent as seconds.
+// longLifetime is the lifetime from which an import is warned of. A year or more usually
+// means that milliseconds were sent as seconds.
 const longLifetime = 365 * 24 * time.Hour
 
-// Import creates the connection of key or updates it, and queues a background
-// refresh if the token needs one; it does not wait for that.
+// Import creates or updates the connection of key. If the token needs a refresh, one
+// begins in the background; Import does not wait for it.
 //
-// Running an import again never breaks a connection: credentials that are known to
-// be older than the stored ones leave those as they are.
+// Repeating an import never breaks a connection: credentials that are known to be older
+// than the stored ones do not replace them.
 //
 // Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrStoreUnavailable]. After the
 // first two nothing was stored; after the last it may have been.

@@ -14,8 +14,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A ProxyCall is a request to downstream whose caller says where it goes, and more or less
-// which connection it is for.
+// A ProxyCall is a request to downstream whose URL and connection its caller names. The
+// connection may be named in part, see [Broker.AdmitCall].
 type ProxyCall struct {
 	Application string
 	Consumer    string
@@ -24,7 +24,7 @@ type ProxyCall struct {
 	Target      *connector.Target
 }
 
-// resolve finds the connection that a call is for, and the URL that it goes to.
+// resolve finds the connection and the URL of a call.
 func (b *Broker) resolve(ctx context.Context, cfg *Config, call ProxyCall) (*refresher, *url.URL, error) {
 	key := record.Key{
 		Application: call.Application, Consumer: call.Consumer,
@@ -72,14 +72,14 @@ func renderTarget(conn *record.Connector, target *connector.Target, settings map
 	return nil, &record.InputError{Kind: record.InputHeader, Field: field, Fault: err.Error(), Fix: "send an https URL"}
 }
 
-// choose finds the connector of a call that does not name it whole.
+// choose finds the connector of a call that names it in part or not at all.
 func (b *Broker) choose(ctx context.Context, cfg *Config, call ProxyCall) (connector.ID, error) {
 	if err := record.ValidateName(record.ConsumerField, call.Consumer); err != nil {
 		return connector.ID{}, err
 	}
 	named := b.named(cfg, call)
 	if len(named) == 0 {
-		return connector.ID{}, fmt.Errorf("%w: none that is configured goes by these headers", record.ErrConnectorNotFound)
+		return connector.ID{}, fmt.Errorf("%w: no configured connector matches the headers", record.ErrConnectorNotFound)
 	}
 	ids := named
 	if call.ServiceID == "" {
@@ -89,7 +89,7 @@ func (b *Broker) choose(ctx context.Context, cfg *Config, call ProxyCall) (conne
 	}
 	switch len(ids) {
 	case 0:
-		return connector.ID{}, fmt.Errorf("%w: no connector that is configured does", ErrHostNotAllowed)
+		return connector.ID{}, fmt.Errorf("%w: no configured connector does", ErrHostNotAllowed)
 	case 1:
 		return ids[0], nil
 	}
@@ -98,7 +98,7 @@ func (b *Broker) choose(ctx context.Context, cfg *Config, call ProxyCall) (conne
 	case err != nil:
 		return connector.ID{}, err
 	case len(ids) == 0:
-		return connector.ID{}, fmt.Errorf("%w: this consumer has none that fits: import one, or correct %s",
+		return connector.ID{}, fmt.Errorf("%w: none of the consumer's connections fits: import one, or correct %s",
 			record.ErrConnectionNotFound, record.ServiceField)
 	case len(ids) > 1:
 		return connector.ID{}, ambiguous(call, ids)
@@ -106,7 +106,7 @@ func (b *Broker) choose(ctx context.Context, cfg *Config, call ProxyCall) (conne
 	return ids[0], nil
 }
 
-// named returns the configured connectors that the call's headers do not rule out, in order.
+// named returns the configured connectors that match the call's headers, in order.
 func (b *Broker) named(cfg *Config, call ProxyCall) []connector.ID {
 	var ids []connector.ID
 	for _, id := range b.connectorsByService(cfg)[call.ServiceID] {
@@ -117,18 +117,18 @@ func (b *Broker) named(cfg *Config, call ProxyCall) []connector.ID {
 	return ids
 }
 
-// A serviceIndex index has the connectors of a configuration by service id, in order, and
-// all of them under the empty one.
+// A serviceIndex caches the connectors of a configuration by service id, in order. The
+// empty service id stands for all connectors.
 type serviceIndex struct {
-	of  *Config
+	cfg *Config
 	ids map[string][]connector.ID
 }
 
 func (b *Broker) connectorsByService(cfg *Config) map[string][]connector.ID {
-	if index := b.connections.byService.Load(); index != nil && index.of == cfg {
+	if index := b.connections.byService.Load(); index != nil && index.cfg == cfg {
 		return index.ids
 	}
-	index := &serviceIndex{of: cfg, ids: make(map[string][]connector.ID)}
+	index := &serviceIndex{cfg: cfg, ids: make(map[string][]connector.ID)}
 	for id := range cfg.Connectors {
 		index.ids[id.ServiceID] = append(index.ids[id.ServiceID], id)
 		index.ids[""] = append(index.ids[""], id)
@@ -140,8 +140,9 @@ func (b *Broker) connectorsByService(cfg *Config) map[string][]connector.ID {
 	return index.ids
 }
 
-// chooseOfConsumer returns those of the connectors that the consumer has a connection
-// to and, if the call names no service, that may be sent to the target.
+// chooseOfConsumer returns the connectors among ids to which the consumer has a connection.
+// If the call names no service, the connection must also be allowed to send its credential
+// to the target.
 func (b *Broker) chooseOfConsumer(ctx context.Context, cfg *Config, call ProxyCall, ids []connector.ID) ([]connector.ID, error) {
 	keys, err := b.keys(ctx, call.Application, call.Consumer)
 	if err != nil {
@@ -197,15 +198,15 @@ func ambiguous(call ProxyCall, ids []connector.ID) error {
 	}
 }
 
-// AdmitCall is [Broker.Admit] for the connection that a call is for, and returns the URL
-// that it goes to. With UnifiedAPI and ServiceID the connection is the one that they
-// name; with one of them, or none, it is the only connection of the consumer that fits
-// them and, without ServiceID, that may send its credential to the target's host.
-// Whether it exists and may be used, [Admission.Authorize] says.
+// AdmitCall is [Broker.Admit] for the connection of a call. It also returns the URL to send
+// the request to. If the call has both UnifiedAPI and ServiceID, they name the connector.
+// Otherwise the consumer must have exactly one connection that fits; without ServiceID, it
+// must be allowed to send its credential to the target's host. AdmitCall does not check
+// that the connection exists and is enabled; [Admission.Authorize] does.
 //
-// Errors: those of [Broker.Admit] (an [*record.InputError] also if several fit: it lists them),
-// [record.ErrConnectionNotFound], [ErrHostNotAllowed], [record.ErrStoreUnavailable], a [*record.TokenError] if
-// the store was set back, ctx's.
+// Errors: those of [Broker.Admit] (with an [*record.InputError] that lists the connections if
+// several fit), [record.ErrConnectionNotFound], [ErrHostNotAllowed], [record.ErrStoreUnavailable], a
+// [*record.TokenError] if the store was rolled back, ctx's.
 func (b *Broker) AdmitCall(ctx context.Context, call ProxyCall) (*Admission, *url.URL, error) {
 	cfg := b.Config()
 	r, u, err := b.resolve(ctx, cfg, call)

@@ -12,15 +12,14 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// What is kept in memory of connections that nobody uses.
+// When the record of an unused connection is dropped from memory.
 const (
-	idleAfter  = time.Hour   // then what was read of a connection is dropped
-	touchEvery = time.Minute // how exactly the use of a connection is noted
+	idleAfter     = time.Hour   // after the last use
+	useResolution = time.Minute // of memory.usedAt
 )
 
-// lock locks and returns the refresher that has this one's place now. Whoever is about
-// to begin something, or to note something, goes by that: a discarded one may be in the
-// hands of somebody who got it before.
+// lock locks the current refresher of the connection and returns it. Take the lock through
+// this before changing state: r may have been evicted and replaced since the caller got it.
 func (r *refresher) lock() *refresher {
 	for {
 		r.mu.Lock()
@@ -32,9 +31,8 @@ func (r *refresher) lock() *refresher {
 	}
 }
 
-// discard takes the refresher out of the broker unless there is something to know:
-// consumers are whatever callers say, and there is no end to what they can invent. The
-// caller holds mu.
+// discard removes the refresher from the broker unless it holds state that matters. Callers
+// can make up any number of consumers, which must not fill the memory. The caller holds mu.
 func (r *refresher) discard() {
 	if r.memory.exists || r.memory.evicted || r.attempts.flight != nil || r.memory.reading != nil || r.attempts.cancelRetry != nil || r.memory.unsaved.Load() || r.memory.snap.Load() != nil {
 		return
@@ -43,10 +41,10 @@ func (r *refresher) discard() {
 	r.broker.connections.refreshers.remove(r)
 }
 
-// dropIfUnknown is called when something was done with a connection that may not be there: then
-// it leaves nothing behind.
+// dropIfUnknown discards the refresher if the connection turned out not to exist. Call it
+// when done with a connection that may not exist.
 func (r *refresher) dropIfUnknown() {
-	if r.memory.snap.Load() != nil || r.admissions.own.n.Load() > 0 { // whose number limits look at
+	if r.memory.snap.Load() != nil || r.admissions.own.n.Load() > 0 { // the count is needed for the limit
 		return
 	}
 	r.mu.Lock()
@@ -56,6 +54,8 @@ func (r *refresher) dropIfUnknown() {
 	}
 }
 
+// evict drops the record from memory, and the refresher if possible, unless the connection
+// is in use.
 func (r *refresher) evict(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -72,72 +72,72 @@ func (r *refresher) evict(now time.Time) {
 	r.discard()
 }
 
-// touch notes that the connection is used.
-func (r *refresher) touch(now time.Time) {
-	if used := r.memory.usedAt.Load(); now.UnixNano()-used > int64(touchEvery) {
+// noteUse records that the connection is in use.
+func (r *refresher) noteUse(now time.Time) {
+	if used := r.memory.usedAt.Load(); now.UnixNano()-used > int64(useResolution) {
 		r.memory.usedAt.Store(now.UnixNano())
 	}
 }
 
-// A refresher is what this process knows of one connection, and does for it.
+// A refresher is the state that this process keeps for one connection.
 type refresher struct {
 	broker     *Broker
 	key        record.Key
 	admissions admissions
 
-	mu         sync.Mutex // guards the fields of the groups below, but for the atomic ones; never held across I/O
+	mu         sync.Mutex // never held across I/O
 	memory     memory
 	attempts   attempts
 	rejections rejections
 }
 
-// admissions count the requests in progress.
+// admissions are the numbers of requests in progress.
 type admissions struct {
 	own         inFlight  // of this connection
 	application *inFlight // of all connections of its application
 }
 
-// memory is what is known of the record.
+// memory is what a refresher knows about the record. mu is the refresher's.
 type memory struct {
-	snap       atomic.Pointer[snapshot] // nil until the record was read
-	readFailed atomic.Int64             // when a read last failed, Unix nanoseconds
-	unsaved    atomic.Bool              // snap is newer than what the store has taken
-	usedAt     atomic.Int64             // when a call last used the connection, Unix nanoseconds, to the minute
+	snap       atomic.Pointer[snapshot] // nil until the record has been read
+	readFailed atomic.Int64             // when a read last failed, in Unix nanoseconds
+	unsaved    atomic.Bool              // snap is newer than the record in the store
+	usedAt     atomic.Int64             // when the connection was last used, in Unix nanoseconds, to within useResolution
 
-	exists  bool     // the store has a record, as far as is known
-	evicted bool     // another refresher has taken this one's place, or may
-	reading *reading // nil if no read is in progress
-	highest watermark
+	exists  bool      // guarded by mu; the store has a record, as far as known
+	evicted bool      // guarded by mu; another refresher may have taken this one's place
+	reading *reading  // guarded by mu; nil if no read is in progress
+	highest watermark // guarded by mu
 }
 
-// attempts are the refreshes of this process.
+// attempts is the state of a refresher's refreshes. mu is the refresher's.
 type attempts struct {
-	idleSince atomic.Int64 // when a refresh of a valid token last found nothing to do, Unix nanoseconds
+	idleSince atomic.Int64 // when a refresh of a valid token last found nothing to do, in Unix nanoseconds
 
-	flight      *flight            // nil if no refresh is in progress
-	unsent      []string           // ids of leases that this process may have written and did not use
-	retryAt     time.Time          // when the next attempt is planned for
-	cancelRetry context.CancelFunc // nil if none is planned
-	outages     int                // flights in a row that the store did not answer
+	flight      *flight            // guarded by mu; nil if no refresh is in progress
+	unsent      []string           // guarded by mu; ids of leases that this process may have written but has not used
+	retryAt     time.Time          // guarded by mu; when the next attempt is planned
+	cancelRetry context.CancelFunc // guarded by mu; nil if no attempt is planned
+	outages     int                // guarded by mu; flights in a row that failed because the store was unavailable
 }
 
-// rejections are what 401s of downstream have led to.
+// rejections is what a refresher knows about 401s of downstream. mu is the refresher's.
 type rejections struct {
 	forced   atomic.Bool // a refresh was forced, and no call has shown yet that it helped
 	reacting atomic.Bool // a reaction is in progress in the background
 
-	refresh forcedRefresh
+	refresh forcedRefresh // guarded by mu
 }
 
-// A watermark is the highest generation of a record that was seen, and since when
-// the record has been there: one that is younger is another.
+// A watermark is the highest generation that was seen of a record, and when that record was
+// created: a record that was created later is a new one, whose generations start again.
 type watermark struct {
 	generation uint64
 	createdAt  time.Time
 }
 
-// isRolledBack reports whether rec is older than what this process has seen of it, as
-// when a backup of the store was restored; and otherwise notes it as seen.
+// isRolledBack reports whether rec is older than the newest version that this process has
+// seen, as after a restore of a backup. Otherwise it notes rec as seen.
 func (r *refresher) isRolledBack(rec *record.Record) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -154,16 +154,16 @@ func (r *refresher) sawRecord(rec *record.Record) bool {
 	return false
 }
 
-// highestSeen returns the highest generation that this process has seen. A record that
-// continues to count from there is never taken for one of a store that was rolled back.
+// highestSeen returns the highest generation that this process has seen. New credentials
+// count on from there, so that they are not mistaken for those of a rolled back store.
 func (r *refresher) highestSeen() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.memory.highest.generation
 }
 
-// refresher returns what this process knows of a connection. There is one for a
-// connection at any time: two would each let a refresh begin.
+// refresher returns the refresher of a connection. There is only one for a connection at
+// any time: two would each begin a refresh.
 func (b *Broker) refresher(key record.Key) *refresher {
 	if r := b.connections.refreshers.load(&key); r != nil {
 		return r
@@ -171,8 +171,9 @@ func (b *Broker) refresher(key record.Key) *refresher {
 	return b.connections.refreshers.loadOrStore(&refresher{broker: b, key: key, admissions: admissions{application: b.inFlightOf(key.Application)}})
 }
 
-// find returns the refresher of a request's connection, and its connector. Errors:
-// [record.ErrConnectorNotFound], [*record.InputError]. Whoever does nothing with it calls leave.
+// find returns the refresher of a request's connection, and the connector. A caller that
+// admits no request must call dropIfUnknown. Errors: [record.ErrConnectorNotFound],
+// [*record.InputError].
 func (b *Broker) find(cfg *Config, key record.Key) (*refresher, *record.Connector, error) {
 	r := b.connections.refreshers.load(&key)
 	if r == nil || r.memory.snap.Load() == nil { // otherwise a record has this key, so it is valid
@@ -190,23 +191,23 @@ func (b *Broker) find(cfg *Config, key record.Key) (*refresher, *record.Connecto
 	return r, conn, nil
 }
 
-// evictIdle drops from memory what was read of connections that nobody uses. What it
-// takes to recognise a store that was set back stays, for as long as there is a record.
+// evictIdle drops the records of unused connections from memory. The watermarks of existing
+// records stay, to recognise a store that was rolled back.
 func (b *Broker) evictIdle() {
 	now := b.clock.Now()
 	b.connections.refreshers.each(func(r *refresher) { r.evict(now) })
 }
 
-// A table has the refreshers of a broker, one for a connection at any time. It is in
-// parts, so that requests hardly ever wait for each other.
+// A table holds the refreshers of a broker, at most one for a connection. It is divided
+// into parts, so that requests rarely contend for a lock.
 type table struct {
 	seed  maphash.Seed
 	parts [64]tablePart
 }
 
 type tablePart struct {
-	mu         sync.RWMutex // guards refreshers; nothing else is locked under it
-	refreshers map[record.Key]*refresher
+	mu         sync.RWMutex              // no other lock is taken while it is held
+	refreshers map[record.Key]*refresher // guarded by mu
 }
 
 func newTable() *table {
@@ -221,7 +222,7 @@ func (t *table) part(key *record.Key) *tablePart {
 	return &t.parts[maphash.String(t.seed, key.Consumer)%uint64(len(t.parts))]
 }
 
-// load returns the refresher of a connection, nil if there is none.
+// load returns the refresher of a connection, nil if it has none.
 func (t *table) load(key *record.Key) *refresher {
 	part := t.part(key)
 	part.mu.RLock()
@@ -229,7 +230,7 @@ func (t *table) load(key *record.Key) *refresher {
 	return part.refreshers[*key]
 }
 
-// loadOrStore returns the refresher of r's connection: r, if there is none.
+// loadOrStore returns the refresher of r's connection. If it has none, it is r.
 func (t *table) loadOrStore(r *refresher) *refresher {
 	part := t.part(&r.key)
 	part.mu.Lock()
@@ -241,7 +242,7 @@ func (t *table) loadOrStore(r *refresher) *refresher {
 	return r
 }
 
-// remove takes r out.
+// remove removes r, unless another refresher has replaced it.
 func (t *table) remove(r *refresher) {
 	part := t.part(&r.key)
 	part.mu.Lock()
@@ -251,7 +252,7 @@ func (t *table) remove(r *refresher) {
 	}
 }
 
-// each calls f for every refresher that is there now. f may use the table.
+// each calls f for every refresher, without holding a lock.
 func (t *table) each(f func(*refresher)) {
 	for i := range t.parts {
 		part := &t.parts[i]

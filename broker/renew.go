@@ -9,17 +9,16 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// How soon a refresh that only a 401 gives a reason for may be forced again.
+// How long to wait between refreshes that are forced by 401s of downstream.
 const (
 	minForceCooldown = 10 * time.Second
 	maxForceCooldown = time.Hour
 )
 
-// Renew is called when downstream has answered 401. It reports whether there is a
-// newer credential than the one that was sent, so that the request is worth sending
-// again: another process or request has refreshed meanwhile, or the refresh that Renew
-// starts and waits for brings one. A connection whose refreshes do not help is
-// refreshed less and less often.
+// Renew is called after a 401 of downstream. It reports whether a newer credential exists,
+// so that sending the request again may help: either another request or process has
+// refreshed the token, or Renew does, and waits for the result. If refreshes of a connection
+// do not help, they are forced less and less often.
 func (a *Authorization) Renew(ctx context.Context) bool {
 	if a.callerSupplied {
 		return false
@@ -43,7 +42,7 @@ func (a *Authorization) Renew(ctx context.Context) bool {
 	return err == nil && snap.rec.Generation > a.generation
 }
 
-// RenewInBackground is Renew for a request that cannot be sent again.
+// RenewInBackground is [Authorization.Renew] for a request that cannot be sent again.
 func (a *Authorization) RenewInBackground() {
 	if a.callerSupplied {
 		return
@@ -56,7 +55,7 @@ func (a *Authorization) RenewInBackground() {
 	})
 }
 
-// react does what a 401 asks for in the background, for one of many at a time.
+// react runs reaction in the background, at most one at a time per connection.
 func (r *refresher) react(reaction func()) {
 	if r.rejections.reacting.Swap(true) {
 		return
@@ -69,19 +68,20 @@ func (r *refresher) react(reaction func()) {
 	}
 }
 
-// forcedRefresh is what a connection's 401s, and requests to validate it, have led to.
+// A forcedRefresh lets the next flight refresh a token that is valid by the clock, after a
+// 401 or to validate the connection. mu is the refresher's.
 type forcedRefresh struct {
-	generation uint64      // to be replaced by the flight to come, however valid; 0: none
-	unparked   secret.Hash // and to be sent by it, though it was refused; empty: none
-	last       uint64      // the generation that was rejected last
-	next       time.Time
-	cooldown   time.Duration
+	generation uint64        // guarded by mu; generation to replace even if its token is valid; 0: none
+	unparked   secret.Hash   // guarded by mu; of a refused refresh token to send once more; empty: none
+	last       uint64        // guarded by mu; generation that downstream rejected last
+	next       time.Time     // guarded by mu; when a refresh may be forced again
+	cooldown   time.Duration // guarded by mu; between forced refreshes that do not help
 }
 
 // clear is called when the flight has ended. The caller holds the refresher's mu.
 func (f *forcedRefresh) clear() { f.generation, f.unparked = 0, "" }
 
-// force allows a refresh of a token that is valid by the clock, because downstream
+// force lets the next flight refresh a token that is valid by the clock, because downstream
 // has rejected it. It reports false while the cooldown lasts.
 func (r *refresher) force(generation uint64, now time.Time) bool {
 	r = r.lock()
@@ -89,7 +89,7 @@ func (r *refresher) force(generation uint64, now time.Time) bool {
 	f := &r.rejections.refresh
 	if f.generation == generation {
 		f.last = generation
-		return true // asked for already: join it
+		return true // already forced: join that refresh
 	}
 	if now.Before(f.next) {
 		return false
@@ -101,21 +101,24 @@ func (r *refresher) force(generation uint64, now time.Time) bool {
 	return true
 }
 
-// isForced reports whether the flight is to replace that generation, however valid.
+// isForced reports whether the flight must replace that generation even if its token is
+// valid.
 func (r *refresher) isForced(generation uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.rejections.refresh.generation != 0 && r.rejections.refresh.generation == generation
 }
 
-// isRejected reports whether that is because downstream has rejected it.
+// isRejected reports whether the flight must replace that generation because downstream
+// has rejected its token.
 func (r *refresher) isRejected(generation uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.rejections.refresh.generation != 0 && r.rejections.refresh.generation == generation && r.rejections.refresh.last == generation
 }
 
-// accepted notes that downstream took a credential: forced refreshes help.
+// accepted notes that downstream accepted a credential. If it is newer than the one that
+// was rejected last, forcing the refresh has helped, and the cooldown is reset.
 func (r *refresher) accepted(generation uint64) {
 	if !r.rejections.forced.Load() {
 		return
@@ -128,8 +131,8 @@ func (r *refresher) accepted(generation uint64) {
 	}
 }
 
-// reject parks a connection that has no way to another token, for good: its token
-// has expired, or downstream refused it. It returns the error for callers.
+// reject parks a connection that cannot obtain another token, because its token has expired
+// or was refused by downstream. It returns the error for callers.
 func (r *refresher) reject(ctx context.Context, cfg *Config, conn *record.Connector, generation uint64, code string) error {
 	b := r.broker
 	now := b.clock.Now()
@@ -152,7 +155,7 @@ func (r *refresher) reject(ctx context.Context, cfg *Config, conn *record.Connec
 	return failure
 }
 
-// rejectLater is reject for a caller that has its answer already.
+// rejectLater is reject in the background, for a request that has been answered.
 func (r *refresher) rejectLater(conn *record.Connector, generation uint64) {
 	r.react(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
@@ -161,14 +164,14 @@ func (r *refresher) rejectLater(conn *record.Connector, generation uint64) {
 	})
 }
 
-// forceOnce allows the next flight to replace the record's token however valid, and to
-// send once more a refresh token that was refused. It reports false if it is too early.
+// forceOnce lets the next flight replace the record's token even if it is valid, and send a
+// refused refresh token once more. It reports false if it is too early for that.
 func (r *refresher) forceOnce(rec *record.Record, now time.Time) bool {
 	wait := minForceCooldown
 	if rec.IsParked() {
 		wait = record.Cooldown
 	}
-	// What other replicas have tried lately counts too, as far as clocks agree.
+	// Recent attempts of other replicas count too, as far as clocks agree.
 	c := rec.Credentials
 	lately := func(t time.Time) bool { return !t.IsZero() && now.Sub(t).Abs() < wait }
 	if now.Before(rec.Cycle.RetryAt) || lately(rec.Cycle.FailedAt) || c != nil && c.Redeemed && lately(c.IssuedAt) {
@@ -185,7 +188,7 @@ func (r *refresher) forceOnce(rec *record.Record, now time.Time) bool {
 	return true
 }
 
-// isUnparked reports whether the flight may send the refresh token that was refused.
+// isUnparked reports whether the flight may send a refresh token that was refused.
 func (r *refresher) isUnparked(parked secret.Hash) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

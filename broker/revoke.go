@@ -15,15 +15,14 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// Revoking is tried a few times: other than a redeem it may be repeated, as a token that
-// is revoked already is no error (RFC 7009 section 2.2).
+// Unlike redeeming a refresh token, revoking one can be repeated: that it is already revoked
+// is no error (RFC 7009 section 2.2).
 const (
 	revocationTries = 3
 	revocationPause = time.Second // before the second try, and twice that before the third
 )
 
-// A revocation is what it takes to take a grant back at the provider, of a connection
-// that is gone.
+// A revocation revokes the grant of a connection that is gone (RFC 7009).
 type revocation struct {
 	cfg      *Config
 	conn     *record.Connector
@@ -33,8 +32,8 @@ type revocation struct {
 	hint     string // token_type_hint (RFC 7009 section 2.1)
 }
 
-// newRevocation returns the revocation of a refresh token, or of an access token that
-// came without one. It is nil if there is nothing to revoke, or nowhere to.
+// newRevocation returns the revocation of a refresh token or, without one, of an access
+// token. It is nil without a token, or without a revocation endpoint.
 func newRevocation(cfg *Config, conn *record.Connector, key record.Key, settings map[string]any, access, refresh secret.String) *revocation {
 	if conn == nil || conn.AuthType != connector.OAuth2 || conn.RevocationURL == "" {
 		return nil
@@ -49,23 +48,23 @@ func newRevocation(cfg *Config, conn *record.Connector, key record.Key, settings
 	return rv
 }
 
-// revoke revokes in the background. Nothing depends on whether it succeeds, which the log
-// and a span say. rv may be nil.
+// revoke revokes in the background. The outcome is only logged and traced. rv may be nil.
 func (b *Broker) revoke(cause context.Context, rv *revocation) {
 	if rv != nil && !b.lifecycle.begin(func() { b.carryOut(cause, rv) }) {
 		rv.report(context.Background(), trace.SpanFromContext(cause), ErrShuttingDown)
 	}
 }
 
-// revokeLate is revoke for what a token endpoint has answered too late. Whoever saves that
-// is waited for when the broker closes, and so does it then itself.
+// revokeLate is revoke for a token response that arrived after its connection was deleted.
+// Its caller runs in a goroutine that Close waits for, so while the broker is closing the
+// caller revokes the token itself.
 func (b *Broker) revokeLate(cause context.Context, rv *revocation) {
 	if rv != nil && !b.lifecycle.begin(func() { b.carryOut(cause, rv) }) {
 		b.carryOut(cause, rv)
 	}
 }
 
-// carryOut revokes within the time of a token request.
+// carryOut revokes, with the timeout of a token request.
 func (b *Broker) carryOut(cause context.Context, rv *revocation) {
 	ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.revoke",
 		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(connectorAttribute(rv.key)))
@@ -85,29 +84,29 @@ func (b *Broker) tryToRevoke(ctx context.Context, rv *revocation) error {
 		if err == nil || !errors.Is(err, tokenendpoint.ErrRevokeLater) || try == revocationTries {
 			return err
 		}
-		// Between two tries nothing is under way, so that the broker can close.
+		// No request is in progress between two tries, so the broker may close.
 		if b.clock.Sleep(b.lifecycle.ctx, time.Duration(try)*revocationPause) != nil || ctx.Err() != nil {
 			return err
 		}
 	}
 }
 
-// isConnectedAgain reports whether a deleted connection has been imported anew. That may
-// have brought the very grant that it had, or another token of it: revoking one ends all
-// of them (RFC 7009 section 2.1), and nobody can tell from outside.
+// isConnectedAgain reports whether a deleted connection has been imported again. The import
+// may have brought another token of the same grant, which cannot be told from outside, and
+// revoking one token of a grant ends all of them (RFC 7009 section 2.1).
 func (b *Broker) isConnectedAgain(ctx context.Context, key record.Key) bool {
 	rec, _, err := b.load(ctx, key)
 	return err == nil && !rec.IsTombstone() && rec.Credentials != nil
 }
 
-// Errors of a revocation. What the endpoint said is not in them, other than its code.
+// Errors that prevent a revocation.
 var (
-	errConnectedAgain = errors.New("the connection was imported anew meanwhile, maybe with the same grant")
+	errConnectedAgain = errors.New("the connection was imported again, possibly with the same grant")
 	errNoRevokeTarget = errors.New("the revocation_url needs a setting that the connection does not have")
 )
 
-// sendRevocation sends one revocation request, to where a token request could be sent
-// too.
+// sendRevocation sends one revocation request. The same addresses are allowed as for token
+// requests.
 func (b *Broker) sendRevocation(ctx context.Context, rv *revocation) error {
 	endpoint, err := rv.conn.RenderRevocationURL(rv.settings)
 	if err != nil {
@@ -119,14 +118,14 @@ func (b *Broker) sendRevocation(ctx context.Context, rv *revocation) error {
 	})
 }
 
-// report tells operators what became of the grant.
+// report logs the outcome of the revocation, and records it in the span.
 func (rv *revocation) report(ctx context.Context, span trace.Span, err error) {
 	level, msg := slog.LevelInfo, "the grant of a deleted connection was revoked at the provider"
 	attrs := []slog.Attr{slog.String("connection", rv.key.String()), slog.String("token", rv.hint)}
 	span.SetAttributes(attribute.Bool("token_broker.revoked", err == nil))
 	if err != nil {
 		level = slog.LevelWarn
-		msg = "the grant of a deleted connection could not be revoked at the provider; it ends when the customer withdraws it there, or by itself"
+		msg = "the grant of a deleted connection could not be revoked at the provider; it lasts until it expires or the customer withdraws it there"
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
 	if failed, ok := errors.AsType[*tokenendpoint.RevocationError](err); ok && failed.Status != 0 {

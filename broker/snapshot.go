@@ -11,29 +11,29 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A snapshot is a record as it was read or saved at some time. It is not changed, but
-// for what was found out from it.
+// A snapshot is a record as it was read or saved at some time. It is immutable, except for
+// the caches below.
 type snapshot struct {
 	rec       *record.Record
 	rev       record.Revision
 	readAt    time.Time
-	refreshAt time.Time // from then on the token is refreshed ahead of its expiry; zero: never
+	refreshAt time.Time // when to refresh the token ahead of its expiry; zero: never
 
-	allowed  atomic.Pointer[allowance]          // the latest of them; nil: none yet
+	allowed  atomic.Pointer[allowance]          // the last host check that passed; nil: none yet
 	prepared atomic.Pointer[preparedCredential] // nil: not rendered yet, or too large to keep
 }
 
 // A reading is a load that several callers wait for.
 type reading struct {
-	done chan struct{}
-	snap *snapshot // set before done is closed, as is err
+	done chan struct{} // closed when snap and err are set
+	snap *snapshot
 	err  error
 }
 
-// How the broker treats a store that does not answer while a valid token is at hand.
+// While a valid token is in memory, a store that does not answer holds up no call for long.
 const (
-	patience     = time.Second     // wait this long for an answer before serving the token
-	readCooldown = 5 * time.Second // do not ask again for this long after a failure
+	readPatience = time.Second     // how long to wait for the store before serving that token
+	readCooldown = 5 * time.Second // how long to leave the store alone after a failure
 )
 
 // Margins by which a token is refreshed ahead of its expiry.
@@ -43,14 +43,14 @@ const (
 	unknownLifetime = time.Hour
 )
 
-// refreshMargin returns how long before its expiry a token of that lifetime is
-// refreshed, without jitter: a fifth of it, within reason, and at most a third.
+// refreshMargin returns how long before its expiry a token of that lifetime is refreshed,
+// without jitter: a fifth of it, between minMargin and maxMargin, but at most a third.
 func refreshMargin(lifetime time.Duration) time.Duration {
 	return min(min(max(lifetime/5, minMargin), maxMargin), lifetime/3)
 }
 
-// refreshAt returns when to refresh a token ahead of its expiry. A token that never
-// said how long it lives counts as one of an hour.
+// refreshAt returns when to refresh a token ahead of its expiry. A token of unknown lifetime
+// counts as one of unknownLifetime.
 func refreshAt(c *record.Credentials) time.Time {
 	expiry, issuedAt := c.Expiry, c.IssuedAt
 	switch {
@@ -69,31 +69,31 @@ func newSnapshot(rec *record.Record, rev record.Revision, readAt time.Time) *sna
 	if c := rec.Credentials; c != nil {
 		s.refreshAt = refreshAt(c)
 		if margin := c.Expiry.Sub(s.refreshAt); !s.refreshAt.IsZero() && !c.Expiry.IsZero() && margin >= 10 {
-			s.refreshAt = s.refreshAt.Add(rand.N(margin / 10)) // so that replicas do not start at once
+			s.refreshAt = s.refreshAt.Add(rand.N(margin / 10)) // so that replicas do not all begin at the same time
 		}
 	}
 	return s
 }
 
-// servable reports whether the snapshot has a token that is valid as far as known.
+// servable reports whether the snapshot has a token that is valid by the clock.
 func (s *snapshot) servable(now time.Time) bool {
 	c := s.rec.Credentials
 	return s.rec.Enabled && !s.rec.IsTombstone() && c != nil && !c.AccessToken.IsZero() && !c.ExpiredAt(now)
 }
 
-// wantsRefresh reports whether the token is due for a refresh, valid or not.
+// wantsRefresh reports whether the token is due for a refresh, even if it is valid.
 func (s *snapshot) wantsRefresh(now time.Time) bool {
 	c := &s.rec.Cycle
 	return c.Queued || c.Phase == record.PhasePending || !s.refreshAt.IsZero() && !now.Before(s.refreshAt)
 }
 
-// install makes the record the one that calls are served from, unless this process
-// knows a newer one. It returns the newest.
+// install makes the record the snapshot that calls are served from, unless this process has
+// a newer one. It returns the newest.
 func (r *refresher) install(rec *record.Record, rev record.Revision, readAt time.Time) *snapshot {
 	next := newSnapshot(rec, rev, readAt)
 	r = r.lock()
 	r.sawRecord(rec)
-	r.touch(readAt) // before it can be taken for idle
+	r.noteUse(readAt) // so that it is not evicted as unused
 	r.mu.Unlock()
 	for {
 		cur := r.memory.snap.Load()
@@ -102,7 +102,7 @@ func (r *refresher) install(rec *record.Record, rev record.Revision, readAt time
 			return cur
 		}
 		if cur != nil && cur.rec.Generation == rec.Generation {
-			next.refreshAt = cur.refreshAt // the jitter is drawn once for a token
+			next.refreshAt = cur.refreshAt // the jitter is drawn once per token
 		}
 		if r.memory.snap.CompareAndSwap(cur, next) {
 			return next
@@ -110,7 +110,7 @@ func (r *refresher) install(rec *record.Record, rev record.Revision, readAt time
 	}
 }
 
-// forget drops the snapshot because the record is gone.
+// forget drops the snapshot because the store has no record.
 func (r *refresher) forget() {
 	if r.memory.unsaved.Load() {
 		return
@@ -121,8 +121,9 @@ func (r *refresher) forget() {
 	r.memory.exists = false
 }
 
-// read loads the record; concurrent callers share one load. A caller that goes away
-// leaves the others their answer. Errors: [record.ErrConnectionNotFound], [record.ErrStoreUnavailable].
+// read loads the record. Concurrent callers share one load, which goes on if one of them
+// stops waiting. Errors: [record.ErrConnectionNotFound], [record.ErrStoreUnavailable],
+// [ErrShuttingDown], a [*record.TokenError] if the store was rolled back, ctx's.
 func (r *refresher) read(ctx context.Context) (*snapshot, error) {
 	r = r.lock()
 	rd := r.memory.reading
@@ -151,7 +152,7 @@ func (r *refresher) runReading(ctx context.Context, rd *reading) {
 	r.mu.Lock()
 	r.memory.reading = nil
 	if r.memory.highest == (watermark{}) {
-		r.discard() // anybody can ask for what was never there
+		r.discard() // callers can make up connections
 	}
 	r.mu.Unlock()
 	close(rd.done)
@@ -179,18 +180,18 @@ func (r *refresher) load(ctx context.Context) (*snapshot, error) {
 	return r.install(rec, rev, begun), nil
 }
 
-// codeStaleStore is the code of a store that has older credentials than were seen.
+// codeStaleStore is the code of the error for a store that was rolled back.
 const codeStaleStore = "stale_store"
 
-// reportRollback is called with a record, read at some time, that is older than one
-// which this process has seen. What the record holds may be spent and is not used.
-// Where the newer one is in memory still, that is served.
+// reportRollback handles a record that is older than the newest version that this process
+// has seen. Its refresh token may be spent, so it is not used. If the newer version is still
+// in memory, that is served.
 func (r *refresher) reportRollback(ctx context.Context, rec *record.Record, readAt time.Time) (*snapshot, error) {
 	b := r.broker
 	cur := r.memory.snap.Load()
 	known := cur != nil && cur.rec.Generation > rec.Generation
 	if known && (r.memory.unsaved.Load() || !cur.readAt.Before(readAt)) {
-		return cur, nil // it is only that somebody in this process was faster
+		return cur, nil // no rollback: this process has saved a newer version since the read
 	}
 	b.Config().logger().LogAttrs(ctx, slog.LevelError,
 		"the store has older credentials than this process has seen; they are not used. Was a backup restored? Import the connection again",
@@ -201,12 +202,12 @@ func (r *refresher) reportRollback(ctx context.Context, rec *record.Record, read
 	return nil, &record.TokenError{Key: r.key, Class: record.ClassConfiguration, Code: codeStaleStore}
 }
 
-// latest returns a snapshot that is no older than the cache's time to live. While
-// the store does not answer, one with a valid token will do, however old.
+// latest returns a snapshot that is no older than [Config.CacheTTL]. While the store is
+// unavailable, it returns one with a valid token, however old.
 func (r *refresher) latest(ctx context.Context) (*snapshot, error) {
 	b := r.broker
 	now := b.clock.Now()
-	r.touch(now)
+	r.noteUse(now)
 	snap := r.memory.snap.Load()
 	if snap != nil && now.Sub(snap.readAt) < b.Config().cacheTTL() {
 		if snap.rec.IsTombstone() {
@@ -220,7 +221,7 @@ func (r *refresher) latest(ctx context.Context) (*snapshot, error) {
 	if isWithin(readCooldown, r.memory.readFailed.Load(), now) {
 		return snap, nil
 	}
-	waiting, cancel := context.WithTimeout(ctx, patience)
+	waiting, cancel := context.WithTimeout(ctx, readPatience)
 	defer cancel()
 	fresh, err := r.read(waiting)
 	if err == nil {

@@ -20,12 +20,12 @@ import (
 // storage is the store, opened at first use, and the journal beside it.
 type storage struct {
 	open    func(context.Context) (record.Store, error)
-	opened  atomic.Pointer[record.Store] // nil until the store was opened
+	opened  atomic.Pointer[record.Store] // nil until the store has been opened
 	opening singleflight.Group
-	journal record.Journal // nil if there is none
+	journal record.Journal // may be nil
 }
 
-// maxConflicts bounds how often one change is tried against other writers.
+// maxConflicts is how many conflicts with other writers one change survives.
 const maxConflicts = 50
 
 // load reads the record of key from the store.
@@ -46,18 +46,19 @@ func (b *Broker) load(ctx context.Context, key record.Key) (rec *record.Record, 
 	return s.Load(ctx, key)
 }
 
-// save stores rec over revision rev, after whatever could not be saved before.
+// save replaces revision rev of a record with rec, after saving the backlog. While an answer
+// for the same connection is pending, save fails.
 func (b *Broker) save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
 	if err := b.replay(ctx); err != nil {
 		return 0, err
 	}
 	if b.backlog.holds(rec.Key) {
-		return 0, fmt.Errorf("%w for %s: a refreshed token of it could not be saved", record.ErrStoreUnavailable, rec.Key)
+		return 0, fmt.Errorf("%w for %s: a refreshed token of it is still waiting to be saved", record.ErrStoreUnavailable, rec.Key)
 	}
 	return b.saveNow(ctx, rec, rev)
 }
 
-// saveNow is save for the backlog itself.
+// saveNow is save without the backlog.
 func (b *Broker) saveNow(ctx context.Context, rec *record.Record, rev record.Revision) (_ record.Revision, err error) {
 	ctx, span := b.startStoreSpan(ctx, "save", rec.Key)
 	defer func() { endSpan(span, err) }()
@@ -74,15 +75,15 @@ func (b *Broker) startStoreSpan(ctx context.Context, operation string, key recor
 		trace.WithAttributes(connectorAttribute(key), attribute.String("db.operation.name", operation)))
 }
 
-// update replaces the record of key by what change makes of it: load, change, save,
-// and again whenever somebody else was faster. change gets nil if there is no record,
-// and may be called several times. Its error ends the update with nothing saved.
+// update loads the record of key, changes it and saves it, and repeats that after a
+// conflict with another writer. change gets nil if the record does not exist, and may be
+// called several times. If it returns an error, nothing is saved.
 func (b *Broker) update(ctx context.Context, key record.Key, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
 	return b.updateWith(ctx, key, b.save, change)
 }
 
-// updateIf is update for a change that may have nothing to do: change returns nil then, and
-// updateIf too.
+// updateIf is update for a change that may not be needed. change then returns nil, and so
+// does updateIf.
 func (b *Broker) updateIf(ctx context.Context, key record.Key, change func(*record.Record) *record.Record) (*record.Record, record.Revision, error) {
 	rec, rev, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
 		next := change(rec)
@@ -97,9 +98,10 @@ func (b *Broker) updateIf(ctx context.Context, key record.Key, change func(*reco
 	return rec, rev, err
 }
 
-// A saveFunc is a way to save a record.
+// A saveFunc saves a record, such as [Broker.save].
 type saveFunc func(context.Context, *record.Record, record.Revision) (record.Revision, error)
 
+// updateWith is update with another way to save.
 func (b *Broker) updateWith(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
 	for conflicts := 0; ; conflicts++ {
 		rec, rev, err := b.load(ctx, key)
@@ -128,9 +130,9 @@ func (b *Broker) updateWith(ctx context.Context, key record.Key, save saveFunc, 
 	}
 }
 
-// destroyEarlier removes what a store keeps of the credentials that the save of
-// revision rev replaced, in the background. If that fails, the next save of other
-// credentials removes them too.
+// destroyEarlier destroys, in the background, the revisions before rev that the store still
+// has. If that fails, the next call destroys them too. Call it when new credentials were
+// saved.
 func (b *Broker) destroyEarlier(cause context.Context, key record.Key, rev record.Revision) {
 	b.lifecycle.begin(func() {
 		ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.store.destroy_earlier",
@@ -149,10 +151,11 @@ func (b *Broker) destroyEarlier(cause context.Context, key record.Key, rev recor
 	})
 }
 
-// openTimeout bounds the opening of a store.
+// openTimeout is the timeout for opening the store, and for background work that only uses
+// the store.
 const openTimeout = 15 * time.Second
 
-// store returns the store, opened if need be.
+// store returns the store, and opens it if necessary.
 func (b *Broker) store(ctx context.Context) (record.Store, error) {
 	if s := b.storage.opened.Load(); s != nil {
 		return *s, nil
@@ -197,7 +200,7 @@ func (b *Broker) closeStore() error {
 	return nil
 }
 
-// isUnavailable reports whether err is a store's "could not tell".
+// isUnavailable reports whether err is [record.ErrStoreUnavailable].
 func isUnavailable(err error) bool { return errors.Is(err, record.ErrStoreUnavailable) }
 
 // isShared reports whether other processes may write to the store.

@@ -13,11 +13,12 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// The sweep does what nobody asks for. Nothing waits for it.
+// The sweep looks after connections that are not in use: it removes tombstones and the
+// credentials of parked connections when their time is up, and starts neglected refreshes.
 const (
-	sweepInterval = 10 * time.Minute      // of each process, give or take a fifth
+	sweepInterval = 10 * time.Minute      // of each process, plus or minus a fifth
 	sweepPace     = 20 * time.Millisecond // between two records
-	sweepLease    = 5 * time.Minute       // renewed while a sweep goes on
+	sweepLease    = 5 * time.Minute       // renewed during the sweep
 )
 
 // sweepRegularly sweeps until the broker closes.
@@ -36,11 +37,11 @@ func (b *Broker) sweepRegularly() {
 	}
 }
 
-// sweep looks at every record once, if no other replica is at it.
+// sweep looks at every record once, unless another replica is sweeping.
 func (b *Broker) sweep(ctx context.Context, observed *leaseObserver) (err error) {
 	ctx, span := b.tracing.startRoot(ctx, context.Background(), "token_broker.sweep")
 	defer func() { endSpan(span, err) }()
-	if err := b.adopt(ctx); err != nil { // of processes on this machine that are gone
+	if err := b.adopt(ctx); err != nil { // other processes of this machine may have died
 		return err
 	}
 	if b.backlog.pending() {
@@ -87,7 +88,7 @@ func (b *Broker) sweep(ctx context.Context, observed *leaseObserver) (err error)
 }
 
 // leaseSweep takes the lease of the sweep, or renews held. It returns nil if another
-// replica has it.
+// replica holds the lease.
 func (b *Broker) leaseSweep(ctx context.Context, observed *leaseObserver, held *record.Lease) (*record.Lease, error) {
 	lease := &record.Lease{ID: uuid.NewString(), Duration: sweepLease}
 	taken, err := b.updateSweepLease(ctx, func(current *record.Lease) (*record.Lease, bool) {
@@ -100,7 +101,7 @@ func (b *Broker) leaseSweep(ctx context.Context, observed *leaseObserver, held *
 	return lease, nil
 }
 
-// sweepRecord does what is to be done about one connection.
+// sweepRecord does the work that is due for one connection.
 func (b *Broker) sweepRecord(ctx context.Context, key record.Key) error {
 	rec, _, err := b.load(ctx, key)
 	if errors.Is(err, record.ErrNotFound) {
@@ -125,8 +126,8 @@ func (b *Broker) sweepRecord(ctx context.Context, key record.Key) error {
 	return nil
 }
 
-// clearCredentials removes the credentials of a connection that is parked still with
-// the same ones.
+// clearCredentials removes the credentials of a connection whose retention has ended, if it
+// is still parked with the refresh token in seen.
 func (b *Broker) clearCredentials(ctx context.Context, seen *record.Record) error {
 	rec, rev, err := b.updateIf(ctx, seen.Key, func(rec *record.Record) *record.Record {
 		if rec == nil || !rec.RetentionEnded(b.clock.Now()) || rec.Cycle.Parked != seen.Cycle.Parked {
@@ -147,8 +148,8 @@ func (b *Broker) clearCredentials(ctx context.Context, seen *record.Record) erro
 	return nil
 }
 
-// revive starts the refresh of a neglected connection. One that is idle is marked
-// first, as its token alone may give no reason for a refresh.
+// revive starts a refresh of a neglected connection. It first marks the record as queued,
+// because the token alone may not be due for a refresh.
 func (b *Broker) revive(ctx context.Context, seen *record.Record, conn *record.Connector) error {
 	if !seen.Cycle.Queued {
 		rec, rev, err := b.updateIf(ctx, seen.Key, func(rec *record.Record) *record.Record {
@@ -167,17 +168,16 @@ func (b *Broker) revive(ctx context.Context, seen *record.Record, conn *record.C
 	return nil
 }
 
-// ownApplication is the application of the broker's own records. It has a control
-// character, so that no caller can name it. Stores keep nothing but records, so what
-// replicas share besides connections, the lease of the sweep and the announcements of
-// refused clients, is stored in their form.
+// ownApplication is the application of the broker's own records: the lease of the sweep, and
+// the announcements of refused clients. Replicas share these, and stores hold only records.
+// No caller can send the control character.
 const ownApplication = "\x01broker"
 
-// sweepKey is where the lease of the sweep is.
+// sweepKey is the key of the record that holds the lease of the sweep.
 var sweepKey = record.Key{Application: ownApplication, Consumer: "sweep", Connector: connector.ID{UnifiedAPI: "broker", ServiceID: "sweep"}}
 
-// updateSweepLease replaces the lease of the sweep if change says so, and reports whether
-// it did. change gets nil if there is none.
+// updateSweepLease replaces the lease of the sweep if change returns true, and reports
+// whether it did. change gets the current lease, or nil.
 func (b *Broker) updateSweepLease(ctx context.Context, change func(*record.Lease) (*record.Lease, bool)) (bool, error) {
 	rec, _, err := b.updateIf(ctx, sweepKey, func(rec *record.Record) *record.Record {
 		if rec == nil {

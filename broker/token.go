@@ -11,23 +11,26 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// A Token is an access token that was valid when it was handed out.
+// A Token is an access token that was valid when [Source.Token] returned it. For a
+// connection without OAuth, AccessToken is empty.
 type Token struct {
 	AccessToken secret.String
-	Type        string    // "Bearer", or what the token endpoint named it
+	Type        string    // token_type of the token endpoint (RFC 6749 section 5.1); default: "Bearer"
 	Expiry      time.Time // zero: unknown
 	Generation  uint64    // of the connection's credentials
 }
 
-// A Source hands out one connection's tokens. It is safe for concurrent use and
-// need not be kept: sources of the same connection share everything.
+// A Source is where embedders get one connection's tokens, to send them by other means than
+// [Admission.Authorize]. The caller decides where they go; the hosts that the connector
+// allows are not checked. A Source is safe for concurrent use and need not be kept: sources
+// of the same connection share all state.
 type Source struct{ refresher *refresher }
 
 // Source returns the source of key's tokens.
 func (b *Broker) Source(key record.Key) Source { return Source{b.refresher(key)} }
 
-// Token returns a valid token. It waits for a refresh only if there is none at hand;
-// when ctx ends it stops waiting, which does not end the refresh.
+// Token returns a valid token. It waits for a refresh only if the current token is not
+// valid; when ctx ends it stops waiting, and the refresh goes on.
 //
 // Errors: [record.ErrConnectorNotFound], [record.ErrConnectionNotFound], [ErrConnectionDisabled],
 // [record.ErrStoreUnavailable], [*record.TokenError], ctx's.
@@ -43,8 +46,8 @@ func (s Source) Token(ctx context.Context) (Token, error) {
 	return snap.token(), nil
 }
 
-// OAuth2 returns an [oauth2.TokenSource] over the source, for code that wants one.
-// Its Token method waits as long as ctx allows.
+// OAuth2 returns the source as an [oauth2.TokenSource], for embedders whose HTTP client
+// takes one. Its Token method waits no longer than ctx allows.
 func (s Source) OAuth2(ctx context.Context) oauth2.TokenSource { return oauth2Source{ctx, s} }
 
 type oauth2Source struct {
@@ -75,7 +78,7 @@ func (s *snapshot) token() Token {
 	return t
 }
 
-// current returns a snapshot whose credentials can be used now.
+// current returns a snapshot whose credentials are usable now.
 func (r *refresher) current(ctx context.Context, conn *record.Connector) (*snapshot, error) {
 	snap, err := r.latest(ctx)
 	if err != nil {
@@ -84,8 +87,8 @@ func (r *refresher) current(ctx context.Context, conn *record.Connector) (*snaps
 	return r.usable(ctx, conn, snap)
 }
 
-// usable returns snap if its credentials can be used now, and otherwise the one that a
-// refresh leads to.
+// usable returns snap if its credentials are usable now, and otherwise the result of a
+// refresh.
 func (r *refresher) usable(ctx context.Context, conn *record.Connector, snap *snapshot) (*snapshot, error) {
 	if !snap.rec.Enabled {
 		return nil, ErrConnectionDisabled
@@ -98,7 +101,7 @@ func (r *refresher) usable(ctx context.Context, conn *record.Connector, snap *sn
 	switch {
 	case snap.servable(now) && !snap.rec.IsRejected():
 		if snap.wantsRefresh(now) && conn.CanRefresh(snap.rec.Credentials) && refused == nil && !isWithin(storeRetry, r.attempts.idleSince.Load(), now) {
-			r.start(ctx) // nobody waits: the token is valid still
+			r.start(ctx) // without waiting, since the token is still valid
 		}
 		return snap, nil
 	case refused != nil:
@@ -108,8 +111,8 @@ func (r *refresher) usable(ctx context.Context, conn *record.Connector, snap *sn
 	}
 }
 
-// refused says from what was read lately why no refresh can begin now, nil if it may.
-// That spares the store: of a dead connection there can be very many calls.
+// refused returns an error if, according to the snapshot, no refresh can begin now. This
+// spares the store, since a dead connection may get very many calls.
 func (r *refresher) refused(snap *snapshot, conn *record.Connector, now time.Time) error {
 	if snap.servable(now) && !snap.wantsRefresh(now) && !snap.rec.IsRejected() {
 		return nil
@@ -123,13 +126,13 @@ func (r *refresher) refused(snap *snapshot, conn *record.Connector, now time.Tim
 	return nil
 }
 
-// await joins the refresh under way, or starts one, and returns what it led to.
+// await joins the refresh in progress, or starts one, and returns its result.
 func (r *refresher) await(ctx context.Context) (*snapshot, error) {
 	f := r.start(ctx)
 	select {
 	case <-f.done:
 		if now := r.broker.clock.Now(); f.err == nil && !f.snap.servable(now) {
-			// Landed long ago: its token is being saved still, and has expired meanwhile.
+			// The flight landed long ago and is still saving its token, which has expired.
 			return nil, &record.TokenError{Key: r.key, Class: record.ClassTransient, RetryAt: now.Add(storeRetry), Err: record.ErrStoreUnavailable}
 		}
 		return f.snap, f.err

@@ -17,16 +17,15 @@ import (
 // scopeName is the instrumentation scope of the broker's spans.
 const scopeName = "github.com/tokenbroker/caddy-token-broker/broker"
 
-// tracing finds the provider that spans are made with: that of the span in the
-// context, since the host's provider is not the global one. Work that no request
-// waits for uses the provider of the latest traced request; before there was one,
-// nothing is recorded.
+// tracing finds the tracer provider for spans. The host's provider is not the global one, so
+// it is taken from the span in the context. Background work uses the provider of the latest
+// traced request; before the first one, nothing is recorded.
 type tracing struct {
 	latest atomic.Pointer[trace.TracerProvider]
 }
 
-// isTraced reports whether the work of ctx belongs to a trace. Where nothing is traced,
-// not even the attributes of a span need be made.
+// isTraced reports whether ctx belongs to a trace. If not, callers need not even build the
+// attributes of a span.
 func isTraced(ctx context.Context) bool { return trace.SpanFromContext(ctx).SpanContext().IsValid() }
 
 // start begins a span as a child of the span in ctx.
@@ -42,8 +41,8 @@ func (t *tracing) start(ctx context.Context, name string, opts ...trace.SpanStar
 	return provider.Tracer(scopeName).Start(ctx, name, opts...)
 }
 
-// startRoot begins the span of background work: a root, linked to the span in
-// cause, which may be long over.
+// startRoot begins the span of background work: a root span, linked to the span in cause,
+// which may have ended long ago.
 func (t *tracing) startRoot(ctx, cause context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
 	var provider trace.TracerProvider
 	link := trace.LinkFromContext(cause)
@@ -58,8 +57,8 @@ func (t *tracing) startRoot(ctx, cause context.Context, name string, opts ...tra
 	return provider.Tracer(scopeName).Start(ctx, name, append(opts, trace.WithNewRoot())...)
 }
 
-// endSpan ends the span, marked as failed with err's class if err is not nil. The
-// text of err is left out: it may name customers.
+// endSpan ends the span. If err is not nil, the span is marked as failed with err's type,
+// but without its text, which may name customers.
 func endSpan(span trace.Span, err error) {
 	if err != nil {
 		kind := errorType(err)
@@ -69,13 +68,13 @@ func endSpan(span trace.Span, err error) {
 	span.End()
 }
 
-// connectorAttribute names the service that a span is about, never the customer.
+// connectorAttribute names the connector of a span. Spans never name customers.
 func connectorAttribute(key record.Key) attribute.KeyValue {
 	return attribute.String("token_broker.connector", key.Connector.String())
 }
 
-// errorType returns a word of low cardinality for err, as OpenTelemetry's
-// error.type wants it.
+// errorType returns the value of OpenTelemetry's attribute error.type, which must have low
+// cardinality.
 func errorType(err error) string {
 	var input *record.InputError
 	var token *record.TokenError

@@ -9,10 +9,10 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// Update changes settings, metadata or the switch of a connection. Settings and metadata
-// are merge patches, as in an import; a masked value that comes back means "as it was". A
-// connection that is switched off gets no credential any more: in this process from the
-// next call on, in others within [Config.CacheTTL].
+// Update changes the settings and metadata of a connection, and enables or disables it.
+// Settings and metadata are merge patches, as in an import; a masked value leaves the
+// setting as it is. Calls of a disabled connection get no credential: in this process from
+// the next call on, in others within [Config.CacheTTL].
 //
 // Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrConnectionNotFound],
 // [record.ErrRecordTooLarge], [record.ErrStoreUnavailable]. After the last it may have been stored.
