@@ -238,7 +238,7 @@ func TestGrantThatIsImportedAgainIsNotRevoked(t *testing.T) {
 		if got := e.sent(); got != 1 {
 			t.Errorf("got %d requests, want the one before the import", got)
 		}
-		if log := h.log.String(); !strings.Contains(log, "imported anew") {
+		if log := h.log.String(); !strings.Contains(log, "imported again") {
 			t.Errorf("the log does not tell of it: %s", log)
 		}
 	})
