@@ -54,13 +54,13 @@ type pendingAnswerJSON struct {
 	Application  string        `json:"application"`
 	Consumer     string        `json:"consumer"`
 	Connector    string        `json:"connector"`
-	Bought       secret.Hash   `json:"bought"`
+	Redeemed     secret.Hash   `json:"bought"`
 	AccessToken  string        `json:"access_token,omitempty"`
 	RefreshToken string        `json:"refresh_token,omitempty"`
 	TokenType    string        `json:"token_type,omitempty"`
 	Lifetime     time.Duration `json:"lifetime,omitempty"`
 	SentAt       time.Time     `json:"sent_at"`
-	Over         uint64        `json:"over,omitempty"`
+	Replaces     uint64        `json:"over,omitempty"`
 }
 
 func newBacklog() *backlog {
@@ -206,7 +206,7 @@ func decodePendingAnswer(entry record.JournalEntry) (*pendingAnswer, error) {
 	}
 	p := &pendingAnswer{
 		id: entry.ID, key: record.Key{Application: w.Application, Consumer: w.Consumer, Connector: id},
-		redeemed: w.Bought, replaces: w.Over, answer: ans, done: make(chan struct{}),
+		redeemed: w.Redeemed, replaces: w.Replaces, answer: ans, done: make(chan struct{}),
 	}
 	p.journaled.Store(true)
 	return p, nil

@@ -30,8 +30,8 @@ func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
 	}
 	cfg := b.Config()
 	now := b.clock.Now()
-	state := b.refresher(key)
-	defer state.dropIfUnknown()
+	r := b.refresher(key)
+	defer r.dropIfUnknown()
 	var last *record.Record
 	tombstone, rev, err := b.updateWith(ctx, key, b.saveTombstone, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || rec.IsTombstone() {
@@ -44,13 +44,13 @@ func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
 		last = rec
 		return &record.Record{
 			Key: key, CreatedAt: rec.CreatedAt, UpdatedAt: now, Deleted: now,
-			Generation: max(rec.Generation, state.highestSeen()) + 1,
+			Generation: max(rec.Generation, r.highestSeen()) + 1,
 		}, nil
 	})
 	if err != nil {
 		return err
 	}
-	state.install(tombstone, rev, now)
+	r.install(tombstone, rev, now)
 	b.destroyEarlier(ctx, key, rev)
 	if c := last.Credentials; c != nil {
 		b.revoke(ctx, newRevocation(cfg, cfg.Connectors[key.Connector], key, last.Settings, c.AccessToken, c.RefreshToken))

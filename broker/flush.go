@@ -201,9 +201,9 @@ func (b *Broker) journalAnswer(ctx context.Context, p *pendingAnswer) error {
 		return errNoJournal
 	}
 	data, err := json.Marshal(pendingAnswerJSON{
-		Application: p.key.Application, Consumer: p.key.Consumer, Connector: p.key.Connector.String(), Bought: p.redeemed,
+		Application: p.key.Application, Consumer: p.key.Consumer, Connector: p.key.Connector.String(), Redeemed: p.redeemed,
 		AccessToken: p.answer.AccessToken.Reveal(), RefreshToken: p.answer.RefreshToken.Reveal(),
-		TokenType: p.answer.TokenType, Lifetime: p.answer.Lifetime, SentAt: p.answer.SentAt.UTC(), Over: p.replaces,
+		TokenType: p.answer.TokenType, Lifetime: p.answer.Lifetime, SentAt: p.answer.SentAt.UTC(), Replaces: p.replaces,
 	})
 	if err != nil {
 		return fmt.Errorf("encoding an answer: %w", err)

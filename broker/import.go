@@ -41,8 +41,8 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 		}
 	}
 	now := b.clock.Now()
-	state := b.refresher(key)
-	defer state.dropIfUnknown()
+	r := b.refresher(key)
+	defer r.dropIfUnknown()
 	var replaced bool
 	rec, rev, err := b.updateUnpurged(ctx, key, func(old *record.Record) (*record.Record, error) {
 		rec := old
@@ -52,7 +52,7 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 		before := rec.Generation
 		outcome, err = rec.Import(conn, imp, now)
 		if replaced = rec.Generation != before; replaced {
-			rec.Generation = max(rec.Generation, state.highestSeen()+1)
+			rec.Generation = max(rec.Generation, r.highestSeen()+1)
 		}
 		return rec, err
 	})
@@ -60,12 +60,12 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 		return nil, "", err
 	}
 	b.warnOfLongLifetime(ctx, cfg, key, imp)
-	state.install(rec, rev, b.clock.Now())
+	r.install(rec, rev, b.clock.Now())
 	if replaced {
 		b.destroyEarlier(ctx, key, rev)
 	}
 	if rec.Cycle.Queued {
-		state.start(ctx)
+		r.start(ctx)
 	}
 	view := rec.View(&conn.Definition, now)
 	return &view, outcome, nil

@@ -93,7 +93,7 @@ func (b *Broker) choose(ctx context.Context, cfg *Config, call ProxyCall) (conne
 	case 1:
 		return ids[0], nil
 	}
-	ids, err := b.chooseOfConsumer(ctx, cfg, call, ids)
+	ids, err := b.connectedAmong(ctx, cfg, call, ids)
 	switch {
 	case err != nil:
 		return connector.ID{}, err
@@ -140,10 +140,10 @@ func (b *Broker) connectorsByService(cfg *Config) map[string][]connector.ID {
 	return index.ids
 }
 
-// chooseOfConsumer returns the connectors among ids to which the consumer has a connection.
+// connectedAmong returns the connectors among ids to which the consumer has a connection.
 // If the call names no service, the connection must also be allowed to send its credential
 // to the target.
-func (b *Broker) chooseOfConsumer(ctx context.Context, cfg *Config, call ProxyCall, ids []connector.ID) ([]connector.ID, error) {
+func (b *Broker) connectedAmong(ctx context.Context, cfg *Config, call ProxyCall, ids []connector.ID) ([]connector.ID, error) {
 	keys, err := b.keys(ctx, call.Application, call.Consumer)
 	if err != nil {
 		return nil, err
@@ -161,7 +161,7 @@ func (b *Broker) chooseOfConsumer(ctx context.Context, cfg *Config, call ProxyCa
 			if err != nil {
 				return err
 			}
-			fits[i] = call.ServiceID != "" || goesTo(cfg, cfg.Connectors[key.Connector], call.Target, snap)
+			fits[i] = call.ServiceID != "" || maySendTo(cfg, cfg.Connectors[key.Connector], call.Target, snap)
 			return nil
 		})
 	}
@@ -177,8 +177,8 @@ func (b *Broker) chooseOfConsumer(ctx context.Context, cfg *Config, call ProxyCa
 	return found, nil
 }
 
-// goesTo reports whether a connection may send its credential to the target.
-func goesTo(cfg *Config, conn *record.Connector, target *connector.Target, snap *snapshot) bool {
+// maySendTo reports whether a connection may send its credential to the target.
+func maySendTo(cfg *Config, conn *record.Connector, target *connector.Target, snap *snapshot) bool {
 	u, err := conn.RenderTarget(target, snap.rec.Settings)
 	return err == nil && allowsHost(cfg, conn, u, snap.rec.Settings) == nil
 }

@@ -23,8 +23,8 @@ func (b *Broker) Update(ctx context.Context, key record.Key, up *record.Update) 
 	if err != nil {
 		return nil, err
 	}
-	state := b.refresher(key)
-	defer state.dropIfUnknown()
+	r := b.refresher(key)
+	defer r.dropIfUnknown()
 	var replaced bool
 	rec, rev, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || rec.IsTombstone() {
@@ -35,7 +35,7 @@ func (b *Broker) Update(ctx context.Context, key record.Key, up *record.Update) 
 			return nil, err
 		}
 		if replaced = rec.Generation != before; replaced {
-			rec.Generation = max(rec.Generation, state.highestSeen()+1)
+			rec.Generation = max(rec.Generation, r.highestSeen()+1)
 		}
 		rec.UpdatedAt = b.clock.Now()
 		return rec, nil
@@ -46,7 +46,7 @@ func (b *Broker) Update(ctx context.Context, key record.Key, up *record.Update) 
 	if err != nil {
 		return nil, err
 	}
-	state.install(rec, rev, b.clock.Now())
+	r.install(rec, rev, b.clock.Now())
 	if replaced {
 		b.destroyEarlier(ctx, key, rev)
 	}

@@ -57,7 +57,7 @@ func Of(err error, now time.Time) *Error {
 		return timedOut()
 	case errors.Is(err, ErrUnreadBody):
 		return unreadBody(err)
-	case isDownstreams(err):
+	case isDownstreamFault(err):
 		return downstreamError(err)
 	case errors.Is(err, record.ErrStoreUnavailable), errors.Is(err, broker.ErrShuttingDown),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
@@ -113,8 +113,8 @@ func BodyTooLarge(limit int64) *Error {
 	}
 }
 
-// isDownstreams reports whether downstream could not be reached or did not answer properly.
-func isDownstreams(err error) bool {
+// isDownstreamFault reports whether downstream could not be reached or did not answer properly.
+func isDownstreamFault(err error) bool {
 	_, dial := errors.AsType[reverseproxy.DialError](err)
 	_, broken := errors.AsType[*DownstreamError](err)
 	return dial || broken || errors.Is(err, ErrBadResponse)
@@ -150,7 +150,7 @@ func inputError(err *record.InputError) *Error {
 	return e
 }
 
-// tokenError distinguishes a connection that must be authorized again (401) from one that
+// tokenError distinguishes a connection that must be authorised again (401) from one that
 // lacks a setting (422) and one whose token is expected later (503). Only a 401 is a reason
 // to ask the customer to log in again.
 func tokenError(err *record.TokenError, now time.Time) *Error {

@@ -134,12 +134,12 @@ type methods = map[string]func(*Handler, http.ResponseWriter, *http.Request, req
 var routes = []route{
 	{"connections", methods{http.MethodGet: (*Handler).list}},
 	{"connections/{unified_api}/{service_id}", methods{
-		http.MethodGet: ofConnection((*Handler).get), http.MethodPatch: ofConnection((*Handler).update),
-		http.MethodDelete: ofConnection((*Handler).delete),
+		http.MethodGet: forConnection((*Handler).get), http.MethodPatch: forConnection((*Handler).update),
+		http.MethodDelete: forConnection((*Handler).delete),
 	}},
-	{"connections/{unified_api}/{service_id}/import", methods{http.MethodPost: ofConnection((*Handler).importConnection)}},
-	{"connections/{unified_api}/{service_id}/token", methods{http.MethodPost: ofConnection((*Handler).obtainToken)}},
-	{"connections/{unified_api}/{service_id}/validate", methods{http.MethodPost: ofConnection((*Handler).validate)}},
+	{"connections/{unified_api}/{service_id}/import", methods{http.MethodPost: forConnection((*Handler).importConnection)}},
+	{"connections/{unified_api}/{service_id}/token", methods{http.MethodPost: forConnection((*Handler).obtainToken)}},
+	{"connections/{unified_api}/{service_id}/validate", methods{http.MethodPost: forConnection((*Handler).validate)}},
 	{"consumers/{consumer_id}", methods{http.MethodDelete: (*Handler).deleteConsumer}},
 }
 
@@ -208,9 +208,9 @@ func knownPaths() string {
 	return strings.Join(known, ", ")
 }
 
-// ofConnection adapts an operation on a connection, which the path and the consumer header
+// forConnection adapts an operation on a connection, which the path and the consumer header
 // identify.
-func ofConnection(
+func forConnection(
 	serve func(*Handler, http.ResponseWriter, *http.Request, record.Key) error,
 ) func(*Handler, http.ResponseWriter, *http.Request, request) error {
 	return func(api *Handler, w http.ResponseWriter, r *http.Request, c request) error {

@@ -46,7 +46,7 @@ func (w quietWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-var quieting sync.Mutex // serializes quietNetHTTP, so that the log is wrapped once
+var quieting sync.Mutex // serialises quietNetHTTP, so that the log is wrapped once
 
 // quietNetHTTP keeps the standard library's log from quoting downstream. It is called for
 // each connection, since a new configuration may have redirected the log.

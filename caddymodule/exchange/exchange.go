@@ -105,7 +105,7 @@ func (x *Exchange) attempt(out *http.Request) (*broker.Authorization, *http.Resp
 
 // withoutEcho returns an error that is safe to log. The text of net/http's errors quotes
 // what downstream sent, possibly the credential. Dial errors are returned unwrapped, since
-// reverse_proxy recognizes and retries them.
+// reverse_proxy recognises and retries them.
 func withoutEcho(err error) error {
 	if _, ok := errors.AsType[reverseproxy.DialError](err); ok {
 		return err

@@ -23,7 +23,7 @@ func (x *Exchange) Watch(ctx context.Context) context.Context {
 	return ctx
 }
 
-// Hook does what [Exchange.Watch] does to a trace of the caller's own.
+// Hook is [Exchange.Watch] for a trace that the caller provides.
 func (x *Exchange) Hook(trace *httptrace.ClientTrace) {
 	next := trace.Got1xxResponse
 	// Called from a goroutine of net/http.

@@ -21,7 +21,7 @@ type recordedBody struct {
 	over bool       // guarded by mu; the body exceeds maxReplayBody
 }
 
-// recordBody replaces the body of out with a recorded one. It returns nil if there is none.
+// recordBody replaces the body of out with a recorded one. It returns nil if out has no body.
 func recordBody(out *http.Request) *recordedBody {
 	if out.Body == nil || out.Body == http.NoBody {
 		return nil
@@ -45,8 +45,8 @@ func (b *recordedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// whole returns the body and whether all of it was recorded. A request without a body has
-// a nil one.
+// whole returns the body and whether all of it was recorded. Without a body it returns nil
+// and true.
 func (b *recordedBody) whole() ([]byte, bool) {
 	if b == nil {
 		return nil, true

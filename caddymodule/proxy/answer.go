@@ -16,8 +16,8 @@ import (
 type answer struct {
 	status int
 
-	mu  sync.Mutex // also guards the ResponseWriter until begin is called
-	own bool       // guarded by mu; the final response has begun, no 1xx may be written
+	mu    sync.Mutex // also guards the ResponseWriter until begin is called
+	begun bool       // guarded by mu; the final response has begun, no 1xx may be written
 }
 
 // early returns a function that passes on 1xx responses, such as 103 Early Hints (RFC 8297),
@@ -26,12 +26,12 @@ func (a *answer) early(w http.ResponseWriter) func(int, http.Header) error {
 	return func(code int, header http.Header) error {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		if a.own || code <= http.StatusContinue || code == http.StatusSwitchingProtocols || code >= http.StatusOK {
+		if a.begun || code <= http.StatusContinue || code == http.StatusSwitchingProtocols || code >= http.StatusOK {
 			return nil
 		}
 		h := w.Header()
 		before := maps.Clone(h)
-		handOn(h, header)
+		copyHeader(h, header)
 		w.WriteHeader(code)
 		clear(h)
 		maps.Copy(h, before)
@@ -42,15 +42,15 @@ func (a *answer) early(w http.ResponseWriter) func(int, http.Header) error {
 // begin reserves the writer for the final response.
 func (a *answer) begin() {
 	a.mu.Lock()
-	a.own = true
+	a.begun = true
 	a.mu.Unlock()
 }
 
 // copyBuffers are the buffers that bodies are copied with.
 var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// handOn passes downstream's response on to the caller.
-func (p *passage) handOn(resp *http.Response) error {
+// respond passes downstream's response on to the caller.
+func (p *passage) respond(resp *http.Response) error {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return p.upgrade(resp)
 	}
@@ -116,10 +116,10 @@ func flush(w http.ResponseWriter) error {
 }
 
 // announceTrailers sets the Trailer header to the trailers that downstream announced, and
-// returns how many they are.
+// returns their number.
 func announceTrailers(header, trailer http.Header) (announced int) {
 	for name := range trailer {
-		if !isHeldBack(name) {
+		if !dropInResponse(name) {
 			header.Add("Trailer", name)
 			announced++
 		}
@@ -130,7 +130,7 @@ func announceTrailers(header, trailer http.Header) (announced int) {
 // addTrailers sets the trailers after the body, including any that were not announced.
 func addTrailers(header, trailer http.Header, announced int) {
 	for name, values := range trailer {
-		if isHeldBack(name) {
+		if dropInResponse(name) {
 			continue
 		}
 		if len(trailer) != announced {

@@ -108,7 +108,7 @@ func sendTrailers(out, r *http.Request, injected []string) (onEnd func()) {
 	}
 	out.Trailer = make(http.Header, len(r.Trailer))
 	for name, values := range r.Trailer {
-		if name != "" && !isKeptBack(name) && !slices.Contains(injected, name) {
+		if name != "" && !dropInRequest(name) && !slices.Contains(injected, name) {
 			out.Trailer[name] = values
 		}
 	}

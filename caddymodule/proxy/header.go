@@ -11,8 +11,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 )
 
-// isKeptBack reports whether a request header does not reach downstream.
-func isKeptBack(name string) bool {
+// dropInRequest reports whether a request header does not reach downstream.
+func dropInRequest(name string) bool {
 	switch name {
 	case "Host", "Content-Length", "Http2-Settings": // net/http sets these for the new connection
 		return true
@@ -40,7 +40,7 @@ func requestHeader(r *http.Request) http.Header {
 	var few [16]field
 	kept := few[:0]
 	for name, values := range r.Header {
-		if name != "" && !isKeptBack(name) {
+		if name != "" && !dropInRequest(name) {
 			kept = append(kept, field{name, values})
 		}
 	}
@@ -82,9 +82,9 @@ func wantsWebSocket(r *http.Request) bool {
 		len(r.Header["Upgrade"]) == 1 && strings.EqualFold(r.Header["Upgrade"][0], "websocket")
 }
 
-// isHeldBack reports whether a response header does not reach the caller: headers of the
+// dropInResponse reports whether a response header does not reach the caller: headers of the
 // connection, and those that only the broker may set.
-func isHeldBack(name string) bool {
+func dropInResponse(name string) bool {
 	// Alt-Svc names alternatives to downstream. The caller would take them for alternatives
 	// to this server.
 	if name == "" || name == "Alt-Svc" || isHopByHop(name) {
@@ -101,11 +101,11 @@ func isHeldBack(name string) bool {
 	}
 }
 
-// handOn copies response headers for the caller. It reports whether one of them may be a
+// copyHeader copies response headers for the caller. It reports whether one of them may be a
 // source for [setRateLimit].
-func handOn(to, from http.Header) (limits bool) {
+func copyHeader(to, from http.Header) (limits bool) {
 	for name, values := range from {
-		if !isHeldBack(name) {
+		if !dropInResponse(name) {
 			to[name] = values
 			limits = limits || isRateLimit(name)
 		}
@@ -123,7 +123,7 @@ func handOn(to, from http.Header) (limits bool) {
 
 // answerHeader sets the headers of the final response: downstream's, and the broker's own.
 func answerHeader(to http.Header, resp *http.Response, method, asked string, now time.Time) {
-	if handOn(to, resp.Header) {
+	if copyHeader(to, resp.Header) {
 		setRateLimit(to, resp.Header, now)
 	}
 	if method == http.MethodHead && asked != http.MethodHead {

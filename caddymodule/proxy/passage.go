@@ -28,7 +28,7 @@ type passage struct {
 	callOptions
 	exchange exchange.Exchange
 	trace    httptrace.ClientTrace // of the exchange
-	body     *callersBody          // nil if there is none
+	body     *callersBody          // nil if the request has no body
 	answer   answer
 
 	cancel  context.CancelCauseFunc
@@ -95,7 +95,7 @@ func (p *passage) serve() (err error) {
 		return err
 	}
 	defer resp.Body.Close()
-	return p.handOn(resp)
+	return p.respond(resp)
 }
 
 func hasBody(r *http.Request) bool {

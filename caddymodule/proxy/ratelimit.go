@@ -9,13 +9,13 @@ import (
 )
 
 // rateLimitPrefix is the prefix of the headers that report downstream's rate limit in a
-// uniform way, whatever downstream calls its own headers:
+// uniform way, regardless of the names of downstream's own headers:
 //
 //	x-downstream-ratelimit-limit      requests allowed in the current window
 //	x-downstream-ratelimit-remaining  requests left in the window
 //	x-downstream-ratelimit-reset      end of the window, in Unix seconds
 //
-// Each is taken from the first of its sources below that contains a number. Of a list the
+// Each is taken from the first of its sources below that contains a number; in a list the
 // first member counts. A reset may be Unix time in seconds or milliseconds, seconds from
 // now, or a date; the magnitude of a number tells which.
 const rateLimitPrefix = "X-Downstream-Ratelimit-"
@@ -119,7 +119,7 @@ func firstNumber(found string, from http.Header, names []string) string {
 	return found
 }
 
-// number returns the integer at the beginning of s, empty if there is none.
+// number returns the digits at the beginning of s, empty if there are none, or too many for an int64.
 func number(s string) string {
 	s = strings.TrimSpace(s)
 	end := 0

@@ -13,20 +13,20 @@ import (
 func (p *passage) wait(cancel context.CancelCauseFunc) {
 	p.cancel = cancel
 	p.alarm = p.proxy.alarms.Get().(*alarm)
-	p.alarm.of = p
+	p.alarm.passage = p
 	p.alarm.timer.Reset(p.timeout)
 }
 
 // An alarm is a reusable timer for passages.
 type alarm struct {
-	of    *passage // set before the timer is started, whose function reads it
-	timer *time.Timer
+	passage *passage // set before the timer starts, whose function reads it
+	timer   *time.Timer
 }
 
 func newAlarms() *sync.Pool {
 	return &sync.Pool{New: func() any {
 		a := &alarm{}
-		a.timer = time.AfterFunc(time.Hour, func() { a.of.expire() })
+		a.timer = time.AfterFunc(time.Hour, func() { a.passage.expire() })
 		a.timer.Stop()
 		return a
 	}}
@@ -40,7 +40,7 @@ func (p *passage) stopWaiting() bool {
 	defer p.waiting.Unlock()
 	p.over = true
 	if stopped { // otherwise expire may be about to run
-		p.alarm.of = nil
+		p.alarm.passage = nil
 		p.proxy.alarms.Put(p.alarm)
 		p.alarm = nil
 	}

@@ -21,7 +21,7 @@ func (p *passage) upgrade(resp *http.Response) error {
 	}
 	p.answer.status = http.StatusSwitchingProtocols
 	header := p.w.Header()
-	handOn(header, resp.Header)
+	copyHeader(header, resp.Header)
 	header["Connection"], header["Upgrade"] = upgrade, websocket
 	p.w.WriteHeader(http.StatusSwitchingProtocols)
 	caller, buffered, err := http.NewResponseController(innermost(p.w)).Hijack()
@@ -105,8 +105,8 @@ func (t *tunnel) end() {
 // and 7.4.1).
 var goingAway = []byte{0x88, 0x02, 1001 >> 8, 1001 & 0xff}
 
-// farewell is the timeout for writing the close frames.
-const farewell = time.Second
+// closeFrameTimeout is the timeout for writing the close frames.
+const closeFrameTimeout = time.Second
 
 // tunnels are the open tunnels of one configuration.
 type tunnels struct {
@@ -142,7 +142,7 @@ func (ts *tunnels) close() {
 		open = append(open, t)
 	}
 	ts.mu.Unlock()
-	deadline := time.Now().Add(farewell) // shared by all of them
+	deadline := time.Now().Add(closeFrameTimeout) // shared by all of them
 	for _, t := range open {
 		_ = t.caller.SetWriteDeadline(deadline)
 		_, _ = t.caller.Write(goingAway)

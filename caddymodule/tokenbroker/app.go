@@ -250,7 +250,7 @@ func (a *App) Cleanup() error {
 // Broker returns the broker, which outlives this configuration.
 func (a *App) Broker() *broker.Broker { return a.shared.broker }
 
-// Config returns what this configuration configures the broker with.
+// Config returns the broker's part of this configuration.
 func (a *App) Config() *broker.Config { return a.config }
 
 // Authenticate checks the application id and API key in a request's header and returns the

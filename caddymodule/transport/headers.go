@@ -71,7 +71,7 @@ func (h callerHeaders) mayBeSet(ctx caddy.Context) bool {
 // therefore takes effect. RoundTrip could not tell the two apart. If the operator sets none,
 // RoundTrip removes them itself, which is much faster.
 func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
-	if !t.operator {
+	if !t.operatorSetsHeaders {
 		return nil
 	}
 	remove := slices.AppendSeq(apideck.CallersOwn(), maps.Keys(t.callers))
@@ -88,7 +88,7 @@ func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
 // outgoing returns a copy of req to add the credential to, since Caddy logs the original
 // and retries with it. Header values are shared: replace them, do not change them.
 func (t *Transport) outgoing(ctx context.Context, req *http.Request) *http.Request {
-	out := t.direct(ctx, req, t.operator)
+	out := t.direct(ctx, req, t.operatorSetsHeaders)
 	out.Header = t.outgoingHeader(req.Header)
 	return out
 }
@@ -120,15 +120,15 @@ const forwardingHeaders = 3
 
 func (t *Transport) outgoingHeader(header http.Header) http.Header {
 	size := len(header) + 2 // the credential and, if traced, the span context
-	if !t.operator {
+	if !t.operatorSetsHeaders {
 		size -= forwardingHeaders
 	}
 	out := make(http.Header, max(size, 0))
 	for name, values := range header {
-		if t.operator || !t.callers.has(name) {
+		if t.operatorSetsHeaders || !t.callers.has(name) {
 			out[name] = values
 		}
 	}
-	delete(out, "Baggage") // tracing data for our own services, whoever set it
+	delete(out, "Baggage") // tracing data of our own services, never meant for downstream
 	return out
 }

@@ -61,9 +61,9 @@ type Transport struct {
 	// App, Connector and Consumer, parsed.
 	connector, application, consumer requestValue
 
-	callers  callerHeaders
-	operator bool // reverse_proxy may set headers that are otherwise the caller's
-	unread   bool // reverse_proxy may leave response bodies open
+	callers             callerHeaders
+	operatorSetsHeaders bool // reverse_proxy may set headers that are otherwise the caller's
+	leavesUnread        bool // reverse_proxy may leave response bodies open
 }
 
 // CaddyModule returns the Caddy module information.
@@ -89,14 +89,14 @@ func (t *Transport) Provision(ctx caddy.Context) (err error) {
 	}
 	t.connector, t.application, t.consumer = prepareValue(t.Connector), prepareValue(t.App), prepareValue(t.Consumer)
 	t.callers = newCallerHeaders(t.Connector, t.App, t.Consumer)
-	t.operator = t.callers.mayBeSet(ctx)
-	t.unread = mayLeaveUnread(ctx)
+	t.operatorSetsHeaders = t.callers.mayBeSet(ctx)
+	t.leavesUnread = mayLeaveUnread(ctx)
 	t.warnOfUpstreams(ctx)
 	return t.provisionTransports(ctx)
 }
 
-// warnOfUpstreams warns of upstreams that the connector does not allow, unless placeholders
-// hide which they are: every request to them would be refused.
+// warnOfUpstreams warns of upstreams that the connector does not allow, since every request
+// to them would be refused. It skips upstreams and connectors with placeholders.
 func (t *Transport) warnOfUpstreams(ctx caddy.Context) {
 	proxy := parentProxy(ctx)
 	if proxy == nil || !t.connector.isStatic {
@@ -201,7 +201,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Request = req // the outgoing copy carries the credential
 	releaseAtEnd(resp, admission)
-	if t.unread {
+	if t.leavesUnread {
 		context.AfterFunc(req.Context(), admission.Release)
 	}
 	answered = true
@@ -215,15 +215,15 @@ func (t *Transport) authenticate(req *http.Request) (key record.Key, err error) 
 		return key, errors.New("the request has no replacer: the transport only works in reverse_proxy")
 	}
 	var sent http.Header
-	if !t.operator { // these headers can only be the caller's
+	if !t.operatorSetsHeaders { // these headers can only be the caller's
 		sent = req.Header
 	}
 	// First, so that an unauthenticated caller learns nothing.
 	if key.Application, err = t.applicationOf(repl, sent); err != nil {
 		return key, err
 	}
-	key.Consumer = t.consumer.of(repl, sent)
-	if key.Connector, err = connector.ParseID(t.connector.of(repl, sent)); err != nil {
+	key.Consumer = t.consumer.resolve(repl, sent)
+	if key.Connector, err = connector.ParseID(t.connector.resolve(repl, sent)); err != nil {
 		return key, fmt.Errorf("%w: %w", record.ErrConnectorNotFound, err)
 	}
 	return key, nil // Admit validates it
@@ -240,7 +240,7 @@ func (t *Transport) applicationOf(repl *caddy.Replacer, sent http.Header) (strin
 		}
 		return t.app.Authenticate(header)
 	}
-	application := t.application.of(repl, sent)
+	application := t.application.resolve(repl, sent)
 	if !t.app.HasApplication(application) {
 		return "", apierror.ErrUnauthorized
 	}

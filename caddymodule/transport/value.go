@@ -34,9 +34,9 @@ func isToken(s string) bool {
 	return s != "" && strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == ""
 }
 
-// of returns the value for repl's request. sent are the request's headers if all of them
+// resolve returns the value for repl's request. sent are the request's headers if all of them
 // come from the caller, otherwise nil; reading them is faster than the replacer.
-func (v *requestValue) of(repl *caddy.Replacer, sent http.Header) string {
+func (v *requestValue) resolve(repl *caddy.Replacer, sent http.Header) string {
 	switch {
 	case v.isStatic:
 		return v.text
