@@ -30,6 +30,11 @@ func TestSettingsCannotSendStoredSecretsElsewhere(t *testing.T) {
 		AuthType: connector.APIKey, BaseURL: "https://{tenant}.acme.test",
 		Settings: []connector.Setting{{Name: "tenant", Required: true}, {Name: "api_key", Required: true, Sensitive: true}},
 	}
+	optionalKey := connector.Definition{
+		AuthType: connector.Custom, BaseURL: "https://{tenant}.acme.test",
+		Settings: []connector.Setting{{Name: "tenant", Required: true}, {Name: "api_key", Sensitive: true}},
+		Inject:   []connector.Placement{{Kind: connector.InHeader, Name: "X-Tenant", Setting: "tenant"}},
+	}
 	password := connector.Definition{GrantType: connector.Password, TokenURL: "https://{tenant}.acme.test/token", Settings: tenant}
 
 	const day = 24 * time.Hour
@@ -55,6 +60,7 @@ func TestSettingsCannotSendStoredSecretsElsewhere(t *testing.T) {
 		"origin":                      {origin, []request{{`{"instance_url":"https://mine.acme.test"}`, r1}}, request{`{"instance_url":"https://evil.acme.test"}`, nil}, "settings.instance_url", ""},
 		"in two steps":                {apiHost, []request{{mine, r1}}, request{`{"tenant":null}`, nil}, "settings.tenant", ""},
 		"a made-up access token":      {tokenHost, []request{{mine, r1}}, request{evil, tokens("x", "", 100*day)}, "settings.tenant", ""},
+		"the access token alone":      {apiHost, []request{{mine, r1}}, request{evil, undated("a1", "")}, "settings.tenant", ""},
 		"a made-up older token":       {apiHost, []request{{mine, r1}}, request{evil, tokens("x", "x", 300*day)}, "settings.tenant", ""},
 		"a token that was planted":    {apiHost, []request{{mine, planted}, {mine, r1}}, request{evil, undated("x", "planted")}, "settings.tenant", ""},
 		"the same token":              {apiHost, []request{{mine, r1}}, request{moved, undated("a1", "r1")}, "", ""},
@@ -64,6 +70,7 @@ func TestSettingsCannotSendStoredSecretsElsewhere(t *testing.T) {
 		"API key":                     {apiKey, []request{{`{"tenant":"mine","api_key":"k"}`, nil}}, request{evil, nil}, "settings.tenant", "send settings.api_key with it"},
 		"API key, masked":             {apiKey, []request{{`{"tenant":"mine","api_key":"k"}`, nil}}, request{`{"tenant":"evil","api_key":"********"}`, nil}, "settings.tenant", "send settings.api_key"},
 		"API key, sent again":         {apiKey, []request{{`{"tenant":"mine","api_key":"k"}`, nil}}, request{`{"tenant":"moved","api_key":"k"}`, nil}, "", ""},
+		"API key, removed":            {optionalKey, []request{{`{"tenant":"mine","api_key":"k"}`, nil}}, request{`{"tenant":"moved","api_key":null}`, nil}, "", ""},
 		"password":                    {password, []request{{`{"tenant":"mine","username":"u","password":"p"}`, nil}}, request{evil, nil}, "settings.tenant", "send settings.password with it"},
 		"password, sent again":        {password, []request{{`{"tenant":"mine","username":"u","password":"p"}`, nil}}, request{`{"tenant":"moved","password":"p"}`, nil}, "", ""},
 	} {
@@ -100,6 +107,21 @@ func TestReimportWithTheFirstTokenCorrectsAHost(t *testing.T) {
 	}
 	if c.Settings["tenant"] != "mine" || c.Credentials.RefreshToken.Reveal() != "r2" {
 		t.Errorf("got settings %v, or the spent token is back", c.Settings)
+	}
+}
+
+// Without a refresh token the access token is all that there is to know.
+func TestAccessTokenProvesWhereThereIsNoRefreshToken(t *testing.T) {
+	t.Parallel()
+	def := apiHost
+	def.RefreshTokenOptional = true
+	c := connect(t, def)
+	c.must(&record.Import{Settings: object(t, `{"tenant":"mine"}`), Credentials: undated("a1", "")})
+	moved := object(t, `{"tenant":"moved"}`)
+	_, err := c.try(&record.Import{Settings: moved})
+	wantInputError(t, err, "settings.tenant", "")
+	if got := c.must(&record.Import{Settings: moved, Credentials: undated("a1", "")}); got != record.ImportKept {
+		t.Errorf("got %s, want kept", got)
 	}
 }
 

@@ -33,15 +33,15 @@ func TestMaskInsideASettingStaysAsItWas(t *testing.T) {
 	c := connect(t, connector.Definition{})
 	c.must(&record.Import{
 		Credentials: tokens("a", "r", 0),
-		Settings:    object(t, `{"proxy":{"user":"u","password":"`+brokertest.SettingCanary+`"},"keys":[{"api_key":"k"}]}`),
+		Settings:    object(t, `{"proxy":{"user":"u","password":"`+brokertest.SettingCanary+`"},"keys":[{"a":[{"api_key":"k"}]}]}`),
 	})
 	shown, _ := json.Marshal(c.View(&c.conn.Definition, now).Settings)
-	if want := `{"keys":[{"api_key":"********"}],"proxy":{"password":"********","user":"u"}}`; string(shown) != want {
+	if want := `{"keys":[{"a":[{"api_key":"********"}]}],"proxy":{"password":"********","user":"u"}}`; string(shown) != want {
 		t.Errorf("shown are %s, want %s", shown, want)
 	}
-	c.must(&record.Import{Settings: object(t, `{"proxy":{"user":"v","password":"********"},"keys":[{"api_key":"********"}]}`)})
+	c.must(&record.Import{Settings: object(t, `{"proxy":{"user":"v","password":"********"},"keys":[{"a":[{"api_key":"********"}]}]}`)})
 	stored, _ := json.Marshal(c.Settings)
-	if want := `{"keys":[{"api_key":"k"}],"proxy":{"password":"` + brokertest.SettingCanary + `","user":"v"}}`; string(stored) != want {
+	if want := `{"keys":[{"a":[{"api_key":"k"}]}],"proxy":{"password":"` + brokertest.SettingCanary + `","user":"v"}}`; string(stored) != want {
 		t.Errorf("stored are %s, want %s", stored, want)
 	}
 }
@@ -61,5 +61,15 @@ func TestOnlySensitiveSettingsWithAValueAreMasked(t *testing.T) {
 		if got, _ := json.Marshal(c.View(&c.conn.Definition, now).Settings); string(got) != want {
 			t.Errorf("%s: got %s, want %s", stored, got, want)
 		}
+	}
+}
+
+func TestMaskOfASettingThatIsNotSensitiveIsItsValue(t *testing.T) {
+	t.Parallel()
+	c := connect(t, connector.Definition{})
+	const text = `{"list":["********"],"note":"********"}`
+	c.must(&record.Import{Credentials: tokens("a", "r", 0), Settings: object(t, text)})
+	if got, _ := json.Marshal(c.Settings); string(got) != text {
+		t.Errorf("got %s, want %s", got, text)
 	}
 }

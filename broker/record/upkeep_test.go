@@ -6,6 +6,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 func TestNeglectedConnections(t *testing.T) {
@@ -44,7 +45,7 @@ func TestRetentionEndsForParkedConnections(t *testing.T) {
 	if end := now.Add(retention); c.RetentionEnded(end.Add(-1)) || !c.RetentionEnded(end) {
 		t.Error("the retention does not end when it should")
 	}
-	c.mustImport(tokens("a2", "r2", 0))
+	c.Credentials.RefreshToken = secret.New("r2")
 	if c.RetentionEnded(now.Add(2 * retention)) {
 		t.Error("other credentials are cleared too")
 	}
