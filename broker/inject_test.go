@@ -28,98 +28,34 @@ func request(t *testing.T, url string) *http.Request {
 	return req
 }
 
-func TestCredentialIsPlacedWhereTheConnectorSays(t *testing.T) {
+// Where a credential goes is tested in package inject.
+func TestCredentialIsPutIntoTheRequest(t *testing.T) {
 	t.Parallel()
-	settings := []connector.Setting{{Name: "user"}, {Name: "api_key", Sensitive: true}, {Name: "tenant"}}
-	for name, test := range map[string]struct {
-		inject  []connector.Placement
-		url     string
-		headers http.Header
-		wantURL string
-	}{
-		"header": {
-			[]connector.Placement{{Kind: connector.InHeader, Name: "Authorization", Format: "Bearer %s"}},
-			"https://api.acme.test/x?a=1",
-			http.Header{"Authorization": {"Bearer a1"}},
-			"https://api.acme.test/x?a=1",
-		},
-		"setting in a header": {
-			[]connector.Placement{{Kind: connector.InHeader, Name: "x-api-key", Setting: "api_key"}},
-			"https://api.acme.test/",
-			http.Header{"X-Api-Key": {"k/&= 1"}},
-			"https://api.acme.test/",
-		},
-		"two headers": {
-			[]connector.Placement{
+	virtually(t, func(t *testing.T, h *harness) {
+		h.connect(connector.Definition{
+			ID: acme, Settings: []connector.Setting{{Name: "tenant"}},
+			Inject: []connector.Placement{
 				{Kind: connector.InHeader, Name: "Authorization", Format: "Bearer %s"},
-				{Kind: connector.InHeader, Name: "X-Tenant", Format: "t-%s", Setting: "tenant"},
-			},
-			"https://api.acme.test/",
-			http.Header{"Authorization": {"Bearer a1"}, "X-Tenant": {"t-12"}},
-			"https://api.acme.test/",
-		},
-		"basic": {
-			[]connector.Placement{{Kind: connector.InBasic, Setting: "user", PasswordSetting: "api_key"}},
-			"https://api.acme.test/",
-			http.Header{"Authorization": {"Basic dTprLyY9IDE="}},
-			"https://api.acme.test/",
-		},
-		"query": {
-			[]connector.Placement{{Kind: connector.InQuery, Name: "key", Setting: "api_key"}},
-			"https://api.acme.test/?b=%20&key=mine&k%65y=mine&c=+&a;b&a;key=mine&%zz=1", nil, "https://api.acme.test/?b=%20&c=+&a;b&key=k%2F%26%3D+1",
-		},
-		"basic, an API key and no password": {
-			[]connector.Placement{{Kind: connector.InBasic, Setting: "api_key"}},
-			"https://api.acme.test/",
-			http.Header{"Authorization": {"Basic ay8mPSAxOg=="}},
-			"https://api.acme.test/",
-		},
-		"basic, text around settings": {
-			[]connector.Placement{{Kind: connector.InBasic, Username: "{user}/token", Password: "{api_key}-{tenant}"}},
-			"https://api.acme.test/",
-			http.Header{"Authorization": {"Basic dS90b2tlbjprLyY9IDEtMTI="}},
-			"https://api.acme.test/",
-		},
-		"cookie, another and a query": {
-			[]connector.Placement{
 				{Kind: connector.InCookie, Name: "session"},
-				{Kind: connector.InCookie, Name: "tenant", Setting: "tenant"},
 				{Kind: connector.InQuery, Name: "t", Setting: "tenant"},
 			},
-			"https://api.acme.test/",
-			http.Header{"Cookie": {"mine; mine too; mine; session=a1; tenant=12"}},
-			"https://api.acme.test/?t=12",
-		},
-		"query, access token": {
-			[]connector.Placement{{Kind: connector.InQuery, Name: "token"}},
-			"https://api.acme.test/", nil, "https://api.acme.test/?token=a1",
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			virtually(t, func(t *testing.T, h *harness) {
-				h.connect(connector.Definition{ID: acme, Settings: settings, Inject: test.inject})
-				if _, _, err := h.importBody(h.key, `{"credentials":{"access_token":"a1","refresh_token":"r1",`+issued(0)+
-					`},"settings":{"user":"u","api_key":"k/&= 1","tenant":12}}`); err != nil {
-					t.Fatal(err)
-				}
-				req := request(t, test.url)
-				for header := range test.headers {
-					req.Header[strings.ToLower(header)] = []string{"mine"}
-					req.Header[header] = []string{"mine", "mine too"}
-				}
-				if _, err := h.Authorize(req, h.key); err != nil {
-					t.Fatal(err)
-				}
-				if got := req.URL.String(); got != test.wantURL {
-					t.Errorf("got URL %s, want %s", got, test.wantURL)
-				}
-				if got, want := fmt.Sprint(req.Header), fmt.Sprint(test.headers); got != want && len(req.Header)+len(test.headers) > 0 {
-					t.Errorf("got headers %s, want %s", got, want)
-				}
-			})
 		})
-	}
+		h.mustImportBody(h.key, `{"credentials":{"access_token":"a1","refresh_token":"r1",`+issued(0)+`},"settings":{"tenant":12}}`)
+		req := request(t, "https://api.acme.test/x?t=mine")
+		req.Header["Authorization"] = []string{"mine"}
+		if _, err := h.Authorize(req, h.key); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := req.URL.String(), "https://api.acme.test/x?t=12"; got != want {
+			t.Errorf("got URL %s, want %s", got, want)
+		}
+		if got, want := fmt.Sprint(req.Header), "map[Authorization:[Bearer a1] Cookie:[session=a1]]"; got != want {
+			t.Errorf("got headers %s, want %s", got, want)
+		}
+		if got, want := fmt.Sprint(h.InjectedHeaders(acme)), "[Authorization Cookie]"; got != want {
+			t.Errorf("got injected headers %s, want %s", got, want)
+		}
+	})
 }
 
 func TestNothingIsSentToAHostThatTheConnectorDoesNotAllow(t *testing.T) {
@@ -301,26 +237,6 @@ func TestRefusedTokenWithoutRefreshTokenNeedsAuth(t *testing.T) {
 		}
 		if got := h.token(key); got != "a2" {
 			t.Errorf("after another import: got %q, want a2", got)
-		}
-	})
-}
-
-func TestInjectedCookieReplacesItsNamesakesAlone(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{ID: acme, Inject: []connector.Placement{{Kind: connector.InCookie, Name: "session"}}})
-		h.mustImport("a1", "r1", issued(0))
-		req := request(t, "https://api.acme.test/")
-		req.Header["Cookie"] = []string{"a=1; session=mine;session=2", "Session=other; b=\"x\""}
-		req.Header["cookie"] = []string{"session = mine"}
-		if _, err := h.Authorize(req, h.key); err != nil {
-			t.Fatal(err)
-		}
-		if got, want := fmt.Sprint(req.Header), `map[Cookie:[a=1; Session=other; b="x"; session=a1]]`; got != want {
-			t.Errorf("got %s, want %s", got, want)
-		}
-		if got, want := fmt.Sprint(h.InjectedHeaders(acme)), "[Cookie]"; got != want {
-			t.Errorf("got injected headers %s, want %s", got, want)
 		}
 	})
 }

@@ -70,58 +70,6 @@ func TestReimportOfTheOldTokenNeverBreaksTheConnection(t *testing.T) {
 	}
 }
 
-func TestReimportOfAnotherGrantReplaces(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.mustImport("a1", "r1", issued(time.Hour/2))
-		if got := h.mustImport("a2", "r2", issued(time.Minute)); got != record.ImportStored {
-			t.Errorf("got %q, want stored", got)
-		}
-		if got := h.token(h.key); got != "a2" {
-			t.Errorf("got token %q, want a2", got)
-		}
-		if got := h.mustImport("a1", "r1", issued(0)); got != record.ImportKept {
-			t.Errorf("the first token again: got %q, want kept", got)
-		}
-		if rec := h.record(h.key); rec.Generation != 2 {
-			t.Errorf("got generation %d, want 2", rec.Generation)
-		}
-	})
-}
-
-func TestReimportOfAnEarlierTokenIsKeptOut(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.mustImport("a2", "r2", issued(time.Minute))
-		if got := h.mustImport("a1", "r1", issued(time.Hour/2)); got != record.ImportKept {
-			t.Errorf("issued earlier: got %q, want kept", got)
-		}
-		if got := h.mustImport("a3", "r3"); got != record.ImportStored {
-			t.Errorf("issued nobody knows when: got %q, want stored", got)
-		}
-	})
-}
-
-func TestReimportOfTheSameGrantBringsALaterAccessToken(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.mustImport("a1", "r1", issued(time.Hour/2))
-		if got := h.mustImport("a2", "r1", issued(time.Minute)); got != record.ImportStored {
-			t.Errorf("got %q, want stored", got)
-		}
-		if got := h.token(h.key); got != "a2" {
-			t.Errorf("got token %q, want a2", got)
-		}
-		if got := h.mustImport("a1", "r1", issued(time.Hour/2)); got != record.ImportKept {
-			t.Errorf("the earlier one again: got %q, want kept", got)
-		}
-		rec := h.record(h.key)
-		if rec.Generation != 2 || rec.Credentials.AccessToken.Reveal() != "a2" {
-			t.Errorf("got generation %d, want 2", rec.Generation)
-		}
-	})
-}
-
 func TestReimportDuringARedeemDoesNotReplaceTheAccessToken(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -188,60 +136,6 @@ func TestReimportUnparksForOneAttempt(t *testing.T) {
 		}
 		if got := h.events.types(); got != "failed recovered" {
 			t.Errorf("got events %q, want failed recovered", got)
-		}
-	})
-}
-
-func TestReimportIntoAParkedConnectionMayBeOlder(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.mustImport("a1", "r1", issued(2*time.Hour))
-		synctest.Wait()
-		h.provider.Grant("r0")
-		if got := h.mustImport("a0", "r0", issued(3*time.Hour)); got != record.ImportStored {
-			t.Errorf("got %q, want stored: what is there does not work", got)
-		}
-		synctest.Wait()
-		h.token(h.key)
-	})
-}
-
-func TestImportRemembersTheLatestHashes(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		for i := range 100 {
-			h.mustImport(fmt.Sprint("a", i), fmt.Sprint("r", i), issued(time.Duration(100-i)*time.Second))
-		}
-		rec := h.record(h.key)
-		if len(rec.Imported) != 64 || len(rec.Replaced) != 0 {
-			t.Fatalf("got %d imported, %d replaced hashes, want 64 and 0", len(rec.Imported), len(rec.Replaced))
-		}
-		if got := h.mustImport("x", "r36", issued(0)); got != record.ImportKept {
-			t.Errorf("a remembered one: got %q, want kept", got)
-		}
-		if got := h.mustImport("x", "r34", issued(0)); got != record.ImportStored {
-			t.Errorf("a forgotten one: got %q, want stored", got)
-		}
-	})
-}
-
-func TestRedeemRemembersReplacedHashes(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.provider.Grant("r1")
-		h.mustImport("a1", "r1", issued(2*time.Hour))
-		synctest.Wait()
-		for range 20 {
-			time.Sleep(61 * time.Minute)
-			h.token(h.key)
-			synctest.Wait()
-		}
-		rec := h.record(h.key)
-		if len(rec.Replaced) != 16 || len(rec.Imported) != 1 {
-			t.Errorf("got %d replaced, %d imported hashes, want 16 and 1", len(rec.Replaced), len(rec.Imported))
-		}
-		if got := h.mustImport("a1", "r1", issued(0)); got != record.ImportKept {
-			t.Errorf("the imported one after 21 redeems: got %q, want kept", got)
 		}
 	})
 }

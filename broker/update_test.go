@@ -279,41 +279,6 @@ func TestUpdateIsRefused(t *testing.T) {
 	})
 }
 
-func FuzzParseUpdate(f *testing.F) {
-	f.Add([]byte(`{"enabled": true, "settings": {"a": {"type": "x"}}, "metadata": null, "form_fields": [1]}`))
-	f.Add([]byte(`{"configuration": [ ], "consent_state": "denied"}`))
-	f.Add([]byte(`{"enabled": 1e400}`))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		up, err := apideck.ParseUpdate(body)
-		var input *record.InputError
-		if (up == nil) != (err != nil) || err != nil && !errors.As(err, &input) {
-			t.Errorf("got %v, %v", up, err)
-		}
-		if err := apideck.ParseEmpty(body); err != nil && !errors.As(err, &input) {
-			t.Errorf("as an empty body: got %v", err)
-		}
-	})
-}
-
-func TestObjectsAreNotNestedForEver(t *testing.T) {
-	t.Parallel()
-	nested := func(depth int) []byte {
-		return []byte(`{"metadata": ` + strings.Repeat(`{"a": [`, depth/2) + strings.Repeat(`]}`, depth/2) + `}`)
-	}
-	if _, err := apideck.ParseUpdate(nested(100)); err != nil {
-		t.Errorf("100 deep: got %v", err)
-	}
-	for _, depth := range []int{102, 9_000} {
-		var input *record.InputError
-		if _, err := apideck.ParseUpdate(nested(depth)); !errors.As(err, &input) || input.Field != "metadata" {
-			t.Errorf("%d deep: got %v, want an error that names metadata", depth, err)
-		}
-		if _, err := apideck.ParseImport(nested(depth)); !errors.As(err, &input) || input.Field != "metadata" {
-			t.Errorf("an import, %d deep: got %v, want an error that names metadata", depth, err)
-		}
-	}
-}
-
 // refuse answers every token request with invalid_grant.
 func refuse(int, url.Values) (*http.Response, error) {
 	return brokertest.Response(http.StatusBadRequest, map[string]any{"error": "invalid_grant"}), nil

@@ -1,6 +1,3 @@
-// Package apideck is the HTTP contract with callers, which is that of the Apideck API:
-// header names and how headers are read, and the JSON of a connection. It imports nothing
-// of the adapter.
 package apideck
 
 import (
@@ -11,28 +8,30 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// Headers that identify the caller.
+// Names of headers, in canonical form.
 const (
+	// The caller.
 	AppHeader      = "X-Apideck-App-Id"
 	ConsumerHeader = "X-Apideck-Consumer-Id"
-)
 
-// Request headers of the Proxy API. An empty header counts as absent: official clients
-// send all of them, set or not.
-const (
+	// The connection of a call, and the URL that it goes to.
+	UnifiedAPIHeader    = "X-Apideck-Unified-Api"
+	ServiceHeader       = "X-Apideck-Service-Id"
+	DownstreamURLHeader = "X-Apideck-Downstream-Url"
+
+	// Further request headers of the Proxy API. An empty header counts as absent: official
+	// clients send all of them, set or not.
 	MethodHeader        = "X-Apideck-Downstream-Method"
 	AuthorizationHeader = "X-Apideck-Downstream-Authorization"
 	TimeoutHeader       = "X-Apideck-Timeout"
-)
 
-// Response headers of the Proxy API.
-const (
+	// Response headers of the Proxy API.
 	RequestIDHeader       = "X-Apideck-Request-Id"
 	DownstreamErrorHeader = "X-Apideck-Downstream-Error"
 )
 
-// callersOwn and callersPrefixes are the request headers that never reach downstream: they
-// concern only the caller and the broker. Names are canonical.
+// callersOwn and callersPrefixes are the request headers that never reach downstream, since
+// they concern only the caller and the broker. Names are canonical.
 var callersOwn = []string{
 	// Addressed to the broker.
 	"Authorization", "Cookie",
@@ -52,8 +51,8 @@ func CallersOwn() []string {
 	return patterns
 }
 
-// IsCallersOwn reports whether a request header concerns only the caller and the broker,
-// and must not reach downstream.
+// IsCallersOwn reports whether a request header concerns only the caller and the broker, so
+// that it must not reach downstream.
 func IsCallersOwn(name string) bool {
 	if slices.Contains(callersOwn, name) { // faster than a map for so few
 		return true
@@ -69,8 +68,7 @@ func IsCallersOwn(name string) bool {
 	return false
 }
 
-// RequiredValue returns the value of a header, which must be sent exactly once and not be
-// empty. The name is canonical.
+// RequiredValue is like [OnlyValue], but an absent or empty header is an error too.
 func RequiredValue(header http.Header, name string) (string, error) {
 	value, err := OnlyValue(header, name)
 	if err == nil && value == "" {
@@ -79,9 +77,9 @@ func RequiredValue(header http.Header, name string) (string, error) {
 	return value, err
 }
 
-// OnlyValue returns the value of a header, empty if it is absent. The name is canonical. A
-// repeated header is an error: one reader would take the first value and another the last,
-// and they would disagree about the caller.
+// OnlyValue returns the value of the header with that canonical name, empty if it is absent. A
+// repeated header is an [*record.InputError]: one reader would take the first value and another
+// the last, and they would disagree about the caller.
 func OnlyValue(header http.Header, name string) (string, error) {
 	values := header[name]
 	if len(values) > 1 {
@@ -95,10 +93,3 @@ func OnlyValue(header http.Header, name string) (string, error) {
 	}
 	return values[0], nil
 }
-
-// The headers that name the connection of a call, and the URL that it goes to.
-const (
-	UnifiedAPIHeader    = "X-Apideck-Unified-Api"
-	ServiceHeader       = "X-Apideck-Service-Id"
-	DownstreamURLHeader = "X-Apideck-Downstream-Url"
-)

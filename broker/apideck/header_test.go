@@ -3,6 +3,7 @@ package apideck
 import (
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
@@ -38,6 +39,35 @@ func TestOnlyValue(t *testing.T) {
 		got, err := OnlyValue(http.Header{AppHeader: tt.values}, AppHeader)
 		if _, bad := errors.AsType[*record.InputError](err); got != tt.want || bad != tt.fails {
 			t.Errorf("%q: got %q, %v", tt.values, got, err)
+		}
+	}
+}
+
+func TestRequiredValueIsNotEmpty(t *testing.T) {
+	for _, values := range [][]string{nil, {""}} {
+		_, err := RequiredValue(http.Header{ConsumerHeader: values}, ConsumerHeader)
+		wantInputError(t, err, record.InputHeaderMissing, "x-apideck-consumer-id")
+	}
+	_, err := RequiredValue(http.Header{ConsumerHeader: {"a", "b"}}, ConsumerHeader)
+	wantInputError(t, err, record.InputHeader, "x-apideck-consumer-id")
+	if got, err := RequiredValue(http.Header{ConsumerHeader: {"jane"}}, ConsumerHeader); got != "jane" || err != nil {
+		t.Errorf("got %q, %v, want jane", got, err)
+	}
+}
+
+func TestHeadersForTheBrokerStayThere(t *testing.T) {
+	own := []string{"x-apideck-anything", "X-APIDECK-APP-ID", "x-forwarded-for", "proxy-authorization", "x-token-broker-error"}
+	for _, pattern := range CallersOwn() {
+		own = append(own, strings.Replace(pattern, "*", "Any", 1))
+	}
+	for _, name := range own {
+		if !IsCallersOwn(name) {
+			t.Errorf("%s goes to downstream", name)
+		}
+	}
+	for _, name := range []string{"", "X", "Accept", "Content-Type", "X-Custom", "Proxy", "Prefer", "Authorization-Info", "X-Forward"} {
+		if IsCallersOwn(name) {
+			t.Errorf("%s does not go to downstream", name)
 		}
 	}
 }

@@ -1,3 +1,8 @@
+// Package guard keeps requests away from addresses where no third-party service can be, such as
+// those of the local network and of cloud metadata services. It checks the address that a name
+// resolved to, whatever the name. It knows nothing of connectors or credentials.
+//
+// Requests to downstream, to token endpoints and to receivers of webhooks go through it.
 package guard
 
 import (
@@ -12,28 +17,26 @@ import (
 	"time"
 )
 
-// ErrAddressNotAllowed means that a name resolved to an address which the broker
-// does not connect to, see [NewDialer]. Nothing was sent.
+// ErrAddressNotAllowed means that a name resolved to an address that [NewDialer] refuses.
+// Nothing was sent.
 var ErrAddressNotAllowed = errors.New("the address is not allowed")
 
-// How long a connection may take to come about.
 const (
 	dialTimeout         = 10 * time.Second
 	tlsHandshakeTimeout = 10 * time.Second
-	maxResponseHeader   = 64 << 10
+	maxResponseHeader   = 64 << 10 // bytes
 )
 
-// specialUse are the ranges of addresses that no third-party service can be at:
-// IANA's IPv4 and IPv6 special-purpose address registries (RFC 6890), the multicast
-// registries, and the fixed addresses at which clouds hand credentials to machines.
-// The first match counts. IPv4-mapped addresses are unmapped before, so ::ffff:0:0/96
-// is not here.
+// specialUse lists the address ranges where no third-party service can be: IANA's IPv4 and
+// IPv6 special-purpose address registries (RFC 6890), the multicast registries, and the fixed
+// addresses at which clouds hand credentials to machines. The first match decides.
+// ::ffff:0:0/96 is missing because IPv4-mapped addresses are unmapped first.
 var specialUse = []struct {
 	prefix  netip.Prefix
-	private bool   // reachable with allowPrivate
-	what    string // for the error's text
+	private bool   // allowed with allowPrivate
+	what    string // for the error text; empty: always allowed
 }{
-	// Metadata services. They lie in ranges below that are private or, worse, public.
+	// Metadata services, in ranges that are otherwise private or even public.
 	{netip.MustParsePrefix("100.100.100.200/32"), false, "cloud metadata"}, // Alibaba Cloud, in 100.64.0.0/10
 	{netip.MustParsePrefix("168.63.129.16/32"), false, "cloud metadata"},   // Azure's wire server, a public address
 	{netip.MustParsePrefix("fd00:ec2::/32"), false, "cloud metadata"},      // AWS: ::254 metadata, ::23 pod identity
@@ -60,7 +63,7 @@ var specialUse = []struct {
 
 	{netip.MustParsePrefix("::/128"), false, "unspecified"},             // RFC 4291 section 2.5.2
 	{netip.MustParsePrefix("::1/128"), true, "loopback"},                // RFC 4291 section 2.5.3
-	{netip.MustParsePrefix("::/96"), false, "IPv4-compatible"},          // RFC 4291 section 2.5.5.1, has any IPv4 address inside
+	{netip.MustParsePrefix("::/96"), false, "IPv4-compatible"},          // RFC 4291 section 2.5.5.1, embeds any IPv4 address
 	{netip.MustParsePrefix("64:ff9b::/96"), false, "NAT64"},             // RFC 6052, the same
 	{netip.MustParsePrefix("64:ff9b:1::/48"), false, "NAT64"},           // RFC 8215, the same
 	{netip.MustParsePrefix("2002::/16"), false, "6to4"},                 // RFC 3056, the same
@@ -71,11 +74,11 @@ var specialUse = []struct {
 	{netip.MustParsePrefix("fc00::/7"), true, "unique local"},           // RFC 4193
 	{netip.MustParsePrefix("fe80::/10"), false, "link-local"},           // RFC 4291 section 2.5.6
 	{netip.MustParsePrefix("ff00::/8"), false, "multicast"},             // RFC 4291 section 2.7
-	{netip.MustParsePrefix("2000::/3"), true, ""},                       // global unicast: what is left of it is allowed
-	{netip.MustParsePrefix("::/0"), false, "not global unicast (IPv6)"}, // RFC 4291 section 2.4: 100::/64, 5f00::/16, fec0::/10 and the rest
+	{netip.MustParsePrefix("2000::/3"), true, ""},                       // the rest of global unicast
+	{netip.MustParsePrefix("::/0"), false, "not global unicast (IPv6)"}, // RFC 4291 section 2.4: 100::/64, 5f00::/16, fec0::/10 and others
 }
 
-// checkAddress reports whether the broker may connect to addr, see [NewDialer].
+// checkAddress returns an error if the broker must not connect to addr; see [NewDialer].
 func checkAddress(addr netip.Addr, allowPrivate bool) error {
 	if !addr.IsValid() {
 		return fmt.Errorf("%w: not an IP address", ErrAddressNotAllowed)
@@ -90,7 +93,7 @@ func checkAddress(addr netip.Addr, allowPrivate bool) error {
 		case s.what == "", s.private && allowPrivate:
 			return nil
 		case s.private:
-			return fmt.Errorf("%w: %s is %s: set allow_private if it is meant", ErrAddressNotAllowed, addr, s.what)
+			return fmt.Errorf("%w: %s is %s: set allow_private if that is intended", ErrAddressNotAllowed, addr, s.what)
 		default:
 			return fmt.Errorf("%w: %s is %s", ErrAddressNotAllowed, addr, s.what)
 		}
@@ -98,17 +101,17 @@ func checkAddress(addr netip.Addr, allowPrivate bool) error {
 	return nil
 }
 
-// NewDialer returns a dialer that checks each address it is about to connect to:
-// after name resolution, so that a name which resolves differently the second time (DNS
-// rebinding) does not get past. Special-use addresses are refused, with an error that
-// matches [ErrAddressNotAllowed]. With allowPrivate those of RFC 1918, RFC 4193 (unique
-// local), RFC 6598 (carrier-grade NAT) and loopback are not; the others are all the same.
+// NewDialer returns a dialer that refuses special-use addresses with an error that matches
+// [ErrAddressNotAllowed]. It checks each address just before it connects, after name
+// resolution, so that a name cannot resolve differently the second time (DNS rebinding).
+// allowPrivate permits loopback and the ranges of RFC 1918, RFC 4193 (unique local) and
+// RFC 6598 (carrier-grade NAT); all others stay refused.
 func NewDialer(allowPrivate bool) *net.Dialer {
 	return &net.Dialer{
 		Timeout: dialTimeout,
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 			ap, err := netip.ParseAddrPort(address)
-			if err != nil { // a Unix socket, for one
+			if err != nil { // such as a Unix socket
 				return fmt.Errorf("%w: not an IP address", ErrAddressNotAllowed)
 			}
 			return checkAddress(ap.Addr(), allowPrivate)
@@ -116,12 +119,11 @@ func NewDialer(allowPrivate bool) *net.Dialer {
 	}
 }
 
-// NewTransport returns a transport for requests that must not be sent twice,
-// or to where they are not meant to go: those to token endpoints and webhooks. It
-// dials with [NewDialer], ignores proxy variables of the environment (a proxy
-// would dial in its place), and speaks HTTP/1.1 over a connection of its own for
-// each request. net/http by itself sends a request again when a reused connection
-// was closed, or an HTTP/2 peer refused the stream.
+// NewTransport returns a transport for requests that must not be sent twice or to a forbidden
+// address: those to token endpoints and webhooks. It dials with [NewDialer], ignores the proxy
+// variables of the environment, since a proxy would dial in its place, and uses HTTP/1.1 with a
+// new connection for each request. Otherwise net/http resends a request when a reused
+// connection was closed or an HTTP/2 peer refused the stream.
 func NewTransport(allowPrivate bool) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -132,7 +134,7 @@ func NewTransport(allowPrivate bool) *http.Transport {
 		TLSHandshakeTimeout:    tlsHandshakeTimeout,
 		Protocols:              &protocols,
 		DisableKeepAlives:      true,
-		DisableCompression:     true, // caps on bodies count what was sent
+		DisableCompression:     true, // limits on bodies count bytes as sent
 		MaxResponseHeaderBytes: maxResponseHeader,
 	}
 }

@@ -11,10 +11,10 @@ import (
 	"testing"
 )
 
-func TestAddressesThatMayBeDialled(t *testing.T) {
+func TestWhichAddressesMayBeDialled(t *testing.T) {
 	t.Parallel()
 	const (
-		never   = iota // refused, whatever is configured
+		never   = iota // refused even with allow_private
 		private        // only with allow_private
 		always
 	)
@@ -126,7 +126,7 @@ func TestAddressesThatMayBeDialled(t *testing.T) {
 	}
 }
 
-// FuzzCheckAddress holds the table against net/netip's own idea of a public address.
+// FuzzCheckAddress compares the table with net/netip's notion of a public address.
 func FuzzCheckAddress(f *testing.F) {
 	for _, s := range []string{"127.0.0.1", "::ffff:169.254.169.254", "fe80::1%eth0", "2002:7f00:1::", "8.8.8.8", "fd00:ec2::254"} {
 		b, _ := netip.MustParseAddr(s).MarshalBinary()
@@ -139,7 +139,7 @@ func FuzzCheckAddress(f *testing.F) {
 		}
 		public, private := checkAddress(addr, false) == nil, checkAddress(addr, true) == nil
 		if public && !private {
-			t.Errorf("%s is allowed without allow_private only", addr)
+			t.Errorf("%s is allowed, but not with allow_private", addr)
 		}
 		if mapped := netip.AddrFrom16(addr.As16()); (checkAddress(mapped, true) == nil) != private {
 			t.Errorf("%s and %s differ", addr, mapped)
@@ -154,7 +154,7 @@ func FuzzCheckAddress(f *testing.F) {
 	})
 }
 
-func TestGuardedDialerChecksTheAddressThatANameResolvedTo(t *testing.T) {
+func TestDialerChecksTheAddressThatANameResolvedTo(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -177,7 +177,7 @@ func TestGuardedDialerChecksTheAddressThatANameResolvedTo(t *testing.T) {
 	}
 }
 
-func TestGuardedTransportSpeaksHTTP1OverAConnectionPerRequest(t *testing.T) {
+func TestTransportSpeaksHTTP1OverAConnectionPerRequest(t *testing.T) {
 	t.Parallel()
 	remotes := make(chan string, 2)
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -188,8 +188,8 @@ func TestGuardedTransportSpeaksHTTP1OverAConnectionPerRequest(t *testing.T) {
 	defer srv.Close()
 
 	transport := NewTransport(true)
-	if transport.Proxy != nil { // which the request below would not show: for loopback Go asks no proxy
-		t.Error("it goes by proxies of the environment")
+	if transport.Proxy != nil { // the request below would not show it: Go uses no proxy for loopback
+		t.Error("it uses the proxies of the environment")
 	}
 	transport.TLSClientConfig.RootCAs = srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
 	for range 2 {
@@ -205,7 +205,7 @@ func TestGuardedTransportSpeaksHTTP1OverAConnectionPerRequest(t *testing.T) {
 		t.Errorf("got %s, want HTTP/1.1", first)
 	}
 	if first == second {
-		t.Errorf("both requests came over one connection, %s", first)
+		t.Errorf("both requests used one connection, %s", first)
 	}
 
 	resp, err := NewTransport(false).RoundTrip(httptest.NewRequest(http.MethodGet, srv.URL, nil))

@@ -23,8 +23,7 @@ func TestNameThatChangesItsAddressIsCheckedWhenDialled(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// The first lookup of a name gets a public address, and all later ones get the
-			// address that is attacked.
+			// The first lookup of a name returns a public address, all later ones the target.
 			dnstest.Serve(t, conn, func(lookup int) netip.Addr {
 				if lookup == 1 {
 					return netip.MustParseAddr("93.184.216.34")
@@ -37,7 +36,7 @@ func TestNameThatChangesItsAddressIsCheckedWhenDialled(t *testing.T) {
 				return dialer.DialContext(ctx, "udp", conn.LocalAddr().String())
 			}}
 
-			// What looks a name up before it dials is content with this answer.
+			// A check before dialling would accept this answer.
 			addresses, err := dialer.Resolver.LookupNetIP(ctx, "ip4", "rebind.test")
 			if err != nil || len(addresses) != 1 || checkAddress(addresses[0].Unmap(), false) != nil {
 				t.Fatalf("the first answer is %v, %v; want a public address", addresses, err)
@@ -50,7 +49,7 @@ func TestNameThatChangesItsAddressIsCheckedWhenDialled(t *testing.T) {
 				t.Errorf("dialling: got %v, want ErrAddressNotAllowed", err)
 			}
 
-			// The same for what goes to token endpoints and webhooks.
+			// The same for the transport of token endpoints and webhooks.
 			transport := NewTransport(false)
 			transport.DialContext = dialer.DialContext
 			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://rebind.test/token", nil)
@@ -68,9 +67,10 @@ func TestNameThatChangesItsAddressIsCheckedWhenDialled(t *testing.T) {
 	}
 }
 
-// FuzzAddressesWithAnIPv4AddressInside holds that no form of an IPv4 address leads past
-// what is refused: translators and tunnels on the way would unwrap it.
-func FuzzAddressesWithAnIPv4AddressInside(f *testing.F) {
+// FuzzAddressesThatEmbedIPv4 checks that no IPv6 form of an IPv4 address is allowed, since
+// translators and tunnels on the way would unwrap it, and that the mapped form is treated like
+// the address itself.
+func FuzzAddressesThatEmbedIPv4(f *testing.F) {
 	for _, s := range []string{"127.0.0.1", "169.254.169.254", "8.8.8.8", "10.0.0.1", "0.0.0.0"} {
 		a := netip.MustParseAddr(s).As4()
 		f.Add(a[0], a[1], a[2], a[3])

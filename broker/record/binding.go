@@ -8,17 +8,18 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
-// A binding is what the secrets of a record are bound to by its settings: the hosts
-// that they are sent to, and the identity that tokens are fetched for. It is taken
-// before settings are changed. Whoever may change settings may not see the secrets;
-// so a change must not send them to where another tenant reads them, nor leave a
-// token in place that is somebody else's.
+// A binding is a snapshot, taken before settings change, of what they tie a record's
+// secrets to: the hosts that the secrets are sent to, and the identity that tokens are
+// fetched for. A caller may change settings but not read secrets, so a change must neither
+// send the stored secrets to a host that the caller controls nor keep a token that was
+// fetched for another identity.
 type binding struct {
 	settings     map[string]any
 	destinations connector.Destinations
 	credentials  *Credentials
 }
 
+// binding takes the snapshot.
 func (r *Record) binding(conn *Connector) *binding {
 	b := &binding{settings: cloneObject(r.Settings), destinations: conn.Destinations(r.Settings)}
 	if r.Credentials != nil {
@@ -28,11 +29,11 @@ func (r *Record) binding(conn *Connector) *binding {
 	return b
 }
 
-// check is called when the record has its new settings, of which patch was sent, and
-// the credentials that were sent with them, if any. Where secrets that the record has
-// from before would go to another host, those must have come along, which proves that
-// the caller has them: else it is an [*InputError]. Tokens that were fetched for another
-// identity are removed; check reports whether there was a change of identity.
+// check compares r, which already has its new settings and credentials, with the snapshot;
+// patch and sent are the settings and credentials of the request. If stored secrets would go
+// to another host, the request must contain them, which proves that the caller knows them:
+// otherwise check returns an [*InputError]. It removes tokens that were fetched for another
+// identity and reports whether the identity changed.
 func (b *binding) check(conn *Connector, r *Record, patch map[string]any, sent *ImportCredentials) (identity bool, err error) {
 	if b.moved(conn.Destinations(r.Settings)) {
 		if err := b.checkMove(conn, r, patch, sent); err != nil {
@@ -49,13 +50,13 @@ func (b *binding) check(conn *Connector, r *Record, patch map[string]any, sent *
 	if refresh, access := b.keeps(r); refresh || access {
 		r.Credentials = nil
 	}
-	// The answer to a request that is under way is somebody else's too.
+	// The response to a request in progress would be for the old identity too.
 	r.Lease, r.Cycle = nil, Cycle{}
 	return true, nil
 }
 
-// moved reports whether something goes elsewhere than before. What had no host yet was
-// never sent anywhere.
+// moved reports whether a secret would go to another host than before. A destination
+// without a host was never sent anything.
 func (b *binding) moved(now connector.Destinations) bool {
 	for i, before := range b.destinations {
 		if before != "" && before != now[i] {
@@ -65,6 +66,7 @@ func (b *binding) moved(now connector.Destinations) bool {
 	return false
 }
 
+// checkMove returns an [*InputError] unless the request contains the secrets that would move.
 func (b *binding) checkMove(conn *Connector, r *Record, patch map[string]any, sent *ImportCredentials) error {
 	field := "settings"
 	for _, name := range conn.DestinationSettings() {
@@ -73,23 +75,23 @@ func (b *binding) checkMove(conn *Connector, r *Record, patch map[string]any, se
 			break
 		}
 	}
-	const fault = "decides which host gets the connection's stored credentials, and is another than before"
+	const fault = "decides which host gets the connection's stored credentials, and has changed"
 	for _, s := range conn.Definition.Settings {
 		if stored := b.settings[s.Name]; s.Sensitive && stored != nil && stored != "" && patch[s.Name] == nil && r.Settings[s.Name] != nil {
 			return &InputError{Kind: InputInvalid, Field: field, Fault: fault, Fix: fmt.Sprintf("send settings.%s with it", s.Name)}
 		}
 	}
-	// Tokens that can be fetched are simply fetched anew: check removes them.
+	// Fetched tokens need no proof: check removes them, and they are fetched again.
 	if b.credentials == nil || conn.FetchesTokens() || b.proves(r, sent) {
 		return nil
 	}
 	return &InputError{
 		Kind: InputInvalid, Field: field, Fault: fault,
-		Fix: "import it together with the connection's refresh token, or one that it had lately, or with new credentials",
+		Fix: "import it together with the connection's current or a recent refresh token, or with new credentials",
 	}
 }
 
-// keeps reports which tokens from before the record still has.
+// keeps reports which of the snapshot's tokens r still has.
 func (b *binding) keeps(r *Record) (refresh, access bool) {
 	old, now := b.credentials, r.Credentials
 	if old == nil || now == nil {
@@ -99,10 +101,10 @@ func (b *binding) keeps(r *Record) (refresh, access bool) {
 		!old.AccessToken.IsZero() && now.AccessToken.Equal(old.AccessToken)
 }
 
-// proves reports whether the caller has sent what the record keeps: what it has anyway
-// need not be kept from it. A refresh token that a redeem has replaced will do, since a
-// token endpoint has taken it for this connection's; one that an import has replaced
-// will not: anybody could have brought it, to come back to it later.
+// proves reports whether sent shows that the caller knows the tokens that r keeps. A refresh
+// token that a refresh has replaced counts, since a token endpoint accepted it for this
+// connection. One that an import has replaced does not: a caller could have planted it, to
+// send it again later.
 func (b *binding) proves(r *Record, sent *ImportCredentials) bool {
 	refresh, access := b.keeps(r)
 	if !refresh && !access {

@@ -3,6 +3,7 @@ package record
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -11,21 +12,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// DecodeJSON decodes one JSON value and keeps numbers as they were written.
-func DecodeJSON(b []byte, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.UseNumber()
-	if err := dec.Decode(v); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return fmt.Errorf("data after the JSON value")
-	}
-	return nil
-}
-
-// recordFormat is the version of the encoding; it rises when older programs could
-// no longer read what newer ones write.
+// recordFormat is the version of the stored form. It rises when older programs can no longer
+// read what newer ones write.
 const recordFormat = 1
 
 // The types below are the stored form of a record. Times are RFC 3339 with
@@ -80,8 +68,8 @@ type cycleJSON struct {
 	CredentialsExpireAt time.Time   `json:"credentials_expire_at,omitzero"`
 }
 
-// Encode returns the stored form of r, a JSON object with the secrets in it.
-// Only stores call it.
+// Encode returns the stored form of r: a JSON object that contains the secrets. Only stores
+// and the journal need it.
 func Encode(r *Record) ([]byte, error) {
 	w := recordJSON{
 		Format: recordFormat, Application: r.Key.Application, Consumer: r.Key.Consumer,
@@ -103,12 +91,12 @@ func Encode(r *Record) ([]byte, error) {
 	return b, nil
 }
 
-// Decode reads the stored form of the record of key. A record that names
-// another connection, or that a newer program wrote, is an error.
+// Decode parses the stored form of the record of key. It fails if the record names another
+// connection or was written by a newer program.
 func Decode(key Key, b []byte) (*Record, error) {
 	var w recordJSON
-	if err := DecodeJSON(b, &w); err != nil {
-		// Not wrapped: the decoder's error can quote what it read.
+	if err := decodeJSON(b, &w); err != nil {
+		// Not wrapped: the decoder's error can quote its input.
 		return nil, fmt.Errorf("the stored record of %s is not readable", key)
 	}
 	if w.Format != recordFormat {
@@ -119,7 +107,7 @@ func Decode(key Key, b []byte) (*Record, error) {
 		Connector: connector.ID{UnifiedAPI: w.UnifiedAPI, ServiceID: w.ServiceID},
 	}
 	if got != key {
-		return nil, fmt.Errorf("the record stored for %s is that of %s", key, got)
+		return nil, fmt.Errorf("the record stored for %s belongs to %s", key, got)
 	}
 	r := &Record{
 		Key: key, CreatedAt: w.CreatedAt, UpdatedAt: w.UpdatedAt, Deleted: w.Deleted, Enabled: w.Enabled,
@@ -133,4 +121,17 @@ func Decode(key Key, b []byte) (*Record, error) {
 		}
 	}
 	return r, nil
+}
+
+// decodeJSON decodes a single JSON value and keeps numbers as they are written.
+func decodeJSON(b []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("data after the JSON value")
+	}
+	return nil
 }

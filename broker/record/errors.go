@@ -6,50 +6,60 @@ import (
 	"time"
 )
 
-// Errors of the broker and its stores. Their texts name the connection and what to
+// Errors of the broker and its stores. Wrapped, their texts name the connection and what to
 // do about it, never a credential.
 var (
-	// ErrNotFound is a [Store]'s answer for a key that it has no record of.
+	// ErrNotFound means that the [Store] has no record of the key.
 	ErrNotFound = errors.New("no such record")
 
-	// ErrConflict is a [Store]'s refusal to save over a revision other than the one
-	// that the caller had read. Re-read and try again.
-	ErrConflict = errors.New("the record was changed by somebody else")
+	// ErrConflict means that the stored revision is not the one that the caller read. Read
+	// the record again and retry.
+	ErrConflict = errors.New("the record was changed by another writer")
 
-	// ErrStoreUnavailable means that the store could not be asked, or did not answer.
-	// It may be another time; nothing is known about the record meanwhile.
+	// ErrStoreUnavailable means that the store is unreachable or timed out. The operation
+	// may or may not have taken effect; retry later.
 	ErrStoreUnavailable = errors.New("the store is unavailable")
 
-	// ErrRecordTooLarge means that the store does not take a record of that size, ever.
+	// ErrRecordTooLarge means that the store accepts no record of that size. Retrying does
+	// not help.
 	ErrRecordTooLarge = errors.New("the record is too large for the store")
 
-	// ErrConnectorNotFound means that the configuration has no connector block for
-	// the service.
+	// ErrUnchanged is returned by [Record.Apply] if the record already is as the update
+	// asks. It need not be saved.
+	ErrUnchanged = errors.New("the record would not change")
+
+	// ErrConnectorNotFound means that the service is not configured as a connector.
 	ErrConnectorNotFound = errors.New("no such connector")
 
 	// ErrConnectionNotFound means that this consumer of this application has no
-	// connection to the service.
+	// connection to the service; see [ConnectionNotFound].
 	ErrConnectionNotFound = errors.New("no such connection")
 )
 
-// An InputKind says what is wrong with something that a caller sent.
+// ConnectionNotFound returns [ErrConnectionNotFound] for the connection of key. Its text
+// omits the consumer, whom the caller knows.
+func ConnectionNotFound(key Key) error {
+	return fmt.Errorf("%w to %s: import it first", ErrConnectionNotFound, key.Connector)
+}
+
+// An InputKind classifies bad input.
 type InputKind int
 
 // The kinds of bad input.
 const (
-	InputSyntax        InputKind = iota + 1 // not JSON, or a member of the wrong type or unknown
+	InputSyntax        InputKind = iota + 1 // not JSON, or a member is unknown or has the wrong type
 	InputHeaderMissing                      // a required header is absent
-	InputHeader                             // a header has an impossible value
+	InputHeader                             // a header has an invalid value
 	InputInvalid                            // well-formed, but a field is missing or contradicts another
 )
 
-// An InputError says which field of a caller's input is wrong and how to mend it.
+// An InputError says which field of a caller's input is wrong and how to correct it.
 // Nothing was stored.
 type InputError struct {
 	Kind  InputKind
-	Field string // "credentials.expires_in", or a header's name
-	Fault string // "must not be negative"; empty: "is required"
-	Fix   string // "send the lifetime in seconds"
+	Field string // path of the member, such as "credentials.expires_in", or name of the header
+	Fault string // such as "must not be negative"; empty means "is required"
+	Fix   string // such as "send the lifetime in seconds"
 }
 
 // Error implements error.
@@ -68,30 +78,30 @@ func (e *InputError) Error() string {
 	return msg
 }
 
-// A TokenError means that there is no valid token to be had now.
+// A TokenError means that no valid token is available.
 type TokenError struct {
 	Key   Key
-	Class Class  // what kind of failure stands in the way
-	Code  string // the OAuth error code (RFC 6749 section 5.2) or the broker's own word for it
+	Class Class  // of the failure
+	Code  string // OAuth error code (RFC 6749 section 5.2), or one of the Code constants
+	Err   error  // the cause, such as [ErrStoreUnavailable]; may be nil
 
-	// Parked: no further attempt is made by itself.
+	// Parked means that the broker makes no further attempt on its own.
 	Parked bool
-	// Unfit: what the connection has in its settings cannot be used; Err says which.
+	// GivenUp means that background retries have ended. The next caller that needs a token
+	// causes another attempt.
+	GivenUp bool
+	// BadSettings means that a setting of the connection cannot be used; Err says which.
 	BadSettings bool
-	// FirstRedeem: the failure came with the first redeem after an import.
+	// FirstRefresh means that the first refresh after an import failed.
 	FirstRefresh bool
 
-	// RetryAt is when the next attempt may be made, zero if there will be none. With a
-	// parked connection somebody has to ask for it: an import, or a validation.
+	// RetryAt is the earliest time of the next attempt, zero if there is none. The attempt
+	// for a parked connection needs an import or a validation.
 	RetryAt time.Time
-	// FailedAt is when the last attempt failed.
+	// FailedAt is the time of the last failed attempt.
 	FailedAt time.Time
-	// CredentialsExpireAt is when the credentials will be cleared, zero if they won't.
+	// CredentialsExpireAt is when the credentials will be cleared, zero for never.
 	CredentialsExpireAt time.Time
-
-	Err error // what stood in the way, e.g. ErrStoreUnavailable; may be nil
-
-	GivenUp bool // the background job has ended; only demand leads to another attempt
 }
 
 // Error implements error.
@@ -113,10 +123,5 @@ func (e *TokenError) Error() string {
 	return msg
 }
 
-// Unwrap returns what stood in the way.
+// Unwrap returns Err.
 func (e *TokenError) Unwrap() error { return e.Err }
-
-// ConnectionNotFound is [ErrConnectionNotFound] for a caller, who knows the customer.
-func ConnectionNotFound(key Key) error {
-	return fmt.Errorf("%w to %s: import it first", ErrConnectionNotFound, key.Connector)
-}

@@ -5,26 +5,26 @@ import (
 	"iter"
 )
 
-// A Journal keeps on this machine's disk what a [Store] could not take: the answers
-// of token endpoints, which nobody would give a second time. Its entries are secret.
+// A Journal keeps token responses that the [Store] did not accept on this machine's disk:
+// a token endpoint does not repeat them. The entries contain secrets.
 type Journal interface {
-	// Check reports whether an entry could be kept now.
+	// Check returns nil if an entry could be written now.
 	Check(ctx context.Context) error
 
-	// Put keeps data under id, in place of what was kept there. When it returns without
-	// error the entry survives a crash of the machine.
+	// Put writes data under id and replaces an earlier entry. Once it returns nil, the
+	// entry survives a crash of the machine.
 	Put(ctx context.Context, id string, data []byte) error
 
-	// Remove forgets an entry. Removing what is not there is no error.
+	// Remove deletes an entry. Removing an entry that does not exist is not an error.
 	Remove(ctx context.Context, id string) error
 
-	// Entries yields the entries of this process, and of others on this machine that
-	// are gone, in no order.
+	// Entries yields the entries of this process and of ended processes on this machine,
+	// in no particular order.
 	Entries(ctx context.Context) iter.Seq2[JournalEntry, error]
 }
 
-// A JournalEntry is what was kept under an id.
+// A JournalEntry is an entry of a [Journal].
 type JournalEntry struct {
 	ID   string
-	Data []byte
+	Data []byte // contains secrets
 }

@@ -12,7 +12,7 @@ import (
 // maxNameLen bounds application and consumer ids, in bytes.
 const maxNameLen = 255
 
-// What callers send in headers of the HTTP API, as an [InputError] names it.
+// Headers of the HTTP API, as the Field of an [InputError] spells them.
 const (
 	ApplicationField   = "x-apideck-app-id"
 	ConsumerField      = "x-apideck-consumer-id"
@@ -29,12 +29,14 @@ type Key struct {
 	Connector   connector.ID // the service, "crm/hubspot"
 }
 
-// String returns the key in a form for logs. It is unambiguous, since the parts
-// are quoted where they contain anything unusual.
+// String returns the key for logs, as in "my-app/jane/crm/hubspot". Names with unusual
+// characters are quoted, so that the text is unambiguous.
 func (k Key) String() string {
 	return Quote(k.Application) + "/" + Quote(k.Consumer) + "/" + k.Connector.String()
 }
 
+// Quote quotes a name of an application or consumer for logs and errors, if it contains
+// characters other than letters, digits and a few harmless ones.
 func Quote(s string) string {
 	if strings.IndexFunc(s, func(r rune) bool {
 		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_.@:+", r)
@@ -44,8 +46,8 @@ func Quote(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// Validate reports whether the key can name a connection. The error is an
-// [*InputError] that names the header or path part at fault.
+// Validate returns nil if the key can name a connection. Otherwise it returns an
+// [*InputError] that names the header at fault, or [ErrConnectorNotFound].
 func (k Key) Validate() error {
 	if err := ValidateName(ApplicationField, k.Application); err != nil {
 		return err
@@ -59,15 +61,8 @@ func (k Key) Validate() error {
 	return nil
 }
 
-func isPrintableASCII(s string) bool {
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return true
-}
-
+// ValidateName checks the name of an application or consumer that was sent in a header. Its
+// error is an [*InputError].
 func ValidateName(header, s string) error {
 	if s == "" {
 		return &InputError{Kind: InputHeaderMissing, Field: header, Fix: "send the header"}
@@ -75,14 +70,15 @@ func ValidateName(header, s string) error {
 	return CheckName(InputHeader, header, s)
 }
 
-// CheckName reports a name of an application or a consumer that nobody can have.
+// CheckName checks the name of an application or consumer. Its error is an [*InputError] of
+// that kind for that field.
 func CheckName(kind InputKind, field, s string) error {
 	var fault string
 	switch {
 	case s == "":
 		fault = "is empty"
 	case len(s) <= maxNameLen && isPrintableASCII(s):
-		return nil // nearly all are
+		return nil // the common case
 	case len(s) > maxNameLen:
 		fault = fmt.Sprintf("is longer than %d bytes", maxNameLen)
 	case !utf8.ValidString(s):
@@ -96,4 +92,13 @@ func CheckName(kind InputKind, field, s string) error {
 		Kind: kind, Field: field, Fault: fault,
 		Fix: fmt.Sprintf("send 1 to %d bytes of UTF-8 without control characters", maxNameLen),
 	}
+}
+
+func isPrintableASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }

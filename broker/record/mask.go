@@ -6,11 +6,11 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
-// Mask stands for a sensitive setting wherever settings are shown. Sent back, it
-// means "as it was".
+// Mask replaces the value of a sensitive setting wherever settings are shown. In an import or
+// update it means that the stored value stays.
 const Mask = "********"
 
-// maskSettings returns a copy of settings without the values of sensitive ones.
+// maskSettings returns a copy of settings with sensitive values masked.
 func maskSettings(def *connector.Definition, settings map[string]any) map[string]any {
 	masked := make(map[string]any, len(settings))
 	for name, value := range settings {
@@ -22,7 +22,7 @@ func maskSettings(def *connector.Definition, settings map[string]any) map[string
 	return masked
 }
 
-// maskNested masks what looks sensitive inside a setting that is an object or a list.
+// maskNested masks members with sensitive names inside an object or list.
 func maskNested(def *connector.Definition, value any) any {
 	switch value := value.(type) {
 	case map[string]any:
@@ -38,8 +38,9 @@ func maskNested(def *connector.Definition, value any) any {
 	}
 }
 
-// unmask returns settings without what is only the mask that callers are shown. A list
-// with a mask in it is left out whole: nobody could say what stood there.
+// unmask returns a copy of settings without masked values, for a merge that leaves the stored
+// ones in place. A list with a masked value is omitted whole, since its elements cannot be
+// matched with the stored ones.
 func (c *Connector) unmask(settings map[string]any) map[string]any {
 	out := make(map[string]any, len(settings))
 	for name, value := range settings {
@@ -59,7 +60,7 @@ func (c *Connector) unmask(settings map[string]any) map[string]any {
 	return out
 }
 
-// isMasked reports whether something in a list is masked.
+// isMasked reports whether a list contains a masked value at any depth.
 func (c *Connector) isMasked(list []any) bool {
 	return slices.ContainsFunc(list, func(value any) bool {
 		switch nested := value.(type) {

@@ -10,18 +10,15 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// Holds reports whether lease is the one in the record.
-func (r *Record) Holds(lease *Lease) bool { return r.Lease != nil && r.Lease.ID == lease.ID }
-
-// A Record is all that a [Store] holds of one connection. It prints, logs and
-// encodes as its key alone; [Encode] is for stores.
+// A Record is everything that a [Store] keeps about one connection. Printed, logged or encoded
+// as JSON it shows only its key; stores use [Encode].
 type Record struct {
 	Key       Key
 	CreatedAt time.Time
 	UpdatedAt time.Time
 
-	// Deleted marks a tombstone: the connection is gone since then, and the record has
-	// nothing else in it. Zero for a connection that exists.
+	// Deleted is when the connection was deleted, zero if it exists. A deleted record is a
+	// tombstone: it contains no settings, metadata or credentials.
 	Deleted time.Time
 
 	Enabled  bool
@@ -31,34 +28,36 @@ type Record struct {
 	// Credentials are nil for connections without an OAuth token.
 	Credentials *Credentials
 
-	// Generation counts the credentials that the connection has had. Every stored
-	// change of credentials raises it.
+	// Generation counts the credentials that the connection has had. Each stored change
+	// of credentials raises it.
 	Generation uint64
 
-	// Imported holds hashes of refresh tokens that imports brought and that are no
-	// longer current, Replaced of those that a redeem replaced by a different one, each
-	// the latest last. An import that brings one of them is stale.
+	// Imported holds the hashes of former refresh tokens that imports brought, Replaced
+	// those that a refresh replaced; the latest is last. An import with one of them is
+	// stale.
 	Imported []secret.Hash
 	Replaced []secret.Hash
 
-	// Lease is held by the process that may redeem the refresh token, if any.
+	// Lease is the right of one process to redeem the refresh token; nil if none has it.
 	Lease *Lease
 
-	// Cycle is how refreshing has gone since it last succeeded.
+	// Cycle is the state of refreshing since the last success.
 	Cycle Cycle
 }
 
-// Credentials are an OAuth token as RFC 6749 section 5.1 describes it.
+// Credentials are an OAuth token (RFC 6749 section 5.1).
 type Credentials struct {
 	AccessToken  secret.String
 	RefreshToken secret.String
-	TokenType    string // as the token endpoint named it; empty: Bearer
+	TokenType    string // as in the token response; empty means Bearer
 	IssuedAt     time.Time
-	Expiry       time.Time // zero: unknown
+	Expiry       time.Time // of the access token; zero if unknown
 
-	// FromImport: an import brought the refresh token, no redeem has replaced it.
+	// FromImport means that the refresh token came with an import and no refresh has
+	// replaced it.
 	FromImport bool
-	// Redeemed: the access token came from the token endpoint, not with an import.
+	// Redeemed means that the access token came from the token endpoint, not with an
+	// import.
 	Redeemed bool
 }
 
@@ -67,17 +66,19 @@ func (c *Credentials) ExpiredAt(t time.Time) bool {
 	return !c.Expiry.IsZero() && !c.Expiry.After(t)
 }
 
-// A Lease is the right to redeem one refresh token. Its times are durations,
-// measured by whoever observes it: clocks of different machines are never compared.
+// A Lease is the right to redeem one refresh token. It contains no point in time: each
+// process measures Duration on its own clock, since clocks of machines are never compared.
 type Lease struct {
-	ID           string        // random, new with every lease
+	ID           string        // random, unique to this lease
 	Duration     time.Duration // after which another process may take over
-	RefreshToken secret.Hash   // the refresh token that the holder may send
+	RefreshToken secret.Hash   // of the refresh token that the holder may send
 }
 
-// identity is the hash by which credentials are told apart: that of the refresh
-// token, or of the access token where there is no refresh token, or of nothing where
-// tokens are fetched and none was had yet.
+// Holds reports whether lease is the record's current one.
+func (r *Record) Holds(lease *Lease) bool { return r.Lease != nil && r.Lease.ID == lease.ID }
+
+// identity returns the hash that distinguishes credentials: that of the refresh token, or of
+// the access token if there is no refresh token, or of the empty string if c is nil.
 func (c *Credentials) identity() secret.Hash {
 	if c == nil {
 		return secret.String{}.Hash()
@@ -114,7 +115,7 @@ func (r *Record) Clone() *Record {
 	return &c
 }
 
-// String implements [fmt.Stringer]; it shows the key alone.
+// String implements [fmt.Stringer]. It shows only the key.
 func (r *Record) String() string { return "record of " + r.Key.String() }
 
 // Format implements [fmt.Formatter].
@@ -126,5 +127,5 @@ func (r *Record) GoString() string { return r.String() }
 // LogValue implements [slog.LogValuer].
 func (r *Record) LogValue() slog.Value { return slog.StringValue(r.Key.String()) }
 
-// MarshalJSON implements [json.Marshaler]; it shows the key alone.
+// MarshalJSON implements [json.Marshaler]. It shows only the key.
 func (r *Record) MarshalJSON() ([]byte, error) { return json.Marshal(r.String()) }

@@ -1,14 +1,17 @@
 package record
 
-import (
-	"errors"
-	"reflect"
-)
+import "reflect"
 
-// ErrUnchanged ends an update that would save what is stored.
-var ErrUnchanged = errors.New("the record is as it should be")
+// An Update is a caller's change to a connection. Fields that are nil were not sent and leave
+// the stored values in place.
+type Update struct {
+	Enabled  *bool
+	Settings map[string]any // JSON merge patch (RFC 7396)
+	Metadata map[string]any // JSON merge patch (RFC 7396)
+}
 
-// Apply changes the record, which is the caller's own copy.
+// Apply applies up to the record. It returns [ErrUnchanged] if that changes nothing, and an
+// [*InputError] if the update is not allowed; after either, discard the record.
 func (r *Record) Apply(conn *Connector, up *Update) error {
 	before := r.Clone()
 	if up.Enabled != nil {
@@ -39,15 +42,7 @@ func (r *Record) Apply(conn *Connector, up *Update) error {
 	return nil
 }
 
-// sameObject reports whether two JSON objects are the same; none is an empty one.
+// sameObject reports whether two JSON objects are equal; nil equals the empty object.
 func sameObject(a, b map[string]any) bool {
 	return len(a) == 0 && len(b) == 0 || reflect.DeepEqual(a, b)
-}
-
-// An Update is what a caller sends to change a connection. What is nil was not sent, and
-// stays as it is stored.
-type Update struct {
-	Enabled  *bool
-	Settings map[string]any // JSON merge patch (RFC 7396)
-	Metadata map[string]any // JSON merge patch (RFC 7396)
 }

@@ -6,8 +6,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
-// A Connection is what callers and events may know of a connection: everything but
-// its credentials. Sensitive settings are [Mask]ed.
+// A Connection is the part of a record that callers and events may see: everything but the
+// credentials. Sensitive settings are masked; see [Mask].
 type Connection struct {
 	Key       Key
 	Connector connector.Definition
@@ -20,39 +20,39 @@ type Connection struct {
 	CreatedAt time.Time
 	UpdatedAt time.Time
 
-	// CredentialsExpireAt is when the credentials of a connection that cannot be
-	// refreshed will be cleared; zero if they won't.
+	// CredentialsExpireAt is when the credentials of a parked connection will be cleared,
+	// zero for never.
 	CredentialsExpireAt time.Time
-	// LastRefreshFailedAt is when the last failed refresh was; zero after a success.
+	// LastRefreshFailedAt is the time of the last failed refresh, zero after a success.
 	LastRefreshFailedAt time.Time
 }
 
-// A State is how far a connection is on its way to being usable. The values are
-// those of ConnectionState in the Vault API.
+// A State is the progress of a connection towards being usable. The values are those of
+// ConnectionState in the Apideck API.
 type State string
 
 // The states.
 const (
-	StateAvailable  State = "available"  // the connector can be used, there is no connection
-	StateAdded      State = "added"      // no credentials yet, or none any more
-	StateAuthorized State = "authorized" // credentials, but a required setting is missing
+	StateAvailable  State = "available"  // the connector is configured, the connection does not exist
+	StateAdded      State = "added"      // credentials are missing
+	StateAuthorized State = "authorized" // has credentials, but lacks a required setting
 	StateCallable   State = "callable"   // ready for calls
 	StateInvalid    State = "invalid"    // the credentials do not work
 )
 
-// A Health says what an operator has to do about a connection. The values are those
-// of ConnectionHealth in the Vault API.
+// A Health says what a connection needs from an operator. The values are those of
+// ConnectionHealth in the Apideck API.
 type Health string
 
 // The health values that the broker uses.
 const (
 	HealthOK              Health = "ok"
-	HealthPendingRefresh  Health = "pending_refresh"  // a refresh failed and is retried
-	HealthNeedsAuth       Health = "needs_auth"       // authorise again and import
+	HealthPendingRefresh  Health = "pending_refresh"  // a refresh failed and will be retried
+	HealthNeedsAuth       Health = "needs_auth"       // authorise the connection again and import it
 	HealthMissingSettings Health = "missing_settings" // a required setting is missing
 )
 
-// View returns what may be shown of a record.
+// View returns the part of the record that may be shown.
 func (r *Record) View(def *connector.Definition, now time.Time) Connection {
 	return Connection{
 		Key: r.Key, Connector: *def, Enabled: r.Enabled,
@@ -83,7 +83,7 @@ func (r *Record) state(def *connector.Definition, now time.Time) State {
 	}
 }
 
-// health returns the most pressing need, in the Vault API's order.
+// health returns the most pressing need, in the Apideck API's order.
 func (r *Record) health(def *connector.Definition) Health {
 	oauth := def.AuthType == connector.OAuth2
 	switch {

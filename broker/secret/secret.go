@@ -1,3 +1,6 @@
+// Package secret has a type for strings that must never be printed, logged or encoded: tokens,
+// client secrets, API keys. It knows nothing of what they are for. Every package that handles
+// credentials uses it.
 package secret
 
 import (
@@ -8,18 +11,17 @@ import (
 	"log/slog"
 )
 
-// Redacted is what a [String] shows of itself, whoever asks.
+// Redacted is the text that stands for a secret wherever it is written.
 const Redacted = "REDACTED"
 
-// A String is a string that must never be written anywhere: an access token, a
-// refresh token, a client secret, an API key. However it is printed, logged or
-// encoded it shows only "REDACTED"; [String.Reveal] is the one way to its value,
-// so that the places which read it can be found and reviewed.
+// A String is a secret string. Printed, logged or encoded it shows only [Redacted].
+// [String.Reveal] is the only way to its value, so that all readers can be found and reviewed.
+// The zero String is empty.
 type String struct {
-	_ [0]func() // no ==, which would compare addresses: see Equal
+	_ [0]func() // forbids ==, which would compare addresses: see Equal
 
-	// A pointer, because fmt gives a wrong verb deep inside a value the bare fields,
-	// past every method: then it is an address that it prints.
+	// A pointer: given the wrong verb for a nested value, fmt bypasses all methods and prints
+	// the fields. It then prints an address.
 	value *string
 }
 
@@ -31,8 +33,8 @@ func New(value string) String {
 	return String{value: &value}
 }
 
-// Reveal returns the secret itself. Call it only where the value goes to the
-// party that it is meant for.
+// Reveal returns the secret itself. Call it only to send the value to the party that it is
+// meant for, or to store it.
 func (s String) Reveal() string {
 	if s.value == nil {
 		return ""
@@ -40,8 +42,8 @@ func (s String) Reveal() string {
 	return *s.value
 }
 
-// Equal reports whether two secrets are the same, in a time that does not depend on
-// where they differ.
+// Equal reports whether two secrets are the same. Its duration does not depend on where they
+// differ.
 func (s String) Equal(other String) bool {
 	return subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(other.Reveal())) == 1
 }
@@ -49,13 +51,13 @@ func (s String) Equal(other String) bool {
 // IsZero reports whether the secret is empty.
 func (s String) IsZero() bool { return s.value == nil }
 
-// Hash returns a digest by which a secret can be recognised again.
+// Hash returns a digest by which the secret can be recognised later.
 func (s String) Hash() Hash {
 	sum := sha256.Sum256([]byte(s.Reveal()))
 	return Hash(base64.RawStdEncoding.EncodeToString(sum[:]))
 }
 
-// Format implements [fmt.Formatter], which covers every verb, %#v and %x included.
+// Format implements [fmt.Formatter], for every verb including %#v and %x.
 func (String) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(Redacted)) }
 
 // String implements [fmt.Stringer].
@@ -73,6 +75,6 @@ func (String) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
 // MarshalJSON implements [encoding/json.Marshaler].
 func (String) MarshalJSON() ([]byte, error) { return []byte(`"` + Redacted + `"`), nil }
 
-// A Hash is the SHA-256 of a token, unpadded standard base64. Tokens have
-// enough entropy that the hash does not give them away.
+// A Hash is the SHA-256 of a token in unpadded standard base64. Tokens have too much entropy
+// to be guessed from it.
 type Hash string

@@ -1,5 +1,6 @@
-// Package inject puts credentials into requests to downstream and redacts them from the
-// headers of its responses. It knows neither stores nor refreshes.
+// Package inject puts credentials into requests to downstream and redacts them from the headers
+// of responses. It knows no connections, stores or refreshes, and sends nothing. Package broker
+// uses it when it authorises a request.
 package inject
 
 import (
@@ -12,21 +13,21 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// A Credential is what the injections of a connection put into each request. Requests
-// share it.
+// A Credential is the rendered credential of a connection. It is immutable, and requests share
+// it.
 type Credential struct {
 	headers []header
-	others  []connector.Injection // these depend on what the request already contains
-	redact  []secret.String       // values that responses must not show
-	size    int
+	others  []connector.Injection // query parameters and cookies, merged with the request's
+	redact  []secret.String       // values to redact from responses
+	size    int                   // bytes
 }
 
 type header struct {
 	name  string
-	value []string // shared by requests, none of which changes it
+	value []string // shared by requests; not modified
 }
 
-// Prepare returns the credential that consists of the injections.
+// Prepare returns the credential made of the injections.
 func Prepare(injections []connector.Injection) *Credential {
 	c := &Credential{}
 	for _, i := range injections {
@@ -43,8 +44,7 @@ func Prepare(injections []connector.Injection) *Credential {
 	return c
 }
 
-// Supplied returns a credential that the caller has sent: the value of the header
-// Authorization.
+// Supplied returns a credential that the caller sent: a value for the Authorization header.
 func Supplied(authorization secret.String) *Credential {
 	value := authorization.Reveal()
 	c := &Credential{headers: []header{{"Authorization", []string{value}}}, size: len(value)}
@@ -55,11 +55,11 @@ func Supplied(authorization secret.String) *Credential {
 	return c
 }
 
-// Size is the length of what goes into requests, in bytes.
+// Size returns how much the credential adds to a request, in bytes.
 func (c *Credential) Size() int { return c.size }
 
-// Put puts the credential into req, which is the caller's own to change. Whatever stands
-// where it goes is replaced.
+// Put puts the credential into req. It replaces headers, cookies and query parameters of the
+// same names.
 func (c *Credential) Put(req *http.Request) {
 	for _, h := range c.headers {
 		removeHeader(req, h.name)
@@ -74,7 +74,7 @@ func (c *Credential) Put(req *http.Request) {
 	}
 }
 
-// Headers returns the names of the headers that a connector's credentials are put in.
+// Headers returns the canonical names of the headers that carry a connector's credentials.
 func Headers(def *connector.Definition) []string {
 	var names []string
 	for _, p := range def.Placements() {

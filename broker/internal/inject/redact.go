@@ -11,16 +11,35 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// scrub replaces secret wherever it stands in header values, and removes headers that
-// have it in their name.
+// Scrub redacts the credential in the header or trailer of a response from downstream.
+func (c *Credential) Scrub(header http.Header) {
+	longest := 0
+	for name, values := range header {
+		longest = max(longest, len(name))
+		for _, value := range values {
+			longest = max(longest, len(value))
+		}
+	}
+	for _, hidden := range c.redact {
+		value := hidden.Reveal()
+		if len(value) > longest { // no form of it fits
+			continue
+		}
+		for _, form := range forms(value) {
+			scrub(header, form)
+		}
+	}
+}
+
+// scrub replaces hidden in header values and removes headers whose name contains it.
 func scrub(header http.Header, hidden string) {
-	const shortest = 4 // below that it is no secret, and replacing it would garble
+	const shortest = 4 // anything shorter is not secret, and replacing it would garble values
 	if len(hidden) < shortest {
 		return
 	}
 	for name, values := range header {
 		if len(name) >= len(hidden) && strings.Contains(strings.ToLower(name), strings.ToLower(hidden)) {
-			delete(header, name) // names are read without regard to case
+			delete(header, name)
 			continue
 		}
 		for i, value := range values {
@@ -35,16 +54,15 @@ func scrub(header http.Header, hidden string) {
 	}
 }
 
-// redactEncoded replaces secret where it stands percent-encoded: in a URL any byte may
-// be, with digits of either case (RFC 3986 section 2.1), as an http.Redirect or a
-// framework of another language writes it.
+// redactEncoded replaces hidden where it is percent-encoded. Any byte of a URL may be, with hex
+// digits of either case (RFC 3986 section 2.1), and frameworks differ in which they encode.
 func redactEncoded(value, hidden string) string {
 	decoded, begins := percentDecoded(value)
 	if !strings.Contains(decoded, hidden) {
 		return value
 	}
 	var b strings.Builder
-	from := 0 // in decoded
+	from := 0 // index into decoded
 	for {
 		i := strings.Index(decoded[from:], hidden)
 		if i < 0 {
@@ -56,8 +74,8 @@ func redactEncoded(value, hidden string) string {
 	}
 }
 
-// percentDecoded decodes what can be, and says where in s each byte of it begins; the
-// last entry is the end of s.
+// percentDecoded decodes all valid escapes in s. begins holds the index in s at which each
+// decoded byte begins, and finally len(s).
 func percentDecoded(s string) (decoded string, begins []int) {
 	b := make([]byte, 0, len(s))
 	begins = make([]int, 0, len(s)+1)
@@ -77,8 +95,8 @@ func percentDecoded(s string) (decoded string, begins []int) {
 
 func unhex(c byte) int { return strings.IndexByte("0123456789abcdef", c|0x20) }
 
-// forms returns the forms that a value may have in a header. None is shorter than the
-// value. In base64 it is found with and without padding.
+// forms returns the forms that a value may have in a header. None is shorter than the value.
+// The unpadded base64 form also matches the padded one.
 func forms(value string) []string {
 	b := []byte(value)
 	all := []string{value}
@@ -92,36 +110,16 @@ func forms(value string) []string {
 	return all
 }
 
-// Scrub redacts the credential in a header of downstream.
-func (c *Credential) Scrub(header http.Header) {
-	longest := 0
-	for name, values := range header {
-		longest = max(longest, len(name))
-		for _, value := range values {
-			longest = max(longest, len(value))
-		}
-	}
-	for _, hidden := range c.redact {
-		value := hidden.Reveal()
-		if len(value) > longest { // it cannot stand in any of them, in whichever form
-			continue
-		}
-		for _, form := range forms(value) {
-			scrub(header, form)
-		}
-	}
-}
-
-// AfterBody calls f when the body of resp has been read and its trailers are there. The
-// body of a switch of protocols stays what it is, a connection.
+// AfterBody arranges for f to be called once the body of resp has been read, when its trailers
+// are complete. It leaves the body of a 101 response alone, which is a connection.
 func AfterBody(resp *http.Response, f func()) {
 	if resp.Body != nil && resp.StatusCode != http.StatusSwitchingProtocols && mayHaveTrailers(resp) {
 		resp.Body = &observedBody{ReadCloser: resp.Body, ended: f}
 	}
 }
 
-// mayHaveTrailers reports whether trailers can follow the body: in HTTP/1.1 only if it
-// is chunked (RFC 9112 section 7.1.2), so not if its length is known.
+// mayHaveTrailers reports whether trailers can follow the body. In HTTP/1.1 the body must be
+// chunked (RFC 9112 section 7.1.2), so its length is unknown.
 func mayHaveTrailers(resp *http.Response) bool {
 	return resp.ProtoMajor != 1 || resp.ContentLength < 0 || len(resp.Trailer) > 0
 }

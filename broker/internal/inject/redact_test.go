@@ -8,7 +8,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-func TestScrubFindsASecretInWhateverPercentEncoding(t *testing.T) {
+func TestScrubFindsASecretInAnyPercentEncoding(t *testing.T) {
 	t.Parallel()
 	for value, want := range map[string]string{
 		"https://x.test/?t=a%2fb%2Bc&u=1":    "https://x.test/?t=REDACTED&u=1",
@@ -27,14 +27,14 @@ func TestScrubFindsASecretInWhateverPercentEncoding(t *testing.T) {
 	}
 }
 
-// What a hostile downstream can send is a mebibyte of header, and a secret can be long.
+// A hostile downstream can send a mebibyte of headers, and a secret can be long.
 func TestScrubIsLinear(t *testing.T) {
 	t.Parallel()
 	hidden := strings.Repeat("a", 64<<10) + "b"
 	header := http.Header{"X": {strings.Repeat("%61", 1<<20/3)}}
 	scrub(header, hidden)
 	if strings.Contains(header.Get("X"), secret.Redacted) {
-		t.Error("something was found that is not there")
+		t.Error("it found a secret that the header does not contain")
 	}
 }
 
@@ -47,7 +47,7 @@ func FuzzScrub(f *testing.F) {
 		header := http.Header{"X": {value}}
 		scrub(header, hidden)
 		got := header.Get("X")
-		// What is around a secret may form it anew only together with the mark in its place.
+		// The parts around a secret may form it again only across the mark that replaced it.
 		for rest := range strings.SplitSeq(got, secret.Redacted) {
 			if decoded, _ := percentDecoded(rest); strings.Contains(decoded, hidden) {
 				t.Errorf("%q still has %q in it: %q", value, hidden, got)

@@ -23,10 +23,10 @@ func setHeader(req *http.Request, name, value string) {
 	req.Header[textproto.CanonicalMIMEHeaderKey(name)] = []string{value}
 }
 
-// setCookie sets a cookie, and removes those of its name that stand there in whatever
-// header; others stay (RFC 6265 section 5.4).
+// setCookie sets a cookie and removes others of its name, in any spelling of the Cookie header
+// (RFC 6265 section 5.4).
 func setCookie(req *http.Request, name, value string) {
-	var spellings []string // in a fixed order, as the order of cookies can matter
+	var spellings []string // sorted, since the order of cookies can matter
 	for other := range req.Header {
 		if strings.EqualFold(other, "Cookie") {
 			spellings = append(spellings, other)
@@ -45,7 +45,7 @@ func setCookie(req *http.Request, name, value string) {
 	setHeader(req, "Cookie", strings.Join(append(kept, name+"="+value), "; "))
 }
 
-// setQuery replaces a query parameter and leaves the others as they were written.
+// setQuery replaces a query parameter and leaves the encoding of others unchanged.
 func setQuery(u *url.URL, name, value string) {
 	var kept []string
 	for pair := range strings.SplitSeq(u.RawQuery, "&") {
@@ -56,8 +56,8 @@ func setQuery(u *url.URL, name, value string) {
 	u.RawQuery = strings.Join(append(kept, url.QueryEscape(name)+"="+url.QueryEscape(value)), "&")
 }
 
-// setsParameter reports whether a part of a query sets the parameter name, for
-// servers too that take a semicolon for an ampersand. What cannot be decoded might.
+// setsParameter reports whether a part of a query could set the parameter name: on some servers
+// a semicolon separates parameters, and a name that cannot be decoded might be read as any.
 func setsParameter(pair, name string) bool {
 	for part := range strings.SplitSeq(pair, ";") {
 		key, _, _ := strings.Cut(part, "=")

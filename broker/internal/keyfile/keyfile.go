@@ -1,5 +1,6 @@
-// Package keyfile keeps the encryption key of a directory's files beside them: a Tink
-// keyset in clear text, readable by its owner alone.
+// Package keyfile keeps the encryption key of a directory's files beside them, as a Tink keyset
+// in clear text that only its owner can read. It knows nothing of those files. The embedded
+// store and the journal use it.
 package keyfile
 
 import (
@@ -15,14 +16,14 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 )
 
-// Name is what key files are called.
+// Name is the name of a key file.
 const Name = "key.json"
 
-// ErrUnusable means that the file holds no key. It is left as it is.
+// ErrUnusable means that the file contains no key. The file is left unchanged.
 var ErrUnusable = errors.New("the key file cannot be used")
 
-// Read returns the key in the file at path. Errors: [os.ErrNotExist] if there is no
-// such file, [ErrUnusable], or what the file system says.
+// Read returns the key in the file at path. Errors: [os.ErrNotExist], [ErrUnusable], and others
+// of the file system.
 func Read(path string) (tink.AEAD, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -30,19 +31,19 @@ func Read(path string) (tink.AEAD, error) {
 	}
 	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(b)))
 	if err != nil {
-		// Not wrapped: the parser's error can quote what it read.
+		// Not wrapped: the parser's error can quote its input.
 		return nil, fmt.Errorf("%w: %s is not a Tink keyset: restore it from a backup", ErrUnusable, path)
 	}
 	key, err := aead.New(handle)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s is not a keyset for encryption: restore it from a backup", ErrUnusable, path)
+		return nil, fmt.Errorf("%w: %s is not an encryption keyset: restore it from a backup", ErrUnusable, path)
 	}
 	return key, nil
 }
 
-// Create makes a file with a new AES-256-GCM key at path and returns what [Read] finds
-// there, which is another process's key if that was faster. Whenever the machine
-// crashes, the file is there whole or not at all; it is durable when Create returns.
+// Create writes a new AES-256-GCM key to a file at path, unless there is one, and returns the
+// key that [Read] finds there: another process may have been faster. Even after a crash the
+// file is complete or absent. It is durable once Create returns.
 func Create(path string) (tink.AEAD, error) {
 	handle, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
 	if err != nil {
@@ -58,7 +59,7 @@ func Create(path string) (tink.AEAD, error) {
 	return Read(path)
 }
 
-// place writes a file that is visible only when it is whole, and never over another.
+// place writes a file that appears at path complete, and never replaces another.
 func place(path string, data []byte) error {
 	dir := filepath.Dir(path)
 	// CreateTemp opens with O_EXCL and mode 0600.
@@ -82,9 +83,9 @@ func place(path string, data []byte) error {
 	return SyncDir(dir)
 }
 
-// linkOrRename gives a file the name path unless there is one of that name, which is
-// no error. Only a link decides that without a race; on a file system that has none,
-// a process that writes to path at the same moment may go unnoticed.
+// linkOrRename gives a file the name path unless that exists, which is not an error. Only a
+// hard link does so without a race: on a file system without links, it may overwrite the file
+// that another process creates at the same moment.
 func linkOrRename(from, path string) error {
 	err := os.Link(from, path)
 	if err == nil || errors.Is(err, os.ErrExist) {

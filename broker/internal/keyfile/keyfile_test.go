@@ -14,7 +14,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/keyfile"
 )
 
-func TestKeyIsReadableByItsOwnerAlone(t *testing.T) {
+func TestOnlyItsOwnerCanReadAKey(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), keyfile.Name)
 	created, err := keyfile.Create(path)
@@ -36,7 +36,7 @@ func TestKeyIsReadableByItsOwnerAlone(t *testing.T) {
 	wantAlone(t, path)
 }
 
-func TestCreateUsesTheKeyThatIsThere(t *testing.T) {
+func TestCreateUsesAnExistingKey(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), keyfile.Name)
 	keys := make([]tink.AEAD, 16)
@@ -59,7 +59,7 @@ func TestCreateUsesTheKeyThatIsThere(t *testing.T) {
 	wantAlone(t, path)
 }
 
-func TestMissingKeyIsToldFromADamagedOne(t *testing.T) {
+func TestMissingAndDamagedKeysAreDifferentErrors(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), keyfile.Name)
 	if _, err := keyfile.Read(path); !errors.Is(err, os.ErrNotExist) {
@@ -92,7 +92,7 @@ func wantSame(t *testing.T, a, b tink.AEAD) {
 	}
 }
 
-// wantAlone reports files that were left beside the key.
+// wantAlone checks that no other file was left beside the key.
 func wantAlone(t *testing.T, path string) {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Dir(path))

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// SyncDir makes the entries of a directory durable: syncing a file does not cover the
-// name by which it is found. It is for who keeps the files that the key is for, too.
+// SyncDir makes the entries of a directory durable, since syncing a file does not cover its
+// name. The owners of the encrypted files use it too.
 func SyncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil // directories cannot be synced there
@@ -19,7 +19,7 @@ func SyncDir(dir string) error {
 	}
 	err = d.Sync()
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
-		err = nil // some network file systems have no such thing
+		err = nil // some network file systems cannot sync directories
 	}
 	return errors.Join(err, d.Close())
 }

@@ -1,4 +1,5 @@
-// Package retryafter reads the header by which servers say when to try again.
+// Package retryafter parses the Retry-After header of responses, for the clients of token
+// endpoints and webhooks.
 package retryafter
 
 import (
@@ -7,9 +8,9 @@ import (
 	"time"
 )
 
-// Parse returns how long to wait by the header Retry-After: seconds, or a date (RFC 9110
-// section 10.2.3). It is 0 if there is none, none that can be read, or it is past. How
-// much a stranger may ask for is up to the caller.
+// Parse returns how long the Retry-After header asks to wait, in seconds or until a date
+// (RFC 9110 section 10.2.3). It returns 0 if the header is absent or invalid, or the date is
+// past. There is no upper limit: the caller sets its own.
 func Parse(header http.Header, now time.Time) time.Duration {
 	value := header.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {

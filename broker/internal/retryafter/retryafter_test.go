@@ -22,7 +22,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// It is what any server sends: never less than nothing, and never so long that adding it
+// Any server may send any text: the result is never negative, and never so long that adding it
 // to a time overflows.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"", "120", "-1", "2147483647", "Thu, 01 Jan 2026 00:05:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"} {

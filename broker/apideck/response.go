@@ -10,9 +10,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// Connection is the JSON of a connection in the Apideck API, without the members that the
-// broker does not know. Times are Unix milliseconds, 0 for never. It contains no
-// credentials.
+// Connection is the JSON form of a connection in the Apideck API, reduced to the members that
+// the broker supports. Times are Unix milliseconds, 0 for never. It contains no credentials.
 type Connection struct {
 	ID                  string               `json:"id"`
 	ServiceID           string               `json:"service_id"`
@@ -27,7 +26,7 @@ type Connection struct {
 	Website             string               `json:"website,omitempty"`
 	Settings            map[string]any       `json:"settings"`
 	Metadata            map[string]any       `json:"metadata"`
-	FormFields          []FormField          `json:"form_fields"`
+	FormFields          []formField          `json:"form_fields"`
 	Health              record.Health        `json:"health,omitempty"` // absent while the state is available
 	CredentialsExpireAt int64                `json:"credentials_expire_at"`
 	LastRefreshFailedAt int64                `json:"last_refresh_failed_at"`
@@ -35,19 +34,19 @@ type Connection struct {
 	UpdatedAt           int64                `json:"updated_at"`
 }
 
-// ConnectionState is the result of validating a connection.
+// ConnectionState is the JSON form of a validation's result.
 type ConnectionState struct {
 	ID    string       `json:"id"`
 	State record.State `json:"state"`
 }
 
-// Consumer identifies a deleted consumer.
+// Consumer is the JSON form of a deleted consumer.
 type Consumer struct {
 	ConsumerID string `json:"consumer_id"`
 }
 
-// FormField describes one setting of a connection, as in the Apideck API.
-type FormField struct {
+// formField describes one setting of a connection, as in the Apideck API.
+type formField struct {
 	ID          string `json:"id"`
 	Label       string `json:"label"`
 	Value       any    `json:"value,omitempty"`
@@ -68,7 +67,7 @@ func NewConnection(c *record.Connection) Connection {
 		State: c.State, Health: c.Health, Enabled: c.Enabled,
 		IntegrationState: "configured", Status: "live", AuthType: def.AuthType,
 		Settings: orEmpty(c.Settings), Metadata: orEmpty(c.Metadata),
-		FormFields:          make([]FormField, 0, len(def.Settings)),
+		FormFields:          make([]formField, 0, len(def.Settings)),
 		CredentialsExpireAt: unixMilli(c.CredentialsExpireAt),
 		LastRefreshFailedAt: unixMilli(c.LastRefreshFailedAt),
 		CreatedAt:           unixMilli(c.CreatedAt),
@@ -86,8 +85,8 @@ func NewConnection(c *record.Connection) Connection {
 	return w
 }
 
-func newFormField(s connector.Setting, value any) FormField {
-	f := FormField{ID: s.Name, Label: s.Label, Value: value, Type: "text", Required: s.Required, Sensitive: s.Sensitive}
+func newFormField(s connector.Setting, value any) formField {
+	f := formField{ID: s.Name, Label: s.Label, Value: value, Type: "text", Required: s.Required, Sensitive: s.Sensitive}
 	if f.Label == "" {
 		f.Label = label(s.Name)
 	}
@@ -112,7 +111,7 @@ func label(name string) string {
 	return strings.ToUpper(words[:1]) + words[1:]
 }
 
-// unixMilli returns t in Unix milliseconds, 0 if it is zero.
+// unixMilli returns t in Unix milliseconds, 0 for the zero time.
 func unixMilli(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
@@ -127,7 +126,8 @@ func orEmpty(o map[string]any) map[string]any {
 	return o
 }
 
-// WriteData answers 200 with data in the envelope of the Apideck API.
+// WriteData sends a 200 response with data in the envelope of the Apideck API. It returns an
+// error, and sends nothing, if data cannot be encoded.
 func WriteData(w http.ResponseWriter, data any) error {
 	body, err := json.Marshal(struct {
 		StatusCode int    `json:"status_code"`
