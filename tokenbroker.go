@@ -1,9 +1,9 @@
-// Package tokenbroker is the Caddy module of the token broker: import it for its
-// side effects, or build Caddy with it,
+// Package tokenbroker registers the token broker's Caddy modules. Import it for its side effects,
+// or build Caddy with it:
 //
 //	xcaddy build --with github.com/tokenbroker/caddy-token-broker
 //
-// The product is explained by the package broker; the modules are in caddymodule.
+// Package broker explains the product; package caddymodule lists the modules.
 package tokenbroker
 
 import _ "github.com/tokenbroker/caddy-token-broker/caddymodule" // registers the modules

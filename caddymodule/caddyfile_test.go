@@ -92,7 +92,7 @@ func TestCaddyfileErrorsNameTheLine(t *testing.T) {
 		{"secret with a space", inConnector("client_secret canary secret"), "client_secret takes one argument", ":4"},
 		{"rotation", inConnector("rotation sometimes"), "rotation is always, never, or window <duration>", ":4"},
 		{"window", inConnector("rotation window"), "rotation is always, never, or window <duration>", ":4"},
-		{"refresh token", inConnector("refresh_token required"), "refresh_token can only be optional", ":4"},
+		{"refresh token", inConnector("refresh_token required"), "refresh_token: the only allowed value is optional", ":4"},
 		{"setting twice", inConnector("setting a\nsetting a"), "setting a is already set", ":5"},
 		{"setting word", inConnector("setting a secret"), "setting a: secret is not one of required, sensitive, origin", ":4"},
 		{"host twice", inConnector("allow_host a.test b.test\nallow_host a.test"), "allow_host a.test is already set", ":5"},

@@ -15,15 +15,15 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// A name that is allowed changes its address with each lookup: to a public one, and back
-// to this machine. Whoever looks it up to check it, and again to dial, ends up here.
+// An allowed name has another address at each lookup: a public one, then that of this machine.
+// A client that looks it up to check it, and again to dial, connects to this machine.
 func TestAttackByRebindingDNS(t *testing.T) {
 	t.Parallel()
 	const host = "api.rebind.test"
 	d := newDeployment(t, oauthserver.Config{}).onDisk()
 	names := d.useNameServer(t, func(lookup int) netip.Addr {
 		if lookup%2 == 1 {
-			return netip.MustParseAddr("93.184.216.34") // public, and with nothing at that port
+			return netip.MustParseAddr("93.184.216.34") // public; nothing listens on that port
 		}
 		return netip.MustParseAddr("127.0.0.1")
 	})
@@ -37,33 +37,32 @@ func TestAttackByRebindingDNS(t *testing.T) {
 			before := names.Lookups()
 			answer := s.call(t, w, "far", "https://"+host+":"+portOf(target.address)+"/", "X-Apideck-Timeout: 300")
 			if names.Lookups() == before {
-				t.Errorf("%s: the name was not looked up: %q", w.name, answer)
+				t.Errorf("%s: the name was not looked up; the response is %q", w.name, answer)
 			}
 			if strings.Contains(answer, "loopback") {
 				s.wantRefused(t, answer, http.StatusForbidden)
 				refused = true
 			} else if got := statuses(answer); slices.Contains(got, http.StatusOK) {
-				t.Errorf("%s: the answer is %q", w.name, answer)
+				t.Errorf("%s: the response is %q, want an error", w.name, answer)
 			}
 		}
 		if !refused {
-			t.Errorf("%s: this machine's address was never refused: nothing was tested", w.name)
+			t.Errorf("%s: this machine's address was never refused: the test proves nothing", w.name)
 		}
 	}
 	if n := target.connections.Load(); n > 0 {
-		t.Errorf("%d connections were made to this machine, want none", n)
+		t.Errorf("%d connections to this machine, want none", n)
 	}
 }
 
-// useNameServer makes the deployment's processes ask a name server of the test's, by a
-// resolv.conf that only they see. It takes root: of a name server resolv.conf cannot say
-// another port than 53.
+// useNameServer makes the deployment's processes use the test's name server, through a
+// resolv.conf that only they see. It needs root: resolv.conf cannot name another port than 53.
 func (d *deployment) useNameServer(t testing.TB, address func(lookup int) netip.Addr) *dnstest.Server {
 	t.Helper()
-	const host = "127.53.53.53" // where nobody else listens
+	const host = "127.53.53.53" // other name servers listen on other loopback addresses
 	conn, err := net.ListenPacket("udp", host+":53")
 	if err != nil {
-		t.Skip("needs port 53, which root can have: ", err)
+		t.Skip("listening on port 53 needs root: ", err)
 	}
 	server := dnstest.Serve(t, conn, address)
 	conf := filepath.Join(t.TempDir(), "resolv.conf")

@@ -21,7 +21,7 @@ func TestAllowingPrivateHostsLeavesMetadataAddressesRefused(t *testing.T) {
 	}
 }
 
-// beyondLoopback returns an address of this machine that others could reach it by.
+// beyondLoopback returns an address of this machine that other machines could reach.
 func beyondLoopback(t testing.TB) string {
 	t.Helper()
 	addresses, err := net.InterfaceAddrs()
@@ -36,14 +36,18 @@ func beyondLoopback(t testing.TB) string {
 			}
 		}
 	}
-	t.Skip("this machine has no address but loopback, so that nothing here can be tried")
+	t.Skip("this machine has only loopback addresses")
 	return ""
 }
 
-// An egress proxy would dial in the broker's place, and see what is not encrypted.
+// expiredTokens is the body of an import whose access token has expired.
+const expiredTokens = `{"credentials": {"access_token": "a", "refresh_token": "r", "issued_at": "2026-01-01T00:00:00Z", "expires_in": 1}}`
+
+// An egress proxy would dial in place of the broker, which checks addresses when it dials,
+// and would see unencrypted requests.
 func TestEgressProxiesOfTheEnvironmentAreNotUsed(t *testing.T) {
 	t.Parallel()
-	host := beyondLoopback(t) // for loopback Go asks no proxy anyway
+	host := beyondLoopback(t) // Go uses no proxy for loopback
 	good, token, hook, egress := newRawServer(t, host), newRawServer(t, host), newRawServer(t, host), newRawServer(t, "127.0.0.1")
 	token.answers(func(rawRequest) string {
 		return "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 25\r\n\r\n" + `{"error":"invalid_grant"}`
@@ -52,43 +56,23 @@ func TestEgressProxiesOfTheEnvironmentAreNotUsed(t *testing.T) {
 	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"} {
 		d.env = append(d.env, name+"=http://"+egress.address)
 	}
-	ports := ports{freePort(t), freePort(t), freePort(t)}
-	p := d.runCaddyfile(t, ports, fmt.Sprintf(`{
-		admin 127.0.0.1:%[1]d
-		token_broker {
-			storage embedded
-			app %[2]s {
-				api_key %[3]s
-			}
-			connector crm/acme {
-				auth_type oauth2
-				auth_style params
-				token_url http://%[4]s/token
-				client_id acme
-				base_url http://%[5]s
-				allow_private
-			}
-			webhook http://%[6]s/hook {
-				secret %[3]s
-				allow_private
-			}
+	p := d.startWith(t, fmt.Sprintf(`connector crm/acme {
+			auth_type oauth2
+			auth_style params
+			token_url http://%s/token
+			client_id acme
+			base_url http://%s
+			allow_private
 		}
-	}
-	http://127.0.0.1:%[7]d {
-		bind 127.0.0.1
-		connections_api
-		downstream_proxy
-		reverse_proxy /plain http://%[5]s
-	}
-	http://127.0.0.1:%[8]d {
-		bind 127.0.0.1
-		reverse_proxy http://%[5]s {
+		webhook http://%s/hook {
+			secret %s
+			allow_private
+		}`, token.address, good.address, hook.address, d.secretFile(t, "webhook-secret", d.webhookSecret)), fmt.Sprintf(`reverse_proxy /plain http://%[1]s
+		reverse_proxy http://%[1]s {
 			transport token_broker crm/acme {
 				app %[2]s
 			}
-		}
-	}`, ports.Admin, application, d.secretFile(t, "api-key", d.apiKey), token.address, good.address, hook.address, ports.API, ports.Sidecar))
-	p.awaitReady(t)
+		}`, good.address, application))
 	s := &attackScene{process: p, good: good, evil: egress, consumer: consumer}
 	s.importInto(t, "acme", "").connection(t)
 	for _, w := range ways {
@@ -97,28 +81,28 @@ func TestEgressProxiesOfTheEnvironmentAreNotUsed(t *testing.T) {
 		}
 	}
 	if n := len(good.seen()); n != len(ways) {
-		t.Errorf("downstream was asked %d times, want %d", n, len(ways))
+		t.Errorf("downstream got %d requests, want %d", n, len(ways))
 	}
-	// A connection whose token has expired: its refresh fails, and a webhook tells of it.
-	p.importBody(t, "crm/acme", "other", `{"credentials": {"access_token": "a", "refresh_token": "r", "issued_at": "2026-01-01T00:00:00Z", "expires_in": 1}}`).connection(t)
+	// The refresh of this connection fails, which a webhook reports.
+	p.importBody(t, "crm/acme", "other", expiredTokens).connection(t)
 	hooked := func() error {
 		if len(token.seen()) == 0 || len(hook.seen()) == 0 {
-			return fmt.Errorf("the token endpoint was asked %d times, and told was %d", len(token.seen()), len(hook.seen()))
+			return fmt.Errorf("%d token requests and %d webhooks, want one of each at least", len(token.seen()), len(hook.seen()))
 		}
 		return nil
 	}
 	eventually(t, "the refresh and its webhook", hooked)
 	egress.wantNone(t)
 
-	// The environment does say so: plain reverse_proxy goes by it.
-	send(t, http.MethodGet, p.apiURL("/plain"), http.Header{}, "")
+	// Plain reverse_proxy uses the proxy, so the environment is set correctly.
+	send(t, http.MethodGet, p.sidecarURL("/plain"), http.Header{}, "")
 	if len(egress.seen()) == 0 {
-		t.Error("plain reverse_proxy did not ask the egress proxy: nothing was tested here")
+		t.Error("plain reverse_proxy did not use the egress proxy: the test proves nothing")
 	}
 }
 
-// Whoever reaches a listener with app acts for that application. On loopback that is this
-// machine; elsewhere the log warns.
+// Every client that reaches a listener with app acts for that application. Those on loopback
+// are on this machine; for any other listener the log warns.
 func TestListenerBeyondLoopback(t *testing.T) {
 	t.Parallel()
 	const warning = "anyone who can reach this listener can use the application's connections"
@@ -133,77 +117,61 @@ func TestListenerBeyondLoopback(t *testing.T) {
 		}
 	}
 	if strings.Contains(s.log.String(), warning) {
-		t.Error("the log warns of listeners on loopback")
+		t.Error("the log warns about listeners on loopback")
 	}
 
-	// The same without bind, to which a site's address alone is no help.
+	// The same without bind: the address of a site does not limit where it listens.
 	open := strings.ReplaceAll(readFile(t, s.configPath), "\tbind 127.0.0.1\n", "")
 	s.stop(t)
 	s.process = s.deployment.runCaddyfile(t, s.ports, open)
 	s.awaitReady(t)
 	if got := strings.Count(s.log.String(), warning); got == 0 {
-		t.Error("the log does not warn of a listener beyond loopback")
+		t.Error("the log does not warn about a listener beyond loopback")
 	}
 	address := net.JoinHostPort(host, strconv.Itoa(s.ports.Sidecar))
 	request := head("GET /", address, []string{"X-Connector: near", "X-Upstream: " + s.good.address, "X-Apideck-Consumer-Id: " + s.consumer, "Connection: close"})
 	sendRaw(t, address, request+"\r\n")
-	s.good.wantNone(t) // the site is for another Host; who forges that gets in, hence the warning
-	// Where callers authenticate, being reachable is not enough.
+	s.good.wantNone(t) // the site is for another Host; a forged one gets in, hence the warning
+	// Where callers must authenticate, reaching the listener is not enough.
 	api := net.JoinHostPort(host, strconv.Itoa(s.ports.API))
 	request = head("GET /proxy", fmt.Sprintf("127.0.0.1:%d", s.ports.API), []string{"X-Apideck-Downstream-Url: " + s.url("/"), "X-Apideck-Consumer-Id: " + s.consumer, "Connection: close"})
 	s.wantRefused(t, sendRaw(t, api, request+"\r\n"), http.StatusUnauthorized)
 }
 
-// Addresses are checked wherever the broker connects to by itself: names that lead to this
-// machine get no refresh token, no client secret and no event either.
+// Addresses are checked for the broker's own requests too: a name that resolves to this
+// machine gets no refresh token, no client secret and no event.
 func TestTokensAndEventsDoNotGoToThisMachine(t *testing.T) {
 	t.Parallel()
 	token, revocation, hook := newTrap(t), newTrap(t), newTrap(t)
 	named := func(p *trap) string { return "localhost:" + portOf(p.address) }
 	d := newDeployment(t, oauthserver.Config{}).onDisk()
-	ports := ports{freePort(t), freePort(t), freePort(t)}
-	p := d.runCaddyfile(t, ports, fmt.Sprintf(`{
-		admin 127.0.0.1:%[1]d
-		token_broker {
-			storage embedded
-			app %[2]s {
-				api_key %[3]s
-			}
-			connector crm/acme {
-				auth_type oauth2
-				auth_style params
-				token_url https://%[4]s/token
-				revocation_url https://%[5]s/revoke
-				client_id acme
-				base_url https://api.acme.test
-			}
-			# Private is allowed; metadata is not.
-			connector crm/metadata {
-				auth_type oauth2
-				auth_style params
-				token_url http://169.254.169.254/latest/token
-				client_id acme
-				base_url https://api.acme.test
-				allow_private
-			}
-			webhook https://%[6]s/hook {
-				secret %[3]s
-			}
+	p := d.startWith(t, fmt.Sprintf(`connector crm/acme {
+			auth_type oauth2
+			auth_style params
+			token_url https://%s/token
+			revocation_url https://%s/revoke
+			client_id acme
+			base_url https://api.acme.test
 		}
-	}
-	http://127.0.0.1:%[7]d {
-		bind 127.0.0.1
-		connections_api
-	}`, ports.Admin, application, d.secretFile(t, "api-key", d.apiKey), named(token), named(revocation), named(hook), ports.API))
-	p.awaitReady(t)
-	const expired = `{"credentials": {"access_token": "a", "refresh_token": "r", "issued_at": "2026-01-01T00:00:00Z", "expires_in": 1}}`
-	p.importBody(t, "crm/acme", consumer, expired).connection(t)
-	p.importBody(t, "crm/metadata", consumer, expired).connection(t)
+		# Private addresses are allowed; that of the metadata never is.
+		connector crm/metadata {
+			auth_type oauth2
+			auth_style params
+			token_url http://169.254.169.254/latest/token
+			client_id acme
+			base_url https://api.acme.test
+			allow_private
+		}
+		webhook https://%s/hook {
+			secret %s
+		}`, named(token), named(revocation), named(hook), d.secretFile(t, "webhook-secret", d.webhookSecret)), "respond 404")
+	p.importBody(t, "crm/acme", consumer, expiredTokens).connection(t)
+	p.importBody(t, "crm/metadata", consumer, expiredTokens).connection(t)
 	logged := func(count int, what string) {
 		t.Helper()
-		eventually(t, "that it is refused", func() error {
+		eventually(t, "the refusal in the log", func() error {
 			if n := strings.Count(p.log.String(), what); n < count {
-				return fmt.Errorf("the log has %s %d times, want %d", what, n, count)
+				return fmt.Errorf("the log contains %s %d times, want %d", what, n, count)
 			}
 			return nil
 		})
@@ -217,7 +185,39 @@ func TestTokensAndEventsDoNotGoToThisMachine(t *testing.T) {
 	logged(1, "the address is not allowed") // the revocation
 	for name, trap := range map[string]*trap{"token endpoint": token, "revocation endpoint": revocation, "webhook": hook} {
 		if n := trap.connections.Load(); n > 0 {
-			t.Errorf("%d connections were made to the %s on this machine, want none", n, name)
+			t.Errorf("%d connections to the %s on this machine, want none", n, name)
 		}
 	}
+}
+
+// startWith starts a process with an embedded store, an application, and the connections and
+// proxy APIs. broker is the rest of the token_broker block, sidecar the content of the
+// sidecar's site.
+func (d *deployment) startWith(t testing.TB, broker, sidecar string) *process {
+	t.Helper()
+	ports := ports{freePort(t), freePort(t), freePort(t)}
+	p := d.runCaddyfile(t, ports, fmt.Sprintf(`{
+	admin 127.0.0.1:%d
+	token_broker {
+		storage embedded
+		app %s {
+			api_key %s
+		}
+		%s
+	}
+}
+
+http://127.0.0.1:%d {
+	bind 127.0.0.1
+	connections_api
+	downstream_proxy
+}
+
+http://127.0.0.1:%d {
+	bind 127.0.0.1
+	%s
+}
+`, ports.Admin, application, d.secretFile(t, "api-key", d.apiKey), broker, ports.API, ports.Sidecar, sidecar))
+	p.awaitReady(t)
+	return p
 }

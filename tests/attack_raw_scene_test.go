@@ -15,29 +15,28 @@ import (
 	"time"
 )
 
-// A rawServer is a downstream that notes requests as they came over the wire. It reads
-// them by the letter of RFC 9112 and no more forgivingly than the strictest server, so
-// that what it takes for one request is one.
+// A rawServer is a downstream that records requests as they arrive on the wire. It parses
+// them strictly by RFC 9112, so that smuggled requests show up as requests or errors.
 type rawServer struct {
 	address string
 
 	mu       sync.Mutex
 	requests []rawRequest              // guarded by mu
-	answer   func(r rawRequest) string // guarded by mu; nil: 200 without a body
+	answer   func(r rawRequest) string // guarded by mu; the response to r; nil: 200 without a body
 }
 
-// rawPatience is how long a rawServer waits for the rest of a request. Clients of a
-// request that is cut off wait longer, so that the server has recorded it by then.
+// rawPatience is how long a rawServer waits for the rest of a request. Clients that send an
+// incomplete request wait longer, so the server has recorded it by then.
 const rawPatience = 4 * time.Second
 
-// A rawRequest is a request as it came.
+// A rawRequest is a request as it arrived.
 type rawRequest struct {
 	line   string   // "GET / HTTP/1.1"
-	header []string // lines, unfolded by nobody
-	body   string   // as it stood on the wire, chunks and all
+	header []string // lines, still folded
+	body   string   // as on the wire, with its chunks
 }
 
-// newRawServer starts one that listens on a host of this machine.
+// newRawServer starts a rawServer on an address of this machine.
 func newRawServer(t testing.TB, host string) *rawServer {
 	t.Helper()
 	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
@@ -62,7 +61,7 @@ func newRawServer(t testing.TB, host string) *rawServer {
 	t.Cleanup(func() {
 		_ = listener.Close()
 		<-accepting
-		for _, conn := range conns { // which the proxy keeps open
+		for _, conn := range conns { // the proxy keeps them open
 			_ = conn.Close()
 		}
 		work.Wait()
@@ -96,7 +95,7 @@ func (s *rawServer) serve(conn net.Conn) {
 	}
 }
 
-// readRaw reads one request. What is not one is returned with an error.
+// readRaw reads a request. With an error it returns the part that it has read.
 func readRaw(reader *bufio.Reader) (r rawRequest, err error) {
 	if r.line, err = reader.ReadString('\n'); err != nil {
 		return r, err
@@ -149,7 +148,7 @@ func readChunks(reader *bufio.Reader) (string, error) {
 	}
 }
 
-// values returns a header's values, in whichever spelling.
+// values returns the values of a header. Case is ignored.
 func (r rawRequest) values(name string) (values []string) {
 	for _, line := range r.header {
 		if field, value, _ := strings.Cut(line, ":"); strings.EqualFold(strings.TrimSpace(field), name) {
@@ -176,22 +175,22 @@ func (s *rawServer) seen() []rawRequest {
 	return append([]rawRequest(nil), s.requests...)
 }
 
-// answers sets what is answered from now on.
+// answers sets the function that returns responses from now on.
 func (s *rawServer) answers(answer func(rawRequest) string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answer = answer
 }
 
-// wantNone checks that nobody has asked this server for anything.
+// wantNone checks that the server has got no request.
 func (s *rawServer) wantNone(t testing.TB) {
 	t.Helper()
 	for _, r := range s.seen() {
-		t.Errorf("%s was asked:\n%s", s.address, r)
+		t.Errorf("%s got a request:\n%s", s.address, r)
 	}
 }
 
-// A trap counts who connects to it.
+// A trap counts connections to it.
 type trap struct {
 	address     string
 	connections atomic.Int32
@@ -223,19 +222,18 @@ func newTrap(t testing.TB) *trap {
 	return p
 }
 
-// sendRaw writes bytes to a listener and returns all that it answers.
+// sendRaw writes bytes to a listener and returns everything that it sends back.
 func sendRaw(t testing.TB, address, request string) string {
 	t.Helper()
 	return sendCutOff(t, address, request, waitTimeout)
 }
 
-// sendCutOff is [sendRaw] for a request that may be incomplete: the listener waits for
-// the rest until patience is over.
+// sendCutOff is [sendRaw] for a request that may be incomplete. It gives up after patience.
 func sendCutOff(t testing.TB, address, request string, patience time.Duration) string {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
-		t.Error(err) // and not Fatal: attacks are sent by goroutines too
+		t.Error(err) // not Fatal, which only the test's goroutine may call
 		return ""
 	}
 	defer func() { _ = conn.Close() }()
@@ -248,7 +246,7 @@ func sendCutOff(t testing.TB, address, request string, patience time.Duration) s
 	return string(answer)
 }
 
-// statuses returns the final status codes in what a server has answered.
+// statuses returns the final status codes in the output of a server.
 func statuses(answer string) (codes []int) {
 	reader := bufio.NewReader(strings.NewReader(answer))
 	for {

@@ -13,18 +13,18 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// stolen is in every credential of the attacks: whoever has it has stolen it.
+// stolen is part of every credential in the attacks. It must reach no one but downstream.
 const stolen = "STOLEN-credential-0123456789"
 
 // An attackScene is a process with connectors to attack, the downstream that their
-// credentials are for, and one that must never be asked for anything.
+// credentials are for (good), and a server that must never get a request (evil).
 type attackScene struct {
 	*process
 	good, evil *rawServer
-	consumer   string // of the attack under way
+	consumer   string // of the attack in progress
 }
 
-// begin begins an attack, on a customer of its own.
+// begin starts an attack on a new consumer, and resets the servers.
 func (s *attackScene) begin(consumer string) {
 	s.consumer = consumer
 	for _, server := range []*rawServer{s.good, s.evil} {
@@ -34,11 +34,11 @@ func (s *attackScene) begin(consumer string) {
 	}
 }
 
-// A way is one of the two that credentials leave by.
+// A way is one of the two ways in which credentials leave the broker.
 type way struct {
 	name string
-	// request returns a request for the URL with the credential of a connector, the way
-	// callers send it: line, header lines, and an end that is up to the attack.
+	// request returns the start of a request for the URL with a connector's credential:
+	// the request line and header lines. The attack adds the rest.
 	request func(s *attackScene, connector, method, url string, lines ...string) (address, head string)
 }
 
@@ -61,7 +61,7 @@ var ways = []way{
 	}},
 }
 
-// withPort adds the port that reverse_proxy wants in an upstream's address.
+// withPort adds the default port, which reverse_proxy requires in an upstream's address.
 func withPort(host, scheme string) string {
 	if _, _, err := net.SplitHostPort(host); err == nil {
 		return host
@@ -76,36 +76,36 @@ func head(line, host string, lines []string) string {
 	return line + " HTTP/1.1\r\nHost: " + host + "\r\n" + strings.Join(lines, "\r\n") + "\r\n"
 }
 
-// call sends a request that closes its connection, and returns the whole answer.
+// call sends a request that closes its connection, and returns the whole response.
 func (s *attackScene) call(t testing.TB, w way, connector, url string, lines ...string) string {
 	t.Helper()
 	address, head := w.request(s, connector, http.MethodGet, url, append(lines, "Connection: close")...)
 	return sendRaw(t, address, head+"\r\n")
 }
 
-// url is that of a path at the good downstream.
+// url returns the URL of a path at the good downstream.
 func (s *attackScene) url(path string) string { return "http://" + s.good.address + path }
 
-// wantRefused checks that a call was answered by the broker, without a credential having
-// gone anywhere.
+// wantRefused checks that the broker itself answered with one of the statuses, and that no
+// server got a request.
 func (s *attackScene) wantRefused(t testing.TB, answer string, status ...int) {
 	t.Helper()
 	got := statuses(answer)
 	if len(got) != 1 || !slices.Contains(status, got[0]) || !strings.Contains(answer, "X-Token-Broker-Error: ") {
-		t.Errorf("the answer is %q, want one of %v from the broker", answer, status)
+		t.Errorf("the response is %q, want one of %v from the broker", answer, status)
 	}
 	s.good.wantNone(t)
 	s.evil.wantNone(t)
 }
 
-// only returns the one request that the good downstream got, which has the credential
-// once.
+// only returns the one request that the good downstream got. It checks that the request has
+// the credential once.
 func (s *attackScene) only(t testing.TB) rawRequest {
 	t.Helper()
 	s.evil.wantNone(t)
 	seen := s.good.seen()
 	if len(seen) != 1 {
-		t.Fatalf("downstream was asked %d times, want once: %v", len(seen), seen)
+		t.Fatalf("downstream got %d requests, want one: %v", len(seen), seen)
 	}
 	if got := seen[0].values("Authorization"); len(got) != 1 || got[0] != "Bearer "+stolen {
 		t.Errorf("downstream got Authorization %q, want the connection's", got)
@@ -113,14 +113,14 @@ func (s *attackScene) only(t testing.TB) rawRequest {
 	return seen[0]
 }
 
-// newAttackScene starts a process with a connection for each of the connectors.
+// newAttackScene starts a process with the connectors to attack.
 func newAttackScene(t testing.TB, options string) *attackScene {
 	t.Helper()
 	return newAttackSceneOn(t, newDeployment(t, oauthserver.Config{}).onDisk(), options, "")
 }
 
-// newAttackSceneOn is newAttackScene for a deployment of the caller's. crm/far allows
-// one more host.
+// newAttackSceneOn is newAttackScene for the caller's deployment. The connector crm/far also
+// allows host.
 func newAttackSceneOn(t testing.TB, d *deployment, options, host string) *attackScene {
 	t.Helper()
 	s := &attackScene{good: newRawServer(t, "127.0.0.1"), evil: newRawServer(t, "127.0.0.1")}
@@ -142,7 +142,7 @@ func portOf(address string) string {
 	return port
 }
 
-// importInto imports the credential to steal.
+// importInto imports a credential for the attack to steal.
 func (s *attackScene) importInto(t testing.TB, connector, settings string) answer {
 	t.Helper()
 	return s.importBody(t, "crm/"+connector, s.consumer, fmt.Sprintf(
@@ -163,7 +163,7 @@ var attackCaddyfile = template.Must(template.New("Caddyfile").Parse(`{
 		app other-app {
 			api_key {{.OtherKey}}
 		}
-		# What it is for is on this machine.
+		# Its API is on this machine.
 		connector crm/near {
 			auth_type oauth2
 			auth_style header
@@ -172,7 +172,7 @@ var attackCaddyfile = template.Must(template.New("Caddyfile").Parse(`{
 			base_url http://{{.Good}}
 			allow_private
 		}
-		# So is this one's, at addresses that nothing may ever be at.
+		# So is this one's; it allows addresses that are never dialled.
 		connector crm/lost {
 			auth_type oauth2
 			auth_style header
@@ -182,7 +182,7 @@ var attackCaddyfile = template.Must(template.New("Caddyfile").Parse(`{
 			allow_host 169.254.169.254 0.0.0.0:{{.GoodPort}} [::]:{{.GoodPort}} 100.100.100.200 168.63.129.16 [fd00:ec2::254] [64:ff9b::7f00:1]:{{.GoodPort}} [::7f00:1]:{{.GoodPort}} [2002:7f00:1::]:{{.GoodPort}} [fe80::1]:{{.GoodPort}} 255.255.255.255 224.0.0.1
 			allow_private
 		}
-		# What it is for is elsewhere.
+		# Its API is on another machine.
 		connector crm/far {
 			auth_type oauth2
 			auth_style header

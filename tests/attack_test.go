@@ -8,14 +8,13 @@ import (
 	"testing"
 )
 
-// An attack is tried against the built binary, by each way that credentials leave by.
+// An attack is tried in each of the ways in which credentials leave the broker.
 type attack struct {
 	name string
 	try  func(t *testing.T, s *attackScene, w way)
 }
 
-// TestAttacks tries to make the broker send a credential where it does not belong, or to
-// have it shown.
+// TestAttacks tries to make the broker send a credential to the wrong place, or reveal it.
 func TestAttacks(t *testing.T) {
 	t.Parallel()
 	attacks := slices.Concat(hostAttacks, headerAttacks, smugglingAttacks, answerAttacks)
@@ -33,15 +32,15 @@ func TestAttacks(t *testing.T) {
 	}
 }
 
-// refusedHosts is an attack by hosts: none of the URLs gets the connector's credential.
+// refusedHosts returns an attack by host names: no URL may get the connector's credential.
 func refusedHosts(connector, settings string, urls func(s *attackScene) []string) func(*testing.T, *attackScene, way) {
 	return func(t *testing.T, s *attackScene, w way) {
 		s.importInto(t, connector, settings).connection(t)
 		for _, url := range urls(s) {
 			answer := s.call(t, w, connector, url)
-			// What is no URL at all is the caller's mistake, or one that Caddy itself refuses.
+			// The broker refuses hosts with 403. Malformed URLs are other errors, some from Caddy.
 			if got := statuses(answer); len(got) != 1 || got[0] < 400 || got[0] == http.StatusServiceUnavailable || strings.Contains(answer, stolen) {
-				t.Errorf("%s: the answer is %q, want a refusal", url, answer)
+				t.Errorf("%s: the response is %q, want a refusal", url, answer)
 			}
 			s.good.wantNone(t)
 			s.evil.wantNone(t)
@@ -49,8 +48,8 @@ func refusedHosts(connector, settings string, urls func(s *attackScene) []string
 	}
 }
 
-// specialAddresses is an attack by addresses that the connector allows, and that have a
-// way to this machine or to its cloud's metadata in them.
+// specialAddresses is an attack by addresses that the connector allows, and that lead to this
+// machine or to the metadata of its cloud.
 func specialAddresses(t *testing.T, s *attackScene, w way) {
 	port := portOf(s.good.address)
 	s.importInto(t, "lost", "").connection(t)
@@ -62,7 +61,7 @@ func specialAddresses(t *testing.T, s *attackScene, w way) {
 		answer := s.call(t, w, "lost", "http://"+host+"/")
 		s.wantRefused(t, answer, http.StatusForbidden)
 		if !strings.Contains(answer, "address is not allowed") {
-			t.Errorf("%s: the answer is %q, want that the address is refused", host, answer)
+			t.Errorf("%s: the response is %q, want the address refused", host, answer)
 		}
 	}
 }
@@ -92,16 +91,16 @@ var hostAttacks = []attack{
 		return []string{"http://api.acme.test/", "http://api.acme.test:443/", "http://localhost:" + portOf(s.good.address) + "/"}
 	})},
 	{"a name that resolves to this machine", func(t *testing.T, s *attackScene, w way) {
-		// The name is allowed; the address that it has when it is dialled is not. Of names
-		// that change their address, TestAttackByRebindingDNS.
+		// The name is allowed, and its address at dial time is not. TestAttackByRebindingDNS
+		// covers names that change their address.
 		s.importInto(t, "far", "").connection(t)
 		answer := s.call(t, w, "far", "https://localhost:"+portOf(s.good.address)+"/")
 		s.wantRefused(t, answer, http.StatusForbidden)
 		if !strings.Contains(answer, "loopback") {
-			t.Errorf("the answer is %q, want that the address is refused", answer)
+			t.Errorf("the response is %q, want the address refused", answer)
 		}
 	}},
-	{"addresses that nothing may be at, though they are configured", specialAddresses},
+	{"configured addresses that are never dialled", specialAddresses},
 	{"dot segments and encoded slashes", func(t *testing.T, s *attackScene, w way) {
 		s.importInto(t, "near", "").connection(t)
 		for _, path := range []string{
@@ -109,15 +108,15 @@ var hostAttacks = []attack{
 		} {
 			before := len(s.good.seen())
 			answer := s.call(t, w, "near", s.url(path))
-			// They cannot lead to another host. Within the host the path is the caller's, and
-			// either arrives as it was sent (a backslash encoded, as it must be) or is refused.
+			// No path leads to another host. On the right host the caller chooses the path: it
+			// arrives as sent (a backslash encoded, as it must be), or the call is refused.
 			s.evil.wantNone(t)
 			seen := s.good.seen()[before:]
 			switch got := statuses(answer); {
 			case len(got) == 1 && got[0] == http.StatusBadRequest && len(seen) == 0:
 			case len(got) == 1 && got[0] == http.StatusOK && len(seen) == 1 && seen[0].path() == strings.ReplaceAll(path, "\\", "%5C"):
 			default:
-				t.Errorf("%s: the answer is %q, and downstream saw %v", path, answer, seen)
+				t.Errorf("%s: the response is %q, and downstream got %v", path, answer, seen)
 			}
 		}
 	}},
@@ -129,7 +128,7 @@ var hostAttacks = []attack{
 		} {
 			got := s.importInto(t, "tenants", settings)
 			if got.status != http.StatusUnprocessableEntity && got.status != http.StatusBadRequest {
-				t.Errorf("%s: the import is %v, want it refused", settings, got)
+				t.Errorf("%s: the import = %v, want a refusal", settings, got)
 			}
 		}
 		s.wantRefused(t, s.call(t, w, "tenants", "https://evil.test/"), http.StatusNotFound)
@@ -144,7 +143,7 @@ var hostAttacks = []attack{
 			s.evil.wantNone(t)
 			for _, r := range s.good.seen()[before:] {
 				if got := r.values("Host"); len(got) != 1 || got[0] != s.good.address {
-					t.Errorf("%s: downstream got Host %q; the answer is %q", target, got, answer)
+					t.Errorf("%s: downstream got Host %q; the response is %q", target, got, answer)
 				}
 			}
 		}
@@ -153,8 +152,8 @@ var hostAttacks = []attack{
 		s.importInto(t, "near", "").connection(t)
 		address, head := w.request(s, "near", http.MethodGet, s.url("/"), "Connection: close")
 		switch w.name {
-		case "transport": // whose application the operator has set
-			s.wantRefused(t, sendRaw(t, address, strings.Replace(head, ": "+s.consumer+"\r\n", ": somebody-else\r\n", 1)+"\r\n"), http.StatusNotFound)
+		case "transport": // the configuration sets its application
+			s.wantRefused(t, sendRaw(t, address, strings.Replace(head, ": "+s.consumer+"\r\n", ": another-consumer\r\n", 1)+"\r\n"), http.StatusNotFound)
 		default:
 			other := strings.Replace(strings.Replace(head, s.deployment.apiKey, "another-api-key", 1), application, "other-app", 1)
 			s.wantRefused(t, sendRaw(t, address, other+"\r\n"), http.StatusNotFound)
@@ -164,7 +163,7 @@ var hostAttacks = []attack{
 			s.wantRefused(t, sendRaw(t, address, none+"\r\n"), http.StatusUnauthorized)
 		}
 	}},
-	{"CR, LF and NUL in what is injected", func(t *testing.T, s *attackScene, w way) {
+	{"CR, LF and NUL in injected credentials", func(t *testing.T, s *attackScene, w way) {
 		for _, key := range []string{`a\r\nX-Evil: 1`, `a\nX-Evil: 1`, `a\rX-Evil: 1`, `a\u0000b`} {
 			body := fmt.Sprintf(`{"settings": {"api_key": "%s%s"}}`, stolen, key)
 			if got := s.importBody(t, "crm/keyed", s.consumer, body); got.status == http.StatusOK {

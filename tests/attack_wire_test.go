@@ -31,12 +31,12 @@ var headerAttacks = []attack{
 			seen := s.good.seen()[before:]
 			if len(seen) == 0 {
 				if got := statuses(answer); len(got) != 1 || got[0] != http.StatusBadRequest {
-					t.Errorf("%q: the answer is %q, want the call or 400", lines, answer)
+					t.Errorf("%q: the response is %q, want a call or 400", lines, answer)
 				}
 				continue
 			}
 			if got := seen[0].values("X-Api-Key"); len(seen) != 1 || !slices.Equal(got, []string{stolen}) {
-				t.Errorf("%q: downstream got X-Api-Key %q, want the connection's alone", lines, got)
+				t.Errorf("%q: downstream got X-Api-Key %q, want only the connection's", lines, got)
 			}
 		}
 	}},
@@ -49,13 +49,13 @@ var headerAttacks = []attack{
 				"Trailer: "+header+", X-Apideck-Service-Id, Cookie")
 			answer := sendRaw(t, address, head+"\r\n1\r\nx\r\n0\r\n"+header+": callers\r\nX-Apideck-Service-Id: callers\r\nCookie: callers\r\n\r\n")
 			seen := s.good.seen()[before:]
-			// The server would take trailers for a next request.
+			// The raw server would read trailers as another request.
 			if len(seen) != 1 || strings.Contains(seen[0].String(), "callers") || seen[0].body != "1\r\nx\r\n0\r\n\r\n" {
-				t.Errorf("%s: downstream got %v, want the body and no trailers; the answer is %q", connector, seen, answer)
+				t.Errorf("%s: downstream got %v, want the body and no trailers; the response is %q", connector, seen, answer)
 			}
 		}
 	}},
-	{"what the caller has for the broker", func(t *testing.T, s *attackScene, w way) {
+	{"headers for the broker and its caller", func(t *testing.T, s *attackScene, w way) {
 		s.importInto(t, "near", "").connection(t)
 		s.call(t, w, "near", s.url("/"), "Cookie: session=1", "X-Apideck-Anything: 1", "x-apideck-downstream-timeout: 1", "Baggage: user=jane",
 			"X-Forwarded-For: 192.0.2.1", "X-Forwarded-Host: evil.test", "Forwarded: for=192.0.2.1", "X-Token-Broker-Error: x", "Proxy-Authorization: Basic x")
@@ -74,8 +74,8 @@ var headerAttacks = []attack{
 	}},
 }
 
-// hopByHop is an attack by headers that say which headers end here (RFC 9110 section
-// 7.6.1): the credential is none of them.
+// hopByHop returns an attack by Connection headers, which name headers that a proxy removes
+// (RFC 9110 section 7.6.1): the injected credential must not be removed.
 func hopByHop(connector, header string, lines ...string) func(*testing.T, *attackScene, way) {
 	return func(t *testing.T, s *attackScene, w way) {
 		s.importInto(t, "near", "").connection(t)
@@ -83,12 +83,12 @@ func hopByHop(connector, header string, lines ...string) func(*testing.T, *attac
 		answer := s.call(t, w, connector, s.url("/"), append(lines, header+": callers")...)
 		seen := s.good.seen()
 		if len(seen) == 0 && w.name == "proxy" && header == "Authorization" {
-			s.wantRefused(t, answer, http.StatusUnauthorized, http.StatusBadRequest) // two of them, of which none is known to be the caller's
+			s.wantRefused(t, answer, http.StatusUnauthorized, http.StatusBadRequest) // there are two of them
 			answer = s.call(t, w, connector, s.url("/"), lines...)
 			seen = s.good.seen()
 		}
 		if len(seen) != 1 {
-			t.Fatalf("downstream was asked %d times, want once; the answer is %q", len(seen), answer)
+			t.Fatalf("downstream got %d requests, want one; the response is %q", len(seen), answer)
 		}
 		if got := seen[0].values(header); len(got) != 1 || !strings.HasSuffix(got[0], stolen) {
 			t.Errorf("downstream got %s %q, want the connection's", header, got)
@@ -99,7 +99,7 @@ func hopByHop(connector, header string, lines ...string) func(*testing.T, *attac
 	}
 }
 
-// A shape is what a request ends with that two parsers read differently.
+// A shape is the end of a request that two parsers may read differently.
 type shape struct {
 	name  string
 	lines []string
@@ -111,7 +111,7 @@ const smuggled = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 var smugglingAttacks = []attack{
 	{"request smuggling", func(t *testing.T, s *attackScene, w way) {
 		s.importInto(t, "near", "").connection(t)
-		asked := make(map[string]int) // by path, how often
+		asked := make(map[string]int) // requests that arrived, by path
 		var work sync.WaitGroup
 		for _, shape := range []shape{
 			{"CL.TE", []string{"Content-Length: 4", "Transfer-Encoding: chunked"}, "0\r\n\r\n" + smuggled},
@@ -134,21 +134,21 @@ var smugglingAttacks = []attack{
 			{"a chunk that ends with a bare LF", []string{"Transfer-Encoding: chunked"}, "1\nx\n0\n\n" + smuggled},
 			{"a chunk size too large", []string{"Transfer-Encoding: chunked"}, "ffffffffffffffff1\r\nx\r\n0\r\n\r\n" + smuggled},
 			{"trailers that frame", []string{"Transfer-Encoding: chunked", "Trailer: Content-Length"}, "0\r\nContent-Length: 44\r\n\r\n" + smuggled},
-			{"an upgrade that nobody made", []string{"Connection: Upgrade", "Upgrade: websocket", "Content-Length: 44"}, smuggled},
+			{"an upgrade without a WebSocket key", []string{"Connection: Upgrade", "Upgrade: websocket", "Content-Length: 44"}, smuggled},
 			{"h2c", []string{"Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"}, smuggled},
 		} {
 			path := "/asked-with-" + strings.ReplaceAll(shape.name, " ", "-")
 			address, head := w.request(s, "near", http.MethodPost, s.url(path), shape.lines...)
-			// Whatever is left over is read as a next request on this connection, where it has
-			// neither consumer nor key. What counts is that downstream reads nothing else into
-			// what it is sent than the broker did.
+			// Caddy may read the rest as another request on this connection, which has neither
+			// consumer nor key. The attack succeeds only if downstream reads the forwarded
+			// request differently than the broker did.
 			work.Go(func() { sendCutOff(t, address, head+"\r\n"+shape.body, 2*rawPatience) })
 			asked[path] = 0
 		}
-		work.Wait() // together, since some of them wait for what never comes
+		work.Wait() // in parallel: some wait until sendCutOff gives up
 		for _, r := range s.good.seen() {
 			if n, ours := asked[r.path()]; !ours || n > 0 {
-				t.Errorf("downstream was asked for what nobody sent, or twice:\n%s", r)
+				t.Errorf("downstream got a request twice, or one that was not sent:\n%s", r)
 			}
 			asked[r.path()]++
 			if lengths, encodings := r.values("Content-Length"), r.values("Transfer-Encoding"); len(lengths)+len(encodings) > 1 {
@@ -156,7 +156,7 @@ var smugglingAttacks = []attack{
 			}
 		}
 		if asked["/asked-with-chunk-extensions"] != 1 {
-			t.Error("the shape that is well-formed did not arrive: nothing was tested")
+			t.Error("the well-formed request did not arrive: the test proves nothing")
 		}
 	}},
 }
@@ -171,13 +171,13 @@ var answerAttacks = []attack{
 				})
 				answer := s.call(t, w, "near", s.url("/"))
 				if got := statuses(answer); !slices.Equal(got, []int{status}) || !strings.Contains(answer, "Location: "+location+"\r\n") {
-					t.Errorf("the answer is %q, want the redirect as it came", answer)
+					t.Errorf("the response is %q, want downstream's redirect unchanged", answer)
 				}
 				s.evil.wantNone(t)
 			}
 		}
 	}},
-	{"answers that echo the credential", func(t *testing.T, s *attackScene, w way) {
+	{"responses that echo the credential", func(t *testing.T, s *attackScene, w way) {
 		s.importInto(t, "near", "").connection(t)
 		for name, format := range map[string]string{
 			"header":         "HTTP/1.1 200 OK\r\nX-Echo: %[1]s\r\nSet-Cookie: t=%[1]s\r\nContent-Length: 0\r\n\r\n",
@@ -192,7 +192,7 @@ var answerAttacks = []attack{
 		} {
 			s.good.answers(func(r rawRequest) string { return fmt.Sprintf(format, strings.Join(r.values("Authorization"), "")) })
 			if answer := s.call(t, w, "near", s.url("/")); answer == "" || strings.Contains(answer, stolen) {
-				t.Errorf("%s: the answer is %q, want one without the credential", name, answer)
+				t.Errorf("%s: the response is %q, want one without the credential", name, answer)
 			}
 		}
 		if strings.Contains(s.log.String(), stolen) {
@@ -210,7 +210,7 @@ var answerAttacks = []attack{
 			s.good.answers(func(rawRequest) string { return answer })
 			got := s.call(t, w, "near", s.url("/"))
 			if codes := statuses(got); !slices.Equal(codes, []int{http.StatusNotFound}) || strings.Contains(got, "Forged") {
-				t.Errorf("%s: the answer is %q, want 404 and nothing that only the broker may say", name, got)
+				t.Errorf("%s: the response is %q, want 404 without the broker's own headers", name, got)
 			}
 		}
 	}},

@@ -16,24 +16,24 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 )
 
-// canaries are in every secret of the test for leaks.
+// canaries are parts of every secret in TestNoSecretIsEverShown.
 var canaries = []string{
 	brokertest.AccessCanary, brokertest.RefreshCanary, brokertest.ClientSecretCanary,
 	brokertest.APIKeyCanary, brokertest.SettingCanary, brokertest.WebhookCanary,
 }
 
-// A canaryForm is how a canary can look.
+// A canaryForm is a canary in some encoding.
 type canaryForm struct{ canary, how, text string }
 
-// canaryForms are the canaries as they are, in hex, and in base64, wherever they begin
-// in what is encoded.
+// canaryForms are the canaries in plain text, in hex, and in base64 at each of the three
+// possible offsets.
 var canaryForms = func() (forms []canaryForm) {
 	for _, canary := range canaries {
 		forms = append(forms, canaryForm{canary, "plain", strings.ToLower(canary)},
 			canaryForm{canary, "hex", hex.EncodeToString([]byte(canary))})
 		for offset := range 3 {
 			encoded := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat("x", offset) + canary))
-			// The characters at both ends depend on what stands beside the canary.
+			// The characters at both ends depend on the bytes next to the canary.
 			inner := encoded[(offset*8+5)/6 : len(encoded)-1]
 			forms = append(forms, canaryForm{canary, fmt.Sprintf("base64 at %d", offset), strings.ToLower(inner)})
 		}
@@ -41,8 +41,8 @@ var canaryForms = func() (forms []canaryForm) {
 	return forms
 }()
 
-// findCanary returns what has leaked into output, empty if nothing has. Case is no
-// matter, for encodings neither: a text that long is no coincidence.
+// findCanary describes the first canary in output, empty if there is none. It ignores case,
+// even of base64: a match of that length is no coincidence.
 func findCanary(output []byte) string {
 	lower := bytes.ToLower(output)
 	for _, form := range canaryForms {
@@ -56,12 +56,12 @@ func findCanary(output []byte) string {
 func wantNoCanary(t *testing.T, what string, output []byte) {
 	t.Helper()
 	if leak := findCanary(output); leak != "" {
-		t.Errorf("%s has a secret in it: %s", what, leak)
+		t.Errorf("%s contains a secret: %s", what, leak)
 	}
 }
 
-// wantNoCanaryInFiles searches all that is in a directory but the files named, which
-// are there to hold secrets.
+// wantNoCanaryInFiles searches all files in a directory except those named, which are meant
+// to contain secrets. It returns the files searched.
 func wantNoCanaryInFiles(t *testing.T, dir string, but ...string) (searched []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
@@ -98,12 +98,12 @@ func TestCanariesAreFoundInEveryForm(t *testing.T) {
 			t.Errorf("%s: not found in %s", what, text)
 		}
 	}
-	if leak := findCanary([]byte("nothing of that kind")); leak != "" {
-		t.Errorf("found %s in nothing", leak)
+	if leak := findCanary([]byte("no secret in here")); leak != "" {
+		t.Errorf("found %s in a text without secrets", leak)
 	}
 }
 
-// wantNoCanaryInAnswer searches an answer and returns it.
+// wantNoCanaryInAnswer checks the header and body of an answer, and returns it.
 func wantNoCanaryInAnswer(t *testing.T, what string, got answer) answer {
 	t.Helper()
 	var header bytes.Buffer

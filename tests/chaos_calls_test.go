@@ -17,15 +17,15 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 )
 
-// How the deployment is called during the chaos.
+// The calls during the chaos.
 const (
-	chaosCallEvery   = 2 * time.Second // each connection
+	chaosCallEvery   = 2 * time.Second // interval between the calls of a connection
 	chaosCallTimeout = 8 * time.Second
-	// A fault is felt for as long: what waits for a lease (9 s), and then for a retry.
+	// How long a fault may affect calls: they wait for a lease (9 s), and then for a retry.
 	chaosAftermath = 30 * time.Second
 )
 
-// A call is a call through the sidecar and what came of it.
+// A call is a call through the sidecar and its outcome.
 type call struct {
 	customer     string
 	replica      string
@@ -36,7 +36,7 @@ type call struct {
 
 func (c call) ok() bool { return c.err == nil && c.answer.status == http.StatusOK }
 
-// kind says what came of the call, in a few words.
+// kind describes the outcome of the call in a few words.
 func (c call) kind() string {
 	switch {
 	case c.err != nil && errors.Is(c.err, context.DeadlineExceeded):
@@ -57,13 +57,13 @@ func (c call) kind() string {
 	return fmt.Sprintf("%d %s", c.answer.status, by)
 }
 
-// callSteadily calls each connection all the time, through one replica after the other.
+// callSteadily calls each connection at intervals, through the replicas in turn, until stop.
 func (c *chaos) callSteadily(t *testing.T) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var calling sync.WaitGroup
 	for i := range chaosConnections {
 		calling.Go(func() {
-			wait := time.Duration(i) * chaosCallEvery / chaosConnections // not all at once
+			wait := time.Duration(i) * chaosCallEvery / chaosConnections // spread over the interval
 			for next := i; ; next++ {
 				select {
 				case <-ctx.Done():
@@ -96,8 +96,8 @@ func (c *chaos) call(customer string, r *replica) call {
 	return made
 }
 
-// settle calls all connections until each either works or has to be authorised again
-// because its grant was revoked.
+// settle calls each connection until it works or, if its grant was revoked, needs to be
+// authorised again.
 func (c *chaos) settle(t *testing.T) {
 	t.Helper()
 	deadline := time.Now().Add(chaosHealing)
@@ -113,11 +113,12 @@ func (c *chaos) settle(t *testing.T) {
 			return errors.Join(fmt.Errorf("%s: its grant is revoked: %t; the last call: %s", customer, revoked, got.answer), got.err)
 		})
 	}); err != nil {
-		t.Errorf("connections have not recovered within %v:\n%v", chaosHealing, err)
+		t.Errorf("connections did not recover within %v:\n%v", chaosHealing, err)
 	}
 }
 
-// isRevoked reports whether a spent refresh token of the customer's was sent.
+// isRevoked reports whether a spent refresh token of the customer was sent, which revokes the
+// grant.
 func (c *chaos) isRevoked(customer string) bool {
 	for _, r := range c.provider.TokenRequests(customer) {
 		if r.Reused {
@@ -127,8 +128,7 @@ func (c *chaos) isRevoked(customer string) bool {
 	return false
 }
 
-// explains reports whether a failed call is a consequence of what was broken, or of
-// what was revoked in consequence.
+// explains reports whether a fault, or a revocation caused by one, explains a failed call.
 func (c *chaos) explains(failed call) bool {
 	since := failed.begun.Add(-chaosAftermath)
 	during := func(kinds ...string) bool { return c.wasBroken(failed.begun, failed.ended, failed.replica, kinds...) }
@@ -136,21 +136,20 @@ func (c *chaos) explains(failed call) bool {
 	case "no answer":
 		return during(processFault, shutdownFault, reloadFault)
 	case "no answer in time", "503 ServiceUnavailableError":
-		// In the end there is a deadline for all connections, see settle.
+		// After the healing, settle sets a deadline for all connections.
 		return failed.begun.After(c.healed) || c.wasBroken(since, failed.ended, "", processFault, networkFault, vaultFault, endpointFault) ||
 			during(shutdownFault)
 	case "401 UnauthorizedError invalid_grant":
 		return c.isRevoked(failed.customer)
 	case "401 by downstream":
-		// The token was replaced or revoked, and the replica could not get to the new one.
+		// The token was replaced or revoked, and the replica could not load the new one.
 		return c.isRevoked(failed.customer) || c.wasBroken(since, failed.ended, "", processFault, networkFault, vaultFault, endpointFault)
 	default:
 		return false
 	}
 }
 
-// reportCalls counts the calls by what came of them, and checks that there is a reason
-// for each that failed.
+// reportCalls counts the calls by outcome, and checks that a fault explains each failure.
 func (c *chaos) reportCalls(t *testing.T) {
 	t.Helper()
 	kinds, unexplained := make(map[string]int), make(map[string][]call)
@@ -170,26 +169,26 @@ func (c *chaos) reportCalls(t *testing.T) {
 	}
 	for kind, calls := range unexplained {
 		first := calls[0]
-		t.Errorf("%d calls ended with %s, for no reason; the first, %v into the chaos, of %s through replica %s: %v %v",
+		t.Errorf("no fault explains %d calls that ended with %s; the first, %v into the chaos, of %s through replica %s: %v %v",
 			len(calls), kind, first.begun.Sub(c.begun), first.customer, first.replica, first.answer, first.err)
 	}
 }
 
-// An outageOf is a time in which no call of a connection succeeded.
-type outageOf struct {
+// A downtime is a period in which no call of a connection succeeded.
+type downtime struct {
 	customer string
 	begun    time.Time
 	length   time.Duration
-	kinds    map[string]int // what came of the calls meanwhile
+	kinds    map[string]int // calls by outcome
 }
 
-// reportOutages logs for how long connections were without a successful call, from the
-// beginning of the first that failed. Those that were revoked do not count.
-func (c *chaos) reportOutages(t *testing.T) {
+// reportDowntimes logs the longest downtime of each connection, measured from the start of its
+// first failed call. Connections that were revoked do not count.
+func (c *chaos) reportDowntimes(t *testing.T) {
 	t.Helper()
 	calls := slices.Clone(c.calls)
 	slices.SortFunc(calls, func(a, b call) int { return a.ended.Compare(b.ended) })
-	current, longest := make(map[string]*outageOf), make(map[string]outageOf)
+	current, longest := make(map[string]*downtime), make(map[string]downtime)
 	for _, made := range calls {
 		down := current[made.customer]
 		switch {
@@ -200,32 +199,32 @@ func (c *chaos) reportOutages(t *testing.T) {
 			delete(current, made.customer)
 		case !made.ok():
 			if down == nil {
-				down = &outageOf{customer: made.customer, begun: made.begun, kinds: make(map[string]int)}
+				down = &downtime{customer: made.customer, begun: made.begun, kinds: make(map[string]int)}
 				current[made.customer] = down
 			}
 			down.kinds[made.kind()]++
 		}
 	}
-	var outages []outageOf
+	var downtimes []downtime
 	for i := range chaosConnections {
 		if customer := chaosCustomer(i); !c.isRevoked(customer) {
-			outages = append(outages, longest[customer])
+			downtimes = append(downtimes, longest[customer])
 		}
 	}
-	if len(outages) == 0 {
-		t.Fatal("no connection has survived")
+	if len(downtimes) == 0 {
+		t.Fatal("every connection was revoked")
 	}
-	slices.SortFunc(outages, func(a, b outageOf) int { return cmp.Compare(a.length, b.length) })
+	slices.SortFunc(downtimes, func(a, b downtime) int { return cmp.Compare(a.length, b.length) })
 	var each strings.Builder
-	for i, o := range outages {
+	for i, o := range downtimes {
 		if i%8 == 0 {
 			each.WriteString("\n")
 		}
 		fmt.Fprintf(&each, "  %s %6.2f s", o.customer, o.length.Seconds())
 	}
-	t.Logf("the longest outage of each connection that was not revoked:%s", &each)
-	last := outages[len(outages)-1]
-	t.Logf("the longest outages of %d connections: %v for half of them, at most %v: of %s, %v into the chaos, %v",
-		len(outages), outages[len(outages)/2].length.Round(time.Millisecond), last.length.Round(time.Millisecond),
+	t.Logf("the longest downtime of each connection that was not revoked:%s", &each)
+	last := downtimes[len(downtimes)-1]
+	t.Logf("longest downtimes of %d connections: median %v, maximum %v: %s, %v into the chaos, %v",
+		len(downtimes), downtimes[len(downtimes)/2].length.Round(time.Millisecond), last.length.Round(time.Millisecond),
 		last.customer, last.begun.Sub(c.begun).Round(time.Millisecond), last.kinds)
 }

@@ -13,21 +13,20 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-var chaosTime = flag.Duration("chaos", time.Minute, "how long the chaos test lets things break; the connections have to last for all of it")
+var chaosTime = flag.Duration("chaos", time.Minute, "how long the chaos test breaks things")
 
-// The size of the chaos. The timeout makes a lease last 9 s.
+// The size of the chaos. With this timeout a lease lasts 9 s.
 const (
 	chaosConnections = 200
 	chaosLifetime    = 5 * time.Second // of access tokens
 	chaosTimeout     = 2 * time.Second // of a token request
-	chaosLap         = time.Minute     // then the timeline begins anew
-	chaosHealing     = 3 * time.Minute // on a busy machine
+	chaosLap         = time.Minute     // length of the timeline, which repeats
+	chaosHealing     = 3 * time.Minute // for recovery afterwards, on a busy machine
 )
 
-// Three processes on one Vault keep hundreds of short-lived tokens fresh while all that
-// can break does. In the end no grant was revoked whose fate was not recorded as
-// ambiguous, nothing was recorded as ambiguous that was not, and all other connections
-// work.
+// Three processes on one Vault refresh hundreds of short-lived tokens while everything around
+// them breaks in turn. Afterwards, an outcome was recorded as ambiguous for every grant that
+// was revoked, every outcome recorded as ambiguous was, and all other connections work.
 func TestChaosBurnsNoRefreshTokenUnrecorded(t *testing.T) {
 	t.Parallel()
 	c := newChaos(t)
@@ -43,35 +42,35 @@ func TestChaosBurnsNoRefreshTokenUnrecorded(t *testing.T) {
 	c.verify(t)
 }
 
-// A chaos is a deployment, what is done to it, and what its callers see of that.
+// A chaos is a deployment, its faults, and the calls made meanwhile.
 type chaos struct {
 	*deployment
 	vault    *vaulttest.Server
 	replicas []*replica
 	begun    time.Time
-	healed   time.Time      // when the last fault was mended
-	watching sync.WaitGroup // for processes to listen
+	healed   time.Time      // when the last fault ended
+	watching sync.WaitGroup // goroutines that wait for a process to listen
 
-	mu     sync.Mutex // guards what is below
-	faults []*fault
-	calls  []call
+	mu     sync.Mutex
+	faults []*fault // guarded by mu
+	calls  []call   // guarded by mu
 }
 
-// A fault is something that was broken for a while.
+// A fault is something that was broken for some time.
 type fault struct {
 	what     string
-	replica  string // empty: all of them
+	replica  string // name of the replica; empty: all replicas
 	from, to time.Time
 }
 
 // The kinds of faults.
 const (
-	processFault  = "process" // killed, ended, paused, or not listening yet
+	processFault  = "process" // the process was killed, has ended, is paused, or does not listen yet
 	shutdownFault = "shutdown"
-	networkFault  = "network" // between the replica and Vault
+	networkFault  = "network" // the network between the replica and Vault
 	vaultFault    = "vault"
 	endpointFault = "token endpoint"
-	reloadFault   = "reload" // Caddy ends connections that have sent nothing for 5 s, as on a busy machine
+	reloadFault   = "reload" // Caddy closes connections that were idle for 5 s, as on a busy machine
 )
 
 func newChaos(t *testing.T) *chaos {
@@ -101,8 +100,8 @@ func (c *chaos) importAll(t *testing.T) {
 	}
 }
 
-// run goes through the timeline, as often as there is time for. A step that is late,
-// because the one before took long, is taken at once.
+// run repeats the timeline until the time is over. A step that is late because the one before
+// it took long runs at once.
 func (c *chaos) run(t *testing.T) {
 	c.begun = time.Now()
 	for lap := time.Duration(0); lap < *chaosTime; lap += chaosLap {
@@ -121,14 +120,14 @@ func (c *chaos) run(t *testing.T) {
 	}
 }
 
-// breaks notes a fault from now on, until it is mended.
+// breaks records that a fault begins now.
 func (c *chaos) breaks(what, replica string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.faults = append(c.faults, &fault{what: what, replica: replica, from: time.Now()})
 }
 
-// mend ends all faults of a kind, of one replica or of all.
+// mend records that the faults of a kind and replica end now.
 func (c *chaos) mend(what, replica string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -139,8 +138,8 @@ func (c *chaos) mend(what, replica string) {
 	}
 }
 
-// wasBroken reports whether there was such a fault of a replica, or of what it needs,
-// at some time between two.
+// wasBroken reports whether there was a fault of one of the kinds between two times that
+// affected the replica. An empty replica stands for any.
 func (c *chaos) wasBroken(from, to time.Time, replica string, kinds ...string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -155,7 +154,7 @@ func (c *chaos) wasBroken(from, to time.Time, replica string, kinds ...string) b
 	return false
 }
 
-// heal takes all faults away and waits until every process is ready.
+// heal ends all faults and waits until every process is ready.
 func (c *chaos) heal(t *testing.T) {
 	t.Helper()
 	c.provider.OnToken(nil)

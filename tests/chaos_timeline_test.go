@@ -9,14 +9,14 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// A chaosStep is something that is done to the deployment at some time of a lap.
+// A chaosStep is an action at a point of the lap.
 type chaosStep struct {
 	at time.Duration
 	do func(*testing.T)
 }
 
-// timeline is one lap of the chaos. Each answer that is lost after it was bought may
-// cost a grant, so that these are few.
+// timeline is one lap of the chaos. Each token response that is lost after the refresh token
+// was spent may cost a grant, so only a few are lost.
 func (c *chaos) timeline() []chaosStep {
 	a, b, d := c.replicas[0], c.replicas[1], c.replicas[2]
 	const s = time.Second
@@ -44,7 +44,7 @@ func (c *chaos) timeline() []chaosStep {
 		{27 * s, func(*testing.T) { c.connect(b) }},
 		{28 * s, on(c.kill, b)},
 		{29 * s, on(c.start, b)},
-		{30 * s, c.restartVault}, // which takes some seconds
+		{30 * s, c.restartVault}, // takes some seconds
 		{38 * s, on(c.pause, d)}, // for longer than a lease
 		{39 * s, func(*testing.T) { c.cut(a, a.network.refuse) }},
 		{41 * s, func(*testing.T) { c.connect(a) }},
@@ -60,7 +60,7 @@ func (c *chaos) timeline() []chaosStep {
 		{55 * s, endpoint(oauthserver.Fail(http.StatusServiceUnavailable, "text/plain", "busy"))},
 		{57 * s, mended},
 		{58 * s, func(t *testing.T) { c.reload(t, d) }},
-		{59 * s, on(c.kill, d)}, // at the end all is mended
+		{59 * s, on(c.kill, d)}, // heal or the next lap starts it
 	}
 }
 
@@ -69,7 +69,7 @@ func (c *chaos) kill(t *testing.T, r *replica) {
 	r.kill(t)
 }
 
-// start starts a process. It is a fault until it listens.
+// start starts a process. Its fault ends when it listens.
 func (c *chaos) start(t *testing.T, r *replica) {
 	r.start(t)
 	p := r.process()

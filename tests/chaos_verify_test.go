@@ -10,18 +10,17 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// chaosSlack is how much later than it happened something can be noted.
+// chaosSlack bounds the delay between an event and its record.
 const chaosSlack = 5 * time.Second
 
-// A history is what became of a connection: what the OAuth server has seen, and what
-// the brokers have said.
+// A history is what the OAuth server and the brokers' logs tell about a connection.
 type history struct {
 	requests  []oauthserver.TokenRequest // in the order of arrival
-	leases    []logLine                  // that were taken
-	ambiguous []logLine                  // answers, and leases that were taken over
+	leases    []logLine                  // leases taken
+	ambiguous []logLine                  // ambiguous outcomes, and leases taken over
 }
 
-// verify compares what the brokers have recorded with what has happened.
+// verify compares what the brokers recorded with what happened.
 func (c *chaos) verify(t *testing.T) {
 	t.Helper()
 	leases := make(map[string]logLine) // taken, by id
@@ -60,31 +59,31 @@ func (c *chaos) verify(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d token requests, %d of them not answered whole; %d outcomes ambiguous; %d of %d grants revoked",
+	t.Logf("%d token requests, %d of them without a complete response; %d ambiguous outcomes; %d of %d grants revoked",
 		redeems, len(c.provider.Undelivered()), ambiguous, revoked, chaosConnections)
 	if redeems < chaosConnections || revoked > chaosConnections/2 {
-		t.Error("too little has happened, or too much")
+		t.Error("want a refresh of each connection and at most half of the grants revoked")
 	}
 	c.reportCalls(t)
-	c.reportOutages(t)
+	c.reportDowntimes(t)
 }
 
-// isAmbiguous reports whether the line tells of such an outcome, not of the event that
-// follows from it.
+// isAmbiguous reports whether the line records an ambiguous outcome. The event that follows
+// from one does not count.
 func isAmbiguous(l logLine) bool {
 	return l.Class == "ambiguous" && !strings.HasPrefix(l.Message, "vault.") || isTakeover(l)
 }
 
-// isUnsaved reports whether the line tells of a lease that a store may not have: Vault was
-// too busy to answer. Its holder sends nothing with it; others cannot know that.
+// isUnsaved reports whether the line is about a lease that may not be in the store, because
+// Vault did not answer. Its holder sends nothing; other replicas cannot know that.
 func isUnsaved(l logLine) bool {
 	return strings.HasPrefix(l.Message, "the store did not say whether it has a lease")
 }
 
 func isTakeover(l logLine) bool { return strings.Contains(l.Message, "was taken over") }
 
-// wantResendsRecorded checks that between two requests with the same refresh token the
-// outcome of the first was recorded as ambiguous, unless it cannot have been spent.
+// wantResendsRecorded checks that a refresh token was sent again only after the outcome of the
+// first request was recorded as ambiguous, unless that request cannot have spent it.
 func (c *chaos) wantResendsRecorded(t *testing.T, customer string, h *history) {
 	t.Helper()
 	last := make(map[int]oauthserver.TokenRequest)
@@ -95,20 +94,19 @@ func (c *chaos) wantResendsRecorded(t *testing.T, customer string, h *history) {
 			continue
 		}
 		recorded := slices.ContainsFunc(h.ambiguous, func(l logLine) bool {
-			// Before it has arrived a request can have been given up by who has sent it, and its
-			// sender can have lost the lease.
+			// The sender can give up, or lose its lease, before the request arrives.
 			return l.At.After(before.Arrived.Add(-chaosSlack)) && l.At.Before(r.Arrived)
 		})
 		if !recorded {
-			t.Errorf("%s: refresh token %d was sent by replica %s %v into the chaos, and again by %s after %v, which nobody has recorded as ambiguous: %+v, %+v",
+			t.Errorf("%s: refresh token %d was sent by replica %s %v into the chaos, and again by %s after %v, and no replica recorded an ambiguous outcome: %+v, %+v",
 				customer, r.Refresh.Number, before.Source, before.Arrived.Sub(c.begun), r.Source, r.Arrived.Sub(before.Arrived), before, r)
 		}
 	}
 }
 
-// wantRecordsReal checks that each ambiguous outcome was one: an answer that the OAuth
-// server did not deliver whole, or not in time, or a process that was killed, paused or
-// cut off between lease and save.
+// wantRecordsReal checks that each outcome recorded as ambiguous was one: the OAuth server did
+// not deliver the complete response in time, or the process was killed, paused or cut off
+// between taking the lease and saving.
 func (c *chaos) wantRecordsReal(t *testing.T, customer string, h *history, leases map[string]logLine) {
 	t.Helper()
 	unmatched := slices.Clone(h.requests)
@@ -125,15 +123,15 @@ func (c *chaos) wantRecordsReal(t *testing.T, customer string, h *history, lease
 		case i >= 0:
 			unmatched = slices.Delete(unmatched, i, i+1)
 		case !c.wasBroken(l.At.Add(-chaosSlack), l.At, l.Replica, processFault):
-			t.Errorf("%s: replica %s has recorded an ambiguous outcome (%s) %v into the chaos, and all was well: %+v",
+			t.Errorf("%s: replica %s recorded an ambiguous outcome (%s) %v into the chaos, and there was no fault: %+v",
 				customer, l.Replica, l.Code, l.At.Sub(c.begun), h.requests)
 		}
 	}
 }
 
-// gaveUp reports whether the replica gave up on an answer that the OAuth server did
-// write: it had waited for the whole timeout. How long ago the server wrote it proves
-// nothing. On a busy machine the end of a body reaches a replica long after its head.
+// gaveUp reports whether the replica gave up on a response that the OAuth server did write,
+// after waiting for the whole timeout. When the server wrote it proves nothing: on a busy
+// machine the end of a body can reach a replica long after the header.
 func (h *history) gaveUp(l logLine, r oauthserver.TokenRequest) bool {
 	waited := slices.ContainsFunc(h.leases, func(lease logLine) bool {
 		since := l.At.Sub(lease.At)
@@ -142,8 +140,8 @@ func (h *history) gaveUp(l logLine, r oauthserver.TokenRequest) bool {
 	return l.Code == "no_answer" && waited && r.Answered.After(l.At.Add(-chaosTimeout))
 }
 
-// wantHolderBroken checks that the process whose lease was taken over had no chance to
-// give it back.
+// wantHolderBroken checks that a fault kept the process whose lease was taken over from
+// releasing it.
 func (c *chaos) wantHolderBroken(t *testing.T, customer string, takeover logLine, leases map[string]logLine) {
 	t.Helper()
 	taken, known := leases[takeover.From]
@@ -151,11 +149,11 @@ func (c *chaos) wantHolderBroken(t *testing.T, customer string, takeover logLine
 		return
 	}
 	from, holder := taken.At.Add(-chaosSlack), taken.Replica
-	if !known { // its holder could not even say that it had it
+	if !known { // the holder did not get to log it
 		from, holder = takeover.At.Add(-chaosAftermath), ""
 	}
 	if !c.wasBroken(from, takeover.At, holder, processFault, networkFault, vaultFault) {
-		t.Errorf("%s: replica %s has taken over a lease of replica %q %v into the chaos, which that had taken %v before, and all was well",
+		t.Errorf("%s: replica %s took over a lease of replica %q %v into the chaos, taken %v before, and there was no fault",
 			customer, takeover.Replica, holder, takeover.At.Sub(c.begun), takeover.At.Sub(taken.At))
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// consumer is the customer of tests that need only one.
+// consumer is the consumer in tests that need only one.
 const consumer = "test-consumer"
 
 // An answer is a response of the token broker.
@@ -32,11 +32,11 @@ func (a answer) String() string { return fmt.Sprintf("%d %v %s", a.status, a.hea
 func (a answer) decode(t testing.TB, to any) {
 	t.Helper()
 	if err := json.Unmarshal(a.body, to); err != nil {
-		t.Fatalf("the answer is not JSON: %v: %v", err, a)
+		t.Fatalf("the response is not JSON: %v: %v", err, a)
 	}
 }
 
-// client has no connections that outlive a request: processes come and go.
+// client uses a new connection for each request, since processes come and go.
 var client = &http.Client{
 	Timeout:       waitTimeout,
 	Transport:     &http.Transport{DisableKeepAlives: true},
@@ -55,8 +55,8 @@ func (p *process) sidecarURL(path string) string {
 	return fmt.Sprintf("http://127.0.0.1:%d%s", p.ports.Sidecar, path)
 }
 
-// do sends a request. The exchange has to be as docs/openapi.yaml says if it is with the
-// API, and is an error otherwise.
+// do sends a request. It returns an error if an exchange with the API does not conform to
+// docs/openapi.yaml.
 func do(req *http.Request) (answer, error) {
 	document, err := theContract()
 	if err != nil {
@@ -82,7 +82,7 @@ func do(req *http.Request) (answer, error) {
 	return got, document.check(req, body, got)
 }
 
-// try sends a request, see [do].
+// try sends a request; see [do].
 func try(ctx context.Context, method, url string, header http.Header, body string) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
@@ -92,7 +92,7 @@ func try(ctx context.Context, method, url string, header http.Header, body strin
 	return do(req)
 }
 
-// send sends a request that has to be answered, whatever the answer.
+// send sends a request, and fails the test if there is no response.
 func send(t testing.TB, method, url string, header http.Header, body string) answer {
 	t.Helper()
 	got, err := try(t.Context(), method, url, header, body)
@@ -102,14 +102,14 @@ func send(t testing.TB, method, url string, header http.Header, body string) ans
 	return got
 }
 
-// get asks for url, and may get no answer.
+// get sends a GET request.
 func get(url string, header http.Header) (answer, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
 	defer cancel()
 	return try(ctx, http.MethodGet, url, header, "")
 }
 
-// apiHeader is what a caller of the connections API sends.
+// apiHeader returns the header of a request to the connections API.
 func (d *deployment) apiHeader(consumer string) http.Header {
 	return http.Header{
 		"Authorization":         {"Bearer " + d.apiKey},
@@ -119,13 +119,13 @@ func (d *deployment) apiHeader(consumer string) http.Header {
 	}
 }
 
-// importBody sends an import, whatever its outcome.
+// importBody sends an import and returns the response.
 func (p *process) importBody(t testing.TB, connector, consumer, body string) answer {
 	t.Helper()
 	return send(t, http.MethodPost, p.apiURL("/vault/connections/"+connector+"/import"), p.deployment.apiHeader(consumer), body)
 }
 
-// importTokens imports what a login has brought and returns the outcome, stored or kept.
+// importTokens imports the tokens of a login and returns the outcome, stored or kept.
 func (p *process) importTokens(t testing.TB, connector, consumer string, tokens oauthserver.Tokens) string {
 	t.Helper()
 	got := p.importBody(t, connector, consumer, tokensBody(t, tokens, nil))
@@ -135,7 +135,7 @@ func (p *process) importTokens(t testing.TB, connector, consumer string, tokens 
 	return got.header.Get("X-Token-Broker-Import")
 }
 
-// tokensBody is the body of an import.
+// tokensBody returns the body of an import.
 func tokensBody(t testing.TB, tokens oauthserver.Tokens, settings map[string]any) string {
 	t.Helper()
 	body, err := json.Marshal(map[string]any{
@@ -151,7 +151,7 @@ func tokensBody(t testing.TB, tokens oauthserver.Tokens, settings map[string]any
 	return string(body)
 }
 
-// A connection is what the connections API says of one.
+// A connection is a connection in a response of the API.
 type connection struct {
 	ID         string         `json:"id"`
 	ServiceID  string         `json:"service_id"`
@@ -166,27 +166,27 @@ type connection struct {
 func (a answer) connection(t testing.TB) connection {
 	t.Helper()
 	if a.status != http.StatusOK {
-		t.Fatalf("the answer is %v, want 200", a)
+		t.Fatalf("the response is %v, want 200", a)
 	}
 	var body struct{ Data connection }
 	a.decode(t, &body)
 	return body.Data
 }
 
-// get asks for a connection.
+// get requests a connection from the API.
 func (p *process) get(t testing.TB, connector, consumer string) answer {
 	t.Helper()
 	return send(t, http.MethodGet, p.apiURL("/vault/connections/"+connector), p.deployment.apiHeader(consumer), "")
 }
 
-// call sends a request through the sidecar; path begins with that of the connector.
+// call sends a request through the sidecar. path begins with the connector's.
 func (p *process) call(t testing.TB, path, consumer string) answer {
 	t.Helper()
 	return send(t, http.MethodGet, p.sidecarURL(path), http.Header{"X-Apideck-Consumer-Id": {consumer}}, "")
 }
 
-// generationOf calls through the sidecar and returns which of the customer's tokens
-// downstream saw.
+// generationOf calls through the sidecar and returns the number of the token that downstream
+// got.
 func (p *process) generationOf(t testing.TB, path, consumer string) int {
 	t.Helper()
 	got := p.call(t, path, consumer)
@@ -198,12 +198,12 @@ func (p *process) generationOf(t testing.TB, path, consumer string) int {
 	return body.Generation
 }
 
-// tryCall is [process.call] for other goroutines than the test's.
+// tryCall is [process.call] for goroutines other than the test's.
 func (p *process) tryCall(path, consumer string) (answer, error) {
 	return get(p.sidecarURL(path), http.Header{"X-Apideck-Consumer-Id": {consumer}})
 }
 
-// ready asks whether the process is ready.
+// ready returns nil if the process is ready.
 func (p *process) ready() error {
 	got, err := get(p.adminURL("/token_broker/health/ready"), http.Header{})
 	if err == nil && got.status != http.StatusOK {
@@ -222,11 +222,11 @@ type apiError struct {
 	Ref        string `json:"ref"`
 }
 
-// wantError checks an error of the token broker.
+// wantError checks that the response is an error of the token broker, and returns it.
 func (a answer) wantError(t testing.TB, status int, typeName string, inMessage ...string) apiError {
 	t.Helper()
 	if a.status != status {
-		t.Fatalf("the answer is %v, want %d %s", a, status, typeName)
+		t.Fatalf("the response is %v, want %d %s", a, status, typeName)
 	}
 	var body apiError
 	a.decode(t, &body)
@@ -238,7 +238,7 @@ func (a answer) wantError(t testing.TB, status int, typeName string, inMessage .
 	}
 	for _, part := range inMessage {
 		if !strings.Contains(body.Message, part) {
-			t.Errorf("the message %q does not have %q in it", body.Message, part)
+			t.Errorf("the message %q does not contain %q", body.Message, part)
 		}
 	}
 	return body

@@ -16,14 +16,14 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// A collector takes spans (OTLP over HTTP).
+// A collector receives spans (OTLP over HTTP).
 type collector struct {
 	mu    sync.Mutex
 	spans []*tracev1.Span // guarded by mu
-	raw   [][]byte        // guarded by mu; what came, and the same as JSON
+	raw   [][]byte        // guarded by mu; each request body, as received and as JSON
 }
 
-// collectTraces makes the deployment's processes export their spans, without delay.
+// collectTraces makes the deployment's processes export their spans with little delay.
 func (d *deployment) collectTraces(t testing.TB) *collector {
 	t.Helper()
 	c := &collector{}
@@ -42,7 +42,7 @@ func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = proto.Unmarshal(body, export)
 	}
 	if err != nil || r.URL.Path != "/v1/traces" {
-		http.Error(w, "not an export of traces", http.StatusBadRequest)
+		http.Error(w, "want an export of traces", http.StatusBadRequest)
 		return
 	}
 	text, err := protojson.Marshal(export)
@@ -60,21 +60,21 @@ func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-protobuf")
 }
 
-// everything returns all that came, for a search.
+// everything returns all requests, for tests to search.
 func (c *collector) everything() []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return bytes.Join(c.raw, []byte("\n"))
 }
 
-// named returns the spans of a name.
+// named returns the spans with a name.
 func (c *collector) named(name string) []*tracev1.Span {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(c.spans), func(s *tracev1.Span) bool { return s.Name != name })
 }
 
-// await waits until there is a span of that name that is as it should be.
+// await waits for a span with the name for which is returns true.
 func (c *collector) await(t testing.TB, name string, is func(*tracev1.Span) bool) *tracev1.Span {
 	t.Helper()
 	var found *tracev1.Span
@@ -84,10 +84,10 @@ func (c *collector) await(t testing.TB, name string, is func(*tracev1.Span) bool
 			found = spans[i]
 			return nil
 		}
-		return fmt.Errorf("there are %d of that name, and none is as it should be", len(spans))
+		return fmt.Errorf("there are %d spans of that name, none of them as wanted", len(spans))
 	})
 	return found
 }
 
-// anySpan is for [collector.await].
+// anySpan accepts every span; see [collector.await].
 func anySpan(*tracev1.Span) bool { return true }

@@ -19,7 +19,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// An upgrade, and a downgrade, keep every connection.
+// An upgrade and a downgrade keep every connection.
 func TestStoreOfAnotherReleaseIsUsed(t *testing.T) {
 	inBothDirections(t, func(t *testing.T, writer, reader string) {
 		inEveryStore(t, func(t *testing.T, d *deployment) {
@@ -33,7 +33,7 @@ func TestStoreOfAnotherReleaseIsUsed(t *testing.T) {
 			p = d.start(t)
 			for path, want := range written {
 				if got := string(p.api(t, http.MethodGet, path.path, path.consumer, "").body); got != want {
-					t.Errorf("%s of %s was %s and is %s", path.path, path.consumer, want, got)
+					t.Errorf("%s of %s was %s and is now %s", path.path, path.consumer, want, got)
 				}
 			}
 			d.wantUnbroken(t, p, "fresh", 0)
@@ -46,7 +46,7 @@ func TestStoreOfAnotherReleaseIsUsed(t *testing.T) {
 					t.Errorf("%s = %v, want 200", path, got)
 				}
 			}
-			eventually(t, "a refresh", func() error { // the pause after the failure has to end
+			eventually(t, "a refresh", func() error { // first the pause after the failure must end
 				if got := p.call(t, "/acme/contacts", "stale"); got.status != http.StatusOK {
 					return errors.New(got.String())
 				}
@@ -56,7 +56,7 @@ func TestStoreOfAnotherReleaseIsUsed(t *testing.T) {
 			p.api(t, http.MethodPatch, "connections/"+keyed, "fresh", `{"settings": {"team": "b"}}`).connection(t)
 			p.stop(t)
 
-			d.binary = writer // what the other has written since
+			d.binary = writer // it must read what the other has written
 			p = d.start(t)
 			d.wantUnbroken(t, p, "stale", 1)
 			d.wantUnbroken(t, p, "refreshed", 1)
@@ -67,12 +67,12 @@ func TestStoreOfAnotherReleaseIsUsed(t *testing.T) {
 	})
 }
 
-// A resource is something that the connections API can be asked for.
+// A resource is a path of the connections API, for a consumer.
 type resource struct{ path, consumer string }
 
-// fillStore stores a connection of each kind, and returns what the API says of them.
-// The token endpoint fails afterwards, so that the connection of the consumer "stale"
-// is still to be refreshed.
+// fillStore stores a connection of each kind and returns the API's responses about them.
+// Afterwards the token endpoint fails, so that the connection of the consumer "stale" is not
+// refreshed yet.
 func (d *deployment) fillStore(t *testing.T, p *process) map[resource]string {
 	t.Helper()
 	p.importTokens(t, acme, "fresh", d.provider.Login(t, "fresh", 0))
@@ -95,7 +95,7 @@ func (d *deployment) fillStore(t *testing.T, p *process) map[resource]string {
 	if got := p.call(t, "/machine/things", "fresh"); got.status != http.StatusOK {
 		t.Fatalf("a call = %v, want 200", got)
 	}
-	said := make(map[resource]string)
+	responses := make(map[resource]string)
 	for _, r := range []resource{
 		{"connections", "fresh"},
 		{"connections", "deleted"},
@@ -110,16 +110,16 @@ func (d *deployment) fillStore(t *testing.T, p *process) map[resource]string {
 		if got.status != http.StatusOK {
 			t.Fatalf("%s of %s = %v, want 200", r.path, r.consumer, got)
 		}
-		said[r] = string(got.body)
+		responses[r] = string(got.body)
 	}
 	d.provider.OnToken(oauthserver.Fail(http.StatusServiceUnavailable, "text/plain", "busy"))
 	p.importTokens(t, acme, "stale", d.expired(t, "stale"))
-	d.awaitRedeems(t, "stale", 1)
-	return said
+	d.awaitRefreshes(t, "stale", 1)
+	return responses
 }
 
-// A process crashes while its journal holds an answer that the store did not take.
-// Another release reads the journal, for each of the stores, and saves the answer.
+// A process crashes while its journal holds a token response that the store did not accept.
+// Another release reads the journal and saves the response, in each of the stores.
 func TestJournalOfAnotherReleaseIsRead(t *testing.T) {
 	inBothDirections(t, func(t *testing.T, writer, reader string) {
 		t.Run("vault", func(t *testing.T) {
@@ -136,11 +136,11 @@ func TestJournalOfAnotherReleaseIsRead(t *testing.T) {
 			d.storage = "storage embedded " + dir + "\njournal " + j.dir
 			d.isShared = false
 			d.binary = writer
-			// This store has the connection as it was before that answer.
+			// This store gets the connection as it was before that response.
 			d.provider.OnToken(oauthserver.Fail(http.StatusServiceUnavailable, "text/plain", "busy"))
 			p := d.start(t)
 			p.importTokens(t, acme, consumer, j.login)
-			d.awaitRedeems(t, consumer, 2) // the first is the one whose answer is in the journal
+			d.awaitRefreshes(t, consumer, 2) // the first is the one whose response is in the journal
 			p.stop(t)
 			d.provider.OnToken(nil)
 			j.moveEntries(t, "embedded:"+dir)
@@ -149,11 +149,11 @@ func TestJournalOfAnotherReleaseIsRead(t *testing.T) {
 	})
 }
 
-// A journalScene is a process that has crashed with an answer in its journal.
+// A journalScene is a process that has crashed with a token response in its journal.
 type journalScene struct {
 	*deployment
-	network *relay // to Vault; it is cut
-	dir     string // of the journal, which has a folder for each store
+	network *relay // between the process and Vault
+	dir     string // the journal's directory, with a subdirectory for each store
 	login   oauthserver.Tokens
 }
 
@@ -174,9 +174,9 @@ func newJournalScene(t *testing.T, writer string) *journalScene {
 	gate.Open()
 	eventually(t, "the journal", func() error {
 		if !strings.Contains(p.log.String(), "the store did not take a refreshed token") {
-			return errors.New("nothing is said of it")
+			return errors.New("the log does not mention it")
 		}
-		// It is served from memory once it is in the journal.
+		// The token is served from memory once it is in the journal.
 		got, err := p.tryCall("/acme/contacts", consumer)
 		if err == nil && got.status != http.StatusOK {
 			err = errors.New(got.String())
@@ -189,7 +189,7 @@ func newJournalScene(t *testing.T, writer string) *journalScene {
 	return j
 }
 
-// moveEntries makes the journal that of another store.
+// moveEntries moves the entries of the journal to another store's directory.
 func (j *journalScene) moveEntries(t *testing.T, store string) {
 	t.Helper()
 	folders, err := filepath.Glob(filepath.Join(j.dir, "*"))
@@ -197,15 +197,15 @@ func (j *journalScene) moveEntries(t *testing.T, store string) {
 	own := filepath.Join(j.dir, hex.EncodeToString(sum[:8]))
 	folders = slices.DeleteFunc(folders, func(folder string) bool { return folder == own })
 	if err != nil || len(folders) != 1 {
-		t.Fatalf("the journal has %q, %v; want one folder of another store", folders, err)
+		t.Fatalf("the journal contains %q, %v; want one directory of another store", folders, err)
 	}
 	if err := errors.Join(os.RemoveAll(own), os.Rename(folders[0], own)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// wantRead checks that the release takes the answer from the journal instead of sending
-// the refresh token again.
+// wantRead checks that a release saves the token response in the journal, and does not send the
+// refresh token again.
 func (j *journalScene) wantRead(t *testing.T, d *deployment, reader string) {
 	t.Helper()
 	redeemed := d.provider.Redeemed(consumer, 0)
@@ -220,7 +220,7 @@ func (j *journalScene) wantRead(t *testing.T, d *deployment, reader string) {
 	})
 	d.wantUnbroken(t, p, consumer, 1)
 	if got := d.provider.Redeemed(consumer, 0); got != redeemed {
-		t.Errorf("the refresh token was sent %d times more, want none: its answer is in the journal", got-redeemed)
+		t.Errorf("the refresh token was sent %d more times, want none: the response is in the journal", got-redeemed)
 	}
 	p.stop(t)
 	j.wantFiles(t, 0)
@@ -228,7 +228,7 @@ func (j *journalScene) wantRead(t *testing.T, d *deployment, reader string) {
 
 var journalFile = regexp.MustCompile(`^[0-9a-f]{16}/journal-[^/]+\.log$`)
 
-// wantFiles checks the journal's files: that many with entries, and the keys.
+// wantFiles checks that the journal has a number of files with entries, and keys.
 func (j *journalScene) wantFiles(t *testing.T, entries int) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(j.dir, "*", "*"))
@@ -243,15 +243,15 @@ func (j *journalScene) wantFiles(t *testing.T, entries int) {
 		case journalFile.MatchString(filepath.ToSlash(name)):
 			logs++
 		default:
-			t.Errorf("the journal has %s", name)
+			t.Errorf("the journal contains %s", name)
 		}
 	}
 	if logs != entries || keys == 0 {
-		t.Errorf("the journal has %q, want %d logs and a key", files, entries)
+		t.Errorf("the journal contains %q, want %d logs and a key", files, entries)
 	}
 }
 
-// The configurations of the previous release mean what they meant.
+// Configurations of the previous release keep their meaning.
 func TestConfigurationsOfThePreviousReleaseMeanTheSame(t *testing.T) {
 	t.Parallel()
 	before := previous(t)
@@ -265,29 +265,29 @@ func TestConfigurationsOfThePreviousReleaseMeanTheSame(t *testing.T) {
 			writeFile(t, path, caddyfile)
 			want, err := d.commandOf(before.binary, "adapt", "--config", path).Output()
 			if err != nil {
-				t.Fatalf("the previous release does not adapt it: %v", err)
+				t.Fatalf("the previous release cannot adapt it: %v", err)
 			}
 			got, err := d.commandOf(binary, "adapt", "--config", path).Output()
 			if err != nil || string(got) != string(want) {
-				t.Errorf("adapted, %v, it is\n%s\nand was\n%s", err, got, want)
+				t.Errorf("adapt: %v\n%s\nwant, as before,\n%s", err, got, want)
 			}
 			adapted := path + ".json"
 			writeFile(t, adapted, string(want))
 			if out, err := d.commandOf(before.binary, "validate", "--config", adapted).CombinedOutput(); err != nil {
 				if name == "maximal.caddyfile" || name == "Caddyfile.example" {
-					t.Errorf("the previous release does not take it: %v\n%s", err, out)
+					t.Errorf("the previous release does not accept it: %v\n%s", err, out)
 				}
-				return // it has paths of other machines
+				return // it names files of other machines
 			}
 			if out, err := d.commandOf(binary, "validate", "--config", adapted).CombinedOutput(); err != nil {
-				t.Errorf("it is not taken any more: %v\n%s", err, out)
+				t.Errorf("this release does not accept it: %v\n%s", err, out)
 			}
 		})
 	}
 }
 
-// configurations returns Caddyfiles that the release knows, by name: its example, those
-// of its own tests, and one with everything.
+// configurations returns Caddyfiles for the release, by name: its example, those of its own
+// tests, and one with every option.
 func configurations(t *testing.T, r release) map[string]string {
 	t.Helper()
 	found := map[string]string{
@@ -296,7 +296,7 @@ func configurations(t *testing.T, r release) map[string]string {
 	}
 	files, err := filepath.Glob(filepath.Join(r.source, "caddymodule", "testdata", "*.caddyfiletest"))
 	if err != nil || len(files) == 0 {
-		t.Fatalf("the release has the test files %q, %v; want some", files, err)
+		t.Fatalf("the test files of the release are %q, %v; want some", files, err)
 	}
 	for _, file := range files {
 		caddyfile, _, _ := strings.Cut(readFile(t, file), "\n----------\n")
@@ -315,8 +315,8 @@ func writeCertificate(t *testing.T, dir string) string {
 	return path
 }
 
-// Configurations name modules.
-func TestModulesOfThePreviousReleaseAreThere(t *testing.T) {
+// Configurations refer to modules by name, so none may be missing or renamed.
+func TestModulesOfThePreviousReleaseStillExist(t *testing.T) {
 	t.Parallel()
 	before := previous(t)
 	d := &deployment{dir: t.TempDir()}
@@ -327,7 +327,7 @@ func TestModulesOfThePreviousReleaseAreThere(t *testing.T) {
 		}
 		listed := make(map[string]bool)
 		for line := range strings.Lines(string(out)) {
-			// The others are the standard modules of the Caddy of that time.
+			// All others are standard modules of that release's Caddy.
 			if name := strings.TrimSpace(line); strings.Contains(name, "token_broker") || slices.Contains(ownHandlers, name) {
 				listed[name] = true
 			}
@@ -336,9 +336,9 @@ func TestModulesOfThePreviousReleaseAreThere(t *testing.T) {
 	}
 	want, got := modules(before.binary), modules(binary)
 	if len(want) < len(ownHandlers)+1 || !maps.Equal(got, want) {
-		t.Errorf("the modules are %v, and were %v", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
+		t.Errorf("the modules are %v, want those of the previous release, %v", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
 	}
 }
 
-// ownHandlers are the modules of the token broker without its name in theirs.
+// ownHandlers are the modules of the token broker whose names do not contain its name.
 var ownHandlers = []string{"http.handlers.connections_api", "http.handlers.downstream_proxy", "http.handlers.sandbox_provider"}

@@ -20,7 +20,7 @@ func (p *process) api(t testing.TB, method, path, consumer, body string) answer 
 	return send(t, method, p.apiURL("/vault/"+path), p.deployment.apiHeader(consumer), body)
 }
 
-// list returns the ids and states of a list.
+// list lists the consumer's connections and returns their ids and states.
 func (p *process) list(t testing.TB, query, consumer string) []string {
 	t.Helper()
 	got := p.api(t, http.MethodGet, "connections"+query, consumer, "")
@@ -47,12 +47,12 @@ func (p *process) validate(t testing.TB, connector, consumer string) string {
 	got.decode(t, &body)
 	state, _ := body.Data["state"].(string)
 	if want := map[string]any{"id": strings.ReplaceAll(connector, "/", "+"), "state": state}; !reflect.DeepEqual(body.Data, want) {
-		t.Errorf("validate says %v, want %v", body.Data, want)
+		t.Errorf("validate returns %v, want %v", body.Data, want)
 	}
 	return state
 }
 
-// await waits for the state that a list says.
+// awaitList waits until the list is as wanted.
 func (p *process) awaitList(t testing.TB, query, consumer string, want ...string) {
 	t.Helper()
 	eventually(t, "the list", func() error {
@@ -80,12 +80,12 @@ func TestConnectionsAreListedUpdatedAndDeleted(t *testing.T) {
 		wantList("?configured=true", "crm+acme callable", "crm+keyed callable")
 		wantList("?api=crm&configured=false", "crm+machine available")
 		if got := p.list(t, "?configured=true", "another"); len(got) != 0 {
-			t.Errorf("another consumer has %v", got)
+			t.Errorf("another consumer has the connections %v, want none", got)
 		}
 
 		conn := p.api(t, http.MethodPatch, "connections/"+keyed, consumer, `{"settings": {"api_key": "********", "team": "a"}, "metadata": {"plan": "gold"}}`).connection(t)
 		if conn.Settings["api_key"] != "********" || conn.Settings["team"] != "a" || conn.Metadata["plan"] != "gold" {
-			t.Errorf("after an update the connection is %+v", conn)
+			t.Errorf("the updated connection is %+v, want the key masked, and team and plan as sent", conn)
 		}
 		wantKey := func(want string) {
 			t.Helper()
@@ -101,7 +101,7 @@ func TestConnectionsAreListedUpdatedAndDeleted(t *testing.T) {
 		wantKey("another-key")
 
 		if got := p.api(t, http.MethodDelete, "connections/"+keyed, consumer, ""); got.status != http.StatusNoContent || len(got.body) != 0 {
-			t.Errorf("a deletion = %v, want 204 with nothing", got)
+			t.Errorf("a deletion = %v, want 204 without a body", got)
 		}
 		p.call(t, "/keyed/open/things", consumer).wantError(t, http.StatusNotFound, "ConnectionNotFoundError")
 		p.api(t, http.MethodDelete, "connections/"+keyed, consumer, "").wantError(t, http.StatusNotFound, "ConnectionNotFoundError")
@@ -167,7 +167,7 @@ func TestTokenOfClientCredentialsIsFetched(t *testing.T) {
 		p.importBody(t, machine, consumer, `{"credentials": {"access_token": "old"}}`).connection(t)
 		got := p.api(t, http.MethodPost, "connections/"+machine+"/token", consumer, "")
 		if conn := got.connection(t); conn.State != "callable" || strings.Contains(got.String(), "access_token") {
-			t.Errorf("the answer is %v, want a connection that is callable", got)
+			t.Errorf("the response is %v, want a callable connection without its token", got)
 		}
 		if got := p.call(t, "/machine/things", consumer); got.status != http.StatusOK {
 			t.Errorf("a call = %v, want 200", got)
@@ -178,7 +178,7 @@ func TestTokenOfClientCredentialsIsFetched(t *testing.T) {
 	})
 }
 
-func TestConsumerLeaves(t *testing.T) {
+func TestDeletingAConsumerDeletesItsConnections(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		const leaving = "a/b ../ü?#%2f"
 		p := d.start(t)
@@ -189,27 +189,27 @@ func TestConsumerLeaves(t *testing.T) {
 		header := d.apiHeader("")
 		header.Del("X-Apideck-Consumer-Id")
 		path := p.apiURL("/vault/consumers/" + url.PathEscape(leaving))
-		for range 2 { // a client that did not get the answer asks again
+		for range 2 { // a client that did not get the response asks again
 			got := send(t, http.MethodDelete, path, header, "")
 			var body struct {
 				Data map[string]any `json:"data"`
 			}
 			got.decode(t, &body)
 			if want := map[string]any{"consumer_id": leaving}; got.status != http.StatusOK || !reflect.DeepEqual(body.Data, want) {
-				t.Errorf("the answer is %v, want 200 with %v", got, want)
+				t.Errorf("the response is %v, want 200 with %v", got, want)
 			}
 		}
 		if got := p.list(t, "?configured=true", leaving); len(got) != 0 {
-			t.Errorf("the consumer has %v left", got)
+			t.Errorf("the deleted consumer still has %v", got)
 		}
 		if got := p.list(t, "?configured=true", consumer); !slices.Equal(got, []string{"crm+keyed callable"}) {
-			t.Errorf("another one has %v left, want crm+keyed", got)
+			t.Errorf("another consumer has %v, want crm+keyed", got)
 		}
-		send(t, http.MethodDelete, p.apiURL("/vault/consumers/nobody"), header, "").wantError(t, http.StatusNotFound, "EntityNotFoundError")
+		send(t, http.MethodDelete, p.apiURL("/vault/consumers/unknown"), header, "").wantError(t, http.StatusNotFound, "EntityNotFoundError")
 	})
 }
 
-// A second application has a key of its own, and nothing of the first.
+// A second application sees nothing of the first one's connections.
 func TestApplicationsAreIsolated(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		d.broker = "app other {\n api_key " + d.secretFile(t, "other-key", "another-api-key") + "\n}"
@@ -217,7 +217,7 @@ func TestApplicationsAreIsolated(t *testing.T) {
 		p.importTokens(t, acme, consumer, d.provider.Login(t, consumer, 0))
 		header := d.apiHeader(consumer)
 		header.Set("Authorization", "Bearer another-api-key")
-		// With its own id there is nothing to see, with the other's there is no way in.
+		// With its own id the connection is not found; with the other's id the key is wrong.
 		for _, request := range []struct{ method, path, body string }{
 			{http.MethodGet, "connections/" + acme, ""},
 			{http.MethodPatch, "connections/" + acme, `{"enabled": false}`},
@@ -227,9 +227,9 @@ func TestApplicationsAreIsolated(t *testing.T) {
 			header.Set("X-Apideck-App-Id", "other")
 			of := send(t, request.method, p.apiURL("/vault/"+request.path), header, request.body)
 			of.wantError(t, http.StatusNotFound, "ConnectionNotFoundError")
-			header.Set("X-Apideck-Consumer-Id", "nobody")
+			header.Set("X-Apideck-Consumer-Id", "unknown")
 			if none := send(t, request.method, p.apiURL("/vault/"+request.path), header, request.body); string(none.body) != string(of.body) {
-				t.Errorf("%s %s: the answers %s and %s differ", request.method, request.path, of.body, none.body)
+				t.Errorf("%s %s: the responses %s and %s differ", request.method, request.path, of.body, none.body)
 			}
 			header.Set("X-Apideck-Consumer-Id", consumer)
 			header.Set("X-Apideck-App-Id", application)
@@ -243,7 +243,7 @@ func TestApplicationsAreIsolated(t *testing.T) {
 	})
 }
 
-// With a connection its grant goes, at the provider too.
+// Deleting a connection also revokes its grant at the provider.
 func TestDeletionRevokesTheGrant(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		p := d.start(t)
@@ -260,9 +260,9 @@ func TestDeletionRevokesTheGrant(t *testing.T) {
 			}
 			return nil
 		})
-		eventually(t, "the log's line", func() error {
+		eventually(t, "the revocation in the log", func() error {
 			if !strings.Contains(p.log.String(), "was revoked at the provider") {
-				return errors.New("it is not there")
+				return errors.New("it is not in the log")
 			}
 			return nil
 		})
@@ -272,7 +272,7 @@ func TestDeletionRevokesTheGrant(t *testing.T) {
 	})
 }
 
-// Whoever deletes while a refresh is under way is not undone by its answer.
+// The response to a refresh in progress does not bring a deleted connection back.
 func TestConnectionIsDeletedDuringItsRefresh(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		p := d.start(t)
@@ -283,14 +283,14 @@ func TestConnectionIsDeletedDuringItsRefresh(t *testing.T) {
 			t.Errorf("a deletion = %v, want 204", got)
 		}
 		if got := d.provider.TokenRequests(consumer); len(got) != 1 || !got[0].Answered.IsZero() {
-			t.Errorf("after the deletion the token requests are %+v, want one that is under way: it has waited for the refresh", got)
+			t.Errorf("after the deletion the token requests are %+v, want one in progress: the deletion must not wait for it", got)
 		}
 		gate.Open()
-		d.awaitRedeems(t, consumer, 1)
-		p.stop(t) // which waits for what is under way
+		d.awaitRefreshes(t, consumer, 1)
+		p.stop(t) // waits for revocations in progress
 		for _, token := range []int{0, 1} {
 			if want := (oauthserver.Generation{Customer: consumer, Number: token}); !slices.Contains(d.provider.Revoked(), want) {
-				t.Errorf("revoked were %v, want %v among them", d.provider.Revoked(), want)
+				t.Errorf("the revoked tokens are %v, want %v among them", d.provider.Revoked(), want)
 			}
 		}
 		p = d.start(t)
@@ -309,13 +309,13 @@ func TestBadRequestsToTheConnectionsAPI(t *testing.T) {
 	}{
 		{"list without a consumer", "GET", "connections", "", http.Header{"X-Apideck-Consumer-Id": nil}, 400, headers, "x-apideck-consumer-id"},
 		{"list with a wrong key", "GET", "connections", "", http.Header{"Authorization": {"Bearer wrong"}}, 401, "UnauthorizedError", "Unauthorized"},
-		{"list of a strange truth", "GET", "connections?configured=1", "", nil, 400, syntax, "configured"},
-		{"update of nothing there", "PATCH", "connections/crm/acme", "{}", nil, 404, "ConnectionNotFoundError", "crm/acme"},
-		{"update of no connector", "PATCH", "connections/crm/unknown", "{}", nil, 404, "ConnectorNotFoundError", "crm/unknown"},
+		{"list with a bad boolean", "GET", "connections?configured=1", "", nil, 400, syntax, "configured"},
+		{"update of a missing connection", "PATCH", "connections/crm/acme", "{}", nil, 404, "ConnectionNotFoundError", "crm/acme"},
+		{"update of an unknown connector", "PATCH", "connections/crm/unknown", "{}", nil, 404, "ConnectorNotFoundError", "crm/unknown"},
 		{"update without a body", "PATCH", "connections/crm/keyed", "", nil, 400, syntax, "empty"},
 		{"update with a wrong type", "PATCH", "connections/crm/keyed", `{"enabled": 1}`, nil, 400, syntax, "enabled"},
-		{"update of what is unknown", "PATCH", "connections/crm/keyed", `{"enable": true}`, nil, 400, syntax, "enable"},
-		{"update of what is not kept", "PATCH", "connections/crm/keyed", `{"consent_state": "denied"}`, nil, 422, state, "consent_state"},
+		{"update of an unknown member", "PATCH", "connections/crm/keyed", `{"enable": true}`, nil, 400, syntax, "enable"},
+		{"update of a member that is not stored", "PATCH", "connections/crm/keyed", `{"consent_state": "denied"}`, nil, 422, state, "consent_state"},
 		{"validate with a body", "POST", "connections/crm/keyed/validate", `{"settings": {}}`, nil, 400, syntax, "settings"},
 		{"token of an API key", "POST", "connections/crm/keyed/token", "", nil, 422, state, "apiKey"},
 		{"method", "PUT", "connections/crm/keyed", "{}", nil, 405, "MethodNotAllowedError", "method"},
@@ -335,7 +335,7 @@ func TestBadRequestsToTheConnectionsAPI(t *testing.T) {
 			})
 		}
 		if after := p.get(t, keyed, consumer); string(after.body) != string(before.body) {
-			t.Errorf("the connection was %s and is %s", before.body, after.body)
+			t.Errorf("the connection was %s and is now %s", before.body, after.body)
 		}
 	})
 }

@@ -14,8 +14,8 @@ import (
 
 const failedEvent = "vault.connection.token_refresh.failed"
 
-// The customer has taken back the grant: the operator is told once, and callers are told
-// that nothing but a new authorisation helps.
+// The customer has revoked the grant: the operator gets one webhook, and callers learn that
+// only a new authorisation helps.
 func TestDeadRefreshTokenIsReportedOnce(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		p := d.start(t)
@@ -30,9 +30,9 @@ func TestDeadRefreshTokenIsReportedOnce(t *testing.T) {
 		if conn := p.get(t, acme, consumer).connection(t); conn.Health != "needs_auth" || conn.State != "invalid" {
 			t.Errorf("the connection is %s, %s; want invalid, needs_auth", conn.State, conn.Health)
 		}
-		p.stop(t) // which delivers what is to be delivered
+		p.stop(t) // delivers pending webhooks
 		if got := d.webhooks.all(); len(got) != 1 {
-			t.Errorf("%d webhooks came, want one", len(got))
+			t.Errorf("got %d webhooks, want one", len(got))
 		}
 		if got := d.provider.TokenRequests(consumer); len(got) != 1 {
 			t.Errorf("the dead refresh token was sent %d times, want once", len(got))
@@ -40,7 +40,7 @@ func TestDeadRefreshTokenIsReportedOnce(t *testing.T) {
 	})
 }
 
-// An import of a new grant ends it, and that is told too.
+// After the import of a new grant the connection works again.
 func TestNewGrantRevivesAConnection(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		p := d.start(t)
@@ -60,11 +60,12 @@ func TestNewGrantRevivesAConnection(t *testing.T) {
 		if conn := p.get(t, acme, "dead").connection(t); conn.State != "callable" || conn.Health != "ok" {
 			t.Errorf("the connection is %s, %s; want callable, ok", conn.State, conn.Health)
 		}
-		d.wantUnbroken(t, p, consumer, 1) // the other customer has noticed nothing
+		d.wantUnbroken(t, p, consumer, 1) // the other customer is not affected
 	})
 }
 
-// A token endpoint that is down is no reason to authorise again.
+// While the token endpoint is down, a call is answered with 503, not with a demand to authorise
+// again. The recovery is reported.
 func TestUnavailableTokenEndpointIsA503(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		p := d.start(t)
@@ -80,12 +81,12 @@ func TestUnavailableTokenEndpointIsA503(t *testing.T) {
 		d.webhooks.await(t, "vault.connection.token_refresh.recovered")
 		d.wantUnbroken(t, p, consumer, 1)
 		if got := d.webhooks.of(failedEvent); len(got) != 0 {
-			t.Errorf("%d webhooks %s came, want none", len(got), failedEvent)
+			t.Errorf("got %d webhooks %s, want none", len(got), failedEvent)
 		}
 	})
 }
 
-// wantNeedsAuth checks the answer to a call for which there is no token any more.
+// wantNeedsAuth checks the response to a call of a connection that must be authorised again.
 func wantNeedsAuth(t *testing.T, got answer) {
 	t.Helper()
 	body := got.wantError(t, http.StatusUnauthorized, "UnauthorizedError")
@@ -94,13 +95,13 @@ func wantNeedsAuth(t *testing.T, got answer) {
 		t.Errorf("the detail is %v, want type refresh_token_connector_error and a message", body.Detail)
 	}
 	if message, _ := detail["message"].(string); !strings.Contains(message, "the grant may have been refreshed elsewhere since it was exported") {
-		t.Errorf("the message is %q, want what a first refresh that fails may mean", message)
+		t.Errorf("the message is %q, want it to explain why a first refresh fails", message)
 	}
 	debug, _ := detail["debug"].(map[string]any)
 	if debug["code"] != "invalid_grant" {
 		t.Errorf("the detail's debug is %v, want code invalid_grant", debug)
 	}
-	// As in the Vault API's own example, of a failure a moment ago: 30 s and 48 h.
+	// As in the example of the Apideck API, of a failure a moment ago: 30 s and 48 h.
 	now := float64(time.Now().UnixMilli())
 	for name, want := range map[string]time.Duration{"retry_after_ms": 30 * time.Second, "credentials_expire_at_ms": 48 * time.Hour} {
 		at, _ := debug[name].(float64)
@@ -113,7 +114,7 @@ func wantNeedsAuth(t *testing.T, got answer) {
 	}
 }
 
-// wantFailedEvent checks a webhook by what the Vault API says of it.
+// wantFailedEvent checks a webhook against the documentation of the Apideck API.
 func wantFailedEvent(t *testing.T, d *deployment, got delivery) {
 	t.Helper()
 	if !got.isSigned(d.webhookSecret) {
@@ -152,8 +153,8 @@ func wantFailedEvent(t *testing.T, d *deployment, got delivery) {
 	}
 }
 
-// wantCanonical checks that a body is what a receiver arrives at who parses it and
-// writes it again with sorted keys, as those do who verify signatures that way.
+// wantCanonical checks that a body does not change if it is parsed and encoded again with sorted
+// keys, as some receivers do before they verify the signature.
 func wantCanonical(t *testing.T, body []byte) {
 	t.Helper()
 	dec := json.NewDecoder(bytes.NewReader(body))
@@ -163,7 +164,7 @@ func wantCanonical(t *testing.T, body []byte) {
 		t.Fatal(err)
 	}
 	var again strings.Builder
-	enc := json.NewEncoder(&again) // which sorts the keys
+	enc := json.NewEncoder(&again) // sorts the keys
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(value); err != nil {
 		t.Fatal(err)
@@ -173,27 +174,26 @@ func wantCanonical(t *testing.T, body []byte) {
 	}
 }
 
-// A refresh token that the token endpoint refuses because of the client costs nobody
-// his connection.
+// If the token endpoint refuses the OAuth client, no connection is lost.
 func TestWrongClientIsNoReasonToAuthoriseAgain(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		right := d.clientSecret
 		d.clientSecret = "wrong"
 		p := d.start(t)
 		p.importTokens(t, acme, consumer, d.provider.Login(t, consumer, 2*oauthserver.DefaultLifetime))
-		d.awaitRedeems(t, consumer, 1)
+		d.awaitRefreshes(t, consumer, 1)
 		if got := p.call(t, "/acme/contacts", consumer); got.status == http.StatusOK {
 			t.Fatalf("a call = %v, want an error", got)
 		}
 		if conn := p.get(t, acme, consumer).connection(t); conn.State != "callable" || conn.Health == "needs_auth" {
-			t.Errorf("the connection is %s, %s; want callable, and no need to authorise", conn.State, conn.Health)
+			t.Errorf("the connection is %s, %s; want callable, and not needs_auth", conn.State, conn.Health)
 		}
 		d.clientSecret = right
 		p.reload(t)
 		eventually(t, "a call with the right client", func() error {
 			got := p.call(t, "/acme/contacts", consumer)
 			if got.status != http.StatusOK {
-				return fmt.Errorf("it is %v", got)
+				return fmt.Errorf("the call = %v, want 200", got)
 			}
 			return nil
 		})

@@ -14,21 +14,21 @@ import (
 // The one application of all deployments, and the connectors.
 const (
 	application = "my-app"
-	quickbooks  = "accounting/quickbooks" // from the catalogue, with a path of its own
-	acme        = "crm/acme"              // all of it is in the configuration
+	quickbooks  = "accounting/quickbooks" // from the catalogue, with a path in its base_url
+	acme        = "crm/acme"              // defined in the configuration
 	keyed       = "crm/keyed"             // an API key in a header
 	machine     = "crm/machine"           // client credentials
 )
 
-// A deployment is what one or more processes share: configuration, environment, files,
-// the store and the world around it.
+// A deployment is what one or more processes share: configuration, environment, files, the
+// store, and the services that they talk to.
 type deployment struct {
 	dir      string   // HOME, and the directories that Caddy keeps its files in
 	env      []string // beyond PATH, HOME and XDG_*
-	under    []string // a command that runs the binary; empty: none
-	binary   string   // its path; empty: that of the token-broker that is tested
-	storage  string   // the line or block of the Caddyfile
-	isShared bool     // several processes can use the store at a time
+	under    []string // command that runs the binary; may be empty
+	binary   string   // path; empty: the token-broker under test
+	storage  string   // line or block of the Caddyfile
+	isShared bool     // several processes can use the store at the same time
 	provider *oauthserver.Server
 	webhooks *webhookReceiver
 
@@ -53,8 +53,8 @@ func inEveryStore(t *testing.T, test func(*testing.T, *deployment)) {
 	})
 }
 
-// newDeployment returns one without a store. Of config.ClientSecret and all secrets the
-// deployment's own are made.
+// newDeployment returns a deployment without a store. Its client secret is
+// config.ClientSecret, if that is set.
 func newDeployment(t testing.TB, config oauthserver.Config) *deployment {
 	t.Helper()
 	d := &deployment{dir: t.TempDir(), apiKey: "an-api-key", webhookSecret: "a-webhook-secret", clientSecret: "a-client-secret"}
@@ -67,14 +67,14 @@ func newDeployment(t testing.TB, config oauthserver.Config) *deployment {
 	return d
 }
 
-// onDisk makes the embedded store the deployment's.
+// onDisk selects the embedded store.
 func (d *deployment) onDisk() *deployment {
 	d.storage = "storage embedded"
 	return d
 }
 
-// onVault makes a Vault the deployment's store, in a place of its own there. The token
-// comes from a file.
+// onVault selects a Vault as the store, under the deployment's own prefix. The token comes from
+// a file.
 func (d *deployment) onVault(t testing.TB, server *vaulttest.Server) *deployment {
 	t.Helper()
 	writeFile(t, d.vaultTokenPath(), server.Token+"\n")
@@ -90,7 +90,7 @@ func (d *deployment) vaultBlock(address, mount string) *deployment {
 	return d
 }
 
-// secretFile puts a secret where a placeholder can name it.
+// secretFile writes a secret to a file and returns the placeholder for it.
 func (d *deployment) secretFile(t testing.TB, name, secret string) string {
 	t.Helper()
 	path := filepath.Join(d.dir, name)
@@ -114,7 +114,7 @@ func (d *deployment) caddyfile(t testing.TB, p ports) string {
 	return b.String()
 }
 
-// caddyfileTemplate has a sidecar with one path a connector, where callers need no key,
+// caddyfileTemplate has a sidecar with a path for each connector, where callers need no key,
 // and /authenticated/, where they do.
 var caddyfileTemplate = template.Must(template.New("Caddyfile").Parse(`{
 	admin 127.0.0.1:{{.Ports.Admin}}

@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// An event reaches the caller by itself: none has to follow it, nor the stream to end.
+// Each event reaches the caller before the next one is sent.
 func TestProxyPassesEventsOnAtOnce(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		const events = 101
@@ -59,16 +59,16 @@ func TestProxyPassesEventsOnAtOnce(t *testing.T) {
 				select {
 				case arrived <- struct{}{}:
 				case <-ctx.Done():
-					t.Fatalf("the service has gone after %d events", len(delays))
+					t.Fatalf("no more than %d events arrived in time", len(delays))
 				}
 			}
 		}
 		slices.Sort(delays)
-		t.Logf("events arrive after %v in the median, %v at most", delays[events/2], delays[events-1])
+		t.Logf("delay of an event: median %v, maximum %v", delays[events/2], delays[events-1])
 	})
 }
 
-// A body of 1 GiB passes both ways at once, byte for byte, and takes no memory.
+// A body of 1 GiB passes unchanged in both directions at the same time, in constant memory.
 func TestProxyPassesAGibibyteInConstantMemory(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		const size, most = 1 << 30, 64 << 20
@@ -91,27 +91,26 @@ func TestProxyPassesAGibibyteInConstantMemory(t *testing.T) {
 		defer resp.Body.Close()
 		downloaded := sha256.New()
 		if n, err := io.Copy(downloaded, resp.Body); err != nil || n != size {
-			t.Fatalf("%d bytes have come back: %v", n, err)
+			t.Fatalf("got %d bytes back, want %d: %v", n, size, err)
 		}
 		if want := [sha256.Size]byte(source.sum.Sum(nil)); <-uploaded != want || [sha256.Size]byte(downloaded.Sum(nil)) != want {
-			t.Error("the bytes are not those that were sent")
+			t.Error("the bytes differ from those that were sent")
 		}
 		growth := p.peakMemory(t) - before
-		t.Logf("1 GiB up and down in %v; the process has grown by %d KiB at most", time.Since(begun).Round(time.Millisecond), growth>>10)
+		t.Logf("1 GiB up and down in %v; the process grew by at most %d KiB", time.Since(begun).Round(time.Millisecond), growth>>10)
 		if growth > most {
-			t.Errorf("the process has grown by %d KiB, want at most %d", growth>>10, most>>10)
+			t.Errorf("the process grew by %d KiB, want at most %d", growth>>10, most>>10)
 		}
 	})
 }
 
-// peakMemory returns the most memory that the process has had since it was last asked,
-// in bytes.
+// peakMemory returns the peak memory of the process since the last call, in bytes.
 func (p *process) peakMemory(t *testing.T) int {
 	t.Helper()
 	dir := fmt.Sprintf("/proc/%d/", p.cmd.Process.Pid)
 	status, err := os.ReadFile(dir + "status")
 	if err != nil {
-		t.Skipf("there is no way to measure memory here: %v", err)
+		t.Skipf("measuring memory needs /proc: %v", err)
 	}
 	_, rest, _ := strings.Cut(string(status), "VmHWM:")
 	kib, err := strconv.Atoi(strings.Fields(rest)[0])
@@ -122,13 +121,14 @@ func (p *process) peakMemory(t *testing.T) int {
 	return kib << 10
 }
 
-// pattern is a body that does not repeat itself within what anybody buffers.
+// pattern is a body with a period longer than any buffer.
 type pattern struct {
 	left int
 	sum  hash.Hash
 }
 
-// period is what a pattern consists of. Its length is odd, so that no buffer's fits.
+// period is the repeated part of a pattern. Its length is odd, so that it is no multiple of a
+// buffer's.
 var period = func() []byte {
 	b := make([]byte, 8<<20+1)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(b)
@@ -146,7 +146,8 @@ func (p *pattern) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// A WebSocket goes both ways, ends with either side, and with the configuration.
+// A WebSocket works in both directions. It ends when either side, the configuration or the
+// process ends.
 func TestProxyCarriesAWebSocket(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		ended := make(chan struct{}, 1)
@@ -179,12 +180,12 @@ func TestProxyCarriesAWebSocket(t *testing.T) {
 			buffered := bufio.NewReader(conn)
 			resp, err := http.ReadResponse(buffered, req)
 			if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || strings.Contains(fmt.Sprint(resp.Header), "a-key") {
-				t.Fatalf("the answer is %v, %v", resp, err)
+				t.Fatalf("the response is %v, %v; want 101 without the credential", resp, err)
 			}
 			for i := range 3 {
 				fmt.Fprintf(conn, "%d\n", i)
 				if line, err := buffered.ReadString('\n'); err != nil || line != fmt.Sprintf("%d\n", i) {
-					t.Fatalf("got %q, %v", line, err)
+					t.Fatalf("got %q, %v; want the line back", line, err)
 				}
 			}
 			return conn, buffered
@@ -197,13 +198,13 @@ func TestProxyCarriesAWebSocket(t *testing.T) {
 			t.Fatal(err)
 		}
 		if rest, err := io.ReadAll(buffered); err != nil || len(rest) > 0 {
-			t.Errorf("got %q, %v at the end", rest, err)
+			t.Errorf("got %q, %v after closing; want nothing", rest, err)
 		}
 		<-ended
 		_, buffered = open()
 		p.reload(t)
 		if rest, _ := io.ReadAll(buffered); string(rest) != "\x88\x02\x03\xe9" {
-			t.Errorf("got %q at a reload, want a close frame", rest)
+			t.Errorf("got %q at the reload, want a close frame with status 1001", rest)
 		}
 		<-ended
 		open()

@@ -19,10 +19,10 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// stream is a connector with an API key, whose service is the test's own.
+// stream is a connector with an API key, whose service the test provides.
 const stream = "file-storage/stream"
 
-// withService makes a service of the test's own the connector stream's.
+// withService starts a service and adds the connector stream for it.
 func (d *deployment) withService(t *testing.T, service http.HandlerFunc) *httptest.Server {
 	t.Helper()
 	srv := httptest.NewServer(service)
@@ -31,7 +31,7 @@ func (d *deployment) withService(t *testing.T, service http.HandlerFunc) *httpte
 	return srv
 }
 
-// proxied returns a call to the Proxy API.
+// proxied returns a request to the Proxy API. more are names and values of headers.
 func (p *process) proxied(ctx context.Context, t *testing.T, method, below, target string, body io.Reader, more ...string) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(ctx, method, p.apiURL("/proxy"+below), body)
@@ -46,7 +46,7 @@ func (p *process) proxied(ctx context.Context, t *testing.T, method, below, targ
 	return req
 }
 
-// stayOpen is a client without a limit of time, and whose connections are its own.
+// stayOpen returns a client without a timeout and with its own connections.
 func stayOpen(t *testing.T) *http.Client {
 	transport := &http.Transport{DisableCompression: true}
 	t.Cleanup(transport.CloseIdleConnections)
@@ -62,7 +62,7 @@ func sendProxied(t *testing.T, req *http.Request) answer {
 	return got
 }
 
-// Calls to the Proxy API leave with the consumer's token, refreshed where it has to be.
+// Calls to the Proxy API get the consumer's token, refreshed if necessary.
 func TestProxyCallsDownstreamWithAFreshToken(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		p := d.start(t)
@@ -76,13 +76,13 @@ func TestProxyCallsDownstreamWithAFreshToken(t *testing.T) {
 			var body struct{ Generation int }
 			got.decode(t, &body)
 			if got.status != http.StatusOK || body.Generation != 1 || got.header.Get("X-Apideck-Request-Id") == "" {
-				t.Errorf("%q: the answer is %v, want that of the refreshed token", more, got)
+				t.Errorf("%q: the response is %v, want one for the refreshed token", more, got)
 			}
 		}
 		sendProxied(t, p.proxied(t.Context(), t, http.MethodGet, "", d.provider.APIURL, nil, "X-Apideck-Consumer-Id", "")).
 			wantError(t, http.StatusBadRequest, "RequestHeadersValidationError")
 
-		// A second connection for the same host, and it has to be said which.
+		// With a second connection for the same host, the caller must name one.
 		p.importBody(t, keyed, consumer, `{"settings": {"api_key": "a-key"}}`).connection(t)
 		sendProxied(t, p.proxied(t.Context(), t, http.MethodGet, "", d.provider.APIURL, nil)).
 			wantError(t, http.StatusBadRequest, "RequestHeadersValidationError", acme, keyed, "x-apideck-service-id")
@@ -92,7 +92,7 @@ func TestProxyCallsDownstreamWithAFreshToken(t *testing.T) {
 	})
 }
 
-// A credential goes nowhere else than to the connector's hosts, however a URL looks.
+// A credential is sent only to the connector's hosts, whatever a URL looks like.
 func TestProxySendsNoCredentialElsewhere(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		reached := make(chan string, 100)
@@ -120,30 +120,30 @@ func TestProxySendsNoCredentialElsewhere(t *testing.T) {
 			for _, more := range [][]string{{"X-Apideck-Service-Id", "stream"}, nil, {"X-Apideck-Service-Id", "stream", "X-Apideck-Downstream-Authorization", "Bearer x"}} {
 				got := sendProxied(t, p.proxied(t.Context(), t, http.MethodGet, "", target, nil, more...))
 				if got.status < 400 || got.status > 422 || got.header.Get("X-Token-Broker-Error") == "" || got.header.Get("X-Apideck-Downstream-Error") != "false" {
-					t.Errorf("%s, %q: the answer is %v", target, more, got)
+					t.Errorf("%s, %q: the response is %v, want a refusal", target, more, got)
 				}
 				if strings.Contains(string(got.body), "a-key") {
-					t.Errorf("%s: the answer has the key in it: %v", target, got)
+					t.Errorf("%s: the response contains the key: %v", target, got)
 				}
 			}
 		}
 		for _, code := range []int{301, 302, 303, 307, 308} {
 			got := sendProxied(t, p.proxied(t.Context(), t, http.MethodPost, fmt.Sprintf("/%d", code), service.URL, strings.NewReader("body"), "X-Apideck-Service-Id", "stream"))
 			if got.status != code || got.header.Get("Location") != other.URL+"/redirected" {
-				t.Errorf("%d: the answer is %v", code, got)
+				t.Errorf("%d: the response is %v, want the redirect", code, got)
 			}
 		}
 		select {
 		case what := <-reached:
-			t.Errorf("%s was asked for", what)
+			t.Errorf("the request for %s was sent, want none", what)
 		default:
 		}
 	})
 }
 
-// What the caller says about its connection, and about itself, does not reach downstream;
-// not by smuggling either.
-func TestProxyIsNotTalkedIntoAnything(t *testing.T) {
+// Headers about the caller and its connection do not reach downstream, and no request is
+// smuggled past the proxy.
+func TestProxyForwardsNeitherCallersHeadersNorSmuggledRequests(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		requests := make(chan *http.Request, 100)
 		service := d.withService(t, func(_ http.ResponseWriter, r *http.Request) {
@@ -165,7 +165,7 @@ func TestProxyIsNotTalkedIntoAnything(t *testing.T) {
 			"absolute form":                  {"GET http://" + host + "/proxy HTTP/1.1\r\n" + head + "Connection: close\r\n\r\n", 200, true},
 			"length and chunks":              {"POST /proxy HTTP/1.1\r\n" + head + "Connection: close\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x HTTP/1.1\r\n\r\n", 0, true},
 			"two lengths":                    {"POST /proxy HTTP/1.1\r\n" + head + "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", 400, false},
-			"chunked twice":                  {"POST /proxy HTTP/1.1\r\n" + head + "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 501, false}, // which is net/http's answer
+			"chunked twice":                  {"POST /proxy HTTP/1.1\r\n" + head + "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 501, false}, // net/http's answer
 			"folded header":                  {"GET /proxy HTTP/1.1\r\n" + head + "Connection: close\r\nX-Folded: a\r\n Authorization: Bearer forged\r\n\r\n", 0, true},
 			"space in a name":                {"GET /proxy HTTP/1.1\r\n" + head + "X-A : 1\r\n\r\n", 400, false},
 			"two authorizations":             {"GET /proxy HTTP/1.1\r\n" + head + "Authorization: Bearer x\r\nConnection: close\r\n\r\n", 400, false},
@@ -211,7 +211,7 @@ func TestProxyIsNotTalkedIntoAnything(t *testing.T) {
 	})
 }
 
-// The caller's own credential is seen by downstream alone, at whatever level is logged.
+// The caller's own credential reaches downstream and no log, at any level.
 func TestProxyKeepsTheCallersCredentialOutOfTheLogs(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		const own = "Bearer own-" + brokertest.AccessCanary
@@ -228,13 +228,13 @@ func TestProxyKeepsTheCallersCredentialOutOfTheLogs(t *testing.T) {
 		for _, target := range []string{service.URL, "http://127.0.0.1:1", "http://evil.example", service.URL + "/%"} {
 			for _, more := range [][]string{{"X-Apideck-Service-Id", "stream"}, {"X-Apideck-Service-Id", "none"}, {"X-Apideck-App-Id", "second"}} {
 				answer := sendProxied(t, p.proxied(t.Context(), t, http.MethodGet, "", target, nil, append(more, "X-Apideck-Downstream-Authorization", own)...))
-				wantNoCanaryInAnswer(t, "the answer for "+target, answer)
+				wantNoCanaryInAnswer(t, "the response for "+target, answer)
 			}
 		}
 		sendProxied(t, p.proxied(t.Context(), t, http.MethodGet, "/seen", service.URL, nil, "X-Apideck-Service-Id", "stream"))
 		p.stop(t)
 		if first := <-got; first != own {
-			t.Errorf("downstream got %q", first)
+			t.Errorf("downstream got Authorization %q, want %q", first, own)
 		}
 		access, err := os.ReadFile(accessLog)
 		if err != nil {
@@ -243,10 +243,10 @@ func TestProxyKeepsTheCallersCredentialOutOfTheLogs(t *testing.T) {
 		wantNoCanary(t, "the access log", access)
 		wantNoCanary(t, "the log", []byte(p.log.String()))
 		if !strings.Contains(string(access), "/proxy/seen") {
-			t.Error("a request without the header is not in the access log: the test is no test")
+			t.Error("a request without the header is not in the access log: the test proves nothing")
 		}
 		if lines := strings.Count(p.log.String(), `"logger":"http.handlers.downstream_proxy","msg":"handled request"`); lines != 12 {
-			t.Errorf("the proxy has logged %d requests, want 12", lines)
+			t.Errorf("the proxy logged %d requests, want 12", lines)
 		}
 	})
 }

@@ -14,18 +14,18 @@ import (
 	"testing"
 )
 
-// An example is the repository's Caddyfile.example, running as it is but for its ports.
+// An example is a process that runs the repository's Caddyfile.example on other ports.
 type example struct {
 	*process
-	ports map[string]string // as they are written :: as they are
+	ports map[string]string // real ports, by the port in the file
 }
 
-// defaultAdminPort is Caddy's, which the example does not change.
+// defaultAdminPort is Caddy's default, which the example uses.
 const defaultAdminPort = "2019"
 
 var writtenPort = regexp.MustCompile(`\b(127\.0\.0\.1|localhost):(\d+)\b`)
 
-// startExample runs the example with those replacements.
+// startExample runs the example with replacements in its text, pairs of old and new.
 func startExample(t *testing.T, replacements ...string) *example {
 	t.Helper()
 	content := readFromRoot(t, "Caddyfile.example")
@@ -45,7 +45,7 @@ func startExample(t *testing.T, replacements ...string) *example {
 	return e
 }
 
-// rewrite puts the real ports and the real binary into commands or a configuration.
+// rewrite inserts the real ports and the path of the binary.
 func (e *example) rewrite(s string) string {
 	s = writtenPort.ReplaceAllStringFunc(s, func(address string) string {
 		host, port, _ := strings.Cut(address, ":")
@@ -57,7 +57,7 @@ func (e *example) rewrite(s string) string {
 	return strings.ReplaceAll(s, "./token-broker", binary)
 }
 
-// bash runs commands as somebody would who pastes them, in the repository.
+// bash runs commands as if pasted into a shell, in the root of the repository.
 func (e *example) bash(t *testing.T, commands string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
@@ -83,30 +83,30 @@ func readFromRoot(t testing.TB, name string) string {
 	return string(content)
 }
 
-// The commands in the comment at the top of the example do what it says.
+// The commands in the comment at the top of the example work as described.
 func TestExampleCommandsWork(t *testing.T) {
 	t.Parallel()
-	// A token of the example lives for a minute, which is long to wait.
+	// Do not wait a minute for a token to expire.
 	e := startExample(t, "token_lifetime 1m", "token_lifetime 3s")
 	steps := commandsInComment(readFromRoot(t, "Caddyfile.example"))
 	if len(steps) != 5 || !strings.Contains(steps[0], "run --config Caddyfile.example") {
 		t.Fatalf("the commands are %q, want five steps, the first of which starts the example", steps)
 	}
 	if got := e.bash(t, steps[1]); !strings.Contains(got, `"state":"callable"`) {
-		t.Errorf("importing prints %s, want a connection that is callable", got)
+		t.Errorf("importing prints %s, want a callable connection", got)
 	}
 	if got := e.bash(t, steps[2]); !strings.Contains(got, `"path":"/api/hello"`) || !strings.Contains(got, `"token_number"`) {
-		t.Errorf("calling prints %s, want that the third party has seen a token", got)
+		t.Errorf("calling prints %s, want the number of the token that the third party got", got)
 	}
 	if got := e.bash(t, steps[3]); !strings.Contains(got, `"path":"/api/hello"`) || !strings.Contains(got, `"token_number"`) {
-		t.Errorf("calling by URL prints %s, want that the third party has seen a token", got)
+		t.Errorf("calling by URL prints %s, want the number of the token that the third party got", got)
 	}
 	if got := e.bash(t, steps[4]); !strings.Contains(got, "invalid_grant") {
-		t.Errorf("breaking the grant prints %s, want that the third party has refused", got)
+		t.Errorf("breaking the grant prints %s, want invalid_grant", got)
 	}
 	webhooks := "http://127.0.0.1:" + e.ports["8089"] + "/webhooks"
 	eventually(t, "the webhook", func() error {
-		// Demand, so that the refresh is not waited for any longer than it has to be.
+		// A call triggers the refresh as soon as it is due.
 		e.bash(t, steps[2])
 		got, err := get(webhooks, http.Header{})
 		if err == nil && (!strings.Contains(string(got.body), failedEvent) || !strings.Contains(string(got.body), `"verified":true`)) {
@@ -116,8 +116,8 @@ func TestExampleCommandsWork(t *testing.T) {
 	})
 }
 
-// commandsInComment returns the indented commands in the comment that a Caddyfile
-// begins with, those in lines that follow each other as one.
+// commandsInComment returns the indented commands in the comment at the top of a Caddyfile.
+// Consecutive lines are one command.
 func commandsInComment(caddyfile string) []string {
 	var steps []string
 	inStep := false

@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// A front stands before the API: it holds each exchange against docs/openapi.yaml, and
-// remembers how it went. What passes it is not changed.
+// A front is a reverse proxy in front of the API. It checks each exchange against
+// docs/openapi.yaml and records its status.
 type front struct {
 	url string
 
@@ -22,7 +22,7 @@ type front struct {
 	calls map[string][]int // guarded by mu: statuses, by operationId
 }
 
-// startFront starts one for the rest of the test.
+// startFront starts a front that runs until the test ends.
 func startFront(t *testing.T, p *process) *front {
 	t.Helper()
 	document, err := theContract()
@@ -60,7 +60,7 @@ func startFront(t *testing.T, p *process) *front {
 	return f
 }
 
-// note remembers what an operation was answered with.
+// note records the status of a response, by operation.
 func (f *front) note(document *contract, r *http.Request, body []byte, status int) {
 	name := r.Method + " " + r.URL.Path
 	if input, err := document.request(r, body); err == nil {
@@ -71,37 +71,36 @@ func (f *front) note(document *contract, r *http.Request, body []byte, status in
 	f.calls[name] = append(f.calls[name], status)
 }
 
-// statuses returns what an operation was answered with.
+// statuses returns the statuses of an operation's responses.
 func (f *front) statuses(operation string) []int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.calls[operation])
 }
 
-// hasAnswered reports whether an operation was answered with such a status: 2 stands for
-// 200 to 299.
+// hasAnswered reports whether a response of an operation had a status of the class: 2 stands
+// for 200 to 299.
 func (f *front) hasAnswered(operation string, class int) bool {
 	return slices.ContainsFunc(f.statuses(operation), func(status int) bool { return status/100 == class })
 }
 
-// wantCalled wants each of these operations to have been answered well and to have been
-// refused.
+// wantCalled checks that each operation has succeeded and was refused, at least once each.
 func (f *front) wantCalled(t *testing.T, operations ...string) {
 	t.Helper()
 	for _, operation := range operations {
 		if !f.hasAnswered(operation, 2) || !f.hasAnswered(operation, 4) {
-			t.Errorf("%s was answered %v, want it called with good input and with bad", operation, f.statuses(operation))
+			t.Errorf("%s was answered with %v, want a success and a refusal", operation, f.statuses(operation))
 		}
 	}
 }
 
-// wantNoRetries wants none of these operations to have been answered with what the SDK
-// takes for a reason to send the request again, for fifteen minutes.
+// wantNoRetries checks that no operation was answered with a status that makes the SDK retry,
+// which it does for up to fifteen minutes.
 func (f *front) wantNoRetries(t *testing.T, operations ...string) {
 	t.Helper()
 	for _, operation := range operations {
 		if got := f.statuses(operation); slices.ContainsFunc(got, func(status int) bool { return status == http.StatusRequestTimeout || status >= 500 }) {
-			t.Errorf("%s was answered %v: the SDK sends again what is answered with 408 or 5xx", operation, got)
+			t.Errorf("%s was answered with %v: the SDK retries after 408 and 5xx", operation, got)
 		}
 	}
 }

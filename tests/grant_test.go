@@ -56,12 +56,12 @@ func TestPasswordGrant(t *testing.T) {
 	}
 	got := p.importBody(t, "crm/owner", consumer, `{"settings": {"password": "an-own-password"}}`)
 	if strings.Contains(got.String(), "an-own-password") {
-		t.Error("the answer shows the password")
+		t.Error("the response shows the password")
 	}
 	p.generationOf(t, "/owner/things", consumer)
 
-	// Downstream does not take the token any more, nor the token endpoint the refresh token
-	// that came with it: in one call the password brings another.
+	// Downstream refuses the token, and the token endpoint the refresh token that came with it:
+	// the same call obtains another token with the password.
 	first, _ := d.provider.LastCall("/things")
 	d.provider.OnAPI(func(w http.ResponseWriter, r *http.Request, server http.Handler) {
 		if r.Header.Get("Authorization") == first.Header.Get("Authorization") {
@@ -88,10 +88,10 @@ func TestPasswordGrant(t *testing.T) {
 	}
 }
 
-// A grantLog has the grant types of token requests.
+// A grantLog records the grant types of token requests.
 type grantLog struct {
-	mu    sync.Mutex // guards types
-	types []string
+	mu    sync.Mutex
+	types []string // guarded by mu
 }
 
 func (l *grantLog) note(r *http.Request) string {
@@ -108,17 +108,17 @@ func (l *grantLog) String() string {
 	return strings.Join(l.types, " ")
 }
 
-// sidecarPath is a path of the sidecar for one more connector.
+// sidecarPath returns the block of the sidecar's site for another connector.
 func sidecarPath(path, connector, upstream string) string {
 	return fmt.Sprintf("handle_path /%s/* {\nreverse_proxy %s {\ntransport token_broker %s {\napp %s\n}\n}\n}", path, upstream, connector, application)
 }
 
-// jsonService is a service with a token endpoint that takes JSON alone, and an API that
-// wants the token in a cookie and an account in basic authentication.
+// jsonService is a service with a token endpoint that accepts only JSON, and an API that
+// requires the token in a cookie and an account in basic authentication.
 type jsonService struct {
-	mu       sync.Mutex // guards what is below
-	requests []string   // what the token endpoint got
-	calls    []string   // what the API got
+	mu       sync.Mutex
+	requests []string // guarded by mu; token requests
+	calls    []string // guarded by mu; requests to the API
 }
 
 func (s *jsonService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -141,8 +141,7 @@ func (s *jsonService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = fmt.Fprintf(w, `{"access_token": "token-%d", "expires_in": 3600}`, len(s.requests))
 }
 
-// TestConnectorFromAFile is about a connector of which the configuration says nothing
-// but that it is to be used.
+// A connector file defines the whole connector; the configuration only names it.
 func TestConnectorFromAFile(t *testing.T) {
 	t.Parallel()
 	service := &jsonService{}
@@ -177,7 +176,7 @@ func TestConnectorFromAFile(t *testing.T) {
 		t.Errorf("the API got %s, want %s", got, want)
 	}
 
-	// The subcommand knows it too, beside the running server.
+	// The subcommand knows the connector too, while the server runs.
 	out, err := d.command("connectors", "crm/json", "--config", p.configPath).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), `"tenant": "your-tenant"`) || !strings.Contains(string(out), file+", configuration") {
 		t.Errorf("connectors: %v\n%s", err, out)

@@ -14,8 +14,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// The body of the example in the Vault API's guide to importing connections, with
-// tokens that work here: the lifetime is in seconds, and long over.
+// The example in the Apideck API's guide to importing connections, with tokens of this test.
+// The lifetime is in seconds, so the token has expired.
 const exampleImport = `{
 	"consumer_id": %q,
 	"credentials": {
@@ -48,9 +48,9 @@ func TestImportedConnectionIsRefreshedAndCalledThroughTheSidecar(t *testing.T) {
 			"account": map[string]any{"name": "My Company", "id": "c01458a5-7276-41ce-bc19-639906b0450a"}, "plan": "enterprise",
 		}
 		if !reflect.DeepEqual(conn.Metadata, wantMetadata) || conn.Settings["realm_id"] != "4620816365" {
-			t.Errorf("settings are %v, metadata %v; want what was sent", conn.Settings, conn.Metadata)
+			t.Errorf("settings are %v, metadata %v; want those of the import", conn.Settings, conn.Metadata)
 		}
-		d.awaitRedeems(t, consumer, 1) // nobody has asked for the token yet
+		d.awaitRefreshes(t, consumer, 1) // before the first call
 
 		header := http.Header{
 			"X-Apideck-Consumer-Id": {consumer}, "X-Apideck-App-Id": {"another"}, "X-Apideck-Anything": {"x"},
@@ -66,7 +66,7 @@ func TestImportedConnectionIsRefreshedAndCalledThroughTheSidecar(t *testing.T) {
 		call, _ := d.provider.LastCall(path)
 		wantDownstream(t, d, call)
 		if call.Token.Number != 1 || call.Query != "minorversion=70" {
-			t.Errorf("downstream saw token %d and the query %q, want 1 and minorversion=70", call.Token.Number, call.Query)
+			t.Errorf("downstream got token %d and the query %q, want 1 and minorversion=70", call.Token.Number, call.Query)
 		}
 		if d.provider.Reuses() != 0 || d.provider.Redeemed(consumer, 0) != 1 {
 			t.Errorf("the refresh token was sent %d times, want once", d.provider.Redeemed(consumer, 0))
@@ -74,7 +74,7 @@ func TestImportedConnectionIsRefreshedAndCalledThroughTheSidecar(t *testing.T) {
 	})
 }
 
-// wantDownstream checks what of a caller's headers has arrived.
+// wantDownstream checks which of the caller's headers reached downstream.
 func wantDownstream(t *testing.T, d *deployment, call oauthserver.Call) {
 	t.Helper()
 	for name, values := range call.Header {
@@ -98,8 +98,8 @@ func wantDownstream(t *testing.T, d *deployment, call oauthserver.Call) {
 	}
 }
 
-// awaitRedeems waits until so many refreshes of a customer's grant were answered.
-func (d *deployment) awaitRedeems(t testing.TB, customer string, count int) {
+// awaitRefreshes waits until count token requests of a customer were answered.
+func (d *deployment) awaitRefreshes(t testing.TB, customer string, count int) {
 	t.Helper()
 	eventually(t, "refreshes", func() error {
 		requests := d.provider.TokenRequests(customer)
@@ -117,7 +117,7 @@ func TestImportsMergeSettingsAndMetadata(t *testing.T) {
 		p.importBody(t, acme, consumer, tokensBody(t, login, map[string]any{"secret_note": "a secret", "region": "eu", "tier": "a"})).connection(t)
 		got := p.importBody(t, acme, consumer, `{"settings": {"tier": null, "region": "us"}, "metadata": {"a": {"b": 12345678901234567890}}}`)
 		if outcome := got.header.Get("X-Token-Broker-Import"); outcome != "kept" {
-			t.Errorf("X-Token-Broker-Import is %q, want kept: there were no credentials", outcome)
+			t.Errorf("X-Token-Broker-Import is %q, want kept: the import has no credentials", outcome)
 		}
 		conn := p.get(t, acme, consumer).connection(t)
 		if want := map[string]any{"secret_note": "********", "region": "us"}; !reflect.DeepEqual(conn.Settings, want) {
@@ -167,7 +167,7 @@ func TestSidecarWithoutAppAuthenticatesItsCallers(t *testing.T) {
 	})
 }
 
-// An import is refused, and its message says why; nothing is stored.
+// A bad import is refused with a message that says why, and nothing is stored.
 func TestBadImportsAreRefused(t *testing.T) {
 	valid := `{"credentials": {"access_token": "at", "refresh_token": "rt"}}`
 	with := func(credentials string) string {
@@ -179,7 +179,7 @@ func TestBadImportsAreRefused(t *testing.T) {
 	tests := []struct {
 		name      string
 		connector string      // default: acme
-		header    http.Header // in place of those that are right; nil: removed
+		header    http.Header // replaces valid headers; nil: removes one
 		body      string
 		status    int
 		typeName  string
@@ -244,7 +244,7 @@ func TestBadImportsAreRefused(t *testing.T) {
 	})
 }
 
-// The answer to an import says nothing of what was imported but what is no secret.
+// The response to an import contains no secret.
 func TestImportDoesNotAnswerWithCredentials(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		p := d.start(t)
@@ -252,7 +252,7 @@ func TestImportDoesNotAnswerWithCredentials(t *testing.T) {
 		got := p.importBody(t, acme, consumer, tokensBody(t, login, map[string]any{"secret_note": "a secret"}))
 		for _, secret := range []string{login.AccessToken, login.RefreshToken, "a secret"} {
 			if strings.Contains(got.String(), secret) {
-				t.Errorf("the answer has %q in it", secret)
+				t.Errorf("the response contains %q", secret)
 			}
 		}
 		var body struct {
@@ -262,7 +262,7 @@ func TestImportDoesNotAnswerWithCredentials(t *testing.T) {
 		}
 		got.decode(t, &body)
 		if body.StatusCode != http.StatusOK || body.Status != "OK" || len(body.Data) == 0 {
-			t.Errorf("the answer is %v, want status_code 200, status OK and data", got)
+			t.Errorf("the response is %v, want status_code 200, status OK and data", got)
 		}
 		if got.header.Get("Cache-Control") != "no-store" {
 			t.Errorf("Cache-Control is %q, want no-store", got.header.Get("Cache-Control"))
@@ -270,7 +270,7 @@ func TestImportDoesNotAnswerWithCredentials(t *testing.T) {
 	})
 }
 
-// A token that is valid for long is used as it came.
+// A token that is far from its expiry is used without a refresh.
 func TestValidTokenIsUsedWithoutARefresh(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		p := d.start(t)
@@ -278,7 +278,7 @@ func TestValidTokenIsUsedWithoutARefresh(t *testing.T) {
 		if got := p.generationOf(t, "/acme/contacts", consumer); got != 0 {
 			t.Errorf("downstream saw token %d, want that of the login", got)
 		}
-		p.stop(t) // a refresh under way would be finished
+		p.stop(t) // would finish a refresh in progress
 		if got := d.provider.TokenRequests(consumer); len(got) != 0 {
 			t.Errorf("token requests: %+v, want none", got)
 		}

@@ -18,8 +18,8 @@ const (
 	leakKey      = "key-" + brokertest.SettingCanary
 )
 
-// withEveryPlace adds connectors whose credentials are had, and put into requests, in all
-// other ways than those of the deployment's own.
+// withEveryPlace adds connectors that cover the grants and placements of credentials that the
+// deployment's own connectors do not.
 func (d *deployment) withEveryPlace(t *testing.T) {
 	t.Helper()
 	revocation := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -44,8 +44,8 @@ func (d *deployment) withEveryPlace(t *testing.T) {
 	}
 }
 
-// places has credentials of each kind imported and used, by both ways, with a downstream
-// that echoes them.
+// places imports credentials of each kind and uses them, through the sidecar and the proxy, with
+// a downstream that echoes them.
 func (s *scene) places() {
 	s.d.provider.OnAPI(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 		sent := r.Header.Get("Authorization") + r.Header.Get("X-Token") + r.Header.Get("Cookie") + r.URL.RawQuery
@@ -64,22 +64,22 @@ func (s *scene) places() {
 		"query":   fmt.Sprintf(`{"settings": {"api_key": %q}}`, leakKey),
 		"login":   fmt.Sprintf(`{"settings": {"username": "ann", "password": %q}}`, leakPassword),
 	} {
-		wantNoCanaryInAnswer(s.t, "the answer to an import", s.p.importBody(s.t, "crm/"+name, consumer, body)).connection(s.t)
+		wantNoCanaryInAnswer(s.t, "the response to an import", s.p.importBody(s.t, "crm/"+name, consumer, body)).connection(s.t)
 		for way, got := range map[string]answer{
 			"the sidecar": s.p.call(s.t, "/"+name+"/open/things", consumer),
 			"the proxy": sendProxied(s.t, s.p.proxied(s.t.Context(), s.t, http.MethodGet, "", s.d.provider.APIURL+"/open/things", nil,
 				"X-Apideck-Unified-Api", "crm", "X-Apideck-Service-Id", name)),
 		} {
-			wantNoCanaryInAnswer(s.t, "the answer to a call by "+way+" to "+name, got)
+			wantNoCanaryInAnswer(s.t, "the response to a call through "+way+" to "+name, got)
 			if got.status != http.StatusFound || !strings.Contains(got.header.Get("X-Echo"), "REDACTED") {
-				s.t.Errorf("%s by %s = %v, want what downstream echoes, scrubbed", name, way, got)
+				s.t.Errorf("%s through %s = %v, want the echo of downstream, scrubbed", name, way, got)
 			}
 		}
 	}
 }
 
-// proxy has calls to the Proxy API that bring a credential of their own, or ask for one
-// where none may go.
+// proxy makes calls to the Proxy API that bring their own credential, or ask for one where none
+// may be sent.
 func (s *scene) proxy() {
 	to := s.d.provider.APIURL + "/open/things"
 	for _, call := range []struct {
@@ -87,20 +87,21 @@ func (s *scene) proxy() {
 		header    []string
 		status    int
 	}{
-		{"one's own credential", to, []string{"X-Apideck-Downstream-Authorization", "Bearer " + brokertest.AccessCanary}, http.StatusOK},
-		{"one's own in vain", "https://elsewhere.test/", []string{"X-Apideck-Downstream-Authorization", "Bearer " + brokertest.AccessCanary}, http.StatusForbidden},
+		{"the caller's own credential", to, []string{"X-Apideck-Downstream-Authorization", "Bearer " + brokertest.AccessCanary}, http.StatusOK},
+		{"the caller's own credential for another host", "https://elsewhere.test/", []string{"X-Apideck-Downstream-Authorization", "Bearer " + brokertest.AccessCanary}, http.StatusForbidden},
 		{"a sensitive setting", s.d.provider.APIURL + "/{secret_note}", nil, http.StatusUnprocessableEntity},
 		{"another host", "https://elsewhere.test/", nil, http.StatusForbidden},
 	} {
 		header := append([]string{"X-Apideck-Unified-Api", "crm", "X-Apideck-Service-Id", "acme"}, call.header...)
 		got := sendProxied(s.t, s.p.proxied(s.t.Context(), s.t, http.MethodGet, "", call.url, nil, header...))
-		if wantNoCanaryInAnswer(s.t, "the answer of the proxy", got).status != call.status {
-			s.t.Errorf("%s: the proxy answers %v, want %d", call.what, got, call.status)
+		if wantNoCanaryInAnswer(s.t, "the response of the proxy", got).status != call.status {
+			s.t.Errorf("%s: the response of the proxy is %v, want %d", call.what, got, call.status)
 		}
 	}
 }
 
-// management has connections listed, changed, validated and deleted, with what is refused.
+// management lists, changes, validates and deletes connections, and sends requests that are
+// refused.
 func (s *scene) management() {
 	const leaving = "leaving"
 	for _, connector := range []string{acme, "crm/echo"} {
@@ -126,15 +127,15 @@ func (s *scene) management() {
 		{http.MethodDelete, "consumers/" + leaving, "", http.StatusOK},
 	} {
 		got := s.p.api(s.t, request.method, request.path, leaving, request.body)
-		if wantNoCanaryInAnswer(s.t, "the answer of the API", got).status != request.status {
+		if wantNoCanaryInAnswer(s.t, "the response of the API", got).status != request.status {
 			s.t.Errorf("%s %s %s = %v, want %d", request.method, request.path, request.body, got, request.status)
 		}
 	}
 	got := s.p.api(s.t, http.MethodPost, "connections/"+machine+"/token", consumer, "")
-	wantNoCanaryInAnswer(s.t, "the answer to a request for a token", got).connection(s.t)
-	eventually(s.t, "the revocation that is refused", func() error {
+	wantNoCanaryInAnswer(s.t, "the response to a request for a token", got).connection(s.t)
+	eventually(s.t, "the refused revocation in the log", func() error {
 		if !strings.Contains(s.p.log.String(), "could not be revoked") {
-			return errors.New("the log has nothing of it")
+			return errors.New("it is not in the log")
 		}
 		return nil
 	})

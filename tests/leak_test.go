@@ -17,8 +17,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// Everything that can be logged, traced or shown is, and of no secret anything is seen:
-// not when all goes well, nor when others echo what they were sent.
+// With logs and traces at full detail, no secret shows up anywhere: not in normal operation, and
+// not when services echo what they were sent.
 func TestNoSecretIsEverShown(t *testing.T) {
 	t.Parallel()
 	config := oauthserver.Config{
@@ -59,7 +59,7 @@ func showNoSecret(t *testing.T, d *deployment) {
 	p.stop(t)
 
 	wantNoCanary(t, "the log", []byte(p.log.String()))
-	wantNoCanary(t, "what was traced", spans.everything())
+	wantNoCanary(t, "the traces", spans.everything())
 	for _, delivery := range d.webhooks.all() {
 		header := fmt.Sprintln(delivery.header)
 		wantNoCanary(t, "a webhook", append([]byte(header), delivery.body...))
@@ -70,37 +70,37 @@ func showNoSecret(t *testing.T, d *deployment) {
 	secretFiles := []string{
 		filepath.Join(d.dir, "api-key"), filepath.Join(d.dir, "client-secret"), filepath.Join(d.dir, "webhook-secret"),
 	}
-	searched := wantNoCanaryInFiles(t, d.dir, secretFiles...) // the embedded store too: it is encrypted
+	searched := wantNoCanaryInFiles(t, d.dir, secretFiles...) // includes the embedded store, which is encrypted
 	for _, wanted := range []string{accessLog, filepath.Join(d.dir, "config", "caddy", "autosave.json")} {
 		if !slices.Contains(searched, wanted) {
 			t.Errorf("%s is not among the files searched, %q", wanted, searched)
 		}
 	}
 	if !strings.Contains(p.log.String(), `"level":"debug"`) {
-		t.Error("the log has nothing of level debug in it: the test is no test")
+		t.Error("the log has no lines at level debug: the test proves nothing")
 	}
 }
 
-// A scene is what happens while everything is watched.
+// A scene exercises a process whose every output is searched for secrets.
 type scene struct {
 	t *testing.T
 	d *deployment
 	p *process
 }
 
-// imports has imports that are taken, and some that are not.
+// imports sends imports, good and bad.
 func (s *scene) imports() {
 	settings := map[string]any{"secret_note": "note-" + brokertest.SettingCanary}
 	login := s.d.provider.Login(s.t, consumer, 2*oauthserver.DefaultLifetime)
 	body := tokensBody(s.t, login, settings)
 	for range 2 {
-		got := wantNoCanaryInAnswer(s.t, "the answer to an import", s.p.importBody(s.t, acme, consumer, body))
+		got := wantNoCanaryInAnswer(s.t, "the response to an import", s.p.importBody(s.t, acme, consumer, body))
 		if got.status != http.StatusOK {
 			s.t.Fatalf("import = %v, want 200", got)
 		}
 	}
 	apiKey := `{"settings": {"api_key": "key-` + brokertest.SettingCanary + `"}}`
-	wantNoCanaryInAnswer(s.t, "the answer to an import", s.p.importBody(s.t, keyed, consumer, apiKey)).connection(s.t)
+	wantNoCanaryInAnswer(s.t, "the response to an import", s.p.importBody(s.t, keyed, consumer, apiKey)).connection(s.t)
 	bad := []string{
 		strings.Replace(body, `"expires_in":3600`, `"expires_in":-1`, 1),
 		strings.Replace(body, `"expires_in":3600`, `"expires_in":"`+login.RefreshToken+`"`, 1),
@@ -109,7 +109,7 @@ func (s *scene) imports() {
 		body[:len(body)-2], body + body, `"` + login.AccessToken + `"`, login.RefreshToken,
 	}
 	for _, body := range bad {
-		got := wantNoCanaryInAnswer(s.t, "the answer to a bad import", s.p.importBody(s.t, acme, consumer, body))
+		got := wantNoCanaryInAnswer(s.t, "the response to a bad import", s.p.importBody(s.t, acme, consumer, body))
 		if got.status != http.StatusBadRequest && got.status != http.StatusUnprocessableEntity {
 			s.t.Errorf("a bad import = %v, want 400 or 422", got)
 		}
@@ -119,7 +119,7 @@ func (s *scene) imports() {
 	}
 }
 
-// calls has calls that succeed, by callers who have secrets of their own.
+// calls makes calls that succeed, by callers with secrets of their own.
 func (s *scene) calls() {
 	header := http.Header{
 		"X-Apideck-Consumer-Id": {consumer}, "Cookie": {"session=" + brokertest.SettingCanary},
@@ -127,17 +127,17 @@ func (s *scene) calls() {
 	}
 	for _, path := range []string{"/acme/contacts", "/keyed/open/things"} {
 		got := send(s.t, http.MethodPost, s.p.sidecarURL(path), header, "a body")
-		if wantNoCanaryInAnswer(s.t, "the answer to a call", got).status != http.StatusOK {
+		if wantNoCanaryInAnswer(s.t, "the response to a call", got).status != http.StatusOK {
 			s.t.Errorf("a call to %s = %v, want 200", path, got)
 		}
 	}
 	got := send(s.t, http.MethodGet, s.p.sidecarURL("/authenticated/contacts"), s.d.apiHeader(consumer), "")
-	if wantNoCanaryInAnswer(s.t, "the answer to a call", got).status != http.StatusOK {
+	if wantNoCanaryInAnswer(s.t, "the response to a call", got).status != http.StatusOK {
 		s.t.Errorf("a call with an API key = %v, want 200", got)
 	}
 }
 
-// echoes has a downstream that answers with what it was sent.
+// echoes makes calls to a downstream that echoes the credential.
 func (s *scene) echoes() {
 	s.d.provider.OnAPI(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 		credential := r.Header.Get("Authorization") + r.Header.Get("X-Api-Key")
@@ -148,17 +148,17 @@ func (s *scene) echoes() {
 	})
 	defer s.d.provider.OnAPI(nil)
 	for _, path := range []string{"/acme/contacts", "/keyed/open/things"} {
-		got := wantNoCanaryInAnswer(s.t, "the answer of a downstream that echoes", s.p.call(s.t, path, consumer))
+		got := wantNoCanaryInAnswer(s.t, "the response of a downstream that echoes", s.p.call(s.t, path, consumer))
 		if got.status != http.StatusTemporaryRedirect || got.header.Get("X-Echo") == "" || got.header.Get("X-Token-Broker-Error") != "" {
-			s.t.Errorf("a call to %s = %v, want the redirect as it came, scrubbed, and no error of ours", path, got)
+			s.t.Errorf("a call to %s = %v, want downstream's redirect, scrubbed and without the broker's error header", path, got)
 		}
 	}
 }
 
-// failures has a token endpoint that echoes what it was sent, in all kinds of errors.
+// failures makes refreshes fail in different ways, with a token endpoint that echoes secrets.
 func (s *scene) failures() {
 	defer s.d.provider.OnToken(nil)
-	// echo puts what was sent in place of %s.
+	// echo replaces %s with the secrets of the request.
 	echo := func(status int, body string) oauthserver.Hook {
 		return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 			sent := r.PostForm.Get("refresh_token") + " " + r.PostForm.Get("client_secret") + " " + r.Header.Get("Authorization")
@@ -182,10 +182,10 @@ func (s *scene) failures() {
 		s.d.provider.OnToken(failure.hook)
 		s.fail(failure.customer)
 		if got := s.d.provider.TokenRequests(failure.customer); len(got) == 0 {
-			s.t.Errorf("%s: nothing was sent to the token endpoint", failure.customer)
+			s.t.Errorf("%s: got no token request", failure.customer)
 		}
 	}
-	// This pauses the connector, whichever customer it is sent for.
+	// This pauses the connector, no matter for which customer it was sent.
 	unknown := echo(http.StatusBadRequest, `{"error": "%s", "error_uri": "%s"}`)
 	var sent atomic.Bool
 	s.d.provider.OnToken(func(w http.ResponseWriter, r *http.Request, server http.Handler) {
@@ -194,24 +194,24 @@ func (s *scene) failures() {
 	})
 	s.fail("unknown code")
 	if !sent.Load() {
-		s.t.Error("nothing was sent to the token endpoint when it answered with an unknown code")
+		s.t.Error("no token request was answered with an unknown code")
 	}
 	s.d.webhooks.await(s.t, failedEvent)
 	s.d.webhooks.await(s.t, "vault.connection.token_refresh.pending")
 }
 
-// fail imports a token that cannot be refreshed, and calls with it.
+// fail imports an expired token whose refresh fails, and makes a call with it.
 func (s *scene) fail(customer string) {
 	login := s.d.provider.Login(s.t, customer, 2*oauthserver.DefaultLifetime)
-	wantNoCanaryInAnswer(s.t, "the answer to an import", s.p.importBody(s.t, acme, customer, tokensBody(s.t, login, nil)))
-	got := wantNoCanaryInAnswer(s.t, "the answer to a call without a token", s.p.call(s.t, "/acme/contacts", customer))
+	wantNoCanaryInAnswer(s.t, "the response to an import", s.p.importBody(s.t, acme, customer, tokensBody(s.t, login, nil)))
+	got := wantNoCanaryInAnswer(s.t, "the response to a call without a token", s.p.call(s.t, "/acme/contacts", customer))
 	if got.status != http.StatusUnauthorized && got.status != http.StatusServiceUnavailable {
 		s.t.Errorf("%s: a call = %v, want 401 or 503", customer, got)
 	}
 	wantNoCanaryInAnswer(s.t, "a connection", s.p.get(s.t, acme, customer))
 }
 
-// administration looks at all that the admin endpoint shows.
+// administration checks the responses of the admin endpoint.
 func (s *scene) administration() {
 	for _, path := range []string{
 		"/config/", "/metrics", "/token_broker/health/live", "/token_broker/health/ready", "/reverse_proxy/upstreams",
@@ -230,7 +230,7 @@ func (s *scene) administration() {
 	wantNoCanary(s.t, "adapt", adapted)
 }
 
-// wantSpans checks that what happens can be followed.
+// wantSpans checks that the scene has left spans of each kind.
 func wantSpans(t *testing.T, spans *collector) {
 	t.Helper()
 	imported := spans.await(t, "token_broker.import", anySpan)
@@ -242,7 +242,7 @@ func wantSpans(t *testing.T, spans *collector) {
 	} {
 		spans.await(t, name, anySpan)
 	}
-	// A refresh belongs to no request, but names the one that it began with.
+	// The span of a refresh is a root, with a link to the request that caused it.
 	spans.await(t, "token_broker.refresh", func(s *tracev1.Span) bool {
 		return len(s.ParentSpanId) == 0 && slices.ContainsFunc(s.Links, func(link *tracev1.Span_Link) bool {
 			return slices.ContainsFunc(spans.named("token_broker.import"), func(imported *tracev1.Span) bool {
@@ -251,6 +251,6 @@ func wantSpans(t *testing.T, spans *collector) {
 		})
 	})
 	if len(imported.ParentSpanId) == 0 {
-		t.Error("the import's span has no parent, want the request's")
+		t.Error("the span of the import has no parent, want the span of the request")
 	}
 }

@@ -15,20 +15,20 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/vaulttest"
 )
 
-// Deadlines. They are for machines that are busy with other things.
+// Deadlines, generous enough for busy machines.
 const (
 	buildTimeout = 15 * time.Minute
-	waitTimeout  = 30 * time.Second // for anything to happen
+	waitTimeout  = 30 * time.Second // of eventually, and of requests
 	pollInterval = 20 * time.Millisecond
 )
 
-// binary is the path of the token-broker that is tested, and root that of the
-// repository. TestMain sets them.
+// binary is the path of the token-broker under test, root that of the repository. TestMain
+// sets them.
 var binary, root string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// Tests wait more than they compute.
+	// Tests mostly wait, so run more of them than there are CPUs.
 	if err := flag.Set("test.parallel", "4"); err != nil {
 		panic(err)
 	}
@@ -79,10 +79,10 @@ func findRoot() (string, error) {
 			return dir, nil
 		}
 	}
-	return "", errors.New("cmd/token-broker is in no directory above the tests")
+	return "", errors.New("no directory above the tests has cmd/token-broker")
 }
 
-// eventually waits until try has no error.
+// eventually waits until try returns nil.
 func eventually(t testing.TB, what string, try func() error) {
 	t.Helper()
 	brokertest.Eventually(t, waitTimeout, what, try)

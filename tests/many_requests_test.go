@@ -11,7 +11,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 )
 
-// inParallel does n things, some at a time, and returns what went wrong.
+// inParallel calls do n times, some of them at the same time, and returns the errors.
 func inParallel(n int, do func(i int) error) error {
 	const atATime = 20
 	errs := make([]error, n)
@@ -29,7 +29,7 @@ func inParallel(n int, do func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// tryImport imports for other goroutines than the test's.
+// tryImport is [process.importBody] for goroutines other than the test's.
 func (p *process) tryImport(customer, body string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
 	defer cancel()
@@ -41,8 +41,7 @@ func (p *process) tryImport(customer, body string) error {
 	return err
 }
 
-// The refresh token is dead: the token endpoint is asked once, however many ask for a
-// token, also after a restart.
+// A dead refresh token is sent once, however many callers need a token, even after a restart.
 func TestDeadConnectionCostsOneTokenRequest(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		const requests = 200
@@ -66,17 +65,17 @@ func TestDeadConnectionCostsOneTokenRequest(t *testing.T) {
 			t.Error(err)
 		}
 		wantNeedsAuth(t, p.call(t, "/acme/contacts", consumer))
-		p.stop(t) // which delivers what is to be delivered
-		d.wantRedeems(t, consumer, 1)
+		p.stop(t) // delivers pending webhooks
+		d.wantTokenRequests(t, consumer, 1)
 		if got := d.webhooks.of(failedEvent); len(got) != 1 {
-			t.Errorf("%d webhooks %s came, want one", len(got), failedEvent)
+			t.Errorf("got %d webhooks %s, want one", len(got), failedEvent)
 		}
 	})
 }
 
-// The client secret is wrong, which is nobody's fault but the operator's: it is tried
-// with one of a thousand connections, told once, and once it is right all of them work.
-func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
+// A wrong client secret is tried with one of a thousand connections and reported once. When it
+// is corrected, all of them work.
+func TestWrongClientSecretCostsNoCredentials(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		const connections = 1000
 		customer := func(i int) string { return fmt.Sprintf("customer-%d", i) }
@@ -84,7 +83,7 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 		d.clientSecret = "wrong"
 		p := d.start(t)
 		p.importTokens(t, acme, customer(0), d.expired(t, customer(0)))
-		d.awaitRedeems(t, customer(0), 1)
+		d.awaitRefreshes(t, customer(0), 1)
 		d.webhooks.await(t, failedEvent)
 		bodies := make([]string, connections)
 		for i := range bodies[1:] {
@@ -107,10 +106,10 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 			sent += len(d.provider.TokenRequests(customer(i)))
 		}
 		if sent != 1 {
-			t.Errorf("the token endpoint was asked %d times, want once", sent)
+			t.Errorf("got %d token requests, want one", sent)
 		}
 		if got := d.webhooks.of(failedEvent); len(got) != 1 {
-			t.Errorf("%d webhooks %s came, want one", len(got), failedEvent)
+			t.Errorf("got %d webhooks %s, want one", len(got), failedEvent)
 		}
 
 		d.clientSecret = right
@@ -128,7 +127,7 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 			t.Error(err)
 		}
 		for i := range connections {
-			// The wrong client has cost the first of them a request.
+			// The first one has tried the wrong secret.
 			if got, want := len(d.provider.TokenRequests(customer(i))), 1; got != want && (i > 0 || got != want+1) {
 				t.Errorf("%s: %d token requests, want %d", customer(i), got, want)
 			}
@@ -139,7 +138,7 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 		}
 		p.stop(t)
 		if got := d.webhooks.of(failedEvent); len(got) != 1 {
-			t.Errorf("%d webhooks %s came, want one", len(got), failedEvent)
+			t.Errorf("got %d webhooks %s, want one", len(got), failedEvent)
 		}
 	})
 }

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// Whoever sends a method that is refused is told which there are, wherever that is.
-func TestRefusedMethodsSayWhatIsAllowed(t *testing.T) {
+// A response that refuses a method lists the allowed ones, in every handler.
+func TestRefusedMethodsListTheAllowedOnes(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		p := d.start(t)
 		proxied := d.apiHeader(consumer)

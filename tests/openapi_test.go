@@ -27,8 +27,8 @@ func testDocument(t *testing.T) *openapi3.T {
 	return doc
 }
 
-// The document is valid OpenAPI, its examples are what their schemas say, and each
-// operation says what it is.
+// The document is valid OpenAPI, its examples conform to their schemas, and each operation has
+// a description.
 func TestOpenAPIDocumentIsValid(t *testing.T) {
 	t.Parallel()
 	doc := testDocument(t)
@@ -57,13 +57,13 @@ func TestOpenAPIDocumentIsValid(t *testing.T) {
 	}
 }
 
-// What kinds of errors the code can send, and what kinds the document lists, are the same.
+// The document lists the types of errors that the code can send, and no others.
 func TestOpenAPIDocumentListsEveryError(t *testing.T) {
 	t.Parallel()
 	doc := testDocument(t)
 	sent := errorTypesInCode(t)
 	if len(sent) < 10 {
-		t.Fatalf("the code sends only the errors %v: they are not where this test looks for them", sent)
+		t.Fatalf("found only the errors %v in the code: this test looks in the wrong place", sent)
 	}
 	var listed, explained []string
 	statuses := make(map[string]string)
@@ -82,22 +82,21 @@ func TestOpenAPIDocumentListsEveryError(t *testing.T) {
 	slices.Sort(listed)
 	slices.Sort(explained)
 	if !slices.Equal(listed, sent) {
-		t.Errorf("the schema ErrorType lists %v\nand the code sends      %v", listed, sent)
+		t.Errorf("the schema ErrorType lists %v\nwant, as in the code,   %v", listed, sent)
 	}
 	if !slices.Equal(explained, sent) {
-		t.Errorf("the table of errors has %v\nand the code sends      %v", explained, sent)
+		t.Errorf("the table of errors has  %v\nwant, as in the code,   %v", explained, sent)
 	}
 }
 
-// statusesInResponses returns the status that the document's responses give to each type of
-// error.
+// statusesInResponses returns the status of each type of error in the document's responses.
 func statusesInResponses(t *testing.T, doc *openapi3.T) map[string]string {
 	t.Helper()
 	statuses := make(map[string]string)
 	for _, response := range doc.Components.Responses {
 		content := response.Value.Content["application/json"]
 		if content == nil || content.Schema == nil || len(content.Schema.Value.AllOf) != 2 {
-			continue // not that of an error alone
+			continue // not the schema of one error
 		}
 		own := content.Schema.Value.AllOf[1].Value.Properties
 		for _, typeName := range own["type_name"].Value.Enum {
@@ -105,13 +104,13 @@ func statusesInResponses(t *testing.T, doc *openapi3.T) map[string]string {
 		}
 	}
 	if len(statuses) < 5 {
-		t.Errorf("the responses have only the errors %v: they are not where this test looks for them", statuses)
+		t.Errorf("found only the errors %v in the responses: this test looks in the wrong place", statuses)
 	}
 	return statuses
 }
 
-// errorTypesInCode returns the names of errors that stand in the code of the adapter, which
-// is the only place where errors are given names.
+// errorTypesInCode returns the type names of errors in the code of the adapter. No other code
+// names them.
 func errorTypesInCode(t *testing.T) []string {
 	t.Helper()
 	var files []string
@@ -145,7 +144,7 @@ func errorTypesInCode(t *testing.T) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// What is checked of every exchange with the API does find what is wrong.
+// The check of every exchange with the API finds faults.
 func TestExchangesAreCheckedAgainstTheDocument(t *testing.T) {
 	t.Parallel()
 	document, err := theContract()
@@ -182,9 +181,9 @@ func TestExchangesAreCheckedAgainstTheDocument(t *testing.T) {
 		answer             answer
 		fault              string // in the error; empty: none
 	}{
-		{"as it should be", "GET", one, caller(), "", answer{200, answered(), []byte(good)}, ""},
-		{"another path is none of the API's", "GET", "/acme/contacts", http.Header{}, "", answer{418, http.Header{}, []byte("?")}, ""},
-		{"an error as it should be", "GET", one, caller(), "", answer{404, failed, []byte(notFound)}, ""},
+		{"a correct exchange", "GET", one, caller(), "", answer{200, answered(), []byte(good)}, ""},
+		{"a path that is not the API's", "GET", "/acme/contacts", http.Header{}, "", answer{418, http.Header{}, []byte("?")}, ""},
+		{"a correct error", "GET", one, caller(), "", answer{404, failed, []byte(notFound)}, ""},
 		{"a bad request that is refused", "POST", one + "/import", caller(), `{"x":1}`, answer{
 			400, answered(errorHeader, "RequestValidationError"),
 			[]byte(`{"status_code":400,"error":"Bad Request","type_name":"RequestValidationError","message":"m","detail":"d","ref":"https://e.test/"}`),
@@ -194,45 +193,45 @@ func TestExchangesAreCheckedAgainstTheDocument(t *testing.T) {
 			[]byte(`{"status_code":404,"error":"Not Found","type_name":"EntityNotFoundError","message":"m","detail":"d","ref":"https://e.test/"}`),
 		}, ""},
 
-		{"a member too many", "GET", one, caller(), "", answer{200, answered(), []byte(strings.Replace(good, `"id"`, `"access_token":"at","id"`, 1))}, "access_token"},
-		{"a member too few", "GET", one, caller(), "", answer{200, answered(), []byte(strings.Replace(good, `"state":"callable",`, "", 1))}, "state"},
+		{"an extra member", "GET", one, caller(), "", answer{200, answered(), []byte(strings.Replace(good, `"id"`, `"access_token":"at","id"`, 1))}, "access_token"},
+		{"a missing member", "GET", one, caller(), "", answer{200, answered(), []byte(strings.Replace(good, `"state":"callable",`, "", 1))}, "state"},
 		{"a time that is a string", "GET", one, caller(), "", answer{200, answered(), []byte(strings.Replace(good, `"created_at":1`, `"created_at":"2026-01-02T15:04:05Z"`, 1))}, "created_at"},
 		{"an unknown state", "GET", one, caller(), "", answer{200, answered(), []byte(strings.Replace(good, "callable", "ready", 1))}, "state"},
 		{"no JSON", "GET", one, caller(), "", answer{200, answered("Content-Type", "text/plain"), []byte("OK")}, "Content-Type"},
-		{"a header too few", "POST", one + "/import", caller(), "{}", answer{200, answered(), []byte(good)}, "X-Token-Broker-Import"},
-		{"a status that the operation does not have", "GET", one, caller(), "", answer{409, answered(), nil}, "status is not supported"},
+		{"a missing header", "POST", one + "/import", caller(), "{}", answer{200, answered(), []byte(good)}, "X-Token-Broker-Import"},
+		{"a status that the operation does not list", "GET", one, caller(), "", answer{409, answered(), nil}, "status is not supported"},
 		{"an error without its header", "GET", one, caller(), "", answer{404, answered(), []byte(notFound)}, errorHeader},
 		{
-			"an error of another type than its header's", "GET", one, caller(), "",
+			"an error whose type differs from its header", "GET", one, caller(), "",
 			answer{404, answered(errorHeader, "ConnectorNotFoundError"), []byte(notFound)},
-			"another body",
+			"do not match the body",
 		},
-		{"an error with another status", "GET", one, caller(), "", answer{403, failed, []byte(notFound)}, "another body"},
+		{"an error with another status", "GET", one, caller(), "", answer{403, failed, []byte(notFound)}, "do not match the body"},
 		{
-			"an error of a type that is not listed", "GET", "/acme/contacts", caller(), "",
+			"an error of an unknown type", "GET", "/acme/contacts", caller(), "",
 			answer{404, answered(errorHeader, "NewError"), []byte(strings.ReplaceAll(notFound, "ConnectionNotFoundError", "NewError"))},
 			"type_name",
 		},
-		{"a 405 that does not say what is allowed", "PUT", one, caller(), "", answer{405, answered(errorHeader, "MethodNotAllowedError"), []byte("{}")}, "Allow"},
-		{"an error that is not that of the operation", "GET", one, caller(), "", answer{
+		{"a 405 without Allow", "PUT", one, caller(), "", answer{405, answered(errorHeader, "MethodNotAllowedError"), []byte("{}")}, "Allow"},
+		{"an error that the operation does not list", "GET", one, caller(), "", answer{
 			404, answered(errorHeader, "EntityNotFoundError"),
 			[]byte(strings.ReplaceAll(notFound, "ConnectionNotFoundError", "EntityNotFoundError")),
 		}, "type_name"},
 		{
-			"a bad request that is answered", "POST", one + "/import", caller(), `{"credentials":{"expires":1}}`,
+			"a bad request that succeeds", "POST", one + "/import", caller(), `{"credentials":{"expires":1}}`,
 			answer{200, answered("X-Token-Broker-Import", "stored"), []byte(good)},
 			"does not allow",
 		},
 		{
-			"no consumer, and answered", "GET", one,
+			"no consumer, and a success", "GET", one,
 			http.Header{"Authorization": {"Bearer key"}, "X-Apideck-App-Id": {application}},
 			"",
 			answer{200, answered(), []byte(good)},
 			"x-apideck-consumer-id",
 		},
-		{"no key, and answered", "GET", one, caller("Authorization", ""), "", answer{200, answered(), []byte(good)}, "does not allow"},
-		{"an unknown path that is answered", "GET", "/vault/x", caller(), "", answer{200, answered(), []byte(good)}, "does not allow"},
-		{"an unknown method that is answered", "PUT", one, caller(), "{}", answer{200, answered(), []byte(good)}, "does not allow"},
+		{"no key, and a success", "GET", one, caller("Authorization", ""), "", answer{200, answered(), []byte(good)}, "does not allow"},
+		{"an unknown path that succeeds", "GET", "/vault/x", caller(), "", answer{200, answered(), []byte(good)}, "does not allow"},
+		{"an unknown method that succeeds", "PUT", one, caller(), "{}", answer{200, answered(), []byte(good)}, "does not allow"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -243,10 +242,10 @@ func TestExchangesAreCheckedAgainstTheDocument(t *testing.T) {
 			req.Header = test.header
 			err = document.check(req, []byte(test.body), test.answer)
 			if test.fault == "" && err != nil {
-				t.Errorf("found %v, want nothing", err)
+				t.Errorf("check = %v, want nil", err)
 			}
 			if test.fault != "" && (err == nil || !strings.Contains(err.Error(), test.fault)) {
-				t.Errorf("found %v, want a fault with %q", err, test.fault)
+				t.Errorf("check = %v, want an error that contains %q", err, test.fault)
 			}
 		})
 	}

@@ -12,58 +12,58 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// How long a Vault outage lasts that would give the other replicas the time to take a
-// lease over, if only they could read it: a lease of a timeout of 4 s lasts 13 s.
+// The outage outlasts a lease, which lasts 13 s with this timeout, so the other replicas would
+// take over a lease that they could read.
 const (
 	outageTimeout = "4s"
 	outage        = 14 * time.Second
 )
 
-// The store goes away for everybody when the refresh token is spent and before the new
-// one is saved. When it is back, the one copy of that wins over everybody.
-func TestVaultOutageRightAfterARedeemLosesNothing(t *testing.T) {
+// Vault becomes unreachable for all replicas after a refresh token is spent and before the new
+// one is saved. When it is back, all replicas use the new one.
+func TestVaultOutageDuringARefreshLosesNothing(t *testing.T) {
 	t.Parallel()
 	o := newOutage(t)
 	first := o.replicas[0].process()
 	if got, err := first.tryCall("/acme/contacts", consumer); err != nil || got.status != http.StatusOK {
 		t.Errorf("a call to the process with the new token = %v, %v; want 200 without Vault", got, err)
 	}
-	o.goOn(t, outage)
+	o.wait(t, outage)
 	o.end(t)
 	o.wantNothingLost(t)
 }
 
-// The same, and the process that has the new token crashes meanwhile: what counts is
-// in its journal.
+// The same, and the process with the new token crashes during the outage. Its journal has the
+// token.
 func TestJournalSurvivesACrashInAVaultOutage(t *testing.T) {
 	t.Parallel()
 	o := newOutage(t)
 	first := o.replicas[0]
 	eventually(t, "the journal", func() error {
 		if !hasLogged(first, "the store did not take a refreshed token; it is served from memory, and saving is retried") {
-			return errors.New("nothing is said of it")
+			return errors.New("the log does not mention it")
 		}
 		if got, err := first.process().tryCall("/acme/contacts", consumer); err != nil || got.status != http.StatusOK {
-			return errors.New("the token is not served from memory") // which it is once it is in the journal
+			return errors.New("the token is not served from memory") // it is once the journal has it
 		}
 		return nil
 	})
 	first.kill(t)
 	first.start(t)
-	eventually(t, "the store's opening", func() error { // which reads the journal
+	eventually(t, "a response about readiness", func() error { // by then the journal was read
 		got, err := get(first.process().adminURL("/token_broker/health/ready"), http.Header{})
 		if err == nil && got.status == http.StatusOK {
 			t.Error("the process is ready without Vault")
 		}
 		return err
 	})
-	o.goOn(t, outage)
+	o.wait(t, outage)
 	o.end(t)
 	o.wantNothingLost(t)
 }
 
-// An outageScene is three replicas without a Vault, and a connection whose refresh
-// token the first of them has spent just before that.
+// An outageScene is three replicas without a Vault, and a connection whose refresh token the
+// first of them spent just before the outage.
 type outageScene struct {
 	*deployment
 	replicas []*replica
@@ -103,12 +103,12 @@ func newOutage(t *testing.T) *outageScene {
 	return o
 }
 
-// callSteadily has all replicas called, so that all want a token all the time.
+// callSteadily calls all replicas all the time, so that each of them wants a token.
 func (o *outageScene) callSteadily(t *testing.T) {
 	for _, r := range o.replicas {
 		o.calling.Go(func() {
 			for {
-				_, _ = r.process().tryCall("/acme/contacts", consumer) // often there is none to be had
+				_, _ = r.process().tryCall("/acme/contacts", consumer) // it often fails for want of a token
 				select {
 				case <-o.stop:
 					return
@@ -129,8 +129,8 @@ func (o *outageScene) stopCalling() {
 	o.calling.Wait()
 }
 
-// goOn lets the outage last. Nothing is waited for: time is what it is about.
-func (o *outageScene) goOn(t *testing.T, d time.Duration) {
+// wait lets time pass. There is no condition to wait for: leases expire with time.
+func (o *outageScene) wait(t *testing.T, d time.Duration) {
 	select {
 	case <-time.After(d):
 	case <-t.Context().Done():
@@ -144,18 +144,19 @@ func (o *outageScene) end(t *testing.T) {
 	awaitAll(t, o.replicas)
 }
 
-// wantNothingLost waits for longer than it would take the others to take over.
+// wantNothingLost checks that all replicas use the new token, at once and after a lease would
+// have expired.
 func (o *outageScene) wantNothingLost(t *testing.T) {
 	t.Helper()
 	for _, r := range o.replicas {
 		r.wantGeneration(t, consumer, 1)
 	}
-	o.goOn(t, outage)
+	o.wait(t, outage)
 	o.stopCalling()
 	for _, r := range o.replicas {
 		r.wantGeneration(t, consumer, 1)
 	}
-	o.wantRedeems(t, consumer, 1)
+	o.wantTokenRequests(t, consumer, 1)
 }
 
 func hasLogged(r *replica, message string) bool {

@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// noHistory is the exit status of tests/previous/build.sh where the commit is missing.
+// noHistory is the exit status of tests/previous/build.sh if the commit is missing.
 const noHistory = 3
 
-// A release is a token-broker of an earlier commit.
+// A release is the token-broker of an earlier commit.
 type release struct {
 	binary string
-	source string // the tree that it was built from
+	source string // directory of the commit's source tree
 }
 
 var builtPrevious = sync.OnceValues(func() (release, error) {
@@ -32,14 +32,14 @@ var builtPrevious = sync.OnceValues(func() (release, error) {
 	return release{filepath.Join(dir, "token-broker"), filepath.Join(dir, "source")}, err
 })
 
-// previous returns the release that this tree has to be compatible with. Without the
-// repository's history the test is skipped, and in CI it fails.
+// previous returns the release that this tree must be compatible with. Without the
+// repository's history the test is skipped; in CI it fails.
 func previous(t *testing.T) release {
 	t.Helper()
 	r, err := builtPrevious()
 	var failed *exec.ExitError
 	if errors.As(err, &failed) && failed.ExitCode() == noHistory && os.Getenv("CI") != "true" {
-		t.Skip("SKIPPED: the history here has no earlier commit to be compatible with: git fetch --unshallow")
+		t.Skip("SKIPPED: the commit of the previous release is not in the history: git fetch --unshallow")
 	}
 	if err != nil {
 		t.Fatalf("tests/previous/build.sh: %v", err)
@@ -47,8 +47,8 @@ func previous(t *testing.T) release {
 	return r
 }
 
-// inBothDirections runs a test twice: the previous release writes and this one reads,
-// and the other way round.
+// inBothDirections runs a test twice: the previous release writes and this one reads, and
+// vice versa.
 func inBothDirections(t *testing.T, test func(t *testing.T, writer, reader string)) {
 	t.Helper()
 	t.Parallel()

@@ -4,6 +4,5 @@ package tests
 
 import "syscall"
 
-// dieWithParent can only be had on Linux; elsewhere a process outlives a test binary
-// that is killed.
+// dieWithParent does nothing: only Linux can end a process with a test binary that is killed.
 func dieWithParent() *syscall.SysProcAttr { return nil }

@@ -24,20 +24,20 @@ type process struct {
 	configPath string
 	cmd        *exec.Cmd
 	log        *brokertest.Log
-	exited     chan struct{} // closed when it has ended
+	exited     chan struct{} // closed when the process has ended
 }
 
-// ports are where a process listens, on 127.0.0.1.
+// ports are the ports of a process, on 127.0.0.1.
 type ports struct{ Admin, API, Sidecar int }
 
-// run starts a process and does not wait until it is ready.
+// run starts a process, without waiting until it is ready.
 func (d *deployment) run(t testing.TB) *process {
 	t.Helper()
 	ports := ports{freePort(t), freePort(t), freePort(t)}
 	return d.runCaddyfile(t, ports, d.caddyfile(t, ports))
 }
 
-// runCaddyfile starts the process of a configuration.
+// runCaddyfile starts a process with a configuration, without waiting until it is ready.
 func (d *deployment) runCaddyfile(t testing.TB, ports ports, caddyfile string) *process {
 	t.Helper()
 	p := &process{
@@ -77,13 +77,13 @@ func (p *process) awaitReady(t testing.TB) {
 	})
 }
 
-// command returns a subcommand of the deployment's binary, see [deployment.commandOf].
+// command returns a command that runs the deployment's binary; see [deployment.commandOf].
 func (d *deployment) command(args ...string) *exec.Cmd {
 	return d.commandOf(cmp.Or(d.binary, binary), args...)
 }
 
-// commandOf returns a subcommand of a binary, with nothing in its environment but what
-// belongs to the deployment.
+// commandOf returns a command that runs a binary. Its environment contains only the variables
+// of the deployment.
 func (d *deployment) commandOf(binary string, args ...string) *exec.Cmd {
 	all := slices.Concat(d.under, []string{binary}, args)
 	cmd := exec.Command(all[0], all[1:]...)
@@ -114,20 +114,20 @@ func (p *process) signal(t testing.TB, signal os.Signal) {
 	}
 }
 
-// kill ends the process as a crash does.
+// kill ends the process as a crash would.
 func (p *process) kill(t testing.TB) {
 	t.Helper()
 	p.signal(t, syscall.SIGKILL)
 	p.awaitExit(t)
 }
 
-// terminate asks the process to end and does not wait for that.
+// terminate asks the process to end, without waiting for it.
 func (p *process) terminate(t testing.TB) {
 	t.Helper()
 	p.signal(t, syscall.SIGTERM)
 }
 
-// stop ends the process as a supervisor does, and wants it to end well.
+// stop ends the process as a supervisor would, and checks that it exits with 0.
 func (p *process) stop(t testing.TB) {
 	t.Helper()
 	p.terminate(t)
@@ -147,7 +147,7 @@ func (p *process) awaitExit(t testing.TB) {
 	})
 }
 
-// reload gives the process the configuration that the deployment has now.
+// reload reloads the process with the deployment's current configuration.
 func (p *process) reload(t testing.TB) {
 	t.Helper()
 	writeFile(t, p.configPath, p.deployment.caddyfile(t, p.ports))
@@ -160,22 +160,22 @@ func (p *process) reload(t testing.TB) {
 func (p *process) cleanUp(t testing.TB) {
 	p.kill(t)
 	if strings.Contains(p.log.String(), "WARNING: DATA RACE") {
-		t.Error("token-broker has a data race, see its log")
+		t.Error("token-broker has a data race; see its log")
 	}
 	if t.Failed() {
 		t.Logf("the log of token-broker:\n%s", p.log)
 	}
 }
 
-// Ports come from below those that systems give to outgoing connections, which could
-// otherwise have one before the process does.
+// The ports of processes are below those that systems use for outgoing connections, which
+// could otherwise take one before the process listens on it.
 const firstPort, portCount = 20000, 8000
 
 var nextPort atomic.Int64
 
 func init() { nextPort.Store(int64(os.Getpid())) }
 
-// freePort returns a port that no other test gets.
+// freePort returns a port that no other test uses.
 func freePort(t testing.TB) int {
 	t.Helper()
 	for range portCount {

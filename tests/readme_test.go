@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// The README's first steps, pasted as they are, print what it says.
+// The first steps of the README, pasted into a shell, print what it promises.
 func TestReadmeFirstImport(t *testing.T) {
 	t.Parallel()
 	blocks := shellBlocks(readFromRoot(t, "README.md"), "first-import")
@@ -19,7 +19,7 @@ func TestReadmeFirstImport(t *testing.T) {
 	}
 }
 
-// shellBlocks returns what is fenced as sh between the comments "test: name" and "/test".
+// shellBlocks returns the sh blocks between the comments "test: name" and "/test".
 func shellBlocks(markdown, name string) (blocks []string) {
 	inTest, inBlock := false, false
 	for line := range strings.Lines(markdown) {
@@ -43,8 +43,8 @@ func shellBlocks(markdown, name string) (blocks []string) {
 	return blocks
 }
 
-// wantOutput checks that all that a block promises, in lines "# → text", was printed, in
-// that order.
+// wantOutput checks that the output contains the texts that a block promises, in lines
+// "# → text", in order.
 func wantOutput(t *testing.T, block, output string) {
 	t.Helper()
 	rest := output
@@ -55,7 +55,7 @@ func wantOutput(t *testing.T, block, output string) {
 		}
 		_, after, found := strings.Cut(rest, want)
 		if !found {
-			t.Errorf("\n%s\nprints\n%s\nwant in it, in this order: %s", block, output, want)
+			t.Errorf("\n%s\nprints\n%s\nwhich lacks, in this order: %s", block, output, want)
 			return
 		}
 		rest = after

@@ -9,8 +9,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// Whoever imports does not know when the token broker refreshes: an import that is
-// repeated with the tokens of the first may come before, during or after that.
+// An application cannot know when the token broker refreshes: it may repeat an import before,
+// during or after a refresh.
 func TestRepeatedImportNeverBreaksAConnection(t *testing.T) {
 	t.Parallel()
 	for _, rotation := range []struct {
@@ -43,7 +43,7 @@ func repeatedImports(t *testing.T, d *deployment) {
 		if got := p.importTokens(t, acme, customer, login); got != "kept" {
 			t.Errorf("the second import was %s, want kept", got)
 		}
-		// The same tokens without times say nothing that is not known.
+		// The same tokens without times contain nothing new.
 		body := fmt.Sprintf(`{"credentials": {"access_token": %q, "refresh_token": %q}}`, login.AccessToken, login.RefreshToken)
 		p.importBody(t, acme, customer, body).connection(t)
 		d.wantUnbroken(t, p, customer, 0)
@@ -53,7 +53,7 @@ func repeatedImports(t *testing.T, d *deployment) {
 		gate := d.provider.HoldToken(t)
 		login := d.provider.Login(t, customer, 2*oauthserver.DefaultLifetime)
 		p.importTokens(t, acme, customer, login)
-		gate.Await(t) // redeemed, and the answer is not there yet
+		gate.Await(t) // the refresh token is spent, and the response is held back
 		if got := p.importTokens(t, acme, customer, login); got != "kept" {
 			t.Errorf("the second import was %s, want kept", got)
 		}
@@ -80,8 +80,8 @@ func repeatedImports(t *testing.T, d *deployment) {
 	}
 }
 
-// wantUnbroken checks that calls are made with the token of that number, that the
-// connection says so, and that it did not come by a spent refresh token.
+// wantUnbroken checks that calls use the token of a number, that the connection is callable, and
+// that no spent refresh token was sent.
 func (d *deployment) wantUnbroken(t *testing.T, p *process, customer string, generation int) {
 	t.Helper()
 	if got := p.generationOf(t, "/acme/contacts", customer); got != generation {
@@ -95,7 +95,7 @@ func (d *deployment) wantUnbroken(t *testing.T, p *process, customer string, gen
 	}
 }
 
-// A customer who authorises again gets the new grant.
+// When a customer authorises again, the new grant replaces the old one.
 func TestImportOfANewGrantReplacesTheOldOne(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		p := d.start(t)
@@ -106,7 +106,7 @@ func TestImportOfANewGrantReplacesTheOldOne(t *testing.T) {
 			t.Errorf("the new grant was %s, want stored", got)
 		}
 		if got := p.importTokens(t, acme, consumer, first); got != "kept" {
-			t.Errorf("the old grant, sent again, was %s, want kept: the new one is known to be newer", got)
+			t.Errorf("the import of the old grant was %s, want kept: the stored one is newer", got)
 		}
 		if got := p.call(t, "/acme/contacts", consumer); got.status != http.StatusOK {
 			t.Fatalf("a call = %v, want 200", got)

@@ -7,20 +7,20 @@ import (
 	"testing"
 )
 
-// A relay is the network between one process and a server: it can be cut.
+// A relay is the network between a process and a server. It can be cut.
 type relay struct {
 	addr   string // "http://127.0.0.1:12345"
 	target string // host:port
 
-	mu      sync.Mutex // guards what is below
-	refuses bool
-	passes  bool
-	passing chan struct{} // closed if passes
-	conns   map[net.Conn]struct{}
+	mu      sync.Mutex            // guards the fields below
+	refuses bool                  // close connections
+	passes  bool                  // pass data on
+	passing chan struct{}         // closed while passes is true
+	conns   map[net.Conn]struct{} // open connections, of both sides
 	ended   bool
 }
 
-// newRelay starts a relay to the server at an http URL. It ends with the test.
+// newRelay starts a relay to the server at an http URL. It runs until the test ends.
 func newRelay(t testing.TB, url string) *relay {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -53,13 +53,13 @@ func newRelay(t testing.TB, url string) *relay {
 	return r
 }
 
-// pass heals the network. What was held back arrives now.
+// pass restores the network. Data that was held back arrives.
 func (r *relay) pass() { r.set(false, true) }
 
-// hang keeps connections, old and new, and lets nothing through.
+// hang accepts and keeps connections, but passes no data on.
 func (r *relay) hang() { r.set(false, false) }
 
-// refuse ends all connections, and new ones as they come.
+// refuse closes all connections, and new ones as they arrive.
 func (r *relay) refuse() { r.set(true, true) }
 
 func (r *relay) set(refuses, passes bool) {
@@ -98,7 +98,7 @@ func (r *relay) serve(client net.Conn) {
 	both.Wait()
 }
 
-// copy ends both connections when one has ended.
+// copy copies data, and closes both connections when one of them ends.
 func (r *relay) copy(to, from net.Conn) {
 	defer to.Close()
 	defer from.Close()
@@ -108,7 +108,7 @@ func (r *relay) copy(to, from net.Conn) {
 		r.mu.Lock()
 		passing := r.passing
 		r.mu.Unlock()
-		<-passing // the relay passes, or refuses, at the end of the test at the latest
+		<-passing // the end of the test closes it at the latest
 		if _, writeErr := to.Write(b[:n]); writeErr != nil || err != nil {
 			return
 		}

@@ -18,23 +18,23 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// A replica is one of several machines of a deployment on one Vault: a directory, a
-// network and ports of its own, and one process after the other.
+// A replica is one of several machines that share a Vault. It has its own directory, network and
+// ports, and runs one process at a time.
 type replica struct {
 	*deployment
 	name    string
-	source  string // what the OAuth server knows it by
+	source  string // identifies it to the OAuth server; see oauthserver.TokenRequest
 	network *relay
 	ports   ports
 	timeout string // of a token request, in the Caddyfile
 
-	mu   sync.Mutex // guards what is below
-	p    *process
-	logs []*brokertest.Log
+	mu   sync.Mutex
+	p    *process          // guarded by mu; the last one started
+	logs []*brokertest.Log // guarded by mu; of all its processes
 }
 
-// replicas makes machines of a deployment with a Vault; no process runs yet. Their
-// log says all that the broker does, and of Caddy only what is wrong.
+// replicas returns replicas of a deployment with a Vault, without processes. They log
+// everything of the broker, and only warnings and errors of Caddy.
 func (d *deployment) replicas(t testing.TB, server *vaulttest.Server, count int, timeout string) []*replica {
 	t.Helper()
 	replicas := make([]*replica, count)
@@ -56,28 +56,28 @@ func (d *deployment) replicas(t testing.TB, server *vaulttest.Server, count int,
 	return replicas
 }
 
-// config is the replica's Caddyfile.
+// config returns the replica's Caddyfile.
 func (r *replica) config(t testing.TB) string {
 	t.Helper()
 	const transport = "transport token_broker crm/acme {"
 	return patch(t, r.caddyfile(t, r.ports),
 		"timeout 30s", "timeout "+r.timeout,
 		r.provider.TokenURL, r.provider.TokenURL+"?"+r.source,
-		transport, transport+"\ndial_timeout 30s") // Caddy's 3 s are few for thousands at a time on a busy machine
+		transport, transport+"\ndial_timeout 30s") // Caddy's 3 s are too short for thousands of dials at once
 }
 
-// patch replaces parts of a Caddyfile: each part by the one that is named after it.
+// patch replaces parts of a Caddyfile, given as pairs of old and new text.
 func patch(t testing.TB, caddyfile string, oldNew ...string) string {
 	t.Helper()
 	for i := 0; i < len(oldNew); i += 2 {
 		if !strings.Contains(caddyfile, oldNew[i]) {
-			t.Fatalf("the Caddyfile has no %q", oldNew[i])
+			t.Fatalf("the Caddyfile does not contain %q", oldNew[i])
 		}
 	}
 	return strings.NewReplacer(oldNew...).Replace(caddyfile)
 }
 
-// start starts a process; it is not ready yet.
+// start starts a process, without waiting until it is ready.
 func (r *replica) start(t testing.TB) {
 	t.Helper()
 	p := r.runCaddyfile(t, r.ports, r.config(t))
@@ -86,7 +86,7 @@ func (r *replica) start(t testing.TB) {
 	r.p, r.logs = p, append(r.logs, p.log)
 }
 
-// process is the one that was started last.
+// process returns the last process started.
 func (r *replica) process() *process {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -101,14 +101,14 @@ func (r *replica) kill(t testing.TB) { r.process().kill(t) }
 
 func (r *replica) awaitReady(t testing.TB) { t.Helper(); r.process().awaitReady(t) }
 
-// reload gives the process its configuration once more, as soon as it listens.
+// reload loads the same configuration again, as soon as the process listens.
 func (r *replica) reload(t testing.TB) {
 	t.Helper()
 	config := r.config(t)
 	eventually(t, "a reload of replica "+r.name, func() error { return r.process().tryLoad(config) })
 }
 
-// load gives a process a configuration, even if it is the one that it has.
+// load loads a configuration, even if it is the current one.
 func (p *process) load(t testing.TB, caddyfile string) {
 	t.Helper()
 	if err := p.tryLoad(caddyfile); err != nil {
@@ -127,11 +127,11 @@ func (p *process) tryLoad(caddyfile string) error {
 	return err
 }
 
-// A logLine is what a broker has logged.
+// A logLine is a line in a broker's log.
 type logLine struct {
 	Replica    string
 	At         time.Time
-	Timestamp  float64 `json:"ts"` // Unix, in seconds
+	Timestamp  float64 `json:"ts"` // Unix time in seconds
 	Message    string  `json:"msg"`
 	Connection string  `json:"connection"`
 	Class      string  `json:"class"`
@@ -140,7 +140,7 @@ type logLine struct {
 	From       string  `json:"from"`
 }
 
-// customer is the consumer in the name of the connection.
+// customer returns the consumer in the name of the connection.
 func (l logLine) customer() string {
 	parts := strings.Split(l.Connection, "/")
 	if len(parts) < 2 {
@@ -149,7 +149,7 @@ func (l logLine) customer() string {
 	return parts[1]
 }
 
-// logged returns what the brokers of all processes have logged so far.
+// logged returns the log lines of all processes so far.
 func (r *replica) logged() []logLine {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -174,8 +174,8 @@ func awaitAll(t testing.TB, replicas []*replica) {
 	}
 }
 
-// wantGeneration waits until a call through the replica succeeds, and checks whose
-// token downstream saw then.
+// wantGeneration waits until a call through the replica succeeds, and checks which token
+// downstream got.
 func (r *replica) wantGeneration(t testing.TB, customer string, generation int) {
 	t.Helper()
 	eventually(t, "a call through replica "+r.name, func() error {
@@ -190,9 +190,9 @@ func (r *replica) wantGeneration(t testing.TB, customer string, generation int) 
 	})
 }
 
-// wantRedeems checks how often a customer's refresh tokens were sent, and that none
-// was twice.
-func (d *deployment) wantRedeems(t testing.TB, customer string, count int) {
+// wantTokenRequests checks how often a customer's refresh tokens were sent, and that none was
+// sent again after it was spent.
+func (d *deployment) wantTokenRequests(t testing.TB, customer string, count int) {
 	t.Helper()
 	if got := d.provider.TokenRequests(customer); len(got) != count {
 		t.Errorf("token requests of %s: %+v, want %d", customer, got, count)
@@ -202,7 +202,7 @@ func (d *deployment) wantRedeems(t testing.TB, customer string, count int) {
 	}
 }
 
-// expired returns the tokens of a login that was long ago.
+// expired returns the tokens of an old login, whose access token has expired.
 func (d *deployment) expired(t testing.TB, customer string) oauthserver.Tokens {
 	t.Helper()
 	return d.provider.Login(t, customer, 2*oauthserver.DefaultLifetime)

@@ -10,7 +10,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// What an import was answered 200 for outlives a crash right after.
+// A crash right after an import was answered with 200 does not lose it.
 func TestImportSurvivesACrash(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		p := d.start(t)
@@ -25,19 +25,19 @@ func TestRefreshedTokenSurvivesACrash(t *testing.T) {
 		p := d.start(t)
 		login := d.provider.Login(t, consumer, 2*oauthserver.DefaultLifetime)
 		p.importTokens(t, acme, consumer, login)
-		d.wantUnbroken(t, p, consumer, 1) // a token that was used has been saved
+		d.wantUnbroken(t, p, consumer, 1) // a refreshed token is saved before it is used
 		p.kill(t)
 		p = d.start(t)
 		d.wantUnbroken(t, p, consumer, 1)
 		if got := p.importTokens(t, acme, consumer, login); got != "kept" {
-			t.Errorf("the old tokens, imported again, were %s, want kept", got)
+			t.Errorf("the import of the old tokens was %s, want kept", got)
 		}
 		d.wantUnbroken(t, p, consumer, 1)
 	})
 }
 
-// Vault goes away and comes back: what was valid is served, what needs Vault is a 503,
-// and afterwards all is as before.
+// While Vault restarts, calls with valid tokens work and requests that need Vault are answered
+// with 503. Afterwards everything works again.
 func TestVaultCanRestart(t *testing.T) {
 	t.Parallel()
 	server := vaulttest.Start(t, vaulttest.WithStorage(vaulttest.Raft))
@@ -68,8 +68,8 @@ func TestVaultCanRestart(t *testing.T) {
 	d.wantUnbroken(t, p, "another", 0)
 }
 
-// The process is replaced while the token endpoint has the refresh token, spent, and has
-// not answered yet. The old process waits for the answer and saves it.
+// A process is replaced after the token endpoint has spent the refresh token and before it has
+// responded. The old process waits for the response and saves it.
 func TestRollingRestartBurnsNoRefreshToken(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		gate := d.provider.HoldToken(t)
@@ -81,7 +81,7 @@ func TestRollingRestartBurnsNoRefreshToken(t *testing.T) {
 		called := make(chan answer, 1)
 		if d.isShared {
 			after = d.start(t)
-			go func() { // has to wait for what the old process gets
+			go func() { // waits for the token that the old process saves
 				got, err := after.tryCall("/acme/contacts", consumer)
 				if err != nil {
 					t.Error(err)
@@ -92,12 +92,12 @@ func TestRollingRestartBurnsNoRefreshToken(t *testing.T) {
 		before.terminate(t)
 		eventually(t, "the beginning of the shutdown", func() error {
 			if _, err := get(before.apiURL("/"), http.Header{}); err == nil {
-				return errors.New("it still takes requests")
+				return errors.New("it still accepts requests")
 			}
 			return nil
 		})
 		if before.hasExited() {
-			t.Fatal("the process has ended before the token endpoint had answered")
+			t.Fatal("the process ended before the token endpoint responded")
 		}
 		gate.Open()
 		before.awaitExit(t)
@@ -115,7 +115,7 @@ func TestRollingRestartBurnsNoRefreshToken(t *testing.T) {
 	})
 }
 
-// A configuration is replaced while a refresh is under way, and a request waits for it.
+// The configuration is replaced while a refresh is in progress and a request waits for it.
 func TestReloadDuringARefreshLosesNothing(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		gate := d.provider.HoldToken(t)
@@ -137,7 +137,7 @@ func TestReloadDuringARefreshLosesNothing(t *testing.T) {
 		eventually(t, "the new configuration", func() error {
 			got, err := get(p.apiURL("/"), http.Header{})
 			if err == nil && got.header.Get("X-Configuration") != "second" {
-				err = errors.New("it is the old one")
+				err = errors.New("the old one is still in use")
 			}
 			return err
 		})
@@ -155,8 +155,7 @@ func TestReloadDuringARefreshLosesNothing(t *testing.T) {
 	})
 }
 
-// Two processes over one Vault, and calls to both as soon as a token has to be
-// refreshed: it is refreshed once.
+// Two processes on one Vault get calls as soon as a token has expired: it is refreshed once.
 func TestReplicasRefreshOnce(t *testing.T) {
 	t.Parallel()
 	d := newDeployment(t, oauthserver.Config{}).onVault(t, vaulttest.Shared(t))

@@ -17,13 +17,13 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// Deadlines of what runs outside of this process.
+// Timeouts of npm and of a script.
 const (
 	installTimeout = 3 * time.Minute
 	scriptTimeout  = 5 * time.Minute
 )
 
-// installedSDK is the directory whose node_modules has the SDK.
+// installedSDK returns the directory whose node_modules contains the SDK.
 var installedSDK = sync.OnceValues(func() (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), installTimeout)
 	defer cancel()
@@ -34,8 +34,8 @@ var installedSDK = sync.OnceValues(func() (string, error) {
 	return strings.TrimSpace(string(out)), err
 })
 
-// installSDK returns where the official TypeScript SDK is. Without Node.js the test is
-// skipped, which make test says; CI has to have it.
+// installSDK returns the directory of the official TypeScript SDK. Without Node.js the test is
+// skipped, which make test reports; in CI it fails.
 func installSDK(t *testing.T) string {
 	t.Helper()
 	for _, program := range []string{"node", "npm"} {
@@ -43,9 +43,9 @@ func installSDK(t *testing.T) string {
 			continue
 		}
 		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is missing: CI has to run the official SDK against the broker", program)
+			t.Fatalf("%s is missing: CI must run the official SDK against the broker", program)
 		}
-		t.Skipf("SKIPPED: %s is missing, so that the official SDK does not run against the broker", program)
+		t.Skipf("SKIPPED: %s is missing, so the official SDK does not run against the broker", program)
 	}
 	dir, err := installedSDK()
 	if err != nil {
@@ -54,7 +54,7 @@ func installSDK(t *testing.T) string {
 	return dir
 }
 
-// runSDK runs one of the scripts of tests/sdk, for one customer who has logged in.
+// runSDK runs a script of tests/sdk with the login of a customer.
 func runSDK(t *testing.T, p *process, f *front, script, customer string, login oauthserver.Tokens) {
 	t.Helper()
 	given, err := json.Marshal(map[string]any{
@@ -114,7 +114,7 @@ func TestOfficialSDKCallsDownstream(t *testing.T) {
 	})
 }
 
-// answerSDK is the API of the script proxy.mjs.
+// answerSDK plays the API that the script proxy.mjs calls.
 func answerSDK(w http.ResponseWriter, r *http.Request, server http.Handler) {
 	answer := func(status int, contentType, body string) {
 		w.Header().Set("Content-Type", contentType)
@@ -150,9 +150,9 @@ func answerSDK(w http.ResponseWriter, r *http.Request, server http.Handler) {
 	}
 }
 
-// A refresh that fails for now is a 503: the SDK waits as long as it is told, and tries
-// again until it succeeds.
-func TestOfficialSDKRetriesWhatWillPass(t *testing.T) {
+// A refresh that fails temporarily is a 503. The SDK waits for Retry-After and retries until it
+// succeeds.
+func TestOfficialSDKRetriesTemporaryFailures(t *testing.T) {
 	installSDK(t)
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		p := d.start(t)
@@ -168,7 +168,7 @@ func TestOfficialSDKRetriesWhatWillPass(t *testing.T) {
 		runSDK(t, p, f, "outage.mjs", consumer, d.provider.Login(t, consumer, time.Hour))
 		got := f.statuses("validateConnectionState")
 		if len(got) < 2 || got[0] != http.StatusServiceUnavailable || got[len(got)-1] != http.StatusOK {
-			t.Errorf("the SDK's requests were answered %v, want 503 and, in the end, 200", got)
+			t.Errorf("the SDK's requests were answered with %v, want 503 first and 200 last", got)
 		}
 	})
 }

@@ -18,18 +18,18 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// The size of the storm, and how long it may take on a machine that is busy otherwise.
+// The size of the storm, and how long it may take on a busy machine.
 const (
 	stormSize    = 10_000
 	stormTimeout = 3 * time.Minute
 )
 
-// Three processes over one Vault, a token that has expired, and ten thousand requests
-// that are all there before the token endpoint answers. The caller whose request began
-// the refresh has gone away by then.
-func TestStormAcrossReplicasIsOneRedeem(t *testing.T) {
+// Three processes on one Vault get ten thousand requests for a connection whose token has
+// expired, all before the token endpoint responds. The caller whose request triggered the
+// refresh has gone away by then.
+func TestStormAcrossReplicasIsOneTokenRequest(t *testing.T) {
 	t.Parallel()
-	const lifetime = 8 * time.Second // of the login's token, which is imported in that time
+	const lifetime = 8 * time.Second // what is left of the token's lifetime at the import
 	d := newDeployment(t, oauthserver.Config{})
 	replicas := d.replicas(t, vaulttest.Shared(t), 3, stormTimeout.String())
 	for _, r := range replicas {
@@ -39,9 +39,9 @@ func TestStormAcrossReplicasIsOneRedeem(t *testing.T) {
 	gate := d.provider.HoldToken(t)
 	login := d.provider.Login(t, consumer, oauthserver.DefaultLifetime-lifetime)
 	replicas[0].process().importTokens(t, acme, consumer, login)
-	eventually(t, "the end of the token", func() error {
+	eventually(t, "the expiry of the token", func() error {
 		if expiry := login.IssuedAt.Add(login.Lifetime); time.Now().Before(expiry) {
-			return fmt.Errorf("it is at %v", expiry)
+			return fmt.Errorf("it expires at %v", expiry)
 		}
 		return nil
 	})
@@ -67,10 +67,10 @@ func TestStormAcrossReplicasIsOneRedeem(t *testing.T) {
 	s.awaitSent(t)
 	gate.Open()
 	s.wantGeneration(t, 1)
-	d.wantRedeems(t, consumer, 1)
+	d.wantTokenRequests(t, consumer, 1)
 }
 
-// A storm is many requests at a time.
+// A storm is many concurrent requests.
 type storm struct {
 	ctx     context.Context
 	client  *http.Client
@@ -95,7 +95,7 @@ func newStorm(t *testing.T, size int) *storm {
 	}
 }
 
-// call sends one request and notes the answer.
+// call sends a request and records the response.
 func (s *storm) call(url string) {
 	body, err := s.get(url)
 	s.answers <- stormAnswer{body, err}
@@ -124,7 +124,7 @@ func (s *storm) get(url string) (string, error) {
 	return string(body), err
 }
 
-// awaitSent waits until all requests are on their way.
+// awaitSent waits until all requests are sent.
 func (s *storm) awaitSent(t *testing.T) {
 	t.Helper()
 	select {
@@ -134,7 +134,8 @@ func (s *storm) awaitSent(t *testing.T) {
 	}
 }
 
-// wantGeneration checks that all got an answer, from a downstream that saw that token.
+// wantGeneration checks that all requests succeeded, and that downstream got the token of a
+// number each time.
 func (s *storm) wantGeneration(t *testing.T, generation int) {
 	t.Helper()
 	want := fmt.Sprintf(`"generation":%d,`, generation)
@@ -151,12 +152,12 @@ func (s *storm) wantGeneration(t *testing.T, generation int) {
 		}
 	}
 	if failed+stale > 0 {
-		t.Errorf("of %d requests %d failed, the last with %v, and %d went with an old token; want none", s.size, failed, err, stale)
+		t.Errorf("of %d requests %d failed, the last with %v, and %d used an old token; want none", s.size, failed, err, stale)
 	}
 }
 
-// Ten configurations come and go while the token endpoint takes its time, and requests
-// wait in all of them.
+// The configuration is replaced ten times during a refresh, and a request waits in each of
+// them.
 func TestTenReloadsDuringARefreshLoseNothing(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		const reloads = 10
@@ -173,7 +174,7 @@ func TestTenReloadsDuringARefreshLoseNothing(t *testing.T) {
 		s := newStorm(t, reloads+1)
 		for number := range reloads {
 			go s.call(p.sidecarURL("/acme/contacts"))
-			// A system resets connections that nobody has accepted when their listener is closed.
+			// Wait: closing a listener resets connections that were not accepted yet.
 			eventually(t, "the request's arrival", func() error { return p.wantInFlight(number + 1) })
 			p.load(t, config(number+1))
 			eventually(t, "the new configuration", func() error {
@@ -189,11 +190,11 @@ func TestTenReloadsDuringARefreshLoseNothing(t *testing.T) {
 		gate.Open()
 		s.wantGeneration(t, 1)
 		d.wantUnbroken(t, p, consumer, 1)
-		d.wantRedeems(t, consumer, 1)
+		d.wantTokenRequests(t, consumer, 1)
 	})
 }
 
-// wantInFlight returns an error unless so many requests are on their way to downstream.
+// wantInFlight returns an error unless count requests to downstream are in progress.
 func (p *process) wantInFlight(count int) error {
 	got, err := get(p.adminURL("/reverse_proxy/upstreams"), http.Header{})
 	if err != nil {
@@ -211,12 +212,12 @@ func (p *process) wantInFlight(count int) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("want %d requests on their way, of %+v", count, upstreams)
+	return fmt.Errorf("want %d requests in progress, got %+v", count, upstreams)
 }
 
-// The process is asked to end while the token endpoint has the refresh token, spent, and
-// has not answered yet; twenty times. The next process finds what the last one saved.
-func TestTwentyShutdownsDuringARedeemBurnNothing(t *testing.T) {
+// Twenty times a process is stopped after the token endpoint has spent the refresh token and
+// before it has responded. The next process finds the token that the last one saved.
+func TestTwentyShutdownsDuringARefreshBurnNothing(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		const rounds = 20
 		d.global = "log {\nlevel DEBUG\n}"
@@ -232,23 +233,23 @@ func TestTwentyShutdownsDuringARedeemBurnNothing(t *testing.T) {
 			p.terminate(t)
 			eventually(t, "the beginning of the shutdown", func() error {
 				if _, err := get(p.apiURL("/"), http.Header{}); err == nil {
-					return errors.New("it still takes requests")
+					return errors.New("it still accepts requests")
 				}
 				return nil
 			})
 			if p.hasExited() {
-				t.Fatal("the process has ended before the token endpoint had answered")
+				t.Fatal("the process ended before the token endpoint responded")
 			}
 			gate.Open()
 			p.awaitExit(t)
 			if log := p.log.String(); strings.Contains(log, `"class":"ambiguous"`) || strings.Contains(log, "was taken over") {
-				t.Fatalf("round %d: an outcome is ambiguous", round)
+				t.Fatalf("round %d: the log records an ambiguous outcome", round)
 			}
 		}
 		p := d.start(t)
 		for round := range rounds {
 			d.wantUnbroken(t, p, customer(round), 1)
-			d.wantRedeems(t, customer(round), 1)
+			d.wantTokenRequests(t, customer(round), 1)
 		}
 	})
 }

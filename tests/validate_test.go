@@ -11,8 +11,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// Checking a configuration touches neither Vault nor the embedded store, which a running
-// process may have open.
+// Checking a configuration needs neither Vault nor the embedded store, which a running process
+// may have open.
 func TestValidateAndAdaptNeedNoStore(t *testing.T) {
 	t.Parallel()
 	check := func(t *testing.T, d *deployment) {

@@ -13,8 +13,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// Vault agents replace the file that the token is in; nobody reloads anything then.
-func TestVaultTokenIsReadFromItsFileWhenItIsNeeded(t *testing.T) {
+// A Vault Agent replaces the token's file without a reload of the configuration.
+func TestVaultTokenIsReadAgainWhenVaultRefusesIt(t *testing.T) {
 	t.Parallel()
 	server := vaulttest.Shared(t)
 	d := newDeployment(t, oauthserver.Config{}).onVault(t, server)
@@ -27,7 +27,7 @@ func TestVaultTokenIsReadFromItsFileWhenItIsNeeded(t *testing.T) {
 	})
 	answered.wantError(t, http.StatusServiceUnavailable, "ServiceUnavailableError")
 	if err := p.ready(); err == nil || !strings.Contains(err.Error(), "token") {
-		t.Errorf("readiness says %v, want that Vault refuses the token", err)
+		t.Errorf("readiness = %v, want an error about the token", err)
 	}
 
 	writeFile(t, d.vaultTokenPath(), server.Token+"\n")
@@ -36,8 +36,8 @@ func TestVaultTokenIsReadFromItsFileWhenItIsNeeded(t *testing.T) {
 	d.wantUnbroken(t, p, consumer, 0)
 }
 
-// A KV version 1 engine takes a compare-and-set write for a plain one and stores it in
-// the clear: nothing is ever written to it.
+// A KV version 1 engine would ignore the compare-and-set parameter of a write and store the
+// record, so nothing is ever written to one.
 func TestKVVersion1IsRefused(t *testing.T) {
 	t.Parallel()
 	server := vaulttest.Shared(t)
@@ -61,17 +61,17 @@ func TestKVVersion1IsRefused(t *testing.T) {
 		got.wantError(t, http.StatusServiceUnavailable, "ServiceUnavailableError")
 	}
 	if err := p.ready(); err == nil || !strings.Contains(err.Error(), "version 1") {
-		t.Errorf("readiness says %v, want that the engine is version 1", err)
+		t.Errorf("readiness = %v, want an error about version 1", err)
 	}
 	if !strings.Contains(p.log.String(), "version 1") {
-		t.Error("the log does not say that the engine is version 1")
+		t.Error("the log does not mention version 1")
 	}
 	if stored, err := server.Client().Logical().ListWithContext(t.Context(), mount); err != nil || stored != nil {
-		t.Errorf("the engine has %v, %v; want nothing", stored, err)
+		t.Errorf("the engine contains %v, %v; want nothing", stored, err)
 	}
 }
 
-// Of the credentials that a refresh has replaced nothing is left in older versions.
+// After a refresh, earlier versions of the record are destroyed with the replaced credentials.
 func TestReplacedCredentialsAreDestroyedInVault(t *testing.T) {
 	t.Parallel()
 	server := vaulttest.Shared(t)
@@ -80,7 +80,7 @@ func TestReplacedCredentialsAreDestroyedInVault(t *testing.T) {
 	login := d.provider.Login(t, consumer, 2*oauthserver.DefaultLifetime)
 	p.importTokens(t, acme, consumer, login)
 	d.wantUnbroken(t, p, consumer, 1)
-	p.stop(t) // which finishes what is under way
+	p.stop(t) // finishes operations in progress
 
 	kv := server.Client().KVv2("secret")
 	for _, secretPath := range listVault(t, server, "secret/metadata", d.vaultPrefix()) {
@@ -100,12 +100,12 @@ func TestReplacedCredentialsAreDestroyedInVault(t *testing.T) {
 	}
 }
 
-// vaultPrefix is where the deployment has its secrets.
+// vaultPrefix returns the prefix of the deployment's secrets.
 func (d *deployment) vaultPrefix() string {
 	return strings.Trim(strings.ReplaceAll(filepath.ToSlash(d.dir), "/", "-"), "-")
 }
 
-// listVault returns the paths of all secrets below prefix; there is one at least.
+// listVault returns the paths of all secrets below a prefix. There must be at least one.
 func listVault(t *testing.T, server *vaulttest.Server, mount, prefix string) []string {
 	t.Helper()
 	var found []string

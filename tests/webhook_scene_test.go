@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// A webhookReceiver takes every delivery.
+// A webhookReceiver accepts every delivery and records it.
 type webhookReceiver struct {
 	url string
 
@@ -21,7 +21,7 @@ type webhookReceiver struct {
 	deliveries []delivery // guarded by mu
 }
 
-// A delivery is a webhook as it came.
+// A delivery is a webhook as it was received.
 type delivery struct {
 	header http.Header
 	body   []byte
@@ -47,14 +47,14 @@ func (r *webhookReceiver) ServeHTTP(_ http.ResponseWriter, req *http.Request) {
 	r.deliveries = append(r.deliveries, delivery{req.Header.Clone(), body})
 }
 
-// all returns what came so far.
+// all returns the deliveries so far.
 func (r *webhookReceiver) all() []delivery {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.deliveries)
 }
 
-// of returns what came so far of one type of event.
+// of returns the deliveries so far with a type of event.
 func (r *webhookReceiver) of(event string) []delivery {
 	return slices.DeleteFunc(r.all(), func(d delivery) bool { return d.header.Get("x-apideck-event-type") != event })
 }
@@ -65,15 +65,15 @@ func (r *webhookReceiver) await(t testing.TB, event string) delivery {
 	var got []delivery
 	eventually(t, "the webhook "+event, func() error {
 		if got = r.of(event); len(got) == 0 {
-			return fmt.Errorf("there were %d others", len(r.all()))
+			return fmt.Errorf("got %d webhooks of other types", len(r.all()))
 		}
 		return nil
 	})
 	return got[0]
 }
 
-// isSigned reports whether the delivery was signed with the secret: by the hex
-// HMAC-SHA256 of its body as it came.
+// isSigned reports whether the delivery is signed with the secret: by the hex HMAC-SHA256 of
+// its body as received.
 func (d delivery) isSigned(secret string) bool {
 	mac := hmac.New(sha256.New, []byte(secret))
 	mac.Write(d.body)

@@ -9,9 +9,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// The encoding of a [record.Key]: its four parts one after the other, each ended by
-// 00 01, with 00 in a part written as 00 FF. No part's encoding is the beginning of
-// another's, so the keys of one consumer are exactly those with one prefix.
+// The encoding of a [record.Key]: its four parts in order, each ended by 00 01, with 00 in
+// a part written as 00 FF. No encoded part is a prefix of another, so one prefix selects
+// exactly the keys of one consumer.
 const (
 	escape     = 0x00
 	terminator = 0x01
@@ -27,8 +27,8 @@ func encodeKey(key record.Key) []byte {
 	return appendPart(b, key.Connector.ServiceID)
 }
 
-// encodePrefix returns what all keys of a consumer, of an application if consumer is
-// empty, or of everybody have in common.
+// encodePrefix returns the prefix of all keys of a consumer; of an application if consumer
+// is empty; of the whole store if application is empty too.
 func encodePrefix(application, consumer string) []byte {
 	if application == "" {
 		return nil
@@ -99,7 +99,7 @@ func encodeRevision(rev record.Revision) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(rev))
 }
 
-// decodeRevision returns 0 for what is not there.
+// decodeRevision returns 0 for nil, when there is no record.
 func decodeRevision(b []byte) (record.Revision, error) {
 	if b == nil {
 		return 0, nil

@@ -9,16 +9,16 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/keyfile"
 )
 
-// Errors of the key file. Nothing was changed when one of them is returned.
+// Errors of the key file. When one of them is returned, no file was changed.
 var (
-	// ErrKeyMissing means that there are records but no key to read them with.
+	// ErrKeyMissing means that there are records but no key file.
 	ErrKeyMissing = errors.New("the key of the embedded store is missing")
 
-	// ErrKeyMismatch means that the key file is damaged, or belongs to another database.
-	ErrKeyMismatch = errors.New("the key of the embedded store is the wrong one")
+	// ErrKeyMismatch means that the key file is damaged or belongs to another database.
+	ErrKeyMismatch = errors.New("the key of the embedded store is wrong")
 )
 
-// checkData is the associated data of the value by which the right key is known.
+// checkData is the associated data of the check value, which only the right key decrypts.
 var checkData = []byte("token-broker/embedded/check")
 
 // readKey returns os.ErrNotExist if there is no key file.
@@ -33,11 +33,12 @@ func readKey(path string) (tink.AEAD, error) {
 	return key, nil
 }
 
-// createKey is called by who has the database's lock, so nobody else creates one.
+// createKey creates the key file. The caller holds the database's lock, so no other process
+// creates one at the same time.
 func createKey(path string) (tink.AEAD, error) {
 	key, err := keyfile.Create(path)
 	if err != nil {
-		return nil, fmt.Errorf("making a key for the embedded store: %w", err)
+		return nil, fmt.Errorf("creating a key for the embedded store: %w", err)
 	}
 	return key, nil
 }

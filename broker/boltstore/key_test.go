@@ -15,7 +15,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
 )
 
-func TestLostKeyIsSaidAndDestroysNothing(t *testing.T) {
+func TestLostKeyIsReportedAndDestroysNothing(t *testing.T) {
 	t.Parallel()
 	dir := storeWithRecord(t)
 	keyPath := filepath.Join(dir, "key.json")
@@ -27,7 +27,7 @@ func TestLostKeyIsSaidAndDestroysNothing(t *testing.T) {
 
 	wantOpenError(t, dir, boltstore.ErrKeyMissing, keyPath)
 	if _, err := os.Stat(keyPath); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("key file after the refusal: %v, want none", err)
+		t.Errorf("key file after the failed Open: %v, want none", err)
 	}
 	if !bytes.Equal(readFile(t, filepath.Join(dir, "connections.db")), database) {
 		t.Error("the database was changed")
@@ -39,12 +39,12 @@ func TestLostKeyIsSaidAndDestroysNothing(t *testing.T) {
 	}
 }
 
-func TestWrongKeyIsKnownAtOpen(t *testing.T) {
+func TestOpenRefusesTheWrongKey(t *testing.T) {
 	t.Parallel()
 	for name, wrong := range map[string][]byte{
 		"of another store": readFile(t, filepath.Join(storeWithRecord(t), "key.json")),
 		"empty":            {},
-		"cut off":          []byte(`{"primaryKeyId":1,`),
+		"truncated":        []byte(`{"primaryKeyId":1,`),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -70,11 +70,11 @@ func TestDamagedKeyIsNotReplacedInANewStore(t *testing.T) {
 	writeFile(t, filepath.Join(dir, "key.json"), []byte("{}"))
 	wantOpenError(t, dir, boltstore.ErrKeyMismatch, "key.json")
 	if got := readFile(t, filepath.Join(dir, "key.json")); string(got) != "{}" {
-		t.Errorf("key file = %q, want it as it was", got)
+		t.Errorf("key file = %q, want it unchanged", got)
 	}
 }
 
-// A crash can come between the making of the key and that of the database.
+// A crash can leave the key without the database.
 func TestKeyWithoutDatabaseIsUsed(t *testing.T) {
 	t.Parallel()
 	dir := storeWithRecord(t)
@@ -88,7 +88,7 @@ func TestKeyWithoutDatabaseIsUsed(t *testing.T) {
 	}
 }
 
-func TestLostKeyOfAnEmptyStoreIsMadeAnew(t *testing.T) {
+func TestLostKeyOfAnEmptyStoreIsReplaced(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	closeStore(t, openStore(t, dir))
@@ -137,7 +137,7 @@ func TestRotatedKeysetReadsWhatTheOldKeyWrote(t *testing.T) {
 	}
 }
 
-// storeWithRecord returns the directory of a closed store.
+// storeWithRecord returns the directory of a closed store that has one record.
 func storeWithRecord(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -154,7 +154,7 @@ func wantOpenError(t *testing.T, dir string, want error, text string) {
 		closeStore(t, store)
 	}
 	if !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
-		t.Fatalf("Open = %v; want %v that says %q", err, want, text)
+		t.Fatalf("Open = %v; want %v that contains %q", err, want, text)
 	}
 }
 

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// ErrLocked means that the store is open already, here or in another process, which
-// the error's text names.
+// ErrLocked means that this process or another one has the store open. The error's text
+// names the process.
 var ErrLocked = errors.New("the embedded store is in use")
 
-// opened are the stores that this process has open, or is opening, by directory.
-// bbolt would wait for itself.
+// opened holds the directories of the stores that this process has open, or is opening.
+// Without it, a second Open would wait in vain for the lock of the first.
 var opened = struct {
 	sync.Mutex
-	dirs map[string]bool // guarded by the mutex
+	dirs map[string]bool // guarded by Mutex
 }{dirs: make(map[string]bool)}
 
 // reserve claims dir for one Store of this process.
@@ -27,7 +27,7 @@ func reserve(dir string) (release func(), err error) {
 	defer opened.Unlock()
 	if opened.dirs[dir] {
 		return nil, fmt.Errorf("%w: %s is already open in this process (%d): "+
-			"give each configuration the same directory once, or directories of their own", ErrLocked, dir, os.Getpid())
+			"use one storage for the directory, or a directory for each storage", ErrLocked, dir, os.Getpid())
 	}
 	opened.dirs[dir] = true
 	return func() {
@@ -37,14 +37,14 @@ func reserve(dir string) (release func(), err error) {
 	}, nil
 }
 
-// A holder is who has the store open.
+// A holder is the process that has the store open.
 type holder struct {
 	PID   int       `json:"pid"`
 	Since time.Time `json:"since"`
 }
 
-// writeHolder is called by who has the lock. Nothing but an error text depends on
-// what it writes.
+// writeHolder records this process, which has the lock, as the holder. The file only
+// serves error messages.
 func writeHolder(dir string) error {
 	b, err := json.Marshal(holder{PID: os.Getpid(), Since: time.Now().UTC().Truncate(time.Second)})
 	if err != nil {
@@ -61,7 +61,7 @@ func removeHolder(dir string) error {
 	return err
 }
 
-// lockedBy returns the error for a store that another process has.
+// lockedBy returns the error for a store that another process has open.
 func lockedBy(dir string) error {
 	who := "another process"
 	var h holder

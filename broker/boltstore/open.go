@@ -1,16 +1,16 @@
-// Package boltstore keeps connections in a bbolt file of this machine, encrypted:
-// the [broker.Store] that needs no server. One process at a time has it open.
+// Package boltstore keeps connections, encrypted, in a bbolt file on this machine: a
+// [record.Store] that needs no server. One process at a time has it open.
 //
 // The directory holds
 //
-//	connections.db   records, each encrypted with AES-256-GCM; names of applications,
-//	                 consumers and connectors are not secret and stand there as they are
+//	connections.db   records, each encrypted with AES-256-GCM; the names of applications,
+//	                 consumers and connectors are not secret and stay readable
 //	key.json         the key, a Tink keyset in clear text: back it up apart from the database
-//	holder           who has the store open, for error messages
+//	holder           the process that has the store open, for error messages
 //
-// A record that was moved to another connection, or put back as it was at an earlier
-// revision, does not decrypt. Who can write to both files can restore an earlier
-// state of all of them together; that no store of one machine can tell.
+// A record that was moved to another connection, or replaced by an earlier revision, does
+// not decrypt. An attacker who can write to the directory can still restore an earlier
+// state of the whole store; a store on one machine cannot detect that.
 package boltstore
 
 import (
@@ -37,14 +37,14 @@ const (
 
 const (
 	defaultLockTimeout = 5 * time.Second
-	// lockAttempt is how long bbolt tries before ctx is looked at again.
+	// lockAttempt is how long bbolt waits for the lock between two checks of ctx.
 	lockAttempt = 100 * time.Millisecond
 )
 
-// A Config says where a store is.
+// A Config says where the store is and how to open it.
 type Config struct {
-	// Dir is the directory of the store's files. It is made, with mode 0700, if it is
-	// not there. Required.
+	// Dir is the directory of the store's files. Open creates it, with mode 0700, if it
+	// does not exist. Required.
 	Dir string
 
 	// LockTimeout is how long Open waits for another process to close the store.
@@ -59,8 +59,8 @@ func (c *Config) lockTimeout() time.Duration {
 	return c.LockTimeout
 }
 
-// Open opens the store in config.Dir, which is made if there is none. Errors:
-// [ErrLocked], [ErrKeyMissing], [ErrKeyMismatch], or what the file system says.
+// Open opens the store in config.Dir. Errors: [ErrLocked], [ErrKeyMissing],
+// [ErrKeyMismatch], or an error of the file system.
 func Open(ctx context.Context, config Config) (*Store, error) {
 	dir, err := prepareDir(config.Dir)
 	if err != nil {
@@ -79,10 +79,11 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	return store, nil
 }
 
-// prepareDir makes the directory and returns its one true name.
+// prepareDir creates the directory and returns its path without symbolic links, by which
+// reserve tells stores apart.
 func prepareDir(dir string) (string, error) {
 	if dir == "" {
-		return "", errors.New("no directory was given")
+		return "", errors.New("no directory is configured")
 	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -92,7 +93,7 @@ func prepareDir(dir string) (string, error) {
 		if err := os.MkdirAll(abs, 0o700); err != nil {
 			return "", err
 		}
-		// As well as can be: the parent may be one that this user cannot open.
+		// Best effort: this user may not be allowed to open the parent directory.
 		_ = keyfile.SyncDir(filepath.Dir(abs))
 	}
 	return filepath.EvalSymlinks(abs)
@@ -129,7 +130,7 @@ func openDatabase(ctx context.Context, dir string, lockTimeout time.Duration) (*
 	}
 }
 
-// begin does what has to be done once this process alone has the database.
+// begin finishes opening, once this process has locked the database.
 func (s *Store) begin() error {
 	if err := writeHolder(s.dir); err != nil {
 		return fmt.Errorf("opening the embedded store: %w", err)
@@ -138,15 +139,14 @@ func (s *Store) begin() error {
 	if s.aead, err = s.unlock(); err != nil {
 		return err
 	}
-	// bbolt syncs the file, not the directory entry by which it is found.
+	// bbolt syncs the file but not its directory entry.
 	if err := keyfile.SyncDir(s.dir); err != nil {
 		return fmt.Errorf("opening the embedded store: %w", err)
 	}
 	return nil
 }
 
-// unlock returns the key that goes with the database, a new one if the database has
-// no data.
+// unlock returns the database's key, a new one if there are no records and no key yet.
 func (s *Store) unlock() (tink.AEAD, error) {
 	keyPath, dbPath := filepath.Join(s.dir, keyName), filepath.Join(s.dir, databaseName)
 	check, hasData, err := s.readMeta()
@@ -156,8 +156,8 @@ func (s *Store) unlock() (tink.AEAD, error) {
 	key, err := readKey(keyPath)
 	isNew := errors.Is(err, os.ErrNotExist)
 	if isNew && hasData {
-		return nil, fmt.Errorf("%w: %s is not there, and without it %s cannot be read: "+
-			"restore the key file from a backup; or, to begin with no connections at all, move both files away",
+		return nil, fmt.Errorf("%w: %s does not exist, and without it %s cannot be read: "+
+			"restore the key file from a backup; or, to start without any connections, move the database away",
 			ErrKeyMissing, keyPath, dbPath)
 	}
 	if isNew {
@@ -168,7 +168,7 @@ func (s *Store) unlock() (tink.AEAD, error) {
 	}
 	if check != nil && !isNew {
 		if _, err := key.Decrypt(check, checkData); err != nil {
-			return nil, fmt.Errorf("%w: %s was not encrypted with %s: restore the key file that belongs to it from a backup",
+			return nil, fmt.Errorf("%w: %s was not encrypted with %s: restore its own key file from a backup",
 				ErrKeyMismatch, dbPath, keyPath)
 		}
 		return key, nil
@@ -179,8 +179,7 @@ func (s *Store) unlock() (tink.AEAD, error) {
 	return key, nil
 }
 
-// readMeta returns the value that tells the right key from a wrong one, nil in a new
-// database, and whether there are any records.
+// readMeta returns the check value, nil in a new database, and whether there are records.
 func (s *Store) readMeta() (check []byte, hasData bool, err error) {
 	err = s.db.View(func(tx *bolt.Tx) error {
 		if meta := tx.Bucket(metaBucket); meta != nil {

@@ -1,39 +1,27 @@
 package boltstore_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// childDir tells the test binary that it is another process of a test, and where.
-const childDir = "BOLTSTORE_TEST_CHILD_DIR"
+func TestMain(m *testing.M) { os.Exit(brokertest.Main(m, child)) }
 
-func TestMain(m *testing.M) {
-	if dir := os.Getenv(childDir); dir != "" {
-		if err := child(dir, os.Args[1]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// child opens the store and saves the connection of a consumer again and again,
-// printing the generation each time that it was saved, until standard input ends.
-func child(dir, consumer string) error {
+// child opens the store in a directory and saves a consumer's connection over and over,
+// until standard input ends. It prints the generation after each save.
+func child(args []string) error {
+	dir, consumer := args[0], args[1]
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	store, err := boltstore.Open(ctx, boltstore.Config{Dir: dir, LockTimeout: time.Minute})
@@ -71,11 +59,11 @@ func TestSecondOpenInTheProcessIsRefusedAtOnce(t *testing.T) {
 func TestLockedStoreNamesItsHolder(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	other := startChild(t, dir, "ann")
-	other.next(t)
+	other := brokertest.StartChild(t, dir, "ann")
+	nextGeneration(t, other)
 	_, err := boltstore.Open(t.Context(), boltstore.Config{Dir: dir, LockTimeout: 200 * time.Millisecond})
-	if !errors.Is(err, boltstore.ErrLocked) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", other.cmd.Process.Pid)) {
-		t.Errorf("Open = %v; want ErrLocked that names process %d", err, other.cmd.Process.Pid)
+	if !errors.Is(err, boltstore.ErrLocked) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", other.PID())) {
+		t.Errorf("Open = %v; want ErrLocked that names process %d", err, other.PID())
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -88,17 +76,12 @@ func TestLockedStoreNamesItsHolder(t *testing.T) {
 func TestWhatWasSavedSurvivesAKill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	other := startChild(t, dir, "ann")
+	other := brokertest.StartChild(t, dir, "ann")
 	var acknowledged uint64
 	for range 20 {
-		acknowledged = other.next(t)
+		acknowledged = nextGeneration(t, other)
 	}
-	if err := other.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	rest, _ := io.ReadAll(other.out)
-	_ = other.cmd.Wait()
-	acknowledged += uint64(strings.Count(string(rest), "\n"))
+	acknowledged += uint64(strings.Count(other.Kill(t), "\n"))
 
 	rec, _, err := openStore(t, dir).Load(t.Context(), key("ann"))
 	if err != nil || rec.Generation < acknowledged {
@@ -106,16 +89,16 @@ func TestWhatWasSavedSurvivesAKill(t *testing.T) {
 	}
 }
 
-// All of them come upon an empty directory; there must be one key.
+// All of them find an empty directory. Only one key must be created.
 func TestProcessesThatRaceForANewStoreShareItsKey(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	consumers := []string{"ann", "bob", "cyd"}
-	saved := make(chan *childProcess, len(consumers))
+	saved := make(chan *brokertest.Child, len(consumers))
 	for _, consumer := range consumers {
-		c := startChild(t, dir, consumer)
+		c := brokertest.StartChild(t, dir, consumer)
 		go func() {
-			if _, err := c.out.Peek(1); err == nil {
+			if _, err := c.Stdout.Peek(1); err == nil {
 				saved <- c
 			}
 		}()
@@ -123,9 +106,9 @@ func TestProcessesThatRaceForANewStoreShareItsKey(t *testing.T) {
 	for range consumers {
 		select {
 		case c := <-saved:
-			c.end(t) // lets the next one in
+			c.End(t) // lets the next one open the store
 		case <-time.After(30 * time.Second):
-			t.Fatal("no process could save")
+			t.Fatal("no process saved its record")
 		}
 	}
 	store := openStore(t, dir)
@@ -136,50 +119,11 @@ func TestProcessesThatRaceForANewStoreShareItsKey(t *testing.T) {
 	}
 }
 
-type childProcess struct {
-	cmd   *exec.Cmd
-	stdin io.Closer
-	out   *bufio.Reader
-}
-
-func startChild(t *testing.T, dir, consumer string) *childProcess {
+// nextGeneration waits for the child's next save, which its own deadline bounds.
+func nextGeneration(t *testing.T, c *brokertest.Child) (generation uint64) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], consumer)
-	cmd.Env = append(os.Environ(), childDir+"="+dir)
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return &childProcess{cmd: cmd, stdin: stdin, out: bufio.NewReader(stdout)}
-}
-
-// next waits until the child has saved once more; the child ends by itself after a
-// minute at the latest.
-func (c *childProcess) next(t *testing.T) (generation uint64) {
-	t.Helper()
-	if _, err := fmt.Fscanln(c.out, &generation); err != nil {
+	if _, err := fmt.Fscanln(c.Stdout, &generation); err != nil {
 		t.Fatalf("the other process: %v", err)
 	}
 	return generation
-}
-
-func (c *childProcess) end(t *testing.T) {
-	t.Helper()
-	_ = c.stdin.Close()
-	_, _ = io.Copy(io.Discard, c.out)
-	if err := c.cmd.Wait(); err != nil {
-		t.Errorf("the other process: %v", err)
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"sync"
 
@@ -14,9 +15,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// The buckets. The sequence of recordBucket is the last revision given out. A
-// record's revision is apart from its ciphertext, so that an older ciphertext put
-// back alone does not decrypt.
+// The buckets. The sequence of recordBucket is the last revision assigned. Revisions are
+// kept apart from the ciphertexts, so that an older ciphertext does not decrypt if it alone
+// is restored.
 var (
 	recordBucket   = []byte("connections") // encoded key -> ciphertext
 	revisionBucket = []byte("revisions")   // encoded key -> revision
@@ -27,9 +28,8 @@ var (
 // listBatch is how many keys List reads in one transaction.
 const listBatch = 256
 
-// A Store is a [record.Store] in a directory of this machine. Its revisions never
-// repeat, not even after Delete. Methods wait for the disk, not for ctx, once they
-// have begun.
+// A Store is a [record.Store] in a local directory. Its revisions never repeat, not even
+// after Delete. Methods check ctx before they start; after that they wait for the disk.
 type Store struct {
 	dir     string
 	db      *bolt.DB
@@ -62,7 +62,7 @@ func (s *Store) Load(ctx context.Context, key record.Key) (*record.Record, recor
 	plaintext, err := s.aead.Decrypt(ciphertext, associatedData(storeKey, rev))
 	if err != nil {
 		return nil, 0, s.unavailable("loading", key, errors.New("the record does not decrypt: "+
-			"the database is damaged or was tampered with; restore it from a backup, or delete the connection and import it again"))
+			"the database was damaged or tampered with; restore it from a backup, or delete the connection and import it again"))
 	}
 	rec, err := record.Decode(key, plaintext)
 	if err != nil {
@@ -71,7 +71,7 @@ func (s *Store) Load(ctx context.Context, key record.Key) (*record.Record, recor
 	return rec, rev, nil
 }
 
-// Save implements [record.Store]. bbolt syncs the file before it returns.
+// Save implements [record.Store]. bbolt syncs the file before Update returns.
 func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
 	if err := s.ready(ctx, "saving", rec.Key); err != nil {
 		return 0, err
@@ -136,9 +136,9 @@ func (s *Store) Delete(ctx context.Context, key record.Key) error {
 	return nil
 }
 
-// List implements [record.Store]. It reads in batches: with a read transaction open
-// across yield, a caller that saves from within the loop could wait for ever, since
-// bbolt cannot grow its memory map under a reader.
+// List implements [record.Store]. It reads in batches and holds no transaction while it
+// yields: bbolt cannot grow its memory map under a reader, so a caller that saves inside
+// the loop could wait for ever.
 func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq2[record.Key, error] {
 	return func(yield func(record.Key, error) bool) {
 		prefix := encodePrefix(application, consumer)
@@ -165,14 +165,14 @@ func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq
 	}
 }
 
-// listAfter returns the keys with prefix that come after a given one (nil: all) and
-// the key to go on after, nil if these were the last.
+// listAfter returns a batch of the keys with the given prefix that follow after, from the
+// first if after is nil. last is the key to continue after, nil if there are no more.
 func (s *Store) listAfter(prefix, after []byte) (keys []record.Key, last []byte, err error) {
 	err = s.db.View(func(tx *bolt.Tx) error {
 		cursor := tx.Bucket(recordBucket).Cursor()
 		from := prefix
 		if after != nil {
-			from = append(bytes.Clone(after), 0) // the least key that is greater
+			from = append(bytes.Clone(after), 0) // the smallest key greater than after
 		}
 		k, _ := cursor.Seek(from)
 		for ; k != nil && bytes.HasPrefix(k, prefix); k, _ = cursor.Next() {
@@ -191,18 +191,18 @@ func (s *Store) listAfter(prefix, after []byte) (keys []record.Key, last []byte,
 	return keys, last, err
 }
 
-// Shared implements [record.SharedStore]: while this process has the file, no other
-// process does.
+// Shared implements [record.SharedStore]. It is false: while this process has the file
+// open, no other process does.
 func (s *Store) Shared() bool { return false }
 
 // String says where the store is, for logs.
 func (s *Store) String() string { return "embedded store in " + s.dir }
 
-// Close waits for operations under way and lets other processes have the store.
+// Close waits for operations in progress and releases the store to other processes.
 // Further operations fail with [record.ErrStoreUnavailable].
 func (s *Store) Close() error {
 	s.closing.Do(func() {
-		// In this order: afterwards the file may be that of the next process.
+		// In this order: once the database is closed, the file may be the next process's.
 		s.closeErr = errors.Join(removeHolder(s.dir), s.db.Close())
 		s.release()
 	})
@@ -220,4 +220,7 @@ func (s *Store) unavailable(doing string, key record.Key, err error) error {
 	return fmt.Errorf("%w: %s %s in %s: %w", record.ErrStoreUnavailable, doing, key, s.dir, err)
 }
 
-var _ record.SharedStore = (*Store)(nil)
+var (
+	_ record.SharedStore = (*Store)(nil)
+	_ io.Closer          = (*Store)(nil)
+)

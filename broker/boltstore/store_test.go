@@ -40,13 +40,13 @@ func TestRecordsAndRevisionsSurviveReopening(t *testing.T) {
 		t.Errorf("Load = %v, %d, %v; want the record saved as %d", rec, rev, err, kept)
 	}
 	if again := save(t, store, newRecord("bob", "secret"), 0); again <= dead {
-		t.Errorf("revision of a record that was deleted and made anew = %d, want more than %d", again, dead)
+		t.Errorf("revision of the record saved after Delete = %d, want more than %d", again, dead)
 	}
 }
 
-func TestFilesAreForTheirOwnerAlone(t *testing.T) {
+func TestOnlyTheOwnerCanReadTheFiles(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "made", "for", "it")
+	dir := filepath.Join(t.TempDir(), "new", "nested", "dir")
 	store := openStore(t, dir)
 	save(t, store, newRecord("ann", "secret"), 0)
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
@@ -59,7 +59,7 @@ func TestFilesAreForTheirOwnerAlone(t *testing.T) {
 	}
 }
 
-func TestSecretsAreNotInTheFiles(t *testing.T) {
+func TestFilesContainNoSecretsInClearText(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	store := openStore(t, dir)
@@ -96,7 +96,7 @@ func TestRecordMovedToAnotherConnectionIsRefused(t *testing.T) {
 			ann, value := bucket.Cursor().First()
 			bob, _ := bucket.Cursor().Last()
 			if bytes.Equal(ann, bob) {
-				t.Fatal("the test's records are not where it looks for them")
+				t.Fatal("the test does not find its records in the database")
 			}
 			if err := bucket.Put(bob, bytes.Clone(value)); err != nil {
 				return err
@@ -107,7 +107,7 @@ func TestRecordMovedToAnotherConnectionIsRefused(t *testing.T) {
 	wantDamaged(t, openStore(t, dir), "bob")
 }
 
-func TestRecordPutBackAsItWasIsRefused(t *testing.T) {
+func TestRecordReplacedByAnEarlierRevisionIsRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	store := openStore(t, dir)
@@ -179,7 +179,7 @@ func save(t *testing.T, store record.Store, rec *record.Record, rev record.Revis
 	return saved
 }
 
-// edit changes the database behind the store's back.
+// edit changes the database while no store has it open.
 func edit(t *testing.T, dir string, change func(*bolt.Tx) error) {
 	t.Helper()
 	db, err := bolt.Open(filepath.Join(dir, "connections.db"), 0o600, nil)
@@ -195,7 +195,7 @@ func wantDamaged(t *testing.T, store record.Store, consumer string) {
 	t.Helper()
 	rec, _, err := store.Load(t.Context(), key(consumer))
 	if !errors.Is(err, record.ErrStoreUnavailable) || errors.Is(err, record.ErrNotFound) {
-		t.Errorf("Load = %v, %v; want an error that it does not decrypt", rec, err)
+		t.Errorf("Load = %v, %v; want ErrStoreUnavailable, since it does not decrypt", rec, err)
 	}
 }
 

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Canaries are parts of secrets that tests use, by which a leak is found wherever it
-// surfaces.
+// Canaries are parts of the secrets that tests use. Tests search output for them to find
+// leaks.
 const (
 	AccessCanary       = "CANARYaccessCANARY"
 	RefreshCanary      = "CANARYrefreshCANARY"
@@ -17,14 +17,14 @@ const (
 	WebhookCanary      = "CANARYwebhookCANARY"
 )
 
-// NoCanary fails the test if output, which what names, has a canary in it, whatever
-// its case.
+// NoCanary fails the test if output contains a canary, in upper or lower case. what names
+// the output in the failure.
 func NoCanary(t testing.TB, what string, output []byte) {
 	t.Helper()
 	lower := bytes.ToLower(output)
 	for _, canary := range []string{AccessCanary, RefreshCanary, ClientSecretCanary, APIKeyCanary, SettingCanary, WebhookCanary} {
 		if i := bytes.Index(lower, []byte(strings.ToLower(canary))); i >= 0 {
-			t.Errorf("%s has the secret %s in it: ...%s...", what, canary, output[max(0, i-80):min(len(output), i+80)])
+			t.Errorf("%s contains the secret %s: ...%s...", what, canary, output[max(0, i-80):min(len(output), i+80)])
 		}
 	}
 }

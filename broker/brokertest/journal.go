@@ -10,15 +10,15 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A MemJournal is a [record.Journal] in memory, which outlives the brokers that use
-// it as a disk outlives processes. The zero value is empty and ready for use.
+// A MemJournal is a [record.Journal] in memory. It outlives the brokers that use it, as a
+// disk outlives processes. The zero value is an empty journal, ready to use.
 type MemJournal struct {
 	mu      sync.Mutex
 	fail    error             // guarded by mu
 	entries map[string][]byte // guarded by mu
 }
 
-// Fail makes the journal fail with err, or work again with nil.
+// Fail makes every operation return err; nil makes the journal work again.
 func (j *MemJournal) Fail(err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// A Log takes what goroutines and processes print, and can be read meanwhile. Its zero
-// value is empty and ready.
+// A Log collects the output of goroutines and processes. It is safe for concurrent use. The
+// zero value is an empty log, ready to use.
 type Log struct {
 	mu sync.Mutex // guards b
 	b  bytes.Buffer
@@ -19,7 +19,7 @@ func (l *Log) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-// String returns all that was written.
+// String returns everything written so far.
 func (l *Log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// The operations of a [MemStore], as its hooks are told of them.
+// The operations of a [MemStore], as its hooks receive them.
 const (
 	OpLoad    = "load"
 	OpSave    = "save"
@@ -20,25 +20,26 @@ const (
 	OpDestroy = "destroy"
 )
 
-// A MemStore is a [record.Store] in memory. Several brokers may share it, as
-// replicas share a Vault. It keeps records encoded, so that nobody holds a part of
-// what is stored. The zero value is empty and ready for use.
+// A MemStore is a [record.Store] in memory. Several brokers may share it, as replicas share a
+// Vault. It keeps records encoded, so that callers share no memory with it. The zero value is
+// an empty store, ready to use.
 type MemStore struct {
-	// Fail is called before each operation, outside of every lock; if it returns an
-	// error then the operation is not done and the error is its answer. It may wait, to
-	// hold an operation back, and may itself call the store, to get in before it. Set
-	// it before the store is used. The key of a list is the zero Key.
+	// Fail, if set, is called before each operation, without a lock held. If it returns an
+	// error, the operation returns that error and does nothing. It may block, to delay the
+	// operation, and may call the store, to act before it. Set it before using the store.
+	// For List the key is zero.
 	Fail func(op string, key record.Key) error
 
-	// FailAfter is called after each operation that succeeded; if it returns an error
-	// then that is the answer, though the operation was done: the answer got lost.
+	// FailAfter, if set, is called after each operation that succeeded. If it returns an
+	// error, the operation returns that error although it was carried out: the response was
+	// lost.
 	FailAfter func(op string, key record.Key) error
 
-	// Exclusive makes [MemStore.Shared] false.
+	// Exclusive makes [MemStore.Shared] return false.
 	Exclusive bool
 
 	mu       sync.Mutex
-	revision record.Revision             // guarded by mu; the last one given out
+	revision record.Revision             // guarded by mu; the last one assigned
 	records  map[record.Key][]memVersion // guarded by mu; latest last
 }
 
@@ -137,8 +138,8 @@ func (s *MemStore) List(ctx context.Context, application, consumer string) iter.
 // Shared implements [record.SharedStore].
 func (s *MemStore) Shared() bool { return !s.Exclusive }
 
-// Contents returns everything that the store still holds, earlier revisions that
-// were not destroyed included, for a test to search.
+// Contents returns everything in the store, including earlier revisions that were not
+// destroyed, for tests to search.
 func (s *MemStore) Contents() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -152,7 +153,7 @@ func (s *MemStore) Contents() []byte {
 	return all.Bytes()
 }
 
-// run does one operation between the hooks.
+// run runs an operation between the hooks.
 func (s *MemStore) run(ctx context.Context, op string, key record.Key, operation func() error) error {
 	if s.Fail != nil {
 		if err := s.Fail(op, key); err != nil {

@@ -19,7 +19,7 @@ func TestMemStoreKeepsTheContract(t *testing.T) {
 	brokertest.TestStore(t, func(*testing.T) record.Store { return new(brokertest.MemStore) })
 }
 
-func TestFailKeepsTheOperationFromBeingDone(t *testing.T) {
+func TestFailPreventsTheOperation(t *testing.T) {
 	t.Parallel()
 	fail := true
 	store := &brokertest.MemStore{Fail: func(op string, _ record.Key) error {
@@ -38,7 +38,7 @@ func TestFailKeepsTheOperationFromBeingDone(t *testing.T) {
 	}
 }
 
-func TestFailAfterLosesOnlyTheAnswer(t *testing.T) {
+func TestFailAfterLosesOnlyTheResponse(t *testing.T) {
 	t.Parallel()
 	store := &brokertest.MemStore{FailAfter: func(op string, _ record.Key) error {
 		if op == brokertest.OpSave {
@@ -73,7 +73,7 @@ func TestHooksMayCallTheStore(t *testing.T) {
 	}
 }
 
-func TestContentsShowsEarlierRevisionsUntilTheyAreDestroyed(t *testing.T) {
+func TestContentsIncludesEarlierRevisionsUntilTheyAreDestroyed(t *testing.T) {
 	t.Parallel()
 	store := new(brokertest.MemStore)
 	rec := &record.Record{Key: key, Credentials: &record.Credentials{AccessToken: secret.New("canary-1")}}
@@ -86,7 +86,7 @@ func TestContentsShowsEarlierRevisionsUntilTheyAreDestroyed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Contains(store.Contents(), []byte("canary-1")) {
-		t.Error("the earlier revision is gone before it was destroyed")
+		t.Error("the contents lack the earlier revision, which was not destroyed")
 	}
 	if err := store.DestroyEarlier(context.Background(), key, rev); err != nil {
 		t.Fatal(err)

@@ -12,51 +12,50 @@ import (
 	"time"
 )
 
-// A Provider is a token endpoint in memory (RFC 6749 section 3.2) that carries token
-// requests itself: it is the [http.RoundTripper] of a broker under test. It rotates
-// refresh tokens, and revokes the grant when a spent one comes back (RFC 9700 section
-// 4.14.2), unless told otherwise.
+// A Provider is a token endpoint in memory (RFC 6749 section 3.2). It is used as the
+// [http.RoundTripper] of a broker under test. Unless KeepRefresh is set, it rotates refresh
+// tokens, and revokes the grant when a spent one is sent again (RFC 9700 section 4.14.2).
 type Provider struct {
 	ClientID     string
 	ClientSecret string
-	Lifetime     time.Duration // of access tokens; 0: not said
-	KeepRefresh  bool          // refresh tokens stay as they are
+	Lifetime     time.Duration // of access tokens; 0: responses have no expires_in
+	KeepRefresh  bool          // do not rotate refresh tokens
 
-	Clients   map[string]string // the secrets of further clients, by id
-	Passwords map[string]string // of the users that the password grant knows
+	Clients   map[string]string // secrets of further clients, by client id
+	Passwords map[string]string // for the password grant, by user name
 
-	// Respond, if set, is asked before each token request with its number, from 1 on.
-	// If it returns a response or an error, that is the answer and nothing is spent.
+	// Respond, if set, is called before each token request, with its number from 1 on. If it
+	// returns a response or an error, the client gets that, and no refresh token is spent.
 	Respond func(n int, form url.Values) (*http.Response, error)
 
-	// Deliver, if set, is asked after a token was granted. Its error is what the client
-	// sees in place of the answer: the refresh token is spent, the new one lost.
+	// Deliver, if set, is called after a token was issued. If it returns an error, the client
+	// gets that instead of the response: the refresh token is spent and the new one lost.
 	Deliver func(n int) error
 
-	mu       sync.Mutex // guards what is below
-	requests []url.Values
-	grants   map[string]*grant // refresh token :: its grant
-	issued   int
+	mu       sync.Mutex
+	requests []url.Values      // guarded by mu
+	grants   map[string]*grant // guarded by mu; by refresh token, spent ones included
+	issued   int               // guarded by mu; access tokens
 }
 
 type grant struct {
-	current string // the refresh token that works
+	current string // the valid refresh token
 	revoked bool
 }
 
-// NewProvider returns a provider with the client "client" and "client-secret".
+// NewProvider returns a provider with a client "client", whose secret is "client-secret".
 func NewProvider() *Provider {
 	return &Provider{ClientID: "client", ClientSecret: "client-secret", Lifetime: time.Hour, grants: make(map[string]*grant)}
 }
 
-// Grant makes refreshToken one that works, as if a customer had logged in.
+// Grant creates a grant with the given refresh token, as if a customer had authorised it.
 func (p *Provider) Grant(refreshToken string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.grants[refreshToken] = &grant{current: refreshToken}
 }
 
-// Revoked reports whether the grant that refreshToken belongs to was revoked.
+// Revoked reports whether the grant of refreshToken was revoked.
 func (p *Provider) Revoked(refreshToken string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -113,7 +112,7 @@ func (p *Provider) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// parseRequest reads a token request, which some services want as JSON.
+// parseRequest parses a token request with a form or, as some services require, JSON.
 func parseRequest(req *http.Request, body []byte) (url.Values, error) {
 	if req.Header.Get("Content-Type") != "application/json" {
 		return url.ParseQuery(string(body))
@@ -147,7 +146,7 @@ func (p *Provider) grantToken(form url.Values) *http.Response {
 		token := form.Get("refresh_token")
 		g := p.grants[token]
 		if g != nil && token != g.current {
-			g.revoked = true // a spent one has come back
+			g.revoked = true // a spent token was sent again
 		}
 		if g == nil || g.revoked {
 			return Response(http.StatusBadRequest, map[string]any{"error": "invalid_grant"})
@@ -166,7 +165,8 @@ func (p *Provider) grantToken(form url.Values) *http.Response {
 	return Response(http.StatusOK, answer)
 }
 
-// Response returns an HTTP response with a body of JSON, or of text if body is a string.
+// Response returns an HTTP response with the JSON of body, or with body itself if it is a
+// string.
 func Response(status int, body any) *http.Response {
 	text, isText := body.(string)
 	header := http.Header{"Content-Type": {"text/plain"}}

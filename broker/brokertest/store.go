@@ -1,3 +1,5 @@
+// Package brokertest supports tests of the broker and its adapters: the contract of stores,
+// stores and journals in memory, a token endpoint, canaries, and child processes.
 package brokertest
 
 import (
@@ -5,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,25 +20,26 @@ import (
 const storeDeadline = 30 * time.Second
 
 // TestStore checks that a store keeps the contract of [record.Store], and of
-// [record.VersionedStore] if it is one. open returns an empty store that nobody else
-// writes to, and arranges for its end with t.Cleanup.
+// [record.VersionedStore] if it implements that. open returns an empty store that only the
+// test writes to, and closes it with t.Cleanup if necessary.
 func TestStore(t *testing.T, open func(t *testing.T) record.Store) {
 	for name, test := range map[string]func(*testing.T, record.Store){
-		"LoadOfNothingIsErrNotFound":         testLoadOfNothing,
+		"LoadOfNoRecordIsErrNotFound":        testLoadOfNothing,
 		"CreateIsRefusedIfThereIsARecord":    testCreateOnly,
-		"SaveOverNothingIsAConflict":         testSaveOverNothing,
+		"RecordIsStoredOrTooLargeForGood":    testTooLarge,
+		"SaveOverNoRecordIsAConflict":        testSaveOverNothing,
 		"StaleSaveStoresNothing":             testStaleSave,
 		"ATombstoneIsARecord":                testTombstone,
 		"RevisionsNeverRepeat":               testRevisionsNeverRepeat,
-		"DeleteLeavesNothing":                testDelete,
+		"DeleteRemovesTheRecord":             testDelete,
 		"EverythingInARecordSurvives":        testRoundTrip,
 		"NumbersStayAsTheyWereWritten":       testNumbers,
 		"HostileNamesAreKeptApart":           testHostileNames,
-		"ListNamesWhatItIsAskedFor":          testList,
-		"ListMayBeLeftAndWrittenUnder":       testListWhileWriting,
+		"ListYieldsTheMatchingKeys":          testList,
+		"ListAllowsWritesAndAnEarlyEnd":      testListWhileWriting,
 		"ConcurrentSavesLoseNothing":         testConcurrentSaves,
 		"OneOfManyCreatesWins":               testConcurrentCreates,
-		"ACancelledContextAnswersAtOnce":     testCancelled,
+		"ACancelledContextIsAnError":         testCancelled,
 		"DestroyEarlierKeepsTheLatest":       testDestroyEarlier,
 		"RecordsDoNotShareMemoryWithCallers": testNoSharing,
 	} {
@@ -47,7 +51,7 @@ func TestStore(t *testing.T, open func(t *testing.T) record.Store) {
 }
 
 func testLoadOfNothing(t *testing.T, s record.Store) {
-	rec, rev, err := s.Load(storeContext(t), storeKey("nobody"))
+	rec, rev, err := s.Load(storeContext(t), storeKey("absent"))
 	if !errors.Is(err, record.ErrNotFound) || errors.Is(err, record.ErrStoreUnavailable) || rec != nil || rev != 0 {
 		t.Errorf("Load = %v, %d, %v; want nil, 0, ErrNotFound", rec, rev, err)
 	}
@@ -107,12 +111,35 @@ func testRevisionsNeverRepeat(t *testing.T, s record.Store) {
 		}
 		rev = mustSave(t, s, rec, rev)
 		if rev == 0 || seen[rev] {
-			t.Fatalf("save %d: revision %d; want one that was never used, and not 0", i, rev)
+			t.Fatalf("save %d: revision %d; want a new one other than 0", i, rev)
 		}
 		seen[rev] = true
 		if _, loaded := mustLoad(t, s, key); loaded != rev {
 			t.Fatalf("loaded revision %d, saved %d", loaded, rev)
 		}
+	}
+}
+
+// largeSize is the size of a record, in bytes, that some stores refuse.
+const largeSize = 2 << 20
+
+// testTooLarge: a store may have a limit, but an error that says so must not look like one
+// that goes away.
+func testTooLarge(t *testing.T, s record.Store) {
+	rec := storeRecord(storeKey("ann"), 1)
+	rev := mustSave(t, s, rec, 0)
+	rec.Generation = 2
+	rec.Metadata = map[string]any{"large": strings.Repeat("x", largeSize)}
+	_, err := s.Save(storeContext(t), rec, rev)
+	switch {
+	case err == nil:
+		wantGeneration(t, s, rec.Key, 2)
+	case !errors.Is(err, record.ErrRecordTooLarge):
+		t.Errorf("Save of %d bytes = %v, want nil or ErrRecordTooLarge", largeSize, err)
+	case errors.Is(err, record.ErrStoreUnavailable), errors.Is(err, record.ErrConflict):
+		t.Errorf("Save = %v, which matches ErrStoreUnavailable or ErrConflict too", err)
+	default:
+		wantGeneration(t, s, rec.Key, 1)
 	}
 }
 
@@ -122,7 +149,7 @@ func testDelete(t *testing.T, s record.Store) {
 	rev := mustSave(t, s, storeRecord(key, 1), 0)
 	mustSave(t, s, storeRecord(key, 2), rev)
 	mustSave(t, s, storeRecord(other, 7), 0)
-	for range 2 { // what is not there can be deleted too
+	for range 2 { // deleting a missing record is no error
 		if err := s.Delete(ctx, key); err != nil {
 			t.Fatalf("Delete: %v", err)
 		}
@@ -157,7 +184,7 @@ func testConcurrentSaves(t *testing.T, s record.Store) {
 	wantGeneration(t, s, key, workers*each)
 }
 
-// increment raises the generation by one, however often it has to try.
+// increment adds one to the generation. It tries again after each conflict.
 func increment(t *testing.T, s record.Store, key record.Key) error {
 	ctx := storeContext(t)
 	for {
@@ -223,7 +250,7 @@ func testCancelled(t *testing.T, s record.Store) {
 func testDestroyEarlier(t *testing.T, s record.Store) {
 	versioned, ok := s.(record.VersionedStore)
 	if !ok {
-		return // there are no earlier revisions
+		return // it keeps no earlier revisions
 	}
 	key := storeKey("ann")
 	var rev record.Revision
@@ -237,8 +264,8 @@ func testDestroyEarlier(t *testing.T, s record.Store) {
 	}
 	wantGeneration(t, s, key, 4)
 	mustSave(t, s, storeRecord(key, 5), rev)
-	if err := versioned.DestroyEarlier(storeContext(t), storeKey("nobody"), 3); err != nil {
-		t.Errorf("DestroyEarlier of nothing: %v", err)
+	if err := versioned.DestroyEarlier(storeContext(t), storeKey("absent"), 3); err != nil {
+		t.Errorf("DestroyEarlier without a record: %v", err)
 	}
 }
 
@@ -258,7 +285,7 @@ func testNoSharing(t *testing.T, s record.Store) {
 	}
 }
 
-// storeTime has nanoseconds, which a store must keep.
+// storeTime has nanoseconds, which a store must preserve.
 var storeTime = time.Date(2031, 2, 3, 4, 5, 6, 123456789, time.UTC)
 
 func storeContext(t *testing.T) context.Context {

@@ -15,8 +15,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// hostileNames are application and consumer ids that a store may mistake for one
-// another, or for part of its own grammar.
+// hostileNames returns application and consumer ids that a store may confuse with one
+// another, or with its own syntax.
 func hostileNames() []string {
 	long := strings.Repeat("x", 255)
 	return []string{
@@ -49,7 +49,7 @@ func testHostileNames(t *testing.T, s record.Store) {
 	generations := make(map[record.Key]uint64)
 	for key := range want {
 		if err := key.Validate(); err != nil {
-			t.Fatalf("the test's own key: %v", err)
+			t.Fatalf("the test uses an invalid key: %v", err)
 		}
 		generation++
 		generations[key] = generation
@@ -94,8 +94,8 @@ func testList(t *testing.T, s record.Store) {
 	wantList(t, s, "", "", all)
 	wantList(t, s, "app", "", filterKeys(all, "app", ""))
 	wantList(t, s, "app", "ann", filterKeys(all, "app", "ann"))
-	wantList(t, s, "app", "nobody", nil)
-	wantList(t, s, "nobody", "", nil)
+	wantList(t, s, "app", "absent", nil)
+	wantList(t, s, "absent", "", nil)
 }
 
 func testListWhileWriting(t *testing.T, s record.Store) {
@@ -114,7 +114,7 @@ func testListWhileWriting(t *testing.T, s record.Store) {
 		mustSave(t, s, rec, rev)
 	}
 	if seen != records {
-		t.Errorf("List yielded %d keys while they were written to, want %d", seen, records)
+		t.Errorf("List yielded %d keys during writes, want %d", seen, records)
 	}
 	next, stop := iter.Pull2(s.List(storeContext(t), "", ""))
 	if _, err, ok := next(); err != nil || !ok {

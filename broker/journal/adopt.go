@@ -37,7 +37,7 @@ func (j *Journal) paths() ([]string, error) {
 	return paths, nil
 }
 
-// holds reports whether this process has the file locked already.
+// holds reports whether this process has already locked the file.
 func (j *Journal) holds(path string) bool {
 	if j.own != nil && j.own.path == path {
 		return true
@@ -50,8 +50,8 @@ func (j *Journal) holds(path string) bool {
 	return false
 }
 
-// adopt takes over the files of processes that are gone. It returns what can still be
-// read of damaged ones, which are left as they are.
+// adopt takes over the files of processes that have ended. Damaged files are left as they
+// are; it returns the entries that can still be read from them.
 func (j *Journal) adopt(ctx context.Context) (salvaged []record.JournalEntry, errs []error) {
 	paths, err := j.paths()
 	if err != nil {
@@ -76,9 +76,8 @@ func (j *Journal) adopt(ctx context.Context) (salvaged []record.JournalEntry, er
 	return salvaged, errs
 }
 
-// takeOver adopts a file if its lock is free and it has entries; without entries it is
-// deleted. It returns nil if there is nothing to adopt. With an error the file was
-// closed again.
+// takeOver locks and reads a file. It returns nil if another process holds the lock. A file
+// without entries is deleted, and nil returned. After an error the file is closed.
 func (j *Journal) takeOver(ctx context.Context, path string) (*file, error) {
 	f, err := openFile(path, j.disk)
 	if f == nil || err != nil {
@@ -98,22 +97,22 @@ func (j *Journal) takeOver(ctx context.Context, path string) (*file, error) {
 	}
 	if err := f.restore(content, j.key); err != nil {
 		if errors.Is(err, errUndecipherable) {
-			err = fmt.Errorf("%w: %s was not encrypted with %s, or was renamed: restore the key file that belongs to it from a backup; "+
-				"or, to give up what it holds, move it away", ErrKey, path, j.keyPath())
+			err = fmt.Errorf("%w: %s was not encrypted with %s, or was renamed: restore its own key file from a backup; "+
+				"or, to give up its entries, move it away", ErrKey, path, j.keyPath())
 		}
 		return f, errors.Join(err, f.close())
 	}
 	if torn := int64(len(content)) - f.size; torn > 0 {
-		j.log.LogAttrs(ctx, slog.LevelWarn, "an entry of the journal was not written whole before a crash and is dropped",
+		j.log.LogAttrs(ctx, slog.LevelWarn, "an entry of the journal is incomplete after a crash and is dropped",
 			slog.String("file", path), slog.Int64("bytes", torn))
 		if err := f.cut(f.size); err != nil {
-			j.warn(ctx, "a torn end of a journal file stays", err)
+			j.warn(ctx, "an incomplete entry of the journal could not be removed", err)
 		}
 	}
 	if len(f.live) == 0 {
 		return nil, f.discard()
 	}
-	j.log.LogAttrs(ctx, slog.LevelInfo, "taking over the journal of a process that is gone",
+	j.log.LogAttrs(ctx, slog.LevelInfo, "taking over the journal of a process that has ended",
 		slog.String("file", path), slog.Int("entries", len(f.live)))
 	return f, nil
 }

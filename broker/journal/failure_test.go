@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-func TestLostKeyIsSaidAndDestroysNothing(t *testing.T) {
+func TestLostKeyIsReportedAndDestroysNothing(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(path string) error{
 		"missing": os.Remove,
@@ -50,8 +50,8 @@ func TestLostKeyIsSaidAndDestroysNothing(t *testing.T) {
 	}
 }
 
-// What is in memory is written anew with the key that the next process will find.
-func TestKeyOrDirectoryThatVanishesIsMadeAnew(t *testing.T) {
+// The entries in memory are written again, under the key that the next process will find.
+func TestVanishedKeyOrDirectoryIsReplaced(t *testing.T) {
 	t.Parallel()
 	for name, vanish := range map[string]func(dir string) error{
 		"key":       func(dir string) error { return os.Remove(filepath.Join(dir, keyName)) },
@@ -74,7 +74,7 @@ func TestKeyOrDirectoryThatVanishesIsMadeAnew(t *testing.T) {
 	}
 }
 
-func TestFailedWriteKeepsWhatWasKept(t *testing.T) {
+func TestFailedWriteKeepsTheEarlierEntry(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	first := open(t, dir)
@@ -93,7 +93,7 @@ func TestFailedWriteKeepsWhatWasKept(t *testing.T) {
 	wantEntries(t, open(t, dir), map[string]string{"a": "1", "b": "2"})
 }
 
-func TestFileIsNotTrustedAfterAFailedSync(t *testing.T) {
+func TestFailedSyncLeadsToANewFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	first := open(t, dir)
@@ -102,7 +102,7 @@ func TestFileIsNotTrustedAfterAFailedSync(t *testing.T) {
 	first.own.disk = &failing{sync: syscall.EIO} // a new file works
 	put(t, first, "b", "2")
 	if _, err := os.Stat(old); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the old file: %v, want none", err)
+		t.Errorf("Stat of the old file = %v, want ErrNotExist", err)
 	}
 	first.own.disk, first.disk = &failing{sync: syscall.EIO}, &failing{sync: syscall.EIO}
 	if err := first.Put(t.Context(), "c", []byte("3")); !errors.Is(err, syscall.EIO) {
@@ -119,7 +119,7 @@ func TestFileIsNotTrustedAfterAFailedSync(t *testing.T) {
 	wantEntries(t, open(t, dir), map[string]string{"a": "1", "b": "2", "d": "4"})
 }
 
-// failing is a disk that fails; half of what is written to it arrives.
+// failing is a disk that fails after writing half of the data.
 type failing struct {
 	osDisk
 	write, sync error

@@ -16,7 +16,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/keyfile"
 )
 
-// A disk is what can fail under a file.
+// A disk carries out the operations on a file that can fail.
 type disk interface {
 	WriteAt(f *os.File, b []byte, offset int64) (int, error)
 	Truncate(f *os.File, size int64) error
@@ -38,17 +38,17 @@ type file struct {
 	disk   disk
 	key    tink.AEAD
 
-	size   int64  // where the next frame goes
-	seq    uint64 // of the last frame
-	live   map[string][]byte
-	broken bool // what is on the disk is not known any more: nothing is written to it
+	size   int64             // offset of the next frame
+	seq    uint64            // of the last frame
+	live   map[string][]byte // entries by id
+	broken bool              // the content on disk is unknown: do not write to it again
 }
 
-// createAttempts bounds how often another process takes a new file for one that was
-// left behind, between its making and its locking.
+// createAttempts bounds how often createFile starts again because another process adopted
+// the new file before it was locked.
 const createAttempts = 10
 
-// createFile makes an empty file, durably.
+// createFile creates an empty file, locked and durable.
 func createFile(dir string, key tink.AEAD, d disk) (*file, error) {
 	for range createAttempts {
 		path := filepath.Join(dir, filePrefix+strings.ToLower(rand.Text())+fileSuffix)
@@ -69,11 +69,11 @@ func createFile(dir string, key tink.AEAD, d disk) (*file, error) {
 		}
 		return f, nil
 	}
-	return nil, errors.New("other processes took every new file away")
+	return nil, errors.New("other processes adopted every new file")
 }
 
-// openFile opens and locks a file that is there. It returns nil if another process has
-// it, or has just deleted it.
+// openFile opens and locks an existing file. It returns nil if another process holds the
+// lock, or has just deleted the file.
 func openFile(path string, d disk) (*file, error) {
 	handle, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
@@ -93,12 +93,12 @@ func openFile(path string, d disk) (*file, error) {
 	return f, nil
 }
 
-// lock locks the file. It reports false, and has closed the file, if another process
-// has it, or had it and deleted it before this one got the lock.
+// lock locks the file. If another process holds the lock, or deleted the file before this
+// one got the lock, it closes the file and reports false.
 func (f *file) lock() (bool, error) {
 	locked, err := tryLock(f.handle)
 	if err != nil {
-		return false, fmt.Errorf("locking %s, which has to be on a local disk: %w", f.path, err)
+		return false, fmt.Errorf("locking %s, which must be on a local disk: %w", f.path, err)
 	}
 	if !locked || !f.isInPlace() {
 		return false, f.close()
@@ -116,28 +116,28 @@ func (f *file) isInPlace() bool {
 	return err == nil && os.SameFile(mine, there)
 }
 
-// restore makes the file what its content says. After [ErrDamaged] it is what was
-// readable of it.
+// restore sets the state of the file from its content. With [ErrDamaged] that is the state
+// before the damage.
 func (f *file) restore(content []byte, key tink.AEAD) error {
 	read, err := readFrames(content, key, filepath.Base(f.path))
 	f.key, f.live, f.seq, f.size = key, read.live, read.seq, int64(read.size)
 	if errors.Is(err, ErrDamaged) {
-		return fmt.Errorf("%w: %s at byte %d: what follows cannot be read; move the file away, and import the connections again that then need it",
+		return fmt.Errorf("%w: %s at byte %d: the rest cannot be read; move the file away, and import the connections again whose refresh then fails",
 			err, f.path, read.size)
 	}
 	return err
 }
 
-// put keeps data under id, durably.
+// put stores data under id, durably.
 func (f *file) put(id string, data []byte) error {
 	return f.putAll(func(yield func(string, []byte) bool) { yield(id, data) })
 }
 
-// putAll is put for several entries.
+// putAll stores several entries and syncs once.
 func (f *file) putAll(entries iter.Seq2[string, []byte]) error {
 	added := make(map[string][]byte)
 	for id, data := range entries {
-		if err := f.append(frameContent{kind: kindPut, id: id, data: data}); err != nil {
+		if err := f.append(operation{kind: kindPut, id: id, data: data}); err != nil {
 			return err
 		}
 		added[id] = append([]byte(nil), data...)
@@ -149,13 +149,13 @@ func (f *file) putAll(entries iter.Seq2[string, []byte]) error {
 	return nil
 }
 
-// remove forgets an entry.
+// remove removes an entry, and truncates the file after the last one.
 func (f *file) remove(id string) error {
 	if _, ok := f.live[id]; !ok {
 		return nil
 	}
 	if len(f.live) > 1 && !f.broken {
-		if err := f.append(frameContent{kind: kindRemove, id: id}); err != nil {
+		if err := f.append(operation{kind: kindRemove, id: id}); err != nil {
 			return err
 		}
 	}
@@ -166,13 +166,13 @@ func (f *file) remove(id string) error {
 	return f.cut(0)
 }
 
-// probeSize is more than most entries need.
+// probeSize is the size of a large entry, in bytes.
 const probeSize = 16 << 10
 
-// probe finds out whether an entry could be kept, and leaves none.
+// probe writes and syncs an entry without effect, and truncates it away again.
 func (f *file) probe() error {
 	size, seq := f.size, f.seq
-	if err := f.append(frameContent{kind: kindProbe, data: make([]byte, probeSize)}); err != nil {
+	if err := f.append(operation{kind: kindProbe, data: make([]byte, probeSize)}); err != nil {
 		return err
 	}
 	if err := f.sync(); err != nil {
@@ -182,9 +182,9 @@ func (f *file) probe() error {
 	return f.cut(size)
 }
 
-// append writes a frame, or leaves the file as it was, or broken.
-func (f *file) append(r frameContent) error {
-	frame, err := encodeFrame(r, f.key, filepath.Base(f.path), f.seq+1)
+// append writes a frame. If that fails, the file stays as it was or is broken.
+func (f *file) append(op operation) error {
+	frame, err := encodeFrame(op, f.key, filepath.Base(f.path), f.seq+1)
 	if err != nil {
 		return err
 	}
@@ -196,8 +196,8 @@ func (f *file) append(r frameContent) error {
 	return nil
 }
 
-// sync makes durable what was appended. After a failure the page cache may hold, and
-// show, what the disk never got.
+// sync makes the appended frames durable. After a failure the file is broken: reads may show
+// pages from the cache that never reached the disk.
 func (f *file) sync() error {
 	if err := f.disk.Sync(f.handle); err != nil {
 		f.broken = true
@@ -206,9 +206,8 @@ func (f *file) sync() error {
 	return nil
 }
 
-// cut ends the file at size. Unless the file is empty then, that is synced: the next
-// frame begins in the last block, and after a crash it could be found with what was
-// cut off behind it.
+// cut truncates the file to size, and syncs it unless it is empty: the next frame starts in
+// the last block, and after a crash the removed frames could otherwise follow it.
 func (f *file) cut(size int64) error {
 	if err := f.disk.Truncate(f.handle, size); err != nil {
 		f.broken = true
@@ -221,7 +220,7 @@ func (f *file) cut(size int64) error {
 	return f.sync()
 }
 
-// wasteful reports whether most of a large file is entries that were removed.
+// wasteful reports whether a large file consists mostly of removed entries.
 func (f *file) wasteful() bool {
 	const large = 1 << 20
 	if f.size < large {
@@ -236,7 +235,8 @@ func (f *file) wasteful() bool {
 
 func (f *file) close() error { return errors.Join(unlock(f.handle), f.handle.Close()) }
 
-// discard deletes the file, while it is locked where that can be done.
+// discard deletes the file and closes it, in that order where the system allows it, so that
+// the file is still locked when it is deleted.
 func (f *file) discard() error {
 	if !f.isInPlace() {
 		return f.close()

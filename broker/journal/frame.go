@@ -9,27 +9,28 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 )
 
-// A frame is a header, an encrypted record, and a line feed, by which a frame whose end
-// was never written can be told from a damaged one. The header is, big-endian,
+// A frame is a header, a ciphertext, and a line feed, which distinguishes a frame whose end
+// was never written from a damaged one. The ciphertext is an encrypted [operation]. The
+// header is, big-endian,
 //
 //	magic, with the version of the format   4 bytes
 //	sequence number                         8
-//	length of the record                    4
-//	CRC-32C of the record                   4
+//	length of the ciphertext                4
+//	CRC-32C of the ciphertext               4
 //	CRC-32C of the header so far            4
 //
-// The checksums tell a torn frame from one of another key, which a failed decryption
-// alone does not. The record is bound to the file's name and the sequence number,
-// which rises by one from frame to frame.
+// The checksums distinguish a torn frame from one under another key; failed decryption alone
+// does not. The ciphertext is bound to the file's name and the sequence number, which grows
+// by one from frame to frame.
 const (
 	magic      = "TBJ1"
 	sumOffset  = 20
 	headerSize = 24
 
-	// maxRecord bounds a record, encrypted. Token endpoints' answers are capped at 1 MiB.
-	maxRecord = 16 << 20
+	// maxCiphertext bounds a ciphertext, in bytes. Token responses are capped at 1 MiB.
+	maxCiphertext = 16 << 20
 
-	// maxOverhead bounds what a frame is longer than the id and data in it.
+	// maxOverhead bounds the size of a frame beyond the id and data in it, in bytes.
 	maxOverhead = 128
 
 	end     = '\n'
@@ -38,39 +39,39 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// ErrDamaged means that a file is not as it was written, other than by a crash in the
-// middle of an append. It is left as it is.
+// ErrDamaged means that a file is damaged in a way that a crash during an append does not
+// explain. The file is left as it is.
 var ErrDamaged = errors.New("a file of the journal is damaged")
 
-var errUndecipherable = errors.New("the record does not decrypt")
+var errUndecipherable = errors.New("the first entry does not decrypt")
 
-// A kind is what a record says.
+// A kind is the kind of an operation.
 type kind byte
 
 const (
 	kindPut    kind = 1
 	kindRemove kind = 2
-	kindProbe  kind = 3 // nothing
+	kindProbe  kind = 3 // has no effect
 )
 
-// A frameContent is what a frame holds: the kind, the length of the id as a uvarint,
-// the id, the data.
-type frameContent struct {
+// An operation changes the entries of a file. It is encoded as the kind, the length of the
+// id as a uvarint, the id, and the data.
+type operation struct {
 	kind kind
 	id   string
 	data []byte
 }
 
-func encodeFrame(r frameContent, key tink.AEAD, name string, seq uint64) ([]byte, error) {
-	plain := binary.AppendUvarint([]byte{byte(r.kind)}, uint64(len(r.id)))
-	plain = append(plain, r.id...)
-	plain = append(plain, r.data...)
+func encodeFrame(op operation, key tink.AEAD, name string, seq uint64) ([]byte, error) {
+	plain := binary.AppendUvarint([]byte{byte(op.kind)}, uint64(len(op.id)))
+	plain = append(plain, op.id...)
+	plain = append(plain, op.data...)
 	sealed, err := key.Encrypt(plain, associatedData(name, seq))
 	if err != nil {
 		return nil, fmt.Errorf("encrypting an entry of the journal: %w", err)
 	}
-	if len(sealed) > maxRecord {
-		return nil, fmt.Errorf("an entry of %d bytes is too large for the journal", len(r.data))
+	if len(sealed) > maxCiphertext {
+		return nil, fmt.Errorf("an entry of %d bytes is too large for the journal", len(op.data))
 	}
 	return frame(seq, sealed), nil
 }
@@ -92,35 +93,35 @@ func associatedData(name string, seq uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(b, 0), seq)
 }
 
-func decodeRecord(plain []byte) (frameContent, error) {
+func decodeOperation(plain []byte) (operation, error) {
 	if len(plain) == 0 {
-		return frameContent{}, ErrDamaged
+		return operation{}, ErrDamaged
 	}
 	length, n := binary.Uvarint(plain[1:])
 	if n <= 0 || length > uint64(len(plain)-1-n) {
-		return frameContent{}, ErrDamaged
+		return operation{}, ErrDamaged
 	}
 	rest := plain[1+n:]
-	r := frameContent{kind: kind(plain[0]), id: string(rest[:length]), data: rest[length:]}
-	switch r.kind {
+	op := operation{kind: kind(plain[0]), id: string(rest[:length]), data: rest[length:]}
+	switch op.kind {
 	case kindPut, kindRemove, kindProbe:
-		return r, nil
+		return op, nil
 	default:
-		return frameContent{}, ErrDamaged
+		return operation{}, ErrDamaged
 	}
 }
 
-// contents are what frames add up to.
+// contents is the state of a file after all its frames.
 type contents struct {
 	live map[string][]byte
 	seq  uint64 // of the last frame
-	size int    // of all of them
+	size int    // of all frames, in bytes
 }
 
-// readFrames reads the content of the file called name. Without error, what is beyond
-// the size that it returns is a torn end. With [ErrDamaged] the contents are those of
-// the frames before the damage, which is at that size. errUndecipherable means that
-// the first frame was whole and yet could not be decrypted.
+// readFrames reads the frames in b, the content of the file called name. Any bytes beyond
+// the returned size are a torn end. With [ErrDamaged] the contents are those of the frames
+// before the damage, which begins at that size. errUndecipherable means that the first frame
+// is complete and does not decrypt.
 func readFrames(b []byte, key tink.AEAD, name string) (contents, error) {
 	c := contents{live: make(map[string][]byte)}
 	for c.size < len(b) {
@@ -141,15 +142,15 @@ func readFrames(b []byte, key tink.AEAD, name string) (contents, error) {
 		if err != nil {
 			return c, ErrDamaged
 		}
-		r, err := decodeRecord(plain)
+		op, err := decodeOperation(plain)
 		if err != nil {
 			return c, err
 		}
-		switch r.kind {
+		switch op.kind {
 		case kindPut:
-			c.live[r.id] = r.data
+			c.live[op.id] = op.data
 		case kindRemove:
-			delete(c.live, r.id)
+			delete(c.live, op.id)
 		}
 		c.seq = seq
 		c.size += frameSize(sealed)
@@ -157,8 +158,8 @@ func readFrames(b []byte, key tink.AEAD, name string) (contents, error) {
 	return c, nil
 }
 
-// nextFrame returns the record of the frame that b begins with, nil if b is a torn
-// end: the beginning of a frame, with or without zeros for what was never written.
+// nextFrame returns the ciphertext of the frame at the beginning of b, nil if b is a torn
+// end: an incomplete frame, possibly followed by zeros for blocks that were never written.
 func nextFrame(b []byte) (seq uint64, sealed []byte, err error) {
 	if len(b) < headerSize {
 		return 0, nil, nil
@@ -171,7 +172,7 @@ func nextFrame(b []byte) (seq uint64, sealed []byte, err error) {
 	length := int(binary.BigEndian.Uint32(header[12:]))
 	rest := b[headerSize:]
 	switch {
-	case length > maxRecord || length <= 0:
+	case length > maxCiphertext || length <= 0:
 		return 0, nil, ErrDamaged
 	case length+endSize > len(rest):
 		return 0, nil, nil
@@ -181,7 +182,7 @@ func nextFrame(b []byte) (seq uint64, sealed []byte, err error) {
 	return seq, rest[:length], nil
 }
 
-// damagedUnlessZero tells damage from blocks that a file got and that were not
+// damagedUnlessZero returns nil if b is all zeros: blocks that were allocated and not
 // written before a crash.
 func damagedUnlessZero(b []byte) error {
 	for _, c := range b {

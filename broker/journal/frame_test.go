@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// sealer authenticates and does not encrypt, so that fuzzing is quick and its corpus
-// stays good.
+// sealer authenticates and does not encrypt, so that fuzzing is fast and its corpus stays
+// valid.
 type sealer struct{}
 
 func (sealer) sum(plain, ad []byte) []byte {
@@ -35,15 +35,15 @@ func (s sealer) Decrypt(sealed, ad []byte) ([]byte, error) {
 	return append([]byte(nil), sealed[:n]...), nil
 }
 
-// threeFrames returns a file and where its frames end.
+// threeFrames returns the content of a file, and the offsets at which its frames end.
 func threeFrames(tb testing.TB) (b []byte, ends []int) {
 	tb.Helper()
-	for i, r := range []frameContent{
+	for i, op := range []operation{
 		{kind: kindPut, id: "a", data: []byte("first")},
 		{kind: kindPut, id: "b", data: []byte("second")},
 		{kind: kindRemove, id: "a"},
 	} {
-		frame, err := encodeFrame(r, sealer{}, "name", uint64(7+i))
+		frame, err := encodeFrame(op, sealer{}, "name", uint64(7+i))
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -53,7 +53,7 @@ func threeFrames(tb testing.TB) (b []byte, ends []int) {
 	return b, ends
 }
 
-func TestTornEndIsDroppedWhereverItIsTorn(t *testing.T) {
+func TestTornEndIsDroppedAtAnyLength(t *testing.T) {
 	t.Parallel()
 	whole, ends := threeFrames(t)
 	for n := range len(whole) + 1 {
@@ -66,7 +66,7 @@ func TestTornEndIsDroppedWhereverItIsTorn(t *testing.T) {
 		want := []int{0, 1, 2, 1}[frames]
 		for name, b := range map[string][]byte{
 			"cut": whole[:n],
-			// The file got its length, and not all of its blocks, before the crash.
+			// The file had its length, and not all of its blocks, before the crash.
 			"zeros": append(append([]byte(nil), whole[:n]...), make([]byte, 4096)...),
 		} {
 			got, err := readFrames(b, sealer{}, "name")
@@ -100,19 +100,19 @@ func TestFramesAreBoundToTheirPlace(t *testing.T) {
 	t.Parallel()
 	whole, ends := threeFrames(t)
 	if _, err := readFrames(whole, sealer{}, "other"); !errors.Is(err, errUndecipherable) {
-		t.Errorf("file of another name: %v", err)
+		t.Errorf("under another file name: %v, want errUndecipherable", err)
 	}
 	swapped := append(append([]byte(nil), whole[ends[0]:ends[1]]...), whole[:ends[0]]...)
 	if _, err := readFrames(swapped, sealer{}, "name"); !errors.Is(err, ErrDamaged) {
-		t.Errorf("frames in another order: %v", err)
+		t.Errorf("frames in another order: %v, want ErrDamaged", err)
 	}
 	missing := append(append([]byte(nil), whole[:ends[0]]...), whole[ends[1]:]...)
 	if _, err := readFrames(missing, sealer{}, "name"); !errors.Is(err, ErrDamaged) {
-		t.Errorf("a frame missing: %v", err)
+		t.Errorf("a missing frame: %v, want ErrDamaged", err)
 	}
 }
 
-func TestTornEndOfAFileIsCutOffBeforeItIsWrittenTo(t *testing.T) {
+func TestTornEndIsTruncatedBeforeTheNextWrite(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	first := open(t, dir)
@@ -132,7 +132,7 @@ func TestTornEndOfAFileIsCutOffBeforeItIsWrittenTo(t *testing.T) {
 	wantEntries(t, open(t, dir), map[string]string{"b": "b"})
 }
 
-func TestDamagedFileStaysAndSaysWhichItIs(t *testing.T) {
+func TestDamagedFileStaysAndIsNamed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	first := open(t, dir)
@@ -180,7 +180,7 @@ func FuzzReadFrames(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// As it is, and after a whole frame whose record is anything.
+		// b alone, and after a valid frame with an arbitrary operation.
 		for _, content := range [][]byte{b, append(frame(1, sealed), b...)} {
 			got, err := readFrames(content, sealer{}, "name")
 			if got.size > len(content) || err != nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, errUndecipherable) {
@@ -188,7 +188,7 @@ func FuzzReadFrames(f *testing.F) {
 			}
 			again, err := readFrames(content[:got.size], sealer{}, "name")
 			if err != nil || again.size != got.size || fmt.Sprint(again.live) != fmt.Sprint(got.live) {
-				t.Fatalf("what was read reads as %v, %v; want %v", again, err, got)
+				t.Fatalf("the frames read as %v, %v the second time; want %v", again, err, got)
 			}
 		}
 	})

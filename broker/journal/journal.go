@@ -1,19 +1,19 @@
-// Package journal keeps on local disk, encrypted, what a store could not take: the
-// [broker.Journal] of a process.
+// Package journal keeps token responses that the store did not accept on the local disk,
+// encrypted. It implements [record.Journal].
 //
-// The directory, which all processes of a machine can share, holds
+// The directory, which all processes on a machine can share, holds
 //
-//	journal-<random>.log   the entries of one process, locked as long as it lives
-//	key.json               the key of all of them, a Tink keyset in clear text
+//	journal-<random>.log   the entries of one process, locked while it runs
+//	key.json               the key of all entries, a Tink keyset in clear text
 //
-// A file whose lock is free belongs to a process that is gone. Whoever finds one first
-// adopts it: locks it, yields its entries, and deletes it when all are removed. A crash
-// in the middle of an append leaves a torn last frame, which is dropped, since nobody
-// was told that it was kept; any other damage is an error and the file stays. After a
-// failed sync nobody knows what the disk has, so that a new file is begun.
+// A file whose lock is free belongs to a process that has ended. The first process to find
+// it adopts it: locks it, yields its entries, and deletes it once all are removed. A crash
+// during an append leaves a torn last frame, which is dropped: Put had not returned. Any
+// other damage is an error, and the file stays. After a failed sync the content on disk is
+// unknown, so the entries are written to a new file.
 //
-// Locks are those of flock(2), LockFileEx on Windows; on systems with neither, the
-// journal is never writable.
+// Locks use flock(2), or LockFileEx on Windows. On systems that have neither, every write to
+// the journal fails.
 package journal
 
 import (
@@ -30,38 +30,38 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// ErrClosed is returned by everything that is called after [Journal.Close].
+// ErrClosed is returned by every method called after [Journal.Close].
 var ErrClosed = errors.New("the journal is closed")
 
-// A Config says where a journal is.
+// A Config says where the journal is.
 type Config struct {
-	// Dir is the directory of the journal's files, on a disk of this machine. It is made,
-	// with mode 0700, at first use. Required.
+	// Dir is the directory of the journal's files, on a local disk. It is created, with mode
+	// 0700, at first use. Required.
 	Dir string
 
-	// Logger takes what operators should know. Default: nobody.
+	// Logger receives operational messages. If nil, they are discarded.
 	Logger *slog.Logger
 }
 
-// A Journal is the journal of one process, and of those that it has outlived. It is
-// safe for concurrent use. A method's context ends the wait for other callers; what
-// has been begun on the disk is finished.
+// A Journal holds the entries of this process and of those whose files it has adopted. It is
+// safe for concurrent use. A method's context ends the wait for other callers; operations on
+// the disk are not interrupted.
 type Journal struct {
 	dir  string
 	log  *slog.Logger
 	disk disk
 
-	busy chan struct{} // holds a token while somebody uses the fields below
+	busy chan struct{} // a one-slot semaphore that guards the fields below; see acquire
 
 	closed  bool
 	key     tink.AEAD // nil until first use
-	sample  []byte    // something that key has encrypted
-	own     *file     // nil until there is something to write
-	adopted []*file   // of processes that are gone; locked by this one, and not empty
+	sample  []byte    // a ciphertext made with key, to recognise it
+	own     *file     // nil until the first write
+	adopted []*file   // files of processes that have ended; locked, not empty
 }
 
-// Open returns the journal in config.Dir. It does no I/O: the directory, the key and
-// the process's file come at first use.
+// Open returns the journal in config.Dir. It does no I/O: the directory, the key and the
+// process's file are created at first use.
 func Open(config Config) *Journal {
 	j := &Journal{dir: config.Dir, log: config.Logger, disk: osDisk{}, busy: make(chan struct{}, 1)}
 	if j.log == nil {
@@ -70,7 +70,7 @@ func Open(config Config) *Journal {
 	return j
 }
 
-// acquire waits until nobody else uses the journal.
+// acquire waits for the semaphore.
 func (j *Journal) acquire(ctx context.Context) (release func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -88,9 +88,9 @@ func (j *Journal) acquire(ctx context.Context) (release func(), err error) {
 	return release, nil
 }
 
-// Check writes a probe of the size of a large entry, syncs it, and looks whether the
-// key that the next process will find is the one in use. Errors: [ErrKey], [ErrClosed],
-// or what the file system says.
+// Check implements [record.Journal]. It writes and syncs a probe of the size of a large
+// entry, and checks that the key in use is the one on disk, which the next process will
+// read. Errors: [ErrKey], [ErrClosed], or an error of the file system.
 func (j *Journal) Check(ctx context.Context) error {
 	release, err := j.acquire(ctx)
 	if err != nil {
@@ -103,9 +103,9 @@ func (j *Journal) Check(ctx context.Context) error {
 	return j.write((*file).probe)
 }
 
-// Put keeps data under id, in place of what was kept there; it is durable when Put
-// returns nil. Errors: [ErrKey], [ErrClosed], or what the file system says; what was
-// kept before is still kept then.
+// Put implements [record.Journal]. It stores data under id, replacing an earlier entry; the
+// entry is durable when Put returns nil. Errors: [ErrKey], [ErrClosed], or an error of the
+// file system; the earlier entry is kept then.
 func (j *Journal) Put(ctx context.Context, id string, data []byte) error {
 	release, err := j.acquire(ctx)
 	if err != nil {
@@ -126,8 +126,8 @@ func (j *Journal) Put(ctx context.Context, id string, data []byte) error {
 	return nil
 }
 
-// Remove forgets an entry. That is not synced: after a crash of the machine it may be
-// there again.
+// Remove implements [record.Journal]. The removal is not synced: after a crash of the
+// machine the entry may be back.
 func (j *Journal) Remove(ctx context.Context, id string) error {
 	release, err := j.acquire(ctx)
 	if err != nil {
@@ -140,8 +140,8 @@ func (j *Journal) Remove(ctx context.Context, id string) error {
 	return errors.Join(err, j.removeAdopted(id))
 }
 
-// removeAdopted removes an entry from the files of other processes, and those files
-// that have become empty.
+// removeAdopted removes an entry from the adopted files, and deletes those that are empty
+// then.
 func (j *Journal) removeAdopted(id string) error {
 	var errs []error
 	kept := j.adopted[:0]
@@ -158,12 +158,12 @@ func (j *Journal) removeAdopted(id string) error {
 	return errors.Join(errs...)
 }
 
-// Entries yields the entries of this process and of those that are gone, whose files
-// it adopts; files that cannot be read yield an error each, after all entries. The
-// same id comes twice if two processes have used it, or one died while it copied its
-// file. Errors: [ErrDamaged], [ErrKey], [ErrClosed], or what the file system says.
+// Entries implements [record.Journal]. It yields the entries of this process and of those
+// that have ended, whose files it adopts; then an error for each file that cannot be read.
+// An id is yielded twice if two processes used it, or one died while copying its file.
+// Errors: [ErrDamaged], [ErrKey], [ErrClosed], or an error of the file system.
 //
-// While it is ranged over, the journal can be used.
+// The loop body may use the journal.
 func (j *Journal) Entries(ctx context.Context) iter.Seq2[record.JournalEntry, error] {
 	return func(yield func(record.JournalEntry, error) bool) {
 		entries, errs := j.collect(ctx)
@@ -203,8 +203,8 @@ func appendEntries(entries []record.JournalEntry, live map[string][]byte) []reco
 	return entries
 }
 
-// Close waits for who uses the journal and gives its locks back. What was not removed
-// stays for the next process; a file without entries is deleted.
+// Close waits for other callers and releases the locks. Remaining entries stay for the next
+// process; a file without entries is deleted.
 func (j *Journal) Close() error {
 	j.busy <- struct{}{}
 	defer func() { <-j.busy }()
@@ -222,8 +222,8 @@ func (j *Journal) Close() error {
 	return errors.Join(errs...)
 }
 
-// write runs do on the process's own file, and once more on a new one if the disk has
-// failed in a way that the first cannot be trusted after.
+// write runs do on the process's own file. If that leaves the file broken, it runs do once
+// more on a new one.
 func (j *Journal) write(do func(*file) error) error {
 	f, err := j.writable()
 	if err != nil {
@@ -238,8 +238,8 @@ func (j *Journal) write(do func(*file) error) error {
 	return do(j.own)
 }
 
-// writable returns the process's own file, a new one if there is none that can be
-// written to and that a later process would find.
+// writable returns the process's own file. It creates one if there is none, or if the file
+// is broken or no longer at its path, where the next process would look.
 func (j *Journal) writable() (*file, error) {
 	usable := j.own != nil && j.own.isInPlace()
 	if !usable || j.key == nil {
@@ -255,12 +255,12 @@ func (j *Journal) writable() (*file, error) {
 	return j.own, nil
 }
 
-// renew begins a new file with the entries of the old one, which goes when the new one
-// is durable.
+// renew creates a new file with the entries of the old one, which is deleted once the new
+// one is durable.
 func (j *Journal) renew() error {
 	next, err := createFile(j.dir, j.key, j.disk)
 	if err != nil {
-		return fmt.Errorf("making a file in the journal %s: %w", j.dir, err)
+		return fmt.Errorf("creating a file in the journal %s: %w", j.dir, err)
 	}
 	old := j.own
 	if old != nil {

@@ -37,7 +37,7 @@ func TestOpenTouchesNothing(t *testing.T) {
 	}
 	closeJournal(t, j)
 	if left := logs(t, dir); len(left) != 0 {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("files after Close = %v, want none", left)
 	}
 }
 
@@ -59,7 +59,7 @@ func TestEntriesAreKeptUntilRemoved(t *testing.T) {
 	}
 }
 
-func TestNextProcessAdoptsWhatWasLeft(t *testing.T) {
+func TestNextProcessAdoptsRemainingEntries(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	first := open(t, dir)
@@ -88,7 +88,7 @@ func TestNextProcessAdoptsWhatWasLeft(t *testing.T) {
 	wantEntries(t, second, map[string]string{"d": "4"})
 }
 
-func TestReplacedEntryOfAnotherProcessIsForgotten(t *testing.T) {
+func TestReplacedEntryOfAnotherProcessIsRemoved(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	first := open(t, dir)
@@ -129,7 +129,7 @@ func TestOneOfManyAdopts(t *testing.T) {
 		j := open(t, dir)
 		journals[i] = j
 		adopters.Go(func() {
-			// While others make files, which must not be taken for left ones.
+			// Other processes create files at the same time, which must not be adopted.
 			if err := j.Put(t.Context(), fmt.Sprintf("own %d", i), []byte("y")); err != nil {
 				t.Error(err)
 			}
@@ -170,7 +170,7 @@ func TestLargeFileOfRemovedEntriesIsCompacted(t *testing.T) {
 	wantEntries(t, j, map[string]string{"stays": "1", "last": "2"})
 }
 
-func TestBusyOrClosedJournalIsAnErrorInTime(t *testing.T) {
+func TestBusyOrClosedJournalReturnsAnErrorAtOnce(t *testing.T) {
 	t.Parallel()
 	j := open(t, t.TempDir())
 	j.busy <- struct{}{}
@@ -222,7 +222,7 @@ func closeJournal(t *testing.T, j *Journal) {
 	}
 }
 
-// wantEntries compares the entries; ids in twice may come with other data, too.
+// wantEntries compares the entries. twice names an id that may also have an older entry.
 func wantEntries(t *testing.T, j *Journal, want map[string]string, twice ...string) {
 	t.Helper()
 	got := make(map[string]string)
@@ -231,9 +231,9 @@ func wantEntries(t *testing.T, j *Journal, want map[string]string, twice ...stri
 			t.Fatal(err)
 		}
 		if _, again := got[entry.ID]; again && (len(twice) == 0 || twice[0] != entry.ID) {
-			t.Errorf("entry %s came twice", entry.ID)
+			t.Errorf("entry %s was yielded twice", entry.ID)
 		}
-		got[entry.ID] = string(entry.Data) // the process's own come last
+		got[entry.ID] = string(entry.Data) // the process's own entries come last
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("entries = %v, want %v", got, want)

@@ -13,15 +13,15 @@ import (
 
 const keyName = keyfile.Name
 
-// ErrKey means that the key which entries are encrypted with is missing or is another
-// one. Nothing was changed; the error's text names the file and what to do.
+// ErrKey means that the key that the entries are encrypted with is missing or wrong. No file
+// was changed; the error's text names the file and says what to do.
 var ErrKey = errors.New("the key of the journal is missing or wrong")
 
-// sampleData is the associated data of the value by which the key in use is known.
+// sampleData is the associated data of [Journal.sample].
 var sampleData = []byte("token-broker/journal/sample")
 
-// loadKey makes the key that is on the disk the one in use. If it cannot read what
-// this process has written, that is to be written anew.
+// loadKey takes the key on disk into use. If that is another key than before, the process's
+// own file counts as broken, so that its entries are written again under the new key.
 func (j *Journal) loadKey() error {
 	if j.dir == "" {
 		return errors.New("the journal has no directory")
@@ -54,7 +54,7 @@ func decrypts(key tink.AEAD, sample []byte) bool {
 	return err == nil
 }
 
-// makeKey makes the directory, and a key unless there are files that need another.
+// makeKey creates the directory, and a key unless existing files need another one.
 func (j *Journal) makeKey() (tink.AEAD, error) {
 	if err := makeDir(j.dir); err != nil {
 		return nil, err
@@ -66,17 +66,17 @@ func (j *Journal) makeKey() (tink.AEAD, error) {
 	if left == "" {
 		return keyfile.Create(j.keyPath())
 	}
-	// Another process may have made both, the key first, since it was looked for.
+	// Another process may have created the key, and then the file, since the first attempt.
 	key, err := keyfile.Read(j.keyPath())
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %s is not there, and without it %s cannot be read: restore the key file from a backup; "+
-			"or, to give up what the journal holds, move its files away", ErrKey, j.keyPath(), left)
+		return nil, fmt.Errorf("%w: %s does not exist, and without it %s cannot be read: restore the key file from a backup; "+
+			"or, to give up the entries of the journal, move its files away", ErrKey, j.keyPath(), left)
 	}
 	return key, err
 }
 
-// leftBehind returns the path of a file with entries that this process has not got in
-// memory, empty if there is none.
+// leftBehind returns the path of a file with entries other than the process's own, empty if
+// there is none.
 func (j *Journal) leftBehind() (string, error) {
 	paths, err := j.paths()
 	if err != nil {
@@ -100,7 +100,7 @@ func (j *Journal) leftBehind() (string, error) {
 	return "", nil
 }
 
-// makeDir makes the directory durably if there is none.
+// makeDir creates the directory, durably, if it does not exist.
 func makeDir(dir string) error {
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -108,7 +108,7 @@ func makeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	// As well as can be: the parent may be one that this user cannot open.
+	// Best effort: this user may not be allowed to open the parent directory.
 	_ = keyfile.SyncDir(filepath.Dir(dir))
 	return nil
 }

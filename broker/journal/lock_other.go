@@ -9,11 +9,11 @@ import (
 	"runtime"
 )
 
-// tryLock fails: without a lock that ends with its process, nobody could tell whose
-// entries are to be adopted.
+// tryLock fails: without a lock that ends with its process, the files of processes that have
+// ended cannot be recognised.
 func tryLock(*os.File) (bool, error) {
 	return false, fmt.Errorf("a journal on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }
 
-// unlock does nothing: nothing is ever locked.
+// unlock does nothing, since no file is ever locked.
 func unlock(*os.File) error { return nil }

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tryLock locks f until it is closed, also by the end of the process, and reports
-// whether it could: another open file may have the lock, of this process too.
+// tryLock locks f until it is closed, which the end of the process does too. It reports
+// whether it got the lock: another open file may hold it, even one of this process.
 func tryLock(f *os.File) (bool, error) {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -25,6 +25,6 @@ func tryLock(f *os.File) (bool, error) {
 	}
 }
 
-// unlock gives the lock back. Closing alone does that only when nobody else has the open
-// file: a process that was just forked has it until it executes another program.
+// unlock releases the lock. Closing f is not enough: a process that was just forked shares
+// the open file until it executes another program.
 func unlock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Between fork and exec another process has the open files of this one, locks and all.
-func TestClosedJournalCanBeAdoptedWhoeverElseHasTheFile(t *testing.T) {
+// Between fork and exec, a child process shares the open files of its parent, and their locks.
+func TestClosedJournalCanBeAdoptedWhileAForkHasTheFileOpen(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	first := open(t, dir)

@@ -6,41 +6,24 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 )
 
-// The environment tells the test binary that it is another process of a test.
-const (
-	childDir  = "JOURNAL_TEST_CHILD_DIR"
-	childKill = "JOURNAL_TEST_CHILD_KILL" // the step before which it kills itself
-)
+func TestMain(m *testing.M) { os.Exit(brokertest.Main(m, child)) }
 
-func TestMain(m *testing.M) {
-	if dir := os.Getenv(childDir); dir != "" {
-		step, err := strconv.Atoi(os.Getenv(childKill))
-		if err == nil {
-			err = child(dir, step)
-		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// lethal is a disk that kills the process before its steps have run out, in the middle
-// of a write if it is one.
+// lethal is a disk that kills the process at one of its steps. There is one before and one
+// after each operation; the one before a write comes when half of the data is written.
 type lethal struct {
 	osDisk
 	left int
 }
 
+// step calls last at the lethal step, before it kills the process.
 func (d *lethal) step(last func()) {
 	if d.left--; d.left != 0 {
 		return
@@ -77,9 +60,15 @@ func (d *lethal) Sync(f *os.File) error {
 	return err
 }
 
-// child says what it does before and after, each on a line: +id, +id!, -id, -id!. It
-// adopts what is there, adds, replaces and removes, and at last waits for its end.
-func child(dir string, step int) error {
+// child uses the journal in a directory, and kills itself at the given step of its disk. It
+// prints a line before and after each change: +id and +id! for Put, -id and -id! for
+// Remove. If it comes to the end it prints "done" and waits for its standard input to end.
+func child(args []string) error {
+	dir := args[0]
+	step, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	j := Open(Config{Dir: dir})
@@ -134,14 +123,14 @@ func TestEntriesSurviveAKillBetweenAnyTwoSteps(t *testing.T) {
 
 		c := startChild(t, dir, step)
 		fate := map[string]string{"left1": "+!", "left2": "+!"}
-		done = c.run(t, fate)
-		c.kill()
+		done = follow(c, fate)
+		c.Kill(t)
 		wantFate(t, fmt.Sprint("killed at step ", step), dir, fate)
 		if done && step < 30 {
 			t.Errorf("only %d steps could be interrupted", step)
 		}
 		if step > 200 {
-			t.Fatal("the child never comes to its end")
+			t.Fatal("the child never reaches its end")
 		}
 	}
 }
@@ -150,20 +139,20 @@ func TestProcessesThatDieTogetherLoseNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	fate := make(map[string]string)
-	children := make([]*childProcess, 4)
+	children := make([]*brokertest.Child, 4)
 	for i := range children {
-		children[i] = startChild(t, dir, 13+7*i) // all of them begin in an empty directory
+		children[i] = startChild(t, dir, 13+7*i) // all of them start in an empty directory
 	}
 	for _, c := range children {
-		c.run(t, fate)
+		follow(c, fate)
 	}
 	for _, c := range children {
-		c.kill()
+		c.Kill(t)
 	}
 	wantFate(t, "killed", dir, fate)
 }
 
-// wantFate compares what is in the journal with what the dead processes said.
+// wantFate compares the entries of the journal with the output of the dead processes.
 func wantFate(t *testing.T, when, dir string, fate map[string]string) {
 	t.Helper()
 	j := open(t, dir)
@@ -190,40 +179,20 @@ func wantFate(t *testing.T, when, dir string, fate map[string]string) {
 	}
 	closeJournal(t, j)
 	if left := logs(t, dir); len(left) != 0 {
-		t.Errorf("%s: files stay: %v", when, left)
+		t.Errorf("%s: files that remain: %v", when, left)
 	}
 }
 
-type childProcess struct {
-	cmd *exec.Cmd
-	out *bufio.Scanner
-}
-
-func startChild(t *testing.T, dir string, step int) *childProcess {
+func startChild(t *testing.T, dir string, step int) *brokertest.Child {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childDir+"="+dir, childKill+"="+strconv.Itoa(step))
-	cmd.Stderr = os.Stderr
-	if _, err := cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	c := &childProcess{cmd: cmd, out: bufio.NewScanner(stdout)}
-	t.Cleanup(c.kill)
-	return c
+	return brokertest.StartChild(t, dir, strconv.Itoa(step))
 }
 
-// run notes what the child says until it is dead or done; done is reported.
-func (c *childProcess) run(t *testing.T, fate map[string]string) bool {
-	t.Helper()
-	for c.out.Scan() {
-		line := c.out.Text()
+// follow records the child's output in fate until the child is dead or done. It reports
+// whether the child is done.
+func follow(c *brokertest.Child, fate map[string]string) bool {
+	for out := bufio.NewScanner(c.Stdout); out.Scan(); {
+		line := out.Text()
 		if line == "done" {
 			return true
 		}
@@ -234,9 +203,4 @@ func (c *childProcess) run(t *testing.T, fate map[string]string) bool {
 		}
 	}
 	return false
-}
-
-func (c *childProcess) kill() {
-	_ = c.cmd.Process.Kill()
-	_ = c.cmd.Wait()
 }

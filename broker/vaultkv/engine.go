@@ -12,22 +12,22 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// An engine knows whether the mount is a KV version 2 engine. Version 1 takes a
-// compare-and-set write for a plain one, answers 204 and has then stored it.
+// An engine records whether the mount is a KV version 2 engine. Version 1 ignores the
+// compare-and-set parameter of a write: it stores the record and answers 204.
 type engine struct {
 	mu       sync.Mutex
 	verified bool   // guarded by mu
-	checking *check // guarded by mu; nil if none is under way
-	reported string // guarded by mu; what the log was told last
+	checking *check // guarded by mu; the check in progress, or nil
+	reported string // guarded by mu; the error that was logged last
 }
 
-// errUnfit means that Vault has answered, and no store can be there.
+// errUnfit means that Vault answered, and that no store can be kept at the mount.
 var errUnfit = errors.New("the mount cannot be used")
 
-// A check is shared by all who wait for it.
+// A check is shared by all callers that wait for it.
 type check struct {
 	done chan struct{}
-	err  error // read after done
+	err  error // valid once done is closed
 }
 
 func (e *engine) forget() {
@@ -36,12 +36,12 @@ func (e *engine) forget() {
 	e.verified = false
 }
 
-// Check asks Vault whether it is there, unsealed, takes the token and has a KV
-// version 2 engine at the mount. Every other operation does so first, until it
-// succeeded once.
+// Check implements [record.CheckedStore]. It asks whether Vault is reachable and
+// unsealed, accepts the token, and has a KV version 2 engine at the mount. Every other
+// operation does the same first, until a check has succeeded.
 func (s *Store) Check(ctx context.Context) error { return s.await(ctx, s.startCheck(ctx, true)) }
 
-// ready returns nil once the mount is known to be a version 2 engine.
+// ready returns nil if the mount is known to be a version 2 engine, and checks it otherwise.
 func (s *Store) ready(ctx context.Context) error { return s.await(ctx, s.startCheck(ctx, false)) }
 
 func (s *Store) await(ctx context.Context, c *check) error {
@@ -59,7 +59,7 @@ func (s *Store) await(ctx context.Context, c *check) error {
 	}
 }
 
-// startCheck returns the check to wait for, nil if there is no need.
+// startCheck returns the check to wait for, nil if none is needed.
 func (s *Store) startCheck(ctx context.Context, always bool) *check {
 	e := &s.engine
 	e.mu.Lock()
@@ -69,7 +69,7 @@ func (s *Store) startCheck(ctx context.Context, always bool) *check {
 	}
 	if e.checking == nil {
 		e.checking = &check{done: make(chan struct{})}
-		// That one of those who wait goes away must not fail the others. It ends by itself.
+		// A caller that goes away must not fail the others; runCheck has its own timeout.
 		go s.runCheck(context.WithoutCancel(ctx), e.checking)
 	}
 	return e.checking
@@ -86,7 +86,7 @@ func (s *Store) runCheck(ctx context.Context, c *check) {
 	e := &s.engine
 	e.mu.Lock()
 	news := unfit != "" && unfit != e.reported
-	// Vault out of reach says nothing new about the mount.
+	// An unreachable Vault says nothing new about the mount.
 	e.verified = c.err == nil || e.verified && unfit == ""
 	e.checking, e.reported = nil, unfit
 	e.mu.Unlock()
@@ -99,7 +99,7 @@ func (s *Store) runCheck(ctx context.Context, c *check) {
 func (s *Store) checkMount(ctx context.Context) error {
 	r := request{
 		method: http.MethodGet, path: "sys/internal/ui/mounts/" + s.mount,
-		capabilities: fmt.Sprintf("something below %s/ (if there is a mount of that name)", s.mount),
+		capabilities: fmt.Sprintf("access to a path below %s/ (if such a mount exists)", s.mount),
 	}
 	body, err := s.do(ctx, r)
 	if err != nil {
@@ -121,7 +121,7 @@ func (s *Store) checkMount(ctx context.Context) error {
 	}
 	switch {
 	case mount != s.mount:
-		return unfit("the secrets engine that has the path %s is mounted at %s: set the mount to that and put the rest into the prefix",
+		return unfit("the secrets engine for the path %s is mounted at %s: set the mount to that and put the rest into the prefix",
 			s.mount, mount)
 	case answer.Data.Type != "kv" && answer.Data.Type != "generic":
 		return unfit("the secrets engine at %s/ is of type %s, not KV version 2: use another mount", mount, answer.Data.Type)

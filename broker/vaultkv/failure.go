@@ -15,16 +15,16 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A failure is a request to Vault that did not succeed. Its text has neither a body
-// nor a token nor, with the path's last segments, a consumer in it.
+// A failure is a request to Vault that did not succeed. Its text contains no body, no
+// token, and no consumer: the last segments of the path are left out.
 type failure struct {
 	method, path string
-	status       int // 0: no answer
-	conflict     bool
-	repeat       bool // it may have been carried out or not; another try, at once, may tell
+	status       int  // HTTP status, 0 if there was no response
+	conflict     bool // the compare-and-set failed
+	tooLarge     bool // Vault will never accept the record
+	repeat       bool // may have been applied; an immediate second attempt may succeed
 	why          string
-	cause        error // ctx's error, or nil
-	tooLarge     bool
+	cause        error // the context's error, or nil
 }
 
 func (f *failure) Error() string {
@@ -39,9 +39,9 @@ func (f *failure) Error() string {
 	return fmt.Sprintf("%v: Vault %s %s %s: %s", kind, answer, f.method, f.path, f.why)
 }
 
-// Unwrap makes every failure an ErrStoreUnavailable, but for a record that is never
-// going to fit. A conflict and a 404 can be
-// answers; who expects them asks isConflict and isNotFound first.
+// Unwrap makes every failure an ErrStoreUnavailable, except for a record that is too
+// large. Callers for which a conflict or a 404 is a normal result check isConflict and
+// isNotFound first.
 func (f *failure) Unwrap() []error {
 	if f.tooLarge {
 		return []error{record.ErrRecordTooLarge}
@@ -66,22 +66,23 @@ func hasStatus(err error, status int) bool {
 	return errors.As(err, &f) && f.status == status
 }
 
-// shouldRepeat reports whether another try makes sense, if a request that was carried
-// out already does no harm.
+// shouldRepeat reports whether to repeat the request, provided that it is harmless to
+// apply it twice.
 func shouldRepeat(err error) bool {
 	var f *failure
 	return errors.As(err, &f) && f.repeat
 }
 
-// unreadable is the error of an answer that is not Vault's.
+// unreadable returns the error for a response that a KV version 2 engine would not send.
+// It wraps no error of the decoder, which could quote the response.
 func (s *Store) unreadable(r request) error {
 	return &failure{
 		method: r.method, path: s.policyPath(r), status: http.StatusOK,
-		why: "the answer is not that of a KV version 2 engine: check what is behind the address",
+		why: "the response is not that of a KV version 2 engine: check the address",
 	}
 }
 
-// noAnswer describes why a request was not answered.
+// noAnswer returns the error for a request that got no response.
 func (s *Store) noAnswer(ctx context.Context, r request, err error) error {
 	f := &failure{method: r.method, path: s.policyPath(r), cause: ctx.Err(), repeat: true}
 	var operation *net.OpError
@@ -90,19 +91,19 @@ func (s *Store) noAnswer(ctx context.Context, r request, err error) error {
 	case f.cause != nil:
 		f.why = f.cause.Error()
 	case errors.Is(err, context.DeadlineExceeded):
-		f.why, f.repeat = fmt.Sprintf("no answer within %s", s.timeout), false
+		f.why, f.repeat = fmt.Sprintf("no response within %s", s.timeout), false
 	case errors.As(err, &certificate):
 		f.why, f.repeat = certificate.Error()+": check VAULT_CACERT", false
 	case errors.As(err, &operation):
 		f.why, f.repeat = operation.Error(), operation.Op != "dial"
 	default:
-		// The error may quote what was read.
-		f.why = "the connection broke, or the answer is not HTTP: check the address"
+		// err is left out: it may quote the response.
+		f.why = "the connection broke, or the response is not HTTP: check the address"
 	}
 	return f
 }
 
-// refused describes an answer other than 2xx.
+// refused returns the error for a response with a status other than 2xx.
 func (s *Store) refused(r request, status int, err error) *failure {
 	var messages []string
 	if answer := new(api.ResponseError); errors.As(err, &answer) {
@@ -114,30 +115,30 @@ func (s *Store) refused(r request, status int, err error) *failure {
 	f := &failure{method: r.method, path: s.policyPath(r), status: status}
 	switch {
 	case status < 400:
-		f.why = "it redirects, which is not followed: the address must be that of the active node or forward to it"
+		f.why = "redirects are not followed: use the address of the active node, or of a node that forwards to it"
 	case status == http.StatusBadRequest && says("check-and-set parameter did not match"):
-		f.conflict, f.why = true, "the record was changed"
+		f.conflict, f.why = true, "the record was changed by another process"
 	case status == http.StatusBadRequest && says("Upgrading from non-versioned"):
 		f.why = "the secrets engine is upgrading itself; it will be ready soon"
 	case status == http.StatusForbidden:
-		f.why = fmt.Sprintf("the token must be valid and its policy must allow %s there", r.capabilities)
+		f.why = fmt.Sprintf("the token must be valid, and its policy must allow %s on this path", r.capabilities)
 	case status == http.StatusNotFound && len(messages) > 0:
 		s.engine.forget()
-		f.status = http.StatusBadGateway // not an answer about the record
+		f.status = http.StatusBadGateway // a 404 would mean that there is no record
 		f.why = fmt.Sprintf("404, no secrets engine is mounted at %s/", s.mount)
 	case status == http.StatusNotFound:
-		f.why = "there is no such path"
+		f.why = "the path does not exist"
 	case status == http.StatusRequestEntityTooLarge || says("too large") || says("exceeds"):
 		f.tooLarge = true
-		f.why = "the record is too large for it: remove settings or metadata of the connection"
+		f.why = "the record is too large: remove settings or metadata of the connection"
 	case status == http.StatusTooManyRequests:
-		f.why = "a rate limit of Vault was reached; raise the quota, or wait"
+		f.why = "the rate limit quota was reached: raise it, or wait"
 	case status == http.StatusServiceUnavailable:
-		f.why = "it is sealed or in maintenance: unseal it"
+		f.why = "Vault is sealed or in maintenance: unseal it"
 	case status >= 500:
-		f.why, f.repeat = "it failed: see its log", status != http.StatusNotImplemented
+		f.why, f.repeat = "Vault failed: see its log", status != http.StatusNotImplemented
 	default:
-		f.why = "it refused the request"
+		f.why = "Vault refused the request"
 	}
 	return f
 }

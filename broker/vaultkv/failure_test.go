@@ -17,9 +17,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/vaultkv"
 )
 
-// A relay stands between a store and the real Vault. before and after see each
-// request with its number, once the mount was checked; they can answer it, or let it
-// fall.
+// A relay stands between a store and the real Vault. It calls before and after for each
+// request to the engine, with the request's number from 1 on. They return true if they
+// have sent the response themselves.
 type relay struct {
 	*httptest.Server
 	requests      atomic.Int64
@@ -54,7 +54,7 @@ func newRelay(t *testing.T) *relay {
 	return relay
 }
 
-// losing drops the connection instead of sending the answer to one request.
+// losing drops the connection instead of sending the response to one request.
 func losing(request int64) func(int64, http.ResponseWriter, *http.Request) bool {
 	return func(n int64, _ http.ResponseWriter, _ *http.Request) bool {
 		if n == request {
@@ -75,7 +75,7 @@ func TestSaveCostsOneRequest(t *testing.T) {
 	}
 }
 
-func TestSaveWhoseAnswerGotLostIsNoConflictWithItself(t *testing.T) {
+func TestSaveWhoseResponseWasLostDoesNotConflictWithItself(t *testing.T) {
 	t.Parallel()
 	relay := newRelay(t)
 	relay.after = losing(1)
@@ -89,7 +89,7 @@ func TestSaveWhoseAnswerGotLostIsNoConflictWithItself(t *testing.T) {
 	}
 }
 
-func TestSaveThatWasSavedOverMeanwhileSucceeded(t *testing.T) {
+func TestSaveThatWasOverwrittenBeforeItsRetrySucceeds(t *testing.T) {
 	t.Parallel()
 	relay := newRelay(t)
 	config := vaultkv.Config{Prefix: prefix()}
@@ -111,7 +111,7 @@ func TestSaveThatWasSavedOverMeanwhileSucceeded(t *testing.T) {
 	wantGeneration(t, store, "ann", 2)
 }
 
-func TestSaveThatWasSavedOverAndDestroyedMeanwhileIsUnknown(t *testing.T) {
+func TestSaveThatWasOverwrittenAndDestroyedBeforeItsRetryIsUnknown(t *testing.T) {
 	t.Parallel()
 	relay := newRelay(t)
 	config := vaultkv.Config{Prefix: prefix()}
@@ -133,7 +133,7 @@ func TestSaveThatWasSavedOverAndDestroyedMeanwhileIsUnknown(t *testing.T) {
 	}
 }
 
-func TestServerErrorsAreTriedOnceMore(t *testing.T) {
+func TestServerErrorsAreRetriedOnce(t *testing.T) {
 	t.Parallel()
 	relay := newRelay(t)
 	relay.before = func(n int64, w http.ResponseWriter, _ *http.Request) bool {
@@ -150,7 +150,7 @@ func TestServerErrorsAreTriedOnceMore(t *testing.T) {
 	}
 }
 
-func TestErrorsSayWhatToDoAndNothingElse(t *testing.T) {
+func TestErrorsSayWhatToDoAndRevealNothing(t *testing.T) {
 	t.Parallel()
 	for status, want := range map[int]string{
 		http.StatusTemporaryRedirect:     "address",
@@ -186,11 +186,11 @@ func TestErrorsSayWhatToDoAndNothingElse(t *testing.T) {
 			}
 			for _, secret := range []string{"canary", vaulttest.Shared(t).Token} {
 				if strings.Contains(err.Error(), secret) {
-					t.Errorf("the error has %q in it: %v", secret, err)
+					t.Errorf("the error contains %q: %v", secret, err)
 				}
 			}
 			if !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "app/ann/crm/hubspot") {
-				t.Errorf("Save = %v; want it to say %q and the connection", err, want)
+				t.Errorf("Save = %v; want it to contain %q and the connection", err, want)
 			}
 		})
 	}
@@ -225,18 +225,18 @@ func TestRequestsHaveADeadline(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _, err := store.Load(t.Context(), key("ann"))
-	if !errors.Is(err, record.ErrStoreUnavailable) || !strings.Contains(err.Error(), "no answer within 2s") {
-		t.Errorf("Load = %v, want an error that there was no answer", err)
+	if !errors.Is(err, record.ErrStoreUnavailable) || !strings.Contains(err.Error(), "no response within 2s") {
+		t.Errorf("Load = %v, want an error about the timeout", err)
 	}
 }
 
-func TestVaultOutOfReachIsSaid(t *testing.T) {
+func TestUnreachableVaultIsReported(t *testing.T) {
 	t.Parallel()
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
 	store := newStore(t, vaultkv.Config{Address: gone.URL})
 	err := store.Check(t.Context())
 	if !errors.Is(err, record.ErrStoreUnavailable) || !strings.Contains(err.Error(), "refused") {
-		t.Errorf("Check = %v, want an error that the connection was refused", err)
+		t.Errorf("Check = %v, want an error about the refused connection", err)
 	}
 }

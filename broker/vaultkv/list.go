@@ -2,10 +2,8 @@ package vaultkv
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"iter"
-	"net/http"
 	"net/url"
 	"strings"
 
@@ -13,11 +11,11 @@ import (
 )
 
 // maxDepth bounds how deep List goes, in segments: three parts of at most 765 bytes
-// each when encoded. What is deeper is not the broker's.
+// each when encoded. Deeper secrets are not the broker's.
 const maxDepth = 27
 
-// List implements [record.Store]. It costs one request for each application and
-// consumer that it comes through.
+// List implements [record.Store]. It makes one request for each application and each
+// consumer that it visits.
 func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq2[record.Key, error] {
 	return func(yield func(record.Key, error) bool) {
 		dir := ""
@@ -35,7 +33,7 @@ func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq
 	}
 }
 
-// walk yields the keys below dir and reports whether to go on.
+// walk yields the keys below dir and reports whether to continue.
 func (s *Store) walk(ctx context.Context, dir string, yield func(record.Key, error) bool) bool {
 	names, err := s.readDir(ctx, dir)
 	if err != nil {
@@ -52,7 +50,7 @@ func (s *Store) walk(ctx context.Context, dir string, yield func(record.Key, err
 		}
 		key, err := parsePath(path)
 		if err != nil {
-			s.logger.WarnContext(ctx, "there is a secret below the broker's prefix in Vault that is not a connection; it is left alone",
+			s.logger.WarnContext(ctx, "a secret below the broker's prefix in Vault is not a connection; it is left alone",
 				"mount", s.mount, "path", s.prefix+"/"+path)
 			continue
 		}
@@ -63,26 +61,17 @@ func (s *Store) walk(ctx context.Context, dir string, yield func(record.Key, err
 	return true
 }
 
-// readDir returns the names in dir; those of directories end in a slash.
+// readDir returns the names in dir, none if it does not exist. Those of directories end
+// in a slash.
 func (s *Store) readDir(ctx context.Context, dir string) ([]string, error) {
-	r := request{
-		method: http.MethodGet, engine: "metadata", path: dir,
-		query: url.Values{"list": {"true"}}, capabilities: "list",
-	}
-	body, err := s.do(ctx, r)
-	if isNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
+	r := request{engine: "metadata", path: dir, query: url.Values{"list": {"true"}}, capabilities: "list"}
 	var answer struct {
 		Data struct {
 			Keys []string `json:"keys"`
 		} `json:"data"`
 	}
-	if json.Unmarshal(body, &answer) != nil {
-		return nil, s.unreadable(r)
+	if _, err := s.get(ctx, r, &answer); err != nil {
+		return nil, err
 	}
 	return answer.Data.Keys, nil
 }

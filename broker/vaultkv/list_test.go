@@ -10,7 +10,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/vaultkv"
 )
 
-// The list of one consumer is one request, whoever else has connections.
+// Listing one consumer takes one request, however many others there are.
 func TestListOfAConsumerCostsOneRequest(t *testing.T) {
 	t.Parallel()
 	relay := newRelay(t)

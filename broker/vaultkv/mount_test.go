@@ -38,14 +38,14 @@ func TestNothingIsWrittenToAVersion1Engine(t *testing.T) {
 		"DestroyEarlier": store.DestroyEarlier(t.Context(), key("ann"), 2), "Check": store.Check(t.Context()),
 	} {
 		if !errors.Is(err, record.ErrStoreUnavailable) || !strings.Contains(err.Error(), "version 1") {
-			t.Errorf("%s = %v; want ErrStoreUnavailable that says version 1", op, err)
+			t.Errorf("%s = %v; want ErrStoreUnavailable that mentions version 1", op, err)
 		}
 	}
 	if got, err := client.Logical().ListWithContext(t.Context(), mount); err != nil || got != nil {
-		t.Errorf("the engine has %v, %v; want nothing", got, err)
+		t.Errorf("the engine contains %v, %v; want nothing", got, err)
 	}
 
-	// Once it is version 2 the store works, without being made anew.
+	// Once the engine is version 2, the same store works.
 	if err := client.Sys().TuneMountAllowNilWithContext(t.Context(), mount, api.TuneMountConfigInput{
 		Options: &map[string]string{"version": "2"},
 	}); err != nil {
@@ -55,7 +55,7 @@ func TestNothingIsWrittenToAVersion1Engine(t *testing.T) {
 	wantGeneration(t, store, "ann", 1)
 }
 
-// saveOnceUpgraded saves as soon as the engine takes it.
+// saveOnceUpgraded saves a record as soon as the engine has upgraded itself.
 func saveOnceUpgraded(t *testing.T, store record.Store) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -71,10 +71,10 @@ func saveOnceUpgraded(t *testing.T, store record.Store) {
 	}
 }
 
-func TestMountThatCannotBeUsedIsSaid(t *testing.T) {
+func TestUnusableMountIsReported(t *testing.T) {
 	t.Parallel()
 	for mount, want := range map[string]string{
-		"nowhere":       "if there is a mount of that name",
+		"nowhere":       "if such a mount exists",
 		"secret/team-a": "mounted at secret",
 		"sys":           "type system",
 	} {
@@ -110,7 +110,7 @@ func TestMountIsCheckedOnceForAll(t *testing.T) {
 	}
 }
 
-func TestCheckGoesOnWithoutTheCallerWhoBeganIt(t *testing.T) {
+func TestCheckOutlivesTheCallerThatStartedIt(t *testing.T) {
 	t.Parallel()
 	asked, proceed := make(chan struct{}), make(chan struct{})
 	relay := newRelay(t)
@@ -131,7 +131,7 @@ func TestCheckGoesOnWithoutTheCallerWhoBeganIt(t *testing.T) {
 	<-asked
 	cancel()
 	if err := <-first; !errors.Is(err, context.Canceled) || !errors.Is(err, record.ErrStoreUnavailable) {
-		t.Errorf("Load of the caller who left = %v, want context.Canceled and ErrStoreUnavailable", err)
+		t.Errorf("Load of the cancelled caller = %v, want context.Canceled and ErrStoreUnavailable", err)
 	}
 	close(proceed)
 	if _, _, err := store.Load(t.Context(), key("ann")); !errors.Is(err, record.ErrNotFound) {
@@ -148,7 +148,7 @@ func TestSealedVaultIsUnavailableUntilUnsealed(t *testing.T) {
 	_, saveErr := store.Save(t.Context(), newRecord("ann", 2), rev)
 	for op, err := range map[string]error{"Save": saveErr, "Check": store.Check(t.Context())} {
 		if !errors.Is(err, record.ErrStoreUnavailable) || !strings.Contains(err.Error(), "sealed") {
-			t.Errorf("%s = %v; want ErrStoreUnavailable that says sealed", op, err)
+			t.Errorf("%s = %v; want ErrStoreUnavailable that mentions the seal", op, err)
 		}
 	}
 	server.Unseal(t)
@@ -182,7 +182,7 @@ func TestRejectedTokenIsAskedForAgain(t *testing.T) {
 	}
 }
 
-func TestTokenThatCannotBeHadIsSaid(t *testing.T) {
+func TestMissingOrUnusableTokenIsReported(t *testing.T) {
 	t.Parallel()
 	for name, source := range map[string]func(context.Context) (secret.String, error){
 		"error":   func(context.Context) (secret.String, error) { return secret.String{}, errors.New("no file") },
@@ -197,7 +197,7 @@ func TestTokenThatCannotBeHadIsSaid(t *testing.T) {
 	}
 }
 
-func TestEnvironmentFillsInWhatIsLeftOut(t *testing.T) {
+func TestUnsetFieldsComeFromTheEnvironment(t *testing.T) {
 	server := vaulttest.Shared(t)
 	t.Setenv("VAULT_ADDR", server.Addr)
 	t.Setenv("VAULT_TOKEN", server.Token)
@@ -214,7 +214,7 @@ func TestEnvironmentFillsInWhatIsLeftOut(t *testing.T) {
 	}
 }
 
-func TestNewRefusesWhatCannotBeAnAddress(t *testing.T) {
+func TestNewRefusesInvalidAddressesAndPaths(t *testing.T) {
 	t.Parallel()
 	for _, config := range []vaultkv.Config{
 		{Address: "vault.internal:8200"},

@@ -11,11 +11,10 @@ import (
 )
 
 // The path of a connection is <application>/<consumer>/<unified_api>.<service_id>.
-// Letters, digits, "-" and "_" stand for themselves, every other byte is "~" and two
-// hexadecimal digits. What is longer than maxSegment after that goes on in the next
-// segment; each segment but the last then ends in a "~" that stands alone. Vault's
-// file storage makes a file name of each segment, encrypted: 96 bytes become 229, and
-// file systems take 255.
+// Letters, digits, "-" and "_" stand for themselves; any other byte is encoded as "~" and
+// two hexadecimal digits. An encoded part longer than maxSegment is split into several
+// segments, each but the last ending in a lone "~". Vault's file storage turns each
+// segment into a file name, encrypted: 96 bytes become 229, and file systems allow 255.
 const (
 	maxSegment = 96
 	upperHex   = "0123456789ABCDEF"
@@ -23,7 +22,7 @@ const (
 
 var errForeignPath = errors.New("not the path of a connection")
 
-// cleanPath checks the path of a mount, or a prefix, and removes slashes around it.
+// cleanPath checks the path of a mount, or a prefix, and trims the slashes around it.
 func cleanPath(path string) (string, error) {
 	path = strings.Trim(path, "/")
 	for segment := range strings.SplitSeq(path, "/") {
@@ -60,7 +59,7 @@ func isLiteral(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
 }
 
-// split divides an encoded part into segments, never within an escape.
+// split divides an encoded part into segments, never inside an escape.
 func split(encoded string) string {
 	var b strings.Builder
 	for len(encoded) > maxSegment {
@@ -97,7 +96,7 @@ func decode(encoded string) (string, error) {
 	return b.String(), nil
 }
 
-// parsePath reads what connectionPath wrote, and nothing else.
+// parsePath is the inverse of connectionPath. Any other path is an error.
 func parsePath(path string) (record.Key, error) {
 	var parts []string
 	part := ""

@@ -38,7 +38,7 @@ func FuzzPathsAreReversible(f *testing.F) {
 	f.Add(strings.Repeat("x", 94)+"/", strings.Repeat("ö", 127), "\x00", "\xff")
 	f.Fuzz(func(t *testing.T, application, consumer, unifiedAPI, serviceID string) {
 		if application == "" || consumer == "" || unifiedAPI == "" || serviceID == "" {
-			t.Skip("refused before it comes to a path")
+			t.Skip("the store refuses empty parts")
 		}
 		key := record.Key{
 			Application: application, Consumer: consumer,

@@ -2,6 +2,7 @@ package vaultkv
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,21 +17,21 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// maxAnswer is more than Vault takes in a request, in bytes.
-const maxAnswer = 64 << 20
+// maxResponse bounds a response, in bytes. Vault accepts smaller requests.
+const maxResponse = 64 << 20
 
-// A request is one to the secrets engine.
+// A request goes to the secrets engine, or to Vault itself.
 type request struct {
 	method       string
-	engine       string // "data", "metadata", "destroy"; empty: path is not one of the engine
+	engine       string // "data", "metadata" or "destroy"; empty: path is not below the mount
 	path         string
 	query        url.Values
 	body         []byte
-	capabilities string // what the token's policy must allow there
-	once         bool   // not to be repeated without thought: a compare-and-set
+	capabilities string // that the token's policy must grant, for error messages
+	once         bool   // do must not repeat it: a compare-and-set
 }
 
-// fullPath is the request's path in Vault.
+// fullPath returns the request's path in Vault.
 func (s *Store) fullPath(r request) string {
 	if r.engine == "" {
 		return r.path
@@ -38,7 +39,7 @@ func (s *Store) fullPath(r request) string {
 	return s.mount + "/" + r.engine + "/" + s.prefix + "/" + r.path
 }
 
-// policyPath is the path that a policy would name.
+// policyPath returns the path that a policy would name.
 func (s *Store) policyPath(r request) string {
 	if r.engine == "" {
 		return r.path
@@ -46,8 +47,24 @@ func (s *Store) policyPath(r request) string {
 	return s.mount + "/" + r.engine + "/" + s.prefix + "/*"
 }
 
-// do sends a request. A request that can be repeated is, once, if its answer was lost
-// or the server failed.
+// get sends a GET request and decodes the response into answer. A 404 is no error:
+// found is false then, and answer unchanged.
+func (s *Store) get(ctx context.Context, r request, answer any) (found bool, err error) {
+	r.method = http.MethodGet
+	body, err := s.do(ctx, r)
+	switch {
+	case isNotFound(err):
+		return false, nil
+	case err != nil:
+		return false, err
+	case json.Unmarshal(body, answer) != nil:
+		return false, s.unreadable(r)
+	}
+	return true, nil
+}
+
+// do sends a request. If the response was lost or the server failed, it repeats the
+// request, unless that is one to send only once.
 func (s *Store) do(ctx context.Context, r request) ([]byte, error) {
 	body, err := s.authorized(ctx, r)
 	if shouldRepeat(err) && !r.once && ctx.Err() == nil {
@@ -56,7 +73,8 @@ func (s *Store) do(ctx context.Context, r request) ([]byte, error) {
 	return body, err
 }
 
-// authorized sends a request, and once more with a new token if there is one.
+// authorized sends a request. If Vault rejects the token, it tries once more with a new
+// one, if there is one.
 func (s *Store) authorized(ctx context.Context, r request) ([]byte, error) {
 	token, err := s.token(ctx, secret.String{})
 	if err != nil {
@@ -76,7 +94,7 @@ func (s *Store) authorized(ctx context.Context, r request) ([]byte, error) {
 	return s.send(ctx, r, renewed)
 }
 
-// send makes exactly one HTTP request. With a 404 it can return a body and an error.
+// send makes exactly one HTTP request. For a 404 it can return both a body and an error.
 func (s *Store) send(ctx context.Context, r request, token secret.String) ([]byte, error) {
 	timed, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -102,15 +120,14 @@ func (s *Store) send(ctx context.Context, r request, token secret.String) ([]byt
 		}
 		err = failure
 	}
-	body, readErr := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	body, readErr := io.ReadAll(io.LimitReader(resp.Body, maxResponse))
 	if readErr != nil {
 		return nil, s.noAnswer(ctx, r, readErr)
 	}
 	return body, err
 }
 
-// token returns the token to use, a newly asked for one if the one that is known is
-// rejected.
+// token returns the known token, or asks for a new one if the known one was rejected.
 func (s *Store) token(ctx context.Context, rejected secret.String) (secret.String, error) {
 	if token, ok := s.tokens.known(rejected); ok {
 		return token, nil
@@ -123,14 +140,14 @@ func (s *Store) token(ctx context.Context, rejected secret.String) (secret.Strin
 	}
 	token = secret.New(strings.TrimSpace(token.Reveal()))
 	if strings.ContainsFunc(token.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return secret.String{}, fmt.Errorf("%w: what should be a token for Vault has characters that no token has: "+
+		return secret.String{}, fmt.Errorf("%w: the token for Vault contains characters that no token has: "+
 			"check the file or variable that it comes from", record.ErrStoreUnavailable)
 	}
 	s.tokens.set(token)
 	return token, nil
 }
 
-// tokens keeps the token that was last asked for.
+// tokens holds the token that source returned last.
 type tokens struct {
 	source func(ctx context.Context) (secret.String, error)
 
@@ -150,7 +167,7 @@ func (t *tokens) set(token secret.String) {
 	t.token = token
 }
 
-// environmentToken may return none: a Vault Agent logs in by itself.
+// environmentToken may return an empty token: a Vault Agent adds its own.
 func environmentToken(context.Context) (secret.String, error) {
 	return secret.New(os.Getenv(api.EnvVaultToken)), nil
 }

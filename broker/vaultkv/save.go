@@ -10,9 +10,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// Save implements [record.Store]. It costs one request, as long as nothing goes
-// wrong. A write whose answer got lost is repeated once; the random id in it tells
-// whether a conflict is one with the write itself.
+// Save implements [record.Store]. It makes one request unless something goes wrong. A
+// write whose response was lost is repeated once; the random id in it shows whether a
+// conflict is with the write itself.
 func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
 	if err := s.begin(ctx, rec.Key); err != nil {
 		return 0, fmt.Errorf("saving %s: %w", rec.Key, err)
@@ -21,7 +21,7 @@ func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revisio
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 	}
-	w := write{key: rec.Key, secret: stored{Record: string(data), WriteID: rand.Text()}, create: rev == 0, cas: uint64(rev)}
+	w := write{key: rec.Key, secret: secretData{Record: string(data), WriteID: rand.Text()}, create: rev == 0, cas: uint64(rev)}
 	number, err := s.save(ctx, &w)
 	if err != nil {
 		return 0, fmt.Errorf("saving %s: %w", rec.Key, err)
@@ -29,11 +29,11 @@ func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revisio
 	return record.Revision(number), nil
 }
 
-// A write is one Save under way.
+// A write is a Save in progress.
 type write struct {
 	key      record.Key
-	secret   stored
-	create   bool   // there must be no record
+	secret   secretData
+	create   bool   // the record must not exist
 	cas      uint64 // the version that must be the latest
 	repeated bool   // an earlier attempt may have been applied
 }
@@ -75,16 +75,16 @@ func (s *Store) put(ctx context.Context, w *write) (uint64, error) {
 		} `json:"data"`
 	}
 	if json.Unmarshal(body, &answer) != nil || answer.Data.Version == 0 {
-		// Version 1 of the engine answers so, and has stored the record without looking at
-		// cas: somebody changed the mount since it was checked.
+		// Version 1 of the engine answers so after storing the record without comparing
+		// cas: the mount was changed after the check.
 		s.engine.forget()
 		return 0, s.unreadable(r)
 	}
 	return answer.Data.Version, nil
 }
 
-// resolve finds out what a conflict means. If the write itself was applied then its
-// version is returned; if it can be tried again, with another cas, retry is true.
+// resolve finds out what a conflict means. It returns the version of the write if that
+// was applied after all. If retry is true, the write can be tried again with the new cas.
 func (s *Store) resolve(ctx context.Context, w *write) (saved uint64, retry bool, err error) {
 	latest, err := s.readVersion(ctx, w.key, 0)
 	if err != nil {
@@ -95,7 +95,7 @@ func (s *Store) resolve(ctx context.Context, w *write) (saved uint64, retry bool
 		return wanted, false, nil
 	}
 	if w.repeated && latest.number > wanted {
-		// Somebody may have saved over the write already.
+		// The write may have been applied and overwritten since.
 		v, err := s.readVersion(ctx, w.key, wanted)
 		switch {
 		case err != nil:
@@ -103,7 +103,7 @@ func (s *Store) resolve(ctx context.Context, w *write) (saved uint64, retry bool
 		case v.writeID == w.secret.WriteID:
 			return wanted, false, nil
 		case v.record == nil:
-			return 0, false, fmt.Errorf("%w: the answer of Vault got lost, and what was saved then is gone", record.ErrStoreUnavailable)
+			return 0, false, fmt.Errorf("%w: Vault's response was lost, and the version that tells whether the record was saved is gone", record.ErrStoreUnavailable)
 		}
 	}
 	if w.create && latest.record == nil && latest.number != w.cas {

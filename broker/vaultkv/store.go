@@ -1,5 +1,5 @@
 // Package vaultkv keeps connections in HashiCorp Vault, in a KV version 2 secrets
-// engine: the [broker.Store] for several processes. Records are compare-and-set by
+// engine: a [record.Store] that several processes can share. Records are compare-and-set by
 // the engine's own versions.
 //
 // The token's policy, with the default mount and prefix:
@@ -8,9 +8,9 @@
 //	path "secret/metadata/token-broker/connections/*" { capabilities = ["read", "list", "delete"] }
 //	path "secret/destroy/token-broker/connections/*"  { capabilities = ["update"] }
 //
-// If an operator deletes or destroys the latest version of a record by hand then
-// there is no record, and the next one is saved as the version after it, so that
-// versions do not repeat. They do after the metadata was deleted.
+// If an operator deletes or destroys the latest version by hand, the record no longer
+// exists. A new one gets the next version number, so numbers do not repeat, unless the
+// metadata was deleted.
 package vaultkv
 
 import (
@@ -35,23 +35,23 @@ const (
 	defaultTimeout = 10 * time.Second
 )
 
-// A Config says where the secrets engine is and how to log in. What it leaves out is
-// taken from the environment, as by every Vault client: VAULT_ADDR, VAULT_NAMESPACE,
-// VAULT_TOKEN, VAULT_CACERT, VAULT_CLIENT_CERT and so on.
+// A Config says where the secrets engine is and how to log in. Unset fields come from the
+// environment, as in every Vault client: VAULT_ADDR, VAULT_NAMESPACE, VAULT_TOKEN,
+// VAULT_CACERT, VAULT_CLIENT_CERT and so on.
 type Config struct {
 	Address   string // URL, "https://vault.internal:8200"
-	Namespace string // of Vault Enterprise
+	Namespace string // a namespace of Vault Enterprise
 	Mount     string // path of the secrets engine. Default: secret
-	Prefix    string // path below the mount that is the broker's own. Default: token-broker
+	Prefix    string // path below the mount that the broker has to itself. Default: token-broker
 
-	// Token returns a token for Vault. It is asked at first, and again whenever Vault
-	// answers 403. Default: what VAULT_TOKEN says at that time.
+	// Token returns a token for Vault. It is called before the first request, and again
+	// whenever Vault answers 403. Default: the value of VAULT_TOKEN at that time.
 	Token func(ctx context.Context) (secret.String, error)
 
 	// Timeout bounds each request to Vault. Default: 10s.
 	Timeout time.Duration
 
-	// Logger takes what operators should know. Default: nobody.
+	// Logger receives operational messages. If nil, they are discarded.
 	Logger *slog.Logger
 }
 
@@ -59,7 +59,7 @@ type Config struct {
 type Store struct {
 	client *api.Client
 	mount  string
-	prefix string // with "connections" at its end
+	prefix string // ends in "/connections"
 	tokens tokens
 	engine engine
 
@@ -104,8 +104,8 @@ func New(config Config) (*Store, error) {
 	return s, nil
 }
 
-// encryptedProxy goes by HTTPS_PROXY as Vault's own clients do. A proxy for http would
-// read the token, and every record.
+// encryptedProxy honours HTTPS_PROXY, as Vault's own clients do, but not HTTP_PROXY: a
+// proxy for plain HTTP would see the token and every record.
 func encryptedProxy(req *http.Request) (*url.URL, error) {
 	if req.URL.Scheme != "https" {
 		return nil, nil
@@ -124,15 +124,15 @@ func newClient(config Config) (*api.Client, error) {
 	if err := validateAddress(c.Address); err != nil {
 		return nil, err
 	}
-	// A write that vault/api repeats by itself comes back as a conflict with itself.
+	// A write that vault/api retried would conflict with itself.
 	c.MaxRetries = 0
-	// A redirect would take the token to wherever it says.
+	// A redirect would send the token to another server.
 	c.DisableRedirects = true
 	if transport, ok := c.HttpClient.Transport.(*http.Transport); ok {
 		transport.Proxy = encryptedProxy
 	}
-	// Each request has a deadline of its own; with one of vault/api's, WriteRaw cancels
-	// the answer before it can be read.
+	// Each request has a deadline already. With vault/api's timeout, WriteRaw would cancel
+	// the context before the response is read.
 	c.Timeout = 0
 	client, err := api.NewClient(c)
 	if err != nil {
@@ -152,7 +152,7 @@ func validateAddress(address string) error {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "unix" || u.Host == "" && u.Path == "":
 		return errors.New("the address is not a URL like https://vault.internal:8200")
 	case u.User != nil:
-		return errors.New("the address has a user name or password in it: give the token as the token")
+		return errors.New("the address contains a user name or password: remove them, and set the token instead")
 	}
 	return nil
 }
@@ -208,10 +208,10 @@ func (s *Store) DestroyEarlier(ctx context.Context, key record.Key, rev record.R
 	return nil
 }
 
-// begin comes before every operation on a record.
+// begin precedes every operation on a record.
 func (s *Store) begin(ctx context.Context, key record.Key) error {
 	if key.Application == "" || key.Consumer == "" || key.Connector.UnifiedAPI == "" || key.Connector.ServiceID == "" {
-		return fmt.Errorf("%w: a part of the key is empty, which is no path in Vault", record.ErrStoreUnavailable)
+		return fmt.Errorf("%w: a part of the key is empty, and Vault has no such path", record.ErrStoreUnavailable)
 	}
 	return s.ready(ctx)
 }
@@ -222,4 +222,7 @@ func (s *Store) String() string {
 		s.client.Address(), s.mount, strings.TrimSuffix(s.prefix, "/connections"))
 }
 
-var _ record.VersionedStore = (*Store)(nil)
+var (
+	_ record.CheckedStore   = (*Store)(nil)
+	_ record.VersionedStore = (*Store)(nil)
+)

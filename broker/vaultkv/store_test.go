@@ -28,7 +28,7 @@ func TestStoreKeepsTheContract(t *testing.T) {
 	brokertest.TestStore(t, func(t *testing.T) record.Store { return newStore(t, vaultkv.Config{}) })
 }
 
-func TestRecordDeletedByHandIsGoneAndCanBeMadeAnew(t *testing.T) {
+func TestRecordDeletedByHandIsGoneAndCanBeCreatedAgain(t *testing.T) {
 	t.Parallel()
 	kv := vaulttest.Shared(t).Client().KVv2("secret")
 	for name, remove := range map[string]func(path string, version int) error{
@@ -47,7 +47,7 @@ func TestRecordDeletedByHandIsGoneAndCanBeMadeAnew(t *testing.T) {
 				t.Errorf("Load = %v, %d, %v; want ErrNotFound", rec, rev, err)
 			}
 			if got := save(t, store, newRecord("ann", 3), 0); got != rev+1 {
-				t.Errorf("revision of the record made anew = %d, want %d", got, rev+1)
+				t.Errorf("revision of the new record = %d, want %d", got, rev+1)
 			}
 			wantGeneration(t, store, "ann", 3)
 			if _, err := store.Save(t.Context(), newRecord("ann", 4), 0); !errors.Is(err, record.ErrConflict) {
@@ -123,7 +123,7 @@ func TestForeignSecretsAreLeftAlone(t *testing.T) {
 		t.Errorf("List yields %d keys, want 2", got)
 	}
 	if _, _, err := store.Load(t.Context(), key("cyd")); !errors.Is(err, record.ErrStoreUnavailable) {
-		t.Errorf("Load of a secret that is no record = %v, want ErrStoreUnavailable", err)
+		t.Errorf("Load of a foreign secret = %v, want ErrStoreUnavailable", err)
 	}
 }
 
@@ -168,18 +168,18 @@ func TestDocumentedPolicyIsEnough(t *testing.T) {
 	}
 }
 
-func TestTooLargeARecordIsSaid(t *testing.T) {
+func TestTooLargeRecordIsReported(t *testing.T) {
 	t.Parallel()
 	store := newStore(t, vaultkv.Config{})
 	rec := newRecord("ann", 1)
 	rec.Metadata = map[string]any{"a": strings.Repeat("x", 2<<20)}
 	_, err := store.Save(t.Context(), rec, 0)
 	if !errors.Is(err, record.ErrRecordTooLarge) || errors.Is(err, record.ErrStoreUnavailable) {
-		t.Errorf("Save = %v, want an error that says it is too large", err)
+		t.Errorf("Save = %v, want ErrRecordTooLarge and not ErrStoreUnavailable", err)
 	}
 }
 
-// newStore fills in what a test does not care about, with the shared server.
+// newStore returns a store on the shared server. Unset fields of config get defaults.
 func newStore(t *testing.T, config vaultkv.Config) *vaultkv.Store {
 	t.Helper()
 	server := vaulttest.Shared(t)

@@ -11,22 +11,22 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A stored is what Vault keeps under a connection's path. The record is a string, not
-// an object: the engine decodes numbers into floating point on their way out, which
-// changes large ones and makes a version with 1e400 in it unreadable for ever.
-type stored struct {
+// secretData is the data of a connection's secret. The record is a string, not an object:
+// on reading, the engine decodes numbers to floating point, which changes large ones and
+// makes a version that contains 1e400 unreadable for ever.
+type secretData struct {
 	Record  string `json:"record"`
 	WriteID string `json:"write_id"`
 }
 
-// A version is a state of a record in Vault.
+// A version is one version of a connection's secret.
 type version struct {
-	number  uint64 // 0: there never was one, or its metadata is gone
-	record  []byte // nil: deleted or destroyed, or number is 0
+	number  uint64 // 0: the secret does not exist
+	record  []byte // nil: the version was deleted or destroyed, or number is 0
 	writeID string
 }
 
-// readVersion reads a version by number, 0 for the latest.
+// readVersion reads a version by number, the latest if number is 0.
 func (s *Store) readVersion(ctx context.Context, key record.Key, number uint64) (version, error) {
 	r := request{method: http.MethodGet, engine: "data", path: connectionPath(key), capabilities: "read"}
 	if number > 0 {
@@ -42,39 +42,31 @@ func (s *Store) readVersion(ctx context.Context, key record.Key, number uint64) 
 	}
 	var answer struct {
 		Data struct {
-			Data     *stored `json:"data"`
+			Data     *secretData `json:"data"`
 			Metadata struct {
 				Version uint64 `json:"version"`
 			} `json:"metadata"`
 		} `json:"data"`
 	}
 	if json.Unmarshal(body, &answer) != nil {
-		// Not wrapped: the decoder's error can quote what it read.
 		return version{}, s.unreadable(r)
 	}
 	v := version{number: answer.Data.Metadata.Version}
-	if !readable { // a 404 with a body: the version was deleted or destroyed
+	if !readable { // a 404 with a body: the version is deleted or destroyed
 		return v, nil
 	}
 	if answer.Data.Data == nil || answer.Data.Data.Record == "" || v.number == 0 {
-		return version{}, fmt.Errorf("%w: there is a secret at %s that the token broker did not write: "+
-			"use another prefix, or move it away", record.ErrStoreUnavailable, s.fullPath(r))
+		return version{}, fmt.Errorf("%w: the token broker did not write the secret at %s: "+
+			"use another prefix, or move the secret away", record.ErrStoreUnavailable, s.fullPath(r))
 	}
 	v.record, v.writeID = []byte(answer.Data.Data.Record), answer.Data.Data.WriteID
 	return v, nil
 }
 
-// versionsBefore returns the numbers of those versions before a given one that are
-// not destroyed yet. There are no more of them than the engine's max_versions.
+// versionsBefore returns the numbers of the versions before the given one that are not
+// destroyed yet, at most the engine's max_versions.
 func (s *Store) versionsBefore(ctx context.Context, key record.Key, number uint64) ([]uint64, error) {
-	r := request{method: http.MethodGet, engine: "metadata", path: connectionPath(key), capabilities: "read"}
-	body, err := s.do(ctx, r)
-	if isNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
+	r := request{engine: "metadata", path: connectionPath(key), capabilities: "read"}
 	var answer struct {
 		Data struct {
 			Versions map[uint64]struct {
@@ -82,8 +74,8 @@ func (s *Store) versionsBefore(ctx context.Context, key record.Key, number uint6
 			} `json:"versions"`
 		} `json:"data"`
 	}
-	if json.Unmarshal(body, &answer) != nil {
-		return nil, s.unreadable(r)
+	if _, err := s.get(ctx, r, &answer); err != nil {
+		return nil, err
 	}
 	var before []uint64
 	for n, state := range answer.Data.Versions {

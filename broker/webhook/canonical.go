@@ -14,20 +14,19 @@ import (
 	"unicode/utf8"
 )
 
-// The body is signed as it is sent, and receivers are of two kinds: those that hash
-// what they received, and those that parse it, sort the keys of every object and
-// hash what JSON.stringify makes of that, whether or not their sorting goes into
-// arrays. For both to agree with the signature the body is already what the second
-// kind arrives at.
+// The signature covers the body as it is sent. Some receivers hash the bytes they received;
+// others parse them, sort the keys of every object (some of them also inside arrays), and
+// hash the output of JSON.stringify. So that both get the same hash, the body is sent in the
+// form that the second kind computes.
 //
-// That is RFC 8785 (JCS) with two differences, which come from ECMAScript objects:
-//   - Keys that are array indices ("7", "10") come first and in numeric order,
-//     because that is how an object lists its own, however they were sorted.
-//   - Members named "__proto__" are left out: assigning one sets the prototype, so
-//     the sorted copy has no such member.
+// That form is RFC 8785 (JCS) with two differences, which come from ECMAScript objects:
+//   - Keys that are array indices ("7", "10") come first, in numeric order: objects list
+//     them so, whatever order they were added in.
+//   - Members named "__proto__" are left out: assigning to one sets the prototype, so the
+//     sorted copy has no such member.
 //
-// Numbers are float64s there, so integers beyond 2^53 are rounded, and what
-// overflows becomes null.
+// ECMAScript numbers are float64s: integers beyond 2^53 are rounded, and numbers out of range
+// become null.
 
 // appendCanonical appends the canonical form of a JSON value as encoding/json
 // decodes it, with or without UseNumber.
@@ -42,7 +41,7 @@ func appendCanonical(b []byte, v any) ([]byte, error) {
 	case float64:
 		return appendNumber(b, v), nil
 	case json.Number:
-		// Out of range gives an infinity, as it does in ECMAScript.
+		// A number out of range parses as an infinity, as in ECMAScript.
 		f, err := strconv.ParseFloat(v.String(), 64)
 		if err != nil && !math.IsInf(f, 0) {
 			return nil, fmt.Errorf("%q is not a JSON number", v.String())
@@ -57,7 +56,7 @@ func appendCanonical(b []byte, v any) ([]byte, error) {
 	}
 }
 
-// appendOther takes the way through JSON for the types that a decoder does not make.
+// appendOther encodes and decodes a value of a type that encoding/json does not decode to.
 func appendOther(b []byte, v any) ([]byte, error) {
 	encoded, err := json.Marshal(v)
 	if err != nil {
@@ -106,8 +105,8 @@ func appendObject(b []byte, o map[string]any) ([]byte, error) {
 	return append(b, '}'), nil
 }
 
-// compareKeys orders keys as an ECMAScript object lists them after they were sorted:
-// array indices by number, then the others by UTF-16 code units.
+// compareKeys orders keys as an ECMAScript object with sorted keys lists them: array indices
+// by number, then the others by UTF-16 code units.
 func compareKeys(a, b string) int {
 	i, aIsIndex := arrayIndex(a)
 	j, bIsIndex := arrayIndex(b)
@@ -130,7 +129,7 @@ func arrayIndex(s string) (uint64, bool) {
 	return n, err == nil && n != math.MaxUint32 && strconv.FormatUint(n, 10) == s
 }
 
-// appendNumber appends what Number::toString gives (ECMA-262 section 6.1.6.1.20).
+// appendNumber appends the result of Number::toString (ECMA-262 section 6.1.6.1.20).
 func appendNumber(b []byte, f float64) []byte {
 	switch {
 	case math.IsInf(f, 0) || math.IsNaN(f):
@@ -146,8 +145,8 @@ func appendNumber(b []byte, f float64) []byte {
 	return append(b, encoded...)
 }
 
-// appendString appends what QuoteJSONString gives (ECMA-262 section 25.5.2.3).
-// encoding/json escapes more than that, U+2028 for one. Invalid UTF-8 becomes U+FFFD.
+// appendString appends the result of QuoteJSONString (ECMA-262 section 25.5.2.3).
+// encoding/json escapes more characters, such as U+2028. Invalid UTF-8 becomes U+FFFD.
 func appendString(b []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	if !utf8.ValidString(s) {

@@ -59,8 +59,7 @@ func TestCanonicalForm(t *testing.T) {
 	}
 }
 
-// FuzzCanonical holds that the canonical form means what it was made from, and is
-// its own canonical form.
+// FuzzCanonical checks that the canonical form is JSON, and its own canonical form.
 func FuzzCanonical(f *testing.F) {
 	f.Add([]byte(`{"b":[1,{"10":1e400,"9":-0}],"a":"\ud800\u2028","__proto__":1}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -88,9 +87,9 @@ func FuzzCanonical(f *testing.F) {
 	})
 }
 
-// receiversJS is what receivers do, in three ways: hash the body as it came; parse
-// it, sort the keys of objects and hash that, leaving arrays as they are; the same,
-// going into arrays.
+// receiversJS verifies signatures in the three ways of receivers: over the body as received;
+// over the parsed body with the keys of objects sorted, except inside arrays; over the same
+// with them sorted inside arrays too.
 const receiversJS = `
 const crypto = require('crypto');
 const plain = (v) => {
@@ -124,10 +123,10 @@ func TestEveryDocumentedReceiverVerifiesTheSignature(t *testing.T) {
 	t.Parallel()
 	node, err := exec.LookPath("node")
 	if err != nil && os.Getenv("CI") == "true" {
-		t.Fatal("node is missing: CI has to check signatures as receivers do")
+		t.Fatal("node is missing: CI must check signatures as receivers do")
 	}
 	if err != nil {
-		t.Skip("SIGNATURES NOT CHECKED AGAINST JAVASCRIPT: there is no node on this machine")
+		t.Skip("SIGNATURES NOT CHECKED AGAINST JAVASCRIPT: node is missing")
 	}
 	dir := t.TempDir()
 	script, cases := filepath.Join(dir, "receivers.js"), filepath.Join(dir, "cases")

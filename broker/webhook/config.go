@@ -12,39 +12,38 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// A Config says who is told of events. It is not changed after it was handed over.
+// A Config lists the endpoints that receive events. It must not change after Configure.
 type Config struct {
 	Endpoints []Endpoint
 
-	// Logger takes what becomes of deliveries. Default: nobody.
+	// Logger receives the outcome of deliveries. If nil, it is discarded.
 	Logger *slog.Logger
 }
 
 // An Endpoint is a URL that events are posted to.
 type Endpoint struct {
-	// URL is where events are posted: https, or http with AllowPrivate. Only its
-	// scheme and host are ever logged, since the rest of a hook's URL can be a secret.
+	// URL is https, or http if AllowPrivate is set. Only its scheme and host are ever
+	// logged: the rest of a webhook's URL can be a secret.
 	URL string
 
-	// Secret keys the signature.
+	// Secret is the key of the signature.
 	Secret secret.String
 
-	// Events are the events that are sent: their types, or beginnings of them followed
-	// by "*". Default: all.
+	// Events selects the events to send: types, or prefixes of types followed by "*".
+	// Default: all.
 	Events []string
 
-	// AllowPrivate: the endpoint may be on a loopback or private address and speak
-	// plain HTTP.
+	// AllowPrivate allows loopback and private addresses, and plain HTTP.
 	AllowPrivate bool
 }
 
-// Validate reports what is wrong with the endpoint. The error names the words of
-// the configuration and never the URL's path.
+// Validate returns an error if the endpoint cannot be used. The error uses the words of the
+// configuration and never contains the URL's path.
 func (e *Endpoint) Validate() error {
 	u, err := url.Parse(e.URL)
 	if err != nil || u.Host == "" || u.Opaque != "" {
-		// Not wrapped: the error has the URL in it.
-		return errors.New("webhook: the URL is not readable: write https://host/path")
+		// Not wrapped: the error contains the URL.
+		return errors.New("webhook: the URL is not valid: write https://host/path")
 	}
 	name := displayName(e.URL)
 	if u.Scheme != "https" && (u.Scheme != "http" || !e.AllowPrivate) {
@@ -55,7 +54,7 @@ func (e *Endpoint) Validate() error {
 	}
 	for _, pattern := range e.Events {
 		if prefix := strings.TrimSuffix(pattern, "*"); pattern == "" || strings.ContainsAny(prefix, "* \t") {
-			return fmt.Errorf("webhook %s: events: %q is not an event type, nor the beginning of one followed by *", name, pattern)
+			return fmt.Errorf("webhook %s: events: %q is neither an event type nor the beginning of one followed by *", name, pattern)
 		}
 	}
 	return nil
@@ -69,7 +68,7 @@ func (c *Config) validate() error {
 		if err := e.Validate(); err != nil {
 			errs = append(errs, err)
 		} else if seen[e.URL] {
-			errs = append(errs, fmt.Errorf("webhook %s: the URL is there twice: name all events in one block", displayName(e.URL)))
+			errs = append(errs, fmt.Errorf("webhook %s: the URL is configured twice: list all its events in one block", displayName(e.URL)))
 		}
 		seen[e.URL] = true
 	}
@@ -92,15 +91,15 @@ func matches(pattern string, t record.EventType) bool {
 	return string(t) == pattern || wildcard && strings.HasPrefix(string(t), prefix)
 }
 
-// Unmatched returns the patterns that no event matches: a misspelt one would else be an
-// alert that never comes.
+// Unmatched returns the patterns that match no event type. A misspelt pattern would
+// otherwise mean an alert that never arrives.
 func (e *Endpoint) Unmatched() []string {
 	return slices.DeleteFunc(slices.Clone(e.Events), func(pattern string) bool {
 		return slices.ContainsFunc(record.EventTypes(), func(t record.EventType) bool { return matches(pattern, t) })
 	})
 }
 
-// displayName returns the part of a URL that may be seen.
+// displayName returns the part of a URL that is safe to log.
 func displayName(s string) string {
 	u, err := url.Parse(s)
 	if err != nil {

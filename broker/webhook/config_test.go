@@ -20,9 +20,9 @@ func TestEndpointsAreChecked(t *testing.T) {
 		{Endpoint{URL: "http://a.test/s3cret", Secret: secret}, "webhook http://a.test: the URL must begin with https://"},
 		{Endpoint{URL: "ftp://a.test/s3cret", Secret: secret, AllowPrivate: true}, "must begin with https://"},
 		{Endpoint{URL: "https://u:s3cret@a.test/s3cret"}, "webhook https://a.test: secret is required"},
-		{Endpoint{URL: "https://a.test/s3cret%zz", Secret: secret}, "the URL is not readable"},
-		{Endpoint{URL: "/s3cret", Secret: secret}, "the URL is not readable"},
-		{Endpoint{URL: "", Secret: secret}, "the URL is not readable"},
+		{Endpoint{URL: "https://a.test/s3cret%zz", Secret: secret}, "the URL is not valid"},
+		{Endpoint{URL: "/s3cret", Secret: secret}, "the URL is not valid"},
+		{Endpoint{URL: "", Secret: secret}, "the URL is not valid"},
 		{Endpoint{URL: "https://a.test/", Secret: secret, Events: []string{"vault.*.failed"}}, `events: "vault.*.failed"`},
 		{Endpoint{URL: "https://a.test/", Secret: secret, Events: []string{""}}, `events: ""`},
 	}
@@ -32,7 +32,7 @@ func TestEndpointsAreChecked(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", tt.e.URL, err, tt.want)
 		}
 		if err != nil && strings.Contains(err.Error(), "s3cret") {
-			t.Errorf("the error shows the path: %v", err)
+			t.Errorf("the error contains the path: %v", err)
 		}
 	}
 	twice := Config{Endpoints: []Endpoint{{URL: "https://a.test/", Secret: secret}, {URL: "https://a.test/", Secret: secret}}}

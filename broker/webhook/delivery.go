@@ -23,34 +23,35 @@ import (
 const (
 	tracerName = "github.com/tokenbroker/caddy-token-broker/broker/webhook"
 	userAgent  = "token-broker-webhook/1"
-	// maxAnswer is how much of an answer is read, and thrown away.
-	maxAnswer = 64 << 10
+	// maxResponse bounds how much of a response is read and discarded, in bytes. Reading it
+	// lets the connection be reused.
+	maxResponse = 64 << 10
 )
 
-// A delivery is one event on its way to one endpoint. It is owned by the goroutine
-// that runs it.
+// A delivery sends one event to one endpoint, in one or more attempts. The goroutine that
+// runs it owns it.
 type delivery struct {
 	dispatcher *Dispatcher
 	endpoint   *endpoint
 	event      *record.Event
-	origin     trace.Span // the span that the event was emitted in
-	begun      time.Time
+	origin     trace.Span // the span in which the event was emitted
+	begun      time.Time  // when the event was emitted
 }
 
-// An outcome is what came of an attempt.
+// An outcome is the result of an attempt.
 type outcome struct {
-	status     int    // 0 if there was no answer
-	fault      string // the class of error if there was no answer
-	retryAfter time.Duration
+	status     int           // HTTP status, 0 if there was no response
+	fault      string        // the class of the error, empty after success
+	retryAfter time.Duration // from the Retry-After header, 0 if there was none
 }
 
 func (o outcome) ok() bool { return o.status >= 200 && o.status < 300 }
 
-// run makes attempts until one succeeds or there is no time for another.
+// run makes attempts until one succeeds, no more are allowed, or the endpoint or process ends.
 func (d *delivery) run() {
 	for attempt := 1; ; attempt++ {
 		if !d.enter() {
-			d.abandon("the endpoint was removed, or time to shut down was over")
+			d.abandon("the endpoint was removed, or the shutdown timed out")
 			return
 		}
 		result := d.attempt(attempt)
@@ -73,7 +74,8 @@ func (d *delivery) run() {
 	}
 }
 
-// enter waits for its turn at the endpoint, and reports whether it came.
+// enter waits for one of the endpoint's slots for attempts. It reports false if the endpoint
+// was removed.
 func (d *delivery) enter() bool {
 	select {
 	case d.endpoint.inFlight <- struct{}{}:
@@ -83,7 +85,7 @@ func (d *delivery) enter() bool {
 	}
 }
 
-// sleep waits, or says why there is nothing left to wait for.
+// sleep waits until the next attempt. If there will be none, it returns the reason.
 func (d *delivery) sleep(wait time.Duration) string {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -97,7 +99,8 @@ func (d *delivery) sleep(wait time.Duration) string {
 	}
 }
 
-// abandon notes a delivery that is not made for a reason of ours.
+// abandon logs a delivery that ends for a reason other than the endpoint's responses, and
+// counts it if it was cut short by Close.
 func (d *delivery) abandon(why string) {
 	d.dispatcher.mu.Lock()
 	if d.dispatcher.closed {
@@ -119,7 +122,7 @@ func (o outcome) attr() slog.Attr {
 	return slog.String("error", o.fault)
 }
 
-// attempt posts the event once, in a trace of its own that is linked to the event's.
+// attempt posts the event once, in a new trace that links to the event's span.
 func (d *delivery) attempt(n int) outcome {
 	t := d.endpoint.current.Load()
 	ctx, cancel := context.WithTimeout(d.endpoint.ctx, attemptTimeout)
@@ -166,8 +169,8 @@ func (d *delivery) post(ctx context.Context, t *target, n int, span trace.Span) 
 		return outcome{fault: classify(err)}
 	}
 	defer func() { _ = resp.Body.Close() }()
-	// The answer's status has arrived; what becomes of its body changes nothing.
-	_, _ = io.CopyN(io.Discard, resp.Body, maxAnswer)
+	// Errors of the body do not matter once the status has arrived.
+	_, _ = io.CopyN(io.Discard, resp.Body, maxResponse)
 	result := outcome{status: resp.StatusCode, retryAfter: retryafter.Parse(resp.Header, time.Now())}
 	if !result.ok() {
 		result.fault = "status"
@@ -175,7 +178,7 @@ func (d *delivery) post(ctx context.Context, t *target, n int, span trace.Span) 
 	return result
 }
 
-// classify names the kind of error. The error itself has the URL in it.
+// classify returns the class of an error. The error itself contains the URL.
 func classify(err error) string {
 	var dnsErr *net.DNSError
 	var certErr *tls.CertificateVerificationError

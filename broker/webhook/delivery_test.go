@@ -83,7 +83,7 @@ func TestEachAttemptIsARootSpanLinkedToTheEvents(t *testing.T) {
 	})
 }
 
-// faults is a log handler that passes on how attempts ended.
+// faults is a log handler that forwards the error or status of each attempt.
 type faults chan string
 
 func (f faults) Enabled(context.Context, slog.Level) bool { return true }
@@ -140,7 +140,7 @@ func TestOverTheNetwork(t *testing.T) {
 	}
 }
 
-func TestErrorsAreClassed(t *testing.T) {
+func TestErrorsAreClassified(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		err  error

@@ -1,8 +1,8 @@
-// Package webhook posts events to HTTP endpoints, signed and in the form that the
-// Vault API documents, so that receivers written for it need no change.
+// Package webhook posts signed events to HTTP endpoints, in the format that the Apideck API
+// documents, so that receivers written for it need no change.
 //
-// Deliveries are kept in memory: those that a process has not made when it ends are
-// lost, and named in its log.
+// Deliveries are kept in memory: when the process ends, those not made are lost. The log
+// names them.
 package webhook
 
 import (
@@ -21,40 +21,40 @@ import (
 )
 
 const (
-	// maxPending bounds the deliveries that wait for one endpoint. It is per endpoint so
-	// that one which is down does not take the room of the others.
+	// maxPending bounds the pending deliveries of one endpoint. It is per endpoint so that
+	// one that is down does not crowd out the others.
 	maxPending = 1000
-	// maxInFlight bounds the attempts that are made at one endpoint at a time.
+	// maxInFlight bounds the concurrent attempts at one endpoint.
 	maxInFlight = 4
 )
 
-// A Dispatcher delivers events to endpoints. It lives as long as the process; what
-// it delivers to can be changed at any time. It is safe for concurrent use.
+// A Dispatcher delivers events to endpoints. It lives as long as the process; its endpoints
+// can be changed at any time. It is safe for concurrent use.
 type Dispatcher struct {
 	newTransport func(allowPrivate bool) http.RoundTripper
 
 	dropped atomic.Uint64
-	closing chan struct{} // closed by Close: no more waiting between attempts
+	closing chan struct{} // closed by Close; ends the waits between attempts
 	running sync.WaitGroup
 
-	mu        sync.Mutex // guards what follows
-	closed    bool
-	cfg       Config
-	endpoints map[string]*endpoint // by URL
-	unsent    int                  // deliveries that Close cut short
+	mu        sync.Mutex
+	closed    bool                 // guarded by mu
+	cfg       Config               // guarded by mu
+	endpoints map[string]*endpoint // guarded by mu; by URL
+	unsent    int                  // guarded by mu; deliveries that Close cut short
 }
 
-// An endpoint is an [Endpoint] with the deliveries that are under way. Its ctx ends
-// when it is removed, or when Close has waited long enough.
+// An endpoint is an [Endpoint] with its deliveries in progress. ctx ends when the endpoint is
+// removed, or when Close has timed out.
 type endpoint struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
-	inFlight chan struct{} // holds one element per attempt
-	pending  atomic.Int64
+	inFlight chan struct{} // holds one element per attempt in progress
+	pending  atomic.Int64  // deliveries not ended yet
 	current  atomic.Pointer[target]
 }
 
-// A target is what the newest configuration says of an endpoint.
+// A target is an endpoint as the newest configuration describes it.
 type target struct {
 	Endpoint
 	name   string // for logs
@@ -75,9 +75,9 @@ func New() *Dispatcher {
 	}
 }
 
-// Configure replaces the configuration. What is pending for an endpoint that is no
-// longer there is dropped; what is pending for one that stays, told by its URL, goes
-// out with the new secret. If the configuration is not valid, nothing changes.
+// Configure replaces the configuration. Endpoints are identified by URL. Pending deliveries
+// to an endpoint that is removed are dropped; those to one that stays are signed with its new
+// secret. If the configuration is invalid, nothing changes.
 func (d *Dispatcher) Configure(cfg Config) error {
 	if err := cfg.validate(); err != nil {
 		return err
@@ -106,8 +106,8 @@ func (d *Dispatcher) Configure(cfg Config) error {
 	return nil
 }
 
-// client does not follow redirects: a webhook that moved is an error, and the body
-// is for the endpoint that was configured.
+// client returns a client that does not follow redirects: the body is meant for the
+// configured endpoint only, so a redirect is an error.
 func (d *Dispatcher) client(allowPrivate bool) *http.Client {
 	return &http.Client{
 		Transport:     d.newTransport(allowPrivate),
@@ -115,8 +115,8 @@ func (d *Dispatcher) client(allowPrivate bool) *http.Client {
 	}
 }
 
-// Emit implements [record.EventSink]. It never blocks: what there is no room for is
-// dropped, counted and logged.
+// Emit implements [record.EventSink]. It never blocks: if too many deliveries are pending, the
+// event is dropped, counted and logged.
 func (d *Dispatcher) Emit(ctx context.Context, event record.Event) {
 	span := trace.SpanFromContext(ctx)
 	d.mu.Lock()
@@ -141,19 +141,20 @@ func (d *Dispatcher) Emit(ctx context.Context, event record.Event) {
 	}
 }
 
-// drop is called with mu held.
+// drop counts and logs a delivery that is not begun. The caller holds mu.
 func (d *Dispatcher) drop(ep *endpoint, event *record.Event, why string) {
 	d.dropped.Add(1)
 	d.cfg.logger().Error("webhook not delivered", "reason", why, "event_id", event.ID,
 		"event_type", string(event.Type), "connection", event.Connection.Key.String(), "endpoint", ep.current.Load().name)
 }
 
-// Dropped returns how many deliveries were not begun since there was no room.
+// Dropped returns the number of deliveries that were not begun, because too many were pending
+// or the dispatcher was closed.
 func (d *Dispatcher) Dropped() uint64 { return d.dropped.Load() }
 
-// Close accepts no more events, gives attempts that are under way until ctx is done,
-// and makes no further ones. The error says how many deliveries were not made; the
-// log names them. The dispatcher cannot be used again.
+// Close stops accepting events, waits for attempts in progress until ctx is done, and makes
+// no further ones. The error says how many deliveries were not made; the log names them. The
+// dispatcher cannot be used again.
 func (d *Dispatcher) Close(ctx context.Context) error {
 	d.mu.Lock()
 	if !d.closed {

@@ -47,7 +47,7 @@ func TestAFailedDeliveryIsRetriedAtTheDocumentedGaps(t *testing.T) {
 			}
 		}
 		if !strings.Contains(log.String(), "giving up") || !strings.Contains(log.String(), "event-1") {
-			t.Errorf("the log does not say that it was given up: %s", log)
+			t.Errorf("the log does not name the abandoned event: %s", log)
 		}
 		if err := stop(d); err != nil {
 			t.Error(err)
@@ -55,7 +55,7 @@ func TestAFailedDeliveryIsRetriedAtTheDocumentedGaps(t *testing.T) {
 	})
 }
 
-func TestADeliveryEndsWithA2xx(t *testing.T) {
+func TestA2xxEndsTheDelivery(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{200, 204, 299} {
 		synctest.Test(t, func(t *testing.T) {
@@ -96,7 +96,7 @@ func TestARedirectIsAFailureAndNotFollowed(t *testing.T) {
 	}
 }
 
-func TestAnAttemptIsGivenUpAfterAMinute(t *testing.T) {
+func TestAnAttemptTimesOutAfterAMinute(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := &receiver{answer: hang}
@@ -105,7 +105,7 @@ func TestAnAttemptIsGivenUpAfterAMinute(t *testing.T) {
 		time.Sleep(59 * time.Second)
 		synctest.Wait()
 		if log.String() != "" {
-			t.Errorf("given up too early: %s", log)
+			t.Errorf("the attempt ended too early: %s", log)
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
@@ -136,7 +136,7 @@ func TestRetryAfter(t *testing.T) {
 		t.Errorf("got %v, %t, want it capped at %v", wait, again, maxRetryAfter)
 	}
 	if _, again := nextAttempt(2, 13*time.Hour, 1000*time.Hour); again {
-		t.Error("an attempt is planned for after 24 hours")
+		t.Error("an attempt is planned after more than 24 hours")
 	}
 }
 
@@ -163,10 +163,10 @@ func TestASlowEndpointDoesNotDelayOthers(t *testing.T) {
 			}
 		}
 		if fast != 100 {
-			t.Errorf("%d of 100 came at once", fast)
+			t.Errorf("%d deliveries to the fast endpoint arrived at once, want 100", fast)
 		}
 		if slow := len(r.all()) - fast; slow != maxInFlight {
-			t.Errorf("%d attempts at once at the slow endpoint, want %d", slow, maxInFlight)
+			t.Errorf("%d concurrent attempts at the slow endpoint, want %d", slow, maxInFlight)
 		}
 		_ = stop(d)
 	})
@@ -189,7 +189,7 @@ func TestEmitNeverBlocksAndCountsWhatItDrops(t *testing.T) {
 		_ = stop(d)
 		d.Emit(t.Context(), testEvent("event-too-late"))
 		if got := d.Dropped(); got != 2 || !strings.Contains(log.String(), "event-too-late") {
-			t.Errorf("after Close: dropped %d, want 2, and in the log", got)
+			t.Errorf("after Close: dropped %d, want 2, and the event in the log", got)
 		}
 	})
 }
@@ -219,11 +219,11 @@ func TestPendingDeliveriesFollowTheConfiguration(t *testing.T) {
 			t.Errorf("the third attempt went to %s, or has the old secret's signature", last.url)
 		}
 		if !strings.Contains(log.String(), "the endpoint was removed") {
-			t.Errorf("the log does not say what was dropped: %s", log)
+			t.Errorf("the log does not say that the endpoint was removed: %s", log)
 		}
-		// A configuration that is not valid changes nothing.
+		// An invalid configuration changes nothing.
 		if err := d.Configure(Config{Endpoints: []Endpoint{{URL: "http://stays.example.com/"}}}); err == nil {
-			t.Error("a plain URL was accepted")
+			t.Error("an http URL was accepted")
 		}
 		d.Emit(t.Context(), testEvent("event-2"))
 		synctest.Wait()
@@ -234,7 +234,7 @@ func TestPendingDeliveriesFollowTheConfiguration(t *testing.T) {
 	})
 }
 
-func TestCloseGivesAttemptsUnderWayTheirTime(t *testing.T) {
+func TestCloseWaitsForAttemptsInProgress(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d, _ := start(t, &receiver{answer: func(*http.Request) (int, http.Header) {
@@ -256,7 +256,7 @@ func TestCloseGivesAttemptsUnderWayTheirTime(t *testing.T) {
 	})
 }
 
-func TestCloseSaysWhatWasNotDelivered(t *testing.T) {
+func TestCloseReportsUndeliveredEvents(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d, log := start(t, &receiver{answer: func(req *http.Request) (int, http.Header) {
@@ -286,7 +286,7 @@ func TestCloseSaysWhatWasNotDelivered(t *testing.T) {
 	})
 }
 
-func TestLogsShowNeitherSecretsNorTheURLsPath(t *testing.T) {
+func TestLogsContainNeitherSecretsNorTheURLsPath(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := &receiver{answer: always(400)}
@@ -299,7 +299,7 @@ func TestLogsShowNeitherSecretsNorTheURLsPath(t *testing.T) {
 			t.Errorf("a secret is in the log: %s", log)
 		}
 		if !strings.Contains(log.String(), `"endpoint":"https://ops.example.com"`) || !strings.Contains(log.String(), `"status":400`) {
-			t.Errorf("endpoint or status are not in the log: %s", log)
+			t.Errorf("the log lacks the endpoint or the status: %s", log)
 		}
 	})
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// page returns docs/events.md, which tells receivers what they get.
+// page returns docs/events.md, the documentation for receivers.
 func page(t *testing.T) string {
 	t.Helper()
 	b, err := os.ReadFile("../../docs/events.md")
@@ -29,7 +29,7 @@ func page(t *testing.T) string {
 	return string(b)
 }
 
-// blockAfter returns the fenced block that follows a comment of the page.
+// blockAfter returns the fenced block after an HTML comment of the page.
 func blockAfter(t *testing.T, comment string) string {
 	t.Helper()
 	_, rest, found := strings.Cut(page(t), "<!-- "+comment+" -->\n```")
@@ -62,7 +62,7 @@ func pageEvent() *record.Event {
 	}
 }
 
-// The page shows the very body that is sent, but for its indentation.
+// The page shows the body as it is sent, except for the indentation.
 func TestPageShowsThePayload(t *testing.T) {
 	t.Parallel()
 	sent, err := body(pageEvent(), 1)
@@ -74,7 +74,7 @@ func TestPageShowsThePayload(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(shown.Bytes(), sent) {
-		t.Errorf("docs/events.md shows\n%s\nand what is sent is\n%s", &shown, sent)
+		t.Errorf("docs/events.md shows\n%s\nwant the body as it is sent,\n%s", &shown, sent)
 	}
 	// Each member has a row in one of the two tables.
 	var members struct {
@@ -107,7 +107,7 @@ func TestPageNamesEveryTypeOfEvent(t *testing.T) {
 	slices.Sort(named)
 	slices.Sort(sent)
 	if !slices.Equal(named, sent) {
-		t.Errorf("docs/events.md has the types %v, and what is sent is %v", named, sent)
+		t.Errorf("docs/events.md has the types %v, want %v", named, sent)
 	}
 }
 
@@ -124,8 +124,7 @@ func TestPageNamesTheHeaders(t *testing.T) {
 	}
 }
 
-// The schedule of the page is that of the code, and there is one attempt after another
-// only as long as it has rows.
+// The page has the schedule of the code, and every attempt in it fits into the lifetime.
 func TestPageHasTheSchedule(t *testing.T) {
 	t.Parallel()
 	var want strings.Builder
@@ -140,11 +139,11 @@ func TestPageHasTheSchedule(t *testing.T) {
 		t.Errorf("docs/events.md lacks the schedule\n%s", &want)
 	}
 	if total >= timeToLive {
-		t.Errorf("the last attempt is after %v, when a delivery has ended", total)
+		t.Errorf("the last attempt comes after %v, want less than %v", total, timeToLive)
 	}
 }
 
-// short writes a duration without the parts that are zero.
+// short formats a duration without its zero parts.
 func short(d time.Duration) string {
 	s := strings.TrimSuffix(d.String(), "0s")
 	if strings.HasSuffix(s, "h0m") {
@@ -153,7 +152,7 @@ func short(d time.Duration) string {
 	return s
 }
 
-// The function that the page gives to receivers in Go is that of the example, which runs.
+// The Go function of the page is the one in the example, which runs as a test.
 func TestPageVerifiesInGo(t *testing.T) {
 	t.Parallel()
 	example, err := os.ReadFile("example_test.go")
@@ -165,15 +164,14 @@ func TestPageVerifiesInGo(t *testing.T) {
 	}
 }
 
-// The function that the page gives to receivers in JavaScript knows what is signed from
-// what is not.
+// The JavaScript function of the page accepts valid signatures and refuses others.
 func TestPageVerifiesInNode(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("node"); err != nil {
 		if os.Getenv("CI") == "true" {
-			t.Fatal("node is missing: CI has to run the sample of docs/events.md")
+			t.Fatal("node is missing: CI must run the sample of docs/events.md")
 		}
-		t.Skip("SKIPPED: node is missing, so that the sample of docs/events.md does not run")
+		t.Skip("SAMPLE OF docs/events.md NOT RUN: node is missing")
 	}
 	const key = "hook-s3cret"
 	payload, err := body(pageEvent(), 1)
@@ -207,6 +205,6 @@ console.log(JSON.stringify([...cases.map(([signature, key]) => verify(Buffer.fro
 		t.Fatalf("node: %v\n%s", err, out)
 	}
 	if got, want := strings.TrimSpace(string(out)), "[true,false,false,false,false,false,false]"; got != want {
-		t.Errorf("the sample says %s, want %s", got, want)
+		t.Errorf("the sample returns %s, want %s", got, want)
 	}
 }

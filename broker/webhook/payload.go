@@ -11,20 +11,20 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// The names that receivers of the Vault API's webhooks know.
+// Names from the webhooks of the Apideck API, which receivers rely on.
 const (
 	headerEventType      = "x-apideck-event-type"
 	headerSignature      = "x-apideck-signature"
 	headerIdempotencyKey = "x-apideck-idempotency-key"
 
-	// sender is payload.service_id of every vault event. The connection's own service
-	// is payload.entity.service_id.
+	// sender is the payload.service_id of every vault event. The service of the connection
+	// is in payload.entity.service_id.
 	sender     = "apideck-vault"
 	entityType = "Connection"
 )
 
-// body returns what is sent for an attempt, the first of which is 1: a
-// ConnectionEvent of the Vault API in its envelope, in canonical form.
+// body returns the body of an attempt, counted from 1: a ConnectionEvent of the Apideck API
+// in its envelope, in canonical form.
 func body(event *record.Event, attempt int) ([]byte, error) {
 	key := event.Connection.Key
 	return appendCanonical(nil, map[string]any{"payload": map[string]any{
@@ -39,8 +39,8 @@ func body(event *record.Event, attempt int) ([]byte, error) {
 	}})
 }
 
-// entity returns the connection as a ConsumerConnection of the Vault API. It has
-// nothing in it but what is named here.
+// entity returns the connection as a ConsumerConnection of the Apideck API. It contains only
+// the members listed here.
 func entity(c *record.Connection) map[string]any {
 	name := c.Connector.Name
 	if name == "" {
@@ -64,7 +64,7 @@ func entity(c *record.Connection) map[string]any {
 	if c.Connector.Website != "" {
 		e["website"] = c.Connector.Website
 	}
-	// "Only present when" there is one, says the Vault API.
+	// The Apideck API documents these two as "only present when" they apply.
 	if !c.CredentialsExpireAt.IsZero() {
 		e["credentials_expire_at"] = timestamp(c.CredentialsExpireAt)
 	}
@@ -74,9 +74,8 @@ func entity(c *record.Connection) map[string]any {
 	return e
 }
 
-// settings returns the settings as they are in a [record.Connection], masked. This
-// is the place where they leave the house, so whatever sounds like a secret is
-// masked here once more.
+// settings returns the settings of a [record.Connection], where sensitive ones are masked
+// already. Here they leave the process, so they are masked once more.
 func settings(c *record.Connection) any {
 	masked := maps.Clone(c.Settings)
 	for name := range masked {
@@ -94,8 +93,8 @@ func object(o map[string]any) any {
 	return o
 }
 
-// timestamp is ISO 8601 in UTC with milliseconds, as Date.toISOString has it; null
-// for no time.
+// timestamp formats a time as Date.toISOString does: ISO 8601 in UTC with milliseconds. The
+// zero time becomes null.
 func timestamp(t time.Time) any {
 	if t.IsZero() {
 		return nil
@@ -103,7 +102,7 @@ func timestamp(t time.Time) any {
 	return t.UTC().Format("2006-01-02T15:04:05.000Z")
 }
 
-// signature is the hex HMAC-SHA256 of the body under the endpoint's secret.
+// signature returns the hex HMAC-SHA256 of the body under the endpoint's secret.
 func signature(key secret.String, body []byte) string {
 	mac := hmac.New(sha256.New, []byte(key.Reveal()))
 	mac.Write(body)

@@ -7,7 +7,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-func TestBodyIsAConnectionEventOfTheVaultAPI(t *testing.T) {
+func TestBodyIsAConnectionEventOfTheApideckAPI(t *testing.T) {
 	t.Parallel()
 	event := testEvent("9755c355-56c3-4a2f-a2da-86ff4411fccb")
 	event.Connection.LastRefreshFailedAt = event.OccurredAt
@@ -31,14 +31,14 @@ func TestBodyIsAConnectionEventOfTheVaultAPI(t *testing.T) {
 func TestABodyNeverCarriesASecretSetting(t *testing.T) {
 	t.Parallel()
 	event := testEvent("e")
-	// As they must not come, but if they did.
+	// Settings come masked; the body must be safe even if they did not.
 	event.Connection.Settings = map[string]any{"pin": "canary-1", "client_secret": "canary-2", "realm": "r"}
 	got, err := body(&event, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(string(got), "canary") {
-		t.Errorf("a secret is in %s", got)
+		t.Errorf("the body contains a secret: %s", got)
 	}
 	if event.Connection.Settings["pin"] != "canary-1" {
 		t.Error("the event was changed")

@@ -17,12 +17,12 @@ import (
 
 const hookURL = "https://ops.example.com/hooks/path-s3cret?key=query-s3cret"
 
-// A receiver stands for all endpoints and answers with what answer says.
+// A receiver plays all endpoints. answer returns its response to a request.
 type receiver struct {
 	answer func(*http.Request) (int, http.Header)
 
-	mu       sync.Mutex // guards received
-	received []received
+	mu       sync.Mutex
+	received []received // guarded by mu
 }
 
 type received struct {
@@ -87,7 +87,7 @@ func start(t *testing.T, r *receiver, endpoints ...Endpoint) (*Dispatcher, *brok
 	return d, log
 }
 
-// stop ends the dispatcher at once.
+// stop closes the dispatcher without waiting for attempts.
 func stop(d *Dispatcher) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

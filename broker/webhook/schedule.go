@@ -5,10 +5,9 @@ import (
 	"time"
 )
 
-// When attempts are made. The Vault API's documentation gives these gaps, at most 9
-// attempts, and 24 hours to live. As gaps between attempts they fit together: the
-// ninth attempt comes 15 h 48 min after the first, and the last gap would lead past
-// the 24 hours.
+// The schedule of attempts. The Apideck API documents these gaps, a maximum of 9 attempts,
+// and a lifetime of 24 hours. They agree if the gaps are those between attempts: the ninth
+// attempt comes 15 h 48 min after the first, and the last gap would lead past the 24 hours.
 const (
 	maxAttempts    = 9
 	timeToLive     = 24 * time.Hour
@@ -21,9 +20,9 @@ var gaps = [...]time.Duration{
 	time.Hour, 2 * time.Hour, 4 * time.Hour, 8 * time.Hour, 12 * time.Hour,
 }
 
-// nextAttempt returns how long to wait after the given attempt failed, age after the
-// first began; false if it was the last. Up to a tenth is added at random so that
-// what failed together is not tried together.
+// nextAttempt returns how long to wait after the given attempt failed, false if it was the
+// last. age is the time since the event was emitted. Up to a tenth is added at random, so that
+// deliveries that failed together are not retried together.
 func nextAttempt(attempt int, age, retryAfter time.Duration) (time.Duration, bool) {
 	if attempt >= maxAttempts {
 		return 0, false

@@ -162,12 +162,12 @@ func TestConnectorsWithAClientForEachConnectionNeedNone(t *testing.T) {
 	t.Parallel()
 	own := strings.Replace(caddytest.AcmeFile, `"name": "client_id"`, `"name": "client_id", "required": true`, 1)
 	got, err := connectors(connectorsCommand{dirs: []string{caddytest.ConnectorFiles(t, map[string]string{"acme.json": own})}}, "crm/acme")
-	if err != nil || strings.Contains(got, "{env.") || !strings.Contains(got, `"client_id": "your-client-id"`) || !strings.Contains(got, "Each connection has an OAuth client") {
+	if err != nil || strings.Contains(got, "{env.") || !strings.Contains(got, `"client_id": "your-client-id"`) || !strings.Contains(got, "Each connection has its own OAuth client") {
 		t.Errorf("got %v\n%s", err, got)
 	}
 }
 
-func TestConnectorsNamesWhatMayHaveBeenMeant(t *testing.T) {
+func TestConnectorsSuggestsSimilarNames(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{
 		"crm/hubspt":           "did you mean crm/hubspot?",
@@ -186,16 +186,16 @@ func TestConnectorsNamesWhatMayHaveBeenMeant(t *testing.T) {
 		}
 	}
 	if _, err := connectors(connectorsCommand{}, "crm/hubspot", "crm/pipedrive"); err == nil {
-		t.Error("two names are taken")
+		t.Error("two names are accepted")
 	}
 	if _, err := connectors(connectorsCommand{config: "/nowhere/Caddyfile"}); err == nil {
-		t.Error("a missing configuration is taken")
+		t.Error("a missing configuration is accepted")
 	}
 }
 
 func TestConnectorsIsASubcommand(t *testing.T) {
 	t.Parallel()
 	if _, ok := caddycmd.Commands()["connectors"]; !ok {
-		t.Error("it is not registered")
+		t.Error("the subcommand connectors is not registered")
 	}
 }

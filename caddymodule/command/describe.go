@@ -12,7 +12,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
 )
 
-// describe returns everything about a connector that people want to know.
+// describe returns the text of `connectors` for one connector.
 func describe(k *tokenbroker.KnownConnector) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n\n", k.ID, k.Name)
@@ -51,7 +51,7 @@ func facts(k *tokenbroker.KnownConnector) string {
 	}
 	fact("from", k.From)
 	fact("source", d.Source)
-	_ = w.Flush() // a buffer takes everything
+	_ = w.Flush() // writing to a buffer does not fail
 	if d.Checked != "" {
 		b.WriteString("\n" + wrap(d.Checked, "  ", 96))
 	}
@@ -90,7 +90,7 @@ func configurationFor(d *connector.Definition) string {
 	return fmt.Sprintf("  connector %s {\n    client_id {env.%s_CLIENT_ID}\n    client_secret {env.%[2]s_CLIENT_SECRET}\n  }\n", d.ID, name)
 }
 
-// The types below are the body of an import, in the order in which people read it.
+// exampleBody is the body of an import, with its members in the usual order.
 type exampleBody struct {
 	Credentials *exampleCredentials `json:"credentials,omitempty"`
 	Settings    map[string]string   `json:"settings,omitempty"`
@@ -103,8 +103,7 @@ type exampleCredentials struct {
 	ExpiresIn    int    `json:"expires_in"`
 }
 
-// exampleImport returns the body of an import that brings what the connector needs, and
-// nothing else.
+// exampleImport returns the smallest body that makes a connection of the connector callable.
 func exampleImport(d *connector.Definition) []byte {
 	var body exampleBody
 	if d.AuthType == connector.OAuth2 && !d.FetchesTokens() {
@@ -121,33 +120,34 @@ func exampleImport(d *connector.Definition) []byte {
 	}
 	encoded, err := json.MarshalIndent(body, "", "  ")
 	if err != nil {
-		panic(err) // strings and a number
+		panic(err) // cannot happen: strings and a number
 	}
 	return append(encoded, '\n')
 }
 
-// notes are what the body of an import does not say by itself.
+// notes returns hints on the import that its body does not show.
 func notes(d *connector.Definition) []string {
 	var notes []string
 	switch {
 	case d.FetchesTokens():
 		notes = append(notes, "No token is imported: the first call fetches one.")
 	case d.AuthType == connector.OAuth2 && d.RefreshTokenOptional:
-		notes = append(notes, "Leave refresh_token out if there is none: the access token is used until it expires or is refused then.")
+		notes = append(notes, "Leave refresh_token out if there is none: then the access token is used until it expires or is refused.")
 	}
 	if d.AuthType == connector.OAuth2 && !d.FetchesTokens() {
-		notes = append(notes, "Leave issued_at and expires_in (seconds) out if they are not known: the token is refreshed at once then.")
+		notes = append(notes, "Leave issued_at and expires_in (seconds) out if they are unknown: then the token is refreshed at once.")
 	}
 	switch {
 	case everyClientIsOwn(d):
-		notes = append(notes, "Each connection has an OAuth client of its own, in its settings.")
+		notes = append(notes, "Each connection has its own OAuth client, in its settings.")
 	case d.TakesClient():
 		notes = append(notes, "A connection that has the setting client_id uses that OAuth client instead of the configuration's.")
 	}
 	return notes
 }
 
-// everyClientIsOwn reports whether the configuration need not have an OAuth client.
+// everyClientIsOwn reports whether each connection has its own OAuth client, so that the
+// configuration needs none.
 func everyClientIsOwn(d *connector.Definition) bool {
 	return d.TakesClient() && slices.ContainsFunc(d.Settings, func(s connector.Setting) bool { return s.Name == "client_id" && s.Required })
 }
@@ -160,7 +160,7 @@ func indent(s string) string {
 	return b.String()
 }
 
-// wrap breaks text into lines of at most width bytes, where it has spaces.
+// wrap breaks text at spaces into lines of at most width bytes.
 func wrap(text, prefix string, width int) string {
 	var b strings.Builder
 	line := prefix

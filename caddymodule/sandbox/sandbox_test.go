@@ -22,7 +22,7 @@ func newProvider() *Provider {
 	return &Provider{TokenLifetime: caddy.Duration(time.Minute), state: newState()}
 }
 
-// send sends a request to p and returns the status and the JSON of the answer.
+// send sends a request to p and returns the status and the decoded body of the response.
 func send(t *testing.T, p *Provider, req *http.Request) (int, map[string]any) {
 	t.Helper()
 	rec := httptest.NewRecorder()
@@ -65,11 +65,11 @@ func TestRefreshTokensRotate(t *testing.T) {
 	for number := 1; number <= 3; number++ {
 		status, body := redeem(t, p, token)
 		if status != http.StatusOK || body["token_type"] != "Bearer" || body["expires_in"] != 60.0 {
-			t.Fatalf("redeem %d: got status %d with %v", number, status, body)
+			t.Fatalf("refresh %d: got status %d with %v", number, status, body)
 		}
 		next := body["refresh_token"].(string)
 		if next == token {
-			t.Fatal("the refresh token stays as it is")
+			t.Fatal("the refresh token was not replaced")
 		}
 		token = next
 		access := body["access_token"].(string)
@@ -133,10 +133,10 @@ func TestAccessTokensExpire(t *testing.T) {
 	expiry := time.Now().Add(time.Minute)
 	access, _, _ := s.redeem("sandbox-rt-1", expiry)
 	if _, ok := s.number(access, expiry.Add(-time.Second)); !ok {
-		t.Error("it does not work before its expiry")
+		t.Error("the token is not valid before its expiry")
 	}
 	if _, ok := s.number(access, expiry); ok {
-		t.Error("it works after its expiry")
+		t.Error("the token is valid after its expiry")
 	}
 }
 
@@ -163,7 +163,7 @@ func TestWebhooksAreVerified(t *testing.T) {
 		send(t, p, httptest.NewRequest(http.MethodPost, "/webhooks", nil))
 	}
 	if n := len(p.state.webhooks()); n != maxWebhooks {
-		t.Errorf("%d webhooks are remembered, want %d", n, maxWebhooks)
+		t.Errorf("%d webhooks are kept, want %d", n, maxWebhooks)
 	}
 }
 

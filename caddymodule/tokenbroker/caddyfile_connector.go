@@ -131,13 +131,13 @@ func (c *ConnectorConfig) unmarshalRefreshToken(d *caddyfile.Dispenser) error {
 		return d.Err("refresh_token is already set")
 	}
 	if args := d.RemainingArgs(); len(args) != 1 || args[0] != "optional" {
-		return d.Err("refresh_token can only be optional")
+		return d.Err("refresh_token: the only allowed value is optional")
 	}
 	c.RefreshTokenOptional = true
 	return nil
 }
 
-// addAll adds the arguments of the line, each of them new, to dst.
+// addAll adds the arguments of the line to dst. One that is there already is an error.
 func addAll(d *caddyfile.Dispenser, dst *[]string) error {
 	word := d.Val()
 	args := d.RemainingArgs()
@@ -156,7 +156,7 @@ func addAll(d *caddyfile.Dispenser, dst *[]string) error {
 func (c *ConnectorConfig) unmarshalTokenParam(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) != 2 {
-		return d.Err("token_params takes two arguments, a name and a value") // ArgErr would show them
+		return d.Err("token_params takes two arguments, a name and a value") // ArgErr would quote them
 	}
 	if _, set := c.TokenParams[args[0]]; set {
 		return d.Errf("token_params %s is already set", args[0])

@@ -14,21 +14,21 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
 )
 
-// ConnectorConfig is a service as this deployment uses it: its definition, and the OAuth
-// client. What is left out is as the catalogue has it, if it knows the service.
+// ConnectorConfig configures a connector: its definition and the OAuth client. Unset members come
+// from the catalogue, if that has the connector.
 type ConnectorConfig struct {
 	connector.Definition
 
 	// The id of the OAuth client that the connections were authorised for. Placeholders are
-	// resolved. A connection of a connector with the setting client_id can have its own.
+	// resolved. If the connector has a setting client_id, a connection can have its own client.
 	ClientID string `json:"client_id,omitempty"`
 
 	// The client's secret, as a placeholder.
 	ClientSecret string `json:"client_secret,omitempty"`
 }
 
-// UnmarshalJSON reads the client's members here, and leaves all others to the definition,
-// for which unknown ones are errors.
+// UnmarshalJSON decodes the members of the client, and leaves all others to the definition, which
+// refuses unknown ones.
 func (c *ConnectorConfig) UnmarshalJSON(b []byte) error {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(b, &members); err != nil {
@@ -105,7 +105,8 @@ func mistyped(id connector.ID, err error, known map[connector.ID]KnownConnector)
 	return fmt.Errorf("%w\nconnector %s is not in the catalogue: did you mean %s?", err, id, strings.Join(near, ", "))
 }
 
-// override overrides what is known of the connector with the block, and checks the result.
+// override applies the block to the catalogue's definition, if there is one, and checks the
+// result.
 func (c *ConnectorConfig) override(id connector.ID, known map[connector.ID]KnownConnector, allowPrivate bool) (connector.Definition, error) {
 	if c.ID != (connector.ID{}) && c.ID != id {
 		return connector.Definition{}, fmt.Errorf("connector %s: id: is %s: remove it", id, c.ID)

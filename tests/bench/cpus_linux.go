@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// machine is the CPUs that this process may use.
+// machine lists the CPUs that this process may use.
 var machine = func() (cpus []int) {
 	var set unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &set); err != nil {
@@ -25,9 +25,10 @@ var machine = func() (cpus []int) {
 	return cpus
 }()
 
-// proxyCPUs are half of the machine, and loadCPUs the other: of a single one, each has all.
+// proxyCPUs returns one half of the CPUs. A single CPU is shared with loadCPUs.
 func proxyCPUs() []int { return machine[len(machine)/2:] }
 
+// loadCPUs returns the other half.
 func loadCPUs() []int {
 	if len(machine) < 2 {
 		return machine
@@ -35,7 +36,7 @@ func loadCPUs() []int {
 	return machine[:len(machine)/2]
 }
 
-// pin keeps a thread (0: this one) on some CPUs.
+// pin restricts a thread (0: the current one) to some CPUs.
 func pin(thread int, cpus []int) error {
 	var set unix.CPUSet
 	for _, cpu := range cpus {
@@ -44,8 +45,8 @@ func pin(thread int, cpus []int) error {
 	return unix.SchedSetaffinity(thread, &set)
 }
 
-// pinLoad keeps this process, which makes the load, away from the proxy's CPUs: its
-// threads are those that there are now, and those that they start.
+// pinLoad restricts this process, which generates the load, to the CPUs for the load. New
+// threads inherit the affinity of those that start them.
 func pinLoad() error {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
@@ -63,14 +64,13 @@ func pinLoad() error {
 	return nil
 }
 
-// startOn starts a process that runs on these CPUs alone: it inherits the affinity of
-// the thread that starts it.
+// startOn starts a process on some CPUs. It inherits the affinity of the thread that starts it.
 func startOn(cmd *exec.Cmd, cpus []int) error {
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	started := make(chan error)
 	go func() {
-		// The thread ends with its goroutine, since it is not unlocked, but not before the
-		// process: Pdeathsig goes by the thread.
+		// The thread is never unlocked, so it would end with its goroutine. That must not end
+		// before the process: Pdeathsig is sent when the thread ends.
 		runtime.LockOSThread()
 		err := pin(0, cpus)
 		if err == nil {
@@ -84,8 +84,8 @@ func startOn(cmd *exec.Cmd, cpus []int) error {
 	return <-started
 }
 
-// cpuTimeOf returns how much CPU time a process has used, all its threads together.
-// The clock's id is that of clock_getcpuclockid(3).
+// cpuTimeOf returns the CPU time of all threads of a process. The clock's id is computed as in
+// clock_getcpuclockid(3).
 func cpuTimeOf(pid int) (time.Duration, error) {
 	const schedClock = 2
 	var now unix.Timespec

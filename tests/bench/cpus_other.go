@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Elsewhere processes go where the system puts them.
+// Only Linux can pin processes to CPUs.
 func proxyCPUs() []int { return nil }
 
 func loadCPUs() []int { return nil }
@@ -18,5 +18,5 @@ func pinLoad() error { return nil }
 func startOn(cmd *exec.Cmd, _ []int) error { return cmd.Start() }
 
 func cpuTimeOf(int) (time.Duration, error) {
-	return 0, errors.New("what another process uses of the CPU can be measured on Linux only")
+	return 0, errors.New("the CPU time of another process can be measured only on Linux")
 }

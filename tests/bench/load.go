@@ -12,25 +12,25 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// A contestant is one way through the proxy, for each connection in use.
+// A contestant is one of the handlers to compare, with its requests.
 type contestant struct {
 	name     string
 	address  string
-	requests [][]byte // as they go over the wire, one a connection
+	requests [][]byte // wire format, one for each connection in use
 }
 
-// A turn is what one contestant did in its time.
+// A turn is the result of one turn of a contestant.
 type turn struct {
 	requests  int
 	elapsed   time.Duration
 	cpu       time.Duration   // of the proxy
-	latencies []time.Duration // of every request
+	latencies []time.Duration // of each request
 }
 
 func (t *turn) throughput() float64    { return float64(t.requests) / t.elapsed.Seconds() }
 func (t *turn) cpuPerRequest() float64 { return float64(t.cpu) / float64(t.requests) }
 
-// take gives c a turn: each client sends one request after another until time is up.
+// take gives c a turn: each client sends one request after another for the given time.
 func take(ctx context.Context, c *contestant, s *setup, clients int, length time.Duration) (*turn, error) {
 	conns := make([]*clientConn, clients)
 	for i := range conns {
@@ -100,8 +100,8 @@ func (c *clientConn) drive(ctx context.Context, of *contestant, next int, until 
 	return nil
 }
 
-// exchange sends a request and returns the body of its answer, which is good until the
-// next one. Any answer but 200 is an error.
+// exchange sends a request and returns the body of the response, which is valid until the next
+// call. A status other than 200 is an error.
 func (c *clientConn) exchange(request []byte) ([]byte, error) {
 	if _, err := c.conn.Write(request); err != nil {
 		return nil, err
@@ -117,7 +117,7 @@ func (c *clientConn) exchange(request []byte) ([]byte, error) {
 	digits, _, _ := bytes.Cut(rest, []byte("\r\n"))
 	length, err := strconv.Atoi(string(digits))
 	if !found || err != nil {
-		return nil, fmt.Errorf("an answer without a length: %s", status)
+		return nil, fmt.Errorf("a response without Content-Length: %s", status)
 	}
 	body, err := c.reader.Peek(length)
 	if err != nil {

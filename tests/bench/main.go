@@ -5,14 +5,13 @@
 //	transport  reverse_proxy with transport token_broker
 //	proxy      downstream_proxy, if the binary has it
 //
-// in front of one upstream, and an embedded store of 100,000 connections. Requests are
-// spread over 1,000 of them. The contestants take turns of a second, one after another
-// in the same process, and what is printed is the median of the ratios of neighbouring
-// turns: a machine that slows down slows all of them.
+// in front of one upstream, and an embedded store of 100,000 connections, 1,000 of which are
+// used. The contestants take turns of a second in the same process. It prints the median of
+// the ratios of neighbouring turns, since a machine that slows down slows all contestants.
 //
-// The proxy, the upstream and the load are processes of their own. Where there are two
-// CPUs or more the proxy gets half of them to itself and the others share the rest, so
-// that a turn's throughput is the proxy's.
+// The proxy, the upstream and the load are separate processes. With two or more CPUs, half of
+// them are reserved for the proxy and the others share the rest, so that the proxy limits the
+// throughput.
 package main
 
 import (
@@ -26,7 +25,7 @@ import (
 	"time"
 )
 
-// Options are what a run can vary in.
+// options are the flags of a run.
 type options struct {
 	binary   string
 	pairs    int
@@ -42,12 +41,12 @@ func main() {
 	var o options
 	flag.StringVar(&o.binary, "binary", "", "the token-broker to measure")
 	flag.IntVar(&o.pairs, "pairs", 25, "how many turns each contestant gets")
-	flag.IntVar(&o.growth, "growth", 8, "how many turns each size of store gets; 0: growth is not measured")
+	flag.IntVar(&o.growth, "growth", 8, "how many turns each size of store gets; 0: do not measure growth")
 	flag.DurationVar(&o.turn, "turn", time.Second, "how long a turn is")
 	flag.IntVar(&o.clients, "clients", 8, "keep-alive connections to the proxy, each with one request at a time")
-	flag.StringVar(&o.dir, "dir", "", "where the stores are made; default: memory if there is /dev/shm, else a temporary directory")
+	flag.StringVar(&o.dir, "dir", "", "where to create the stores; default: /dev/shm if it exists, else a temporary directory")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of each contestant to this directory instead")
-	flag.BoolVar(&o.upstream, "upstream", false, "be the upstream (bench starts itself so)")
+	flag.BoolVar(&o.upstream, "upstream", false, "run as the upstream (bench starts itself with this flag)")
 	flag.Parse()
 	if o.upstream {
 		fatal(serveUpstream())
@@ -65,7 +64,7 @@ func fatal(err error) {
 	}
 }
 
-// The sizes of the stores, and how many connections are used at a time.
+// The size of the large store, and the number of connections in use.
 const (
 	fullStore = 100_000
 	inUse     = 1_000
@@ -73,7 +72,7 @@ const (
 
 func run(ctx context.Context, o *options) (err error) {
 	if o.binary == "" {
-		return errors.New("-binary is missing: make bench gives it")
+		return errors.New("-binary is missing: make bench sets it")
 	}
 	if o.binary, err = filepath.Abs(o.binary); err != nil {
 		return err
@@ -112,7 +111,7 @@ func run(ctx context.Context, o *options) (err error) {
 	if o.growth == 0 {
 		return nil
 	}
-	// What the measuring of memory has left there would be taken for growth.
+	// Start with an empty cache: measuring memory has filled it.
 	if _, err := full.restart(ctx); err != nil {
 		return err
 	}
@@ -127,8 +126,8 @@ func run(ctx context.Context, o *options) (err error) {
 	return grow(ctx, o, []*setup{one, thousand, full})
 }
 
-// workDir makes the directory that the run's files are in. In memory, what is measured
-// is the proxy and not the disk; the set-up alone writes a hundred thousand records.
+// workDir creates the directory for the run's files. It is in memory if possible, so that the
+// disk does not count; the setup alone writes a hundred thousand records.
 func (o *options) workDir() (string, error) {
 	parent := o.dir
 	if info, err := os.Stat("/dev/shm"); parent == "" && err == nil && info.IsDir() {

@@ -18,7 +18,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// warmUp is how long each contestant runs before anything is measured.
+// warmUp is how long each contestant runs before the measurement.
 const warmUp = 500 * time.Millisecond
 
 func describe(o *options, s *setup) {
@@ -27,8 +27,7 @@ func describe(o *options, s *setup) {
 		s.connections, s.filledIn.Round(100*time.Millisecond), min(s.connections, inUse), o.clients, o.turn)
 }
 
-// compare gives the contestants turns, plain Caddy next to each of the others, and
-// prints what they did.
+// compare gives the contestants turns and prints the results.
 func compare(ctx context.Context, o *options, s *setup) error {
 	contestants := s.contestants()
 	turns := make([][]*turn, len(contestants))
@@ -39,7 +38,7 @@ func compare(ctx context.Context, o *options, s *setup) error {
 	}
 	for round := range o.pairs {
 		order := slices.Clone(contestants)
-		if round%2 == 1 { // whoever comes second is not always the same
+		if round%2 == 1 { // alternate who comes first
 			slices.Reverse(order)
 		}
 		for _, c := range order {
@@ -64,7 +63,7 @@ func compare(ctx context.Context, o *options, s *setup) error {
 	return nil
 }
 
-// percentiles are of all requests of all turns.
+// percentiles formats percentiles of the latency over all turns, in microseconds.
 func percentiles(turns []*turn) string {
 	var all []time.Duration
 	for _, t := range turns {
@@ -78,7 +77,7 @@ func percentiles(turns []*turn) string {
 	return strings.TrimPrefix(b.String(), " ")
 }
 
-// starts starts the process anew some times and prints how long the first answer takes.
+// starts restarts the process several times and prints the time to the first response.
 func starts(ctx context.Context, s *setup) error {
 	const times = 5
 	var took []float64
@@ -89,12 +88,11 @@ func starts(ctx context.Context, s *setup) error {
 		}
 		took = append(took, float64(time.Since(begin).Milliseconds()))
 	}
-	fmt.Printf("\nstart to first answer, %d connections: %.0f ms (median of %d)\n", s.connections, median(took), times)
+	fmt.Printf("\nstart to first response, %d connections: %.0f ms (median of %d)\n", s.connections, median(took), times)
 	return nil
 }
 
-// memory uses many connections of a process that has just started, and prints what each
-// of them takes.
+// memory uses many connections of a fresh process and prints the memory for each.
 func memory(ctx context.Context, s *setup) error {
 	const used = 20_000
 	before, err := s.heap(ctx)
@@ -141,7 +139,7 @@ func (s *setup) heap(ctx context.Context) (int64, error) {
 			return strconv.ParseInt(value, 10, 64)
 		}
 	}
-	return 0, errors.Join(lines.Err(), errors.New("the proxy does not say how large its heap is"))
+	return 0, errors.Join(lines.Err(), errors.New("the heap profile of the proxy has no HeapAlloc"))
 }
 
 func fetch(ctx context.Context, url string) (io.ReadCloser, error) {
@@ -159,8 +157,8 @@ func fetch(ctx context.Context, url string) (io.ReadCloser, error) {
 	return resp.Body, nil
 }
 
-// grow gives the transport turns over stores of several sizes, and prints what a request
-// costs in each.
+// grow gives the transport turns on stores of several sizes, and prints the cost of a request
+// with each.
 func grow(ctx context.Context, o *options, sizes []*setup) error {
 	turns := make([][]*turn, len(sizes))
 	for round := range o.growth + 1 {
@@ -189,8 +187,7 @@ func grow(ctx context.Context, o *options, sizes []*setup) error {
 	return nil
 }
 
-// profile writes a CPU profile of each contestant's turn, for those who want to know
-// where the time goes.
+// profile writes a CPU profile of a turn of each contestant.
 func profile(ctx context.Context, o *options, s *setup) error {
 	const seconds = 10
 	for _, c := range s.contestants() {

@@ -18,25 +18,25 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 )
 
-// How long a process may take to answer, and to end.
+// patience bounds how long a process takes to start, and to end.
 const patience = 30 * time.Second
 
-// A setup is a store, the configuration over it, and the process that runs it.
+// A setup is a store and a process that uses it.
 type setup struct {
 	connections int
 	binary, dir string
 	hasProxy    bool // the binary has downstream_proxy
 	upstream    string
-	filledIn    time.Duration
+	filledIn    time.Duration // how long filling the store took
 	ports       ports
 	process     *process
 }
 
-// ports are where the contestants listen, on 127.0.0.1.
+// ports are the ports of the admin endpoint and the contestants, on 127.0.0.1.
 type ports struct{ Admin, Plain, Transport, Proxy int }
 
-// prepare fills a store, starts a process over it, and checks that each contestant puts
-// the right credential into requests.
+// prepare fills a store, starts a process on it, and checks that each contestant puts the right
+// credential into requests.
 func prepare(ctx context.Context, o *options, parent string, upstream *upstreamProcess, connections int) (*setup, error) {
 	s := &setup{
 		connections: connections, binary: o.binary, upstream: upstream.address,
@@ -58,7 +58,7 @@ func prepare(ctx context.Context, o *options, parent string, upstream *upstreamP
 	return s, s.check(ctx)
 }
 
-// start starts the process and waits for its first answer from the transport.
+// start starts the process and waits for the first response through the transport.
 func (s *setup) start(ctx context.Context) (err error) {
 	for _, port := range []*int{&s.ports.Admin, &s.ports.Plain, &s.ports.Transport, &s.ports.Proxy} {
 		if *port, err = freePort(); err != nil {
@@ -90,7 +90,7 @@ func (s *setup) start(ctx context.Context) (err error) {
 	return s.await(ctx)
 }
 
-// restart stops the process and starts it anew, and says when.
+// restart stops the process and starts it again. It returns the time of the start.
 func (s *setup) restart(ctx context.Context) (begun time.Time, err error) {
 	if err := s.process.stop(); err != nil {
 		return begun, err
@@ -99,7 +99,7 @@ func (s *setup) restart(ctx context.Context) (begun time.Time, err error) {
 	return begun, s.start(ctx)
 }
 
-// await waits until the transport has answered once.
+// await waits for a response through the transport.
 func (s *setup) await(ctx context.Context) error {
 	c := s.contestants()[1]
 	for deadline := time.Now().Add(patience); ; time.Sleep(200 * time.Microsecond) {
@@ -108,12 +108,12 @@ func (s *setup) await(ctx context.Context) error {
 		case err == nil:
 			return nil
 		case time.Now().After(deadline), s.process.hasExited():
-			return fmt.Errorf("the proxy does not answer: %w\n%s", err, s.process.log.String())
+			return fmt.Errorf("the proxy did not respond in time: %w\n%s", err, s.process.log.String())
 		}
 	}
 }
 
-// first sends the first of a contestant's requests.
+// first sends the contestant's first request.
 func (c *contestant) first(ctx context.Context) error {
 	conn, err := dial(ctx, c.address)
 	if err != nil {
@@ -124,7 +124,7 @@ func (c *contestant) first(ctx context.Context) error {
 	return err
 }
 
-// contestants returns those that the binary has, plain first and the transport second.
+// contestants returns the contestants that the binary supports: plain first, then the transport.
 func (s *setup) contestants() []*contestant {
 	all := []*contestant{
 		{name: "plain", address: s.ports.address(s.ports.Plain)},
@@ -141,12 +141,12 @@ func (s *setup) contestants() []*contestant {
 
 func (ports) address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
-// requests returns one request for each connection in use. Plain Caddy and the transport
-// get the same ones.
+// requests returns one request for each connection in use. Those for plain Caddy and for the
+// transport are the same.
 func (s *setup) requests(c *contestant, target string) [][]byte {
 	requests := make([][]byte, min(s.connections, inUse))
 	for i := range requests {
-		// Spread over the whole store.
+		// The connections in use are spread over the whole store.
 		consumer := consumerID(i * s.connections / len(requests))
 		var b bytes.Buffer
 		header := "Accept: application/json\r\nUser-Agent: bench\r\nX-Apideck-Consumer-Id: " + consumer + "\r\n"
@@ -163,8 +163,8 @@ func (s *setup) requests(c *contestant, target string) [][]byte {
 	return requests
 }
 
-// check has each connection in use called once by each contestant, and wants upstream
-// to have seen that connection's token.
+// check makes a call of each connection in use through each contestant, and checks that the
+// upstream got that connection's token.
 func (s *setup) check(ctx context.Context) error {
 	for _, c := range s.contestants() {
 		conn, err := dial(ctx, c.address)
@@ -179,7 +179,7 @@ func (s *setup) check(ctx context.Context) error {
 			}
 			got, err := conn.exchange(request)
 			if err == nil && string(got) != want {
-				err = fmt.Errorf("upstream saw %s, want %s", got, want)
+				err = fmt.Errorf("the upstream got %s, want %s", got, want)
 			}
 			if err != nil {
 				conn.close()
@@ -209,7 +209,7 @@ func (p *process) hasExited() bool {
 	}
 }
 
-// stop ends the process and waits for that.
+// stop ends the process and waits until it has ended.
 func (p *process) stop() error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
@@ -218,7 +218,7 @@ func (p *process) stop() error {
 	case <-p.exited:
 		return nil
 	case <-time.After(patience):
-		return errors.New("the proxy does not end")
+		return errors.New("the proxy did not end in time")
 	}
 }
 
@@ -231,8 +231,8 @@ func freePort() (int, error) {
 	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
-// caddyfile has the three sites in one process. Logs are as they are by default: no
-// access log, info and worse to stderr.
+// caddyfile has one site for each contestant. Logging is Caddy's default: no access log, and
+// level info to stderr.
 var caddyfile = template.Must(template.New("Caddyfile").Parse(strings.TrimSpace(`
 {
 	admin 127.0.0.1:{{.Ports.Admin}}

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// each returns f of every turn.
+// each applies f to every turn.
 func each(turns []*turn, f func(*turn) float64) []float64 {
 	values := make([]float64, len(turns))
 	for i, t := range turns {
@@ -25,7 +25,7 @@ func ratios(turns, base []*turn, f func(*turn) float64) string {
 	return fmt.Sprintf("%.3f (%.3f to %.3f)", median(values), percentile(values, 0.25), percentile(values, 0.75))
 }
 
-// median returns the middle value, or the mean of the two in the middle; 0 of none.
+// median returns the middle value, the mean of the two middle ones, or 0 if there are none.
 func median(values []float64) float64 {
 	if len(values) == 0 {
 		return 0
@@ -38,7 +38,7 @@ func median(values []float64) float64 {
 	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
-// percentile returns the value that a share of p of the sorted values are not above.
+// percentile returns the smallest of the sorted values that a share p of them do not exceed.
 func percentile[T any](sorted []T, p float64) (value T) {
 	if len(sorted) == 0 {
 		return value

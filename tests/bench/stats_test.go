@@ -26,6 +26,6 @@ func TestPercentileIsTheNearestRank(t *testing.T) {
 		}
 	}
 	if got := percentile([]int{7}, 0.5); got != 7 {
-		t.Errorf("of one value: got %d", got)
+		t.Errorf("percentile of one value = %d, want 7", got)
 	}
 }

@@ -13,18 +13,17 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// The names that everything goes by.
+// The application of the benchmark, its key, and its connector.
 const (
 	application = "bench-app"
 	apiKey      = "bench-key"
 	serviceName = "crm/bench"
 )
 
-// consumerID is the customer of the i-th connection, and accessToken the token that
-// downstream must see for it.
+// consumerID returns the consumer of the i-th connection.
 func consumerID(i int) string { return fmt.Sprintf("customer-%06d", i) }
 
-// accessToken is as long as those that services hand out.
+// accessToken returns the access token of the i-th connection, of a realistic length.
 func accessToken(i int) string { return fmt.Sprintf("access-token-%051d", i) }
 
 func newRecord(i int) *record.Record {
@@ -46,8 +45,7 @@ func newRecord(i int) *record.Record {
 	}
 }
 
-// fill makes a store of so many connections, by way of the package that the broker
-// itself stores them with.
+// fill creates a store with a number of connections, through the broker's own package.
 func fill(ctx context.Context, dir string, connections int) (err error) {
 	store, err := boltstore.Open(ctx, boltstore.Config{Dir: filepath.Join(dir, "store")})
 	if err != nil {

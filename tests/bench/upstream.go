@@ -13,19 +13,18 @@ import (
 	"strings"
 )
 
-// answer is what the upstream says: a small JSON document, as APIs do.
+// answer is the upstream's response: a small JSON document, as from an API.
 const answer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: Mon, 02 Jan 2006 15:04:05 GMT\r\nContent-Length: 28\r\n\r\n" +
 	`{"id":"1","status":"active"}`
 
-// serveUpstream is the upstream. It parses no more than it must, so that the machine is
-// left to the proxy: it wants a credential in each request, and shows that of a request
-// for /credential.
+// serveUpstream runs the upstream. It parses as little as possible, to leave the machine to the
+// proxy. It requires a credential in each request, and returns it to requests for /credential.
 func serveUpstream() error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	go func() { // whoever started it is gone
+	go func() { // end with the process that started this one
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		_ = listener.Close()
 	}()
@@ -56,7 +55,7 @@ func serveConn(conn net.Conn) {
 	}
 }
 
-// readHead returns a message's start line and header; the slice is good until the next
+// readHead returns the start line and header of a message. The slice is valid until the next
 // read. Requests here have no body.
 func readHead(reader *bufio.Reader) ([]byte, error) {
 	for n := 1; ; {
@@ -84,7 +83,7 @@ func reply(head []byte) string {
 	return answer
 }
 
-// An upstreamProcess is the upstream, in a process of its own.
+// An upstreamProcess is a process that runs the upstream.
 type upstreamProcess struct {
 	address string
 	cmd     *exec.Cmd
@@ -111,7 +110,7 @@ func startUpstream(ctx context.Context) (*upstreamProcess, error) {
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
 		u.stop()
-		return nil, fmt.Errorf("the upstream does not say where it is: %w", err)
+		return nil, fmt.Errorf("the upstream did not print its address: %w", err)
 	}
 	u.address = strings.TrimSpace(line)
 	return u, nil

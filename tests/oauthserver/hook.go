@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A Hook answers requests in place of the server, or lets it.
+// A Hook handles a request in place of the server. It may call server.
 type Hook func(w http.ResponseWriter, r *http.Request, server http.Handler)
 
 func (h Hook) serve(w http.ResponseWriter, r *http.Request, server http.Handler) {
@@ -20,22 +20,22 @@ func (h Hook) serve(w http.ResponseWriter, r *http.Request, server http.Handler)
 	h(w, r, server)
 }
 
-// OnToken sets the hook of the token endpoint; nil takes it away. Requests under way
-// keep the one that they began with.
+// OnToken sets the hook of the token endpoint; nil removes it. Requests in progress keep the
+// hook that they started with.
 func (s *Server) OnToken(hook Hook) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tokenHook = hook
 }
 
-// OnAPI sets the hook of the API; nil takes it away.
+// OnAPI sets the hook of the API; nil removes it.
 func (s *Server) OnAPI(hook Hook) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.apiHook = hook
 }
 
-// Fail answers without carrying out the request.
+// Fail returns a hook that responds without carrying out the request.
 func Fail(status int, contentType, body string) Hook {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		w.Header().Set("Content-Type", contentType)
@@ -44,21 +44,21 @@ func Fail(status int, contentType, body string) Hook {
 	}
 }
 
-// Drop carries out the request and closes the connection in place of an answer.
+// Drop is a hook that carries out the request and closes the connection without a response.
 func Drop(_ http.ResponseWriter, r *http.Request, server http.Handler) {
 	server.ServeHTTP(httptest.NewRecorder(), r)
 	panic(http.ErrAbortHandler)
 }
 
-// A Gate holds back answers.
+// A Gate holds back responses.
 type Gate struct {
 	arrived chan struct{}
 	opened  chan struct{}
 	open    sync.Once
 }
 
-// HoldToken makes the token endpoint carry out requests and hold back its answers
-// until the gate is opened, at the end of the test at the latest.
+// HoldToken makes the token endpoint carry out requests and hold back its responses until the
+// gate is opened. The end of the test opens it.
 func (s *Server) HoldToken(t testing.TB) *Gate {
 	g := &Gate{arrived: make(chan struct{}, 100), opened: make(chan struct{})}
 	t.Cleanup(g.Open)
@@ -80,7 +80,7 @@ func (g *Gate) hold(w http.ResponseWriter, r *http.Request, server http.Handler)
 	_, _ = w.Write(answer.Body.Bytes())
 }
 
-// Await waits for a request that the gate has not been awaited for yet.
+// Await waits for the next request to arrive; each call waits for another one.
 func (g *Gate) Await(t testing.TB) {
 	t.Helper()
 	select {
@@ -90,5 +90,5 @@ func (g *Gate) Await(t testing.TB) {
 	}
 }
 
-// Open lets go of the answers, those to come too.
+// Open releases the responses, including later ones.
 func (g *Gate) Open() { g.open.Do(func() { close(g.opened) }) }

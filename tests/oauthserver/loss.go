@@ -8,18 +8,18 @@ import (
 	"sync/atomic"
 )
 
-// A Loss is a way not to deliver an answer whole.
+// A Loss is a way to lose a response, or part of it.
 type Loss int
 
-// The ways in which answers get lost.
+// The ways to lose a response.
 const (
-	Dropped  Loss = iota // the connection is closed in place of an answer
-	Hung                 // there is no answer for as long as the client waits
-	CutShort             // the connection is closed in the middle of the answer
+	Dropped  Loss = iota // the connection is closed without a response
+	Hung                 // there is no response for as long as the client waits
+	CutShort             // the connection is closed in the middle of the response
 )
 
-// Lose loses all answers. So many of the requests are carried out all the same: each
-// of those costs a client its grant, unless it never sends that refresh token again.
+// Lose returns a hook that loses all responses. It carries out the first carriedOut requests:
+// for each of those, sending the refresh token again revokes the grant.
 func Lose(loss Loss, carriedOut int) Hook {
 	var left atomic.Int64
 	left.Store(int64(carriedOut))

@@ -18,7 +18,7 @@ func (s *Server) serveOAuth(w http.ResponseWriter, r *http.Request) {
 	s.serveToken(w, r)
 }
 
-// serveRevocation answers as RFC 7009 says, and ends the whole grant of a token.
+// serveRevocation is the revocation endpoint (RFC 7009). It revokes the whole grant of a token.
 func (s *Server) serveRevocation(w http.ResponseWriter, r *http.Request) {
 	err := s.provider.NewRevocationRequest(fosite.NewContext(), r)
 	if err == nil {
@@ -34,7 +34,7 @@ func (s *Server) serveRevocation(w http.ResponseWriter, r *http.Request) {
 	s.provider.WriteRevocationResponse(fosite.NewContext(), w, err)
 }
 
-// Revoked returns whose tokens were revoked at the revocation endpoint.
+// Revoked returns the tokens that were sent to the revocation endpoint.
 func (s *Server) Revoked() []Generation {
 	s.mu.Lock()
 	defer s.mu.Unlock()

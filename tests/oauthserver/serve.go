@@ -10,22 +10,22 @@ import (
 	"github.com/ory/fosite"
 )
 
-// A TokenRequest is one that the token endpoint got.
+// A TokenRequest is a request to the token endpoint.
 type TokenRequest struct {
 	GrantType string
-	Refresh   Generation // whose refresh token was sent, and which; Customer is empty if it is none of ours
+	Refresh   Generation // the refresh token sent; Customer is empty if it is unknown
 	Source    string     // the query of the token URL, to tell clients apart
 	Arrived   time.Time
-	Answered  time.Time // zero: not answered, or not yet
-	Status    int       // 0: not answered, or not yet
-	Delivered bool      // whole: the client was still there when the answer was written
-	Granted   bool      // it was carried out: new tokens were issued, delivered or not
-	Reused    bool      // the refresh token had been spent, so that the grant is revoked
+	Answered  time.Time // zero: no response, or not yet
+	Status    int       // 0: no response, or not yet
+	Delivered bool      // the client was still connected when the whole response was written
+	Granted   bool      // new tokens were issued, delivered or not
+	Reused    bool      // the refresh token was spent already, so the grant was revoked
 }
 
-// A Call is a request that the API got.
+// A Call is a request to the API.
 type Call struct {
-	Token  Generation // what it was authorised with; zero below /open/
+	Token  Generation // the access token; zero below /open/
 	Status int
 	Method string
 	Path   string
@@ -34,8 +34,8 @@ type Call struct {
 	Header http.Header
 }
 
-// TokenRequests returns the token requests with a customer's refresh tokens, those
-// under way too.
+// TokenRequests returns the token requests with a customer's refresh tokens, including those in
+// progress.
 func (s *Server) TokenRequests(customer string) []TokenRequest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,8 +48,8 @@ func (s *Server) TokenRequests(customer string) []TokenRequest {
 	return requests
 }
 
-// Undelivered returns the token requests whose answer did not get to the client whole,
-// in the order of arrival.
+// Undelivered returns the token requests whose response did not completely reach the client, in
+// the order of arrival.
 func (s *Server) Undelivered() []TokenRequest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -62,8 +62,8 @@ func (s *Server) Undelivered() []TokenRequest {
 	return requests
 }
 
-// Redeemed returns how many token requests came with one of a customer's refresh
-// tokens: 0 is that of the login.
+// Redeemed returns how many token requests contained one of a customer's refresh tokens, by its
+// number: 0 is the login's.
 func (s *Server) Redeemed(customer string, number int) int {
 	count := 0
 	for _, r := range s.TokenRequests(customer) {
@@ -74,7 +74,7 @@ func (s *Server) Redeemed(customer string, number int) int {
 	return count
 }
 
-// Calls returns the API's requests that were authorised by a customer.
+// Calls returns the requests to the API with a customer's access tokens.
 func (s *Server) Calls(customer string) []Call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,7 +100,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 
 	recorder := &statusWriter{ResponseWriter: w}
-	// The hook may panic, which is no answer.
+	// The hook may panic, to close the connection without a response.
 	hook.serve(recorder, r, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.redeem(w, r, entry) }))
 	_ = http.NewResponseController(w).Flush()
 	s.mu.Lock()
@@ -108,7 +108,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	entry.Status, entry.Delivered, entry.Answered = recorder.status, r.Context().Err() == nil, time.Now()
 }
 
-// redeem answers a token request as fosite does.
+// redeem carries out a token request.
 func (s *Server) redeem(w http.ResponseWriter, r *http.Request, entry *TokenRequest) {
 	s.redeeming.Lock()
 	defer s.redeeming.Unlock()
@@ -119,7 +119,7 @@ func (s *Server) redeem(w http.ResponseWriter, r *http.Request, entry *TokenRequ
 		defer s.mu.Unlock()
 		entry.Granted, entry.Reused = granted, s.reuses > reuses
 	}()
-	// A client that goes away does not undo what it has asked for.
+	// A client that goes away does not stop the request, so r.Context is not used.
 	ctx := fosite.NewContext()
 	request, err := s.provider.NewAccessRequest(ctx, r, &fosite.DefaultSession{})
 	if err != nil {
@@ -153,8 +153,8 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
 	call.Status = recorder.status
 }
 
-// answerCall says who is calling with which token, but not the token. Whatever is
-// below /open/ needs none.
+// answerCall responds with the customer and the number of the token, not the token itself. Paths
+// below /open/ need no token.
 func (s *Server) answerCall(w http.ResponseWriter, r *http.Request, token string, generation Generation) {
 	w.Header().Set("Content-Type", "application/json")
 	if !strings.HasPrefix(r.URL.Path, "/open/") {
@@ -171,7 +171,7 @@ func (s *Server) answerCall(w http.ResponseWriter, r *http.Request, token string
 	})
 }
 
-// LastCall returns the last request to the API whose path ends with suffix.
+// LastCall returns the latest request to the API whose path ends with suffix.
 func (s *Server) LastCall(suffix string) (Call, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,7 +183,7 @@ func (s *Server) LastCall(suffix string) (Call, bool) {
 	return Call{}, false
 }
 
-// statusWriter notes the status of a response.
+// statusWriter records the status of a response.
 type statusWriter struct {
 	http.ResponseWriter
 	status int

@@ -1,6 +1,6 @@
-// Package oauthserver is a third-party service for tests: an OAuth 2.0 authorization
-// server with refresh token rotation and reuse detection, by ory/fosite, and an API
-// that takes its access tokens. It notes every request that it gets.
+// Package oauthserver is a third-party service for tests: an OAuth 2.0 authorization server with
+// refresh token rotation and reuse detection, based on ory/fosite, and an API that accepts its
+// access tokens. It records every request.
 package oauthserver
 
 import (
@@ -22,15 +22,15 @@ const ClientID = "acme-client"
 // DefaultLifetime is how long access tokens are valid unless [Config] says otherwise.
 const DefaultLifetime = time.Hour
 
-// Config is what a server can be told.
+// Config configures a server. The zero value is valid.
 type Config struct {
 	ClientSecret string        // default: "acme-secret"
 	Lifetime     time.Duration // of access tokens; default: DefaultLifetime
-	// NoRotation leaves refresh tokens as they are when they are redeemed. Otherwise each
-	// works once, and one that is sent again revokes its grant (RFC 9700 section 4.14.2).
+	// NoRotation keeps refresh tokens valid when they are redeemed. Otherwise each works once,
+	// and sending it again revokes its grant (RFC 9700 section 4.14.2).
 	NoRotation bool
-	Passwords  map[string]string // of the users that the password grant knows
-	// What tokens begin with, so that they can be found where they should not be.
+	Passwords  map[string]string // for the password grant, by user name
+	// Prefixes of tokens, by which tests find leaked ones.
 	AccessPrefix, RefreshPrefix string
 }
 
@@ -48,27 +48,27 @@ type Server struct {
 
 	redeeming sync.Mutex // held while a token request is carried out, as a transaction would
 
-	mu        sync.Mutex            // guards what is below
-	tokenHook Hook                  // nil: requests are answered
-	apiHook   Hook                  // nil: requests are answered
+	mu        sync.Mutex            // guards the fields below
+	tokenHook Hook                  // may be nil
+	apiHook   Hook                  // may be nil
 	access    map[string]Generation // by access token
 	refresh   map[string]Generation // by refresh token
-	issued    map[string]int        // access tokens so far, by the id of their grant
-	grants    map[string][]string   // the ids of grants, by customer
+	issued    map[string]int        // number of access tokens issued, by grant id
+	grants    map[string][]string   // ids of grants, by customer
 	requests  []*TokenRequest       // in the order of arrival
 	calls     []*Call               // in the order of arrival
 	spent     map[string]bool       // signatures of refresh tokens that were replaced
-	reuses    int
-	revoked   []Generation // whose tokens came to the revocation endpoint
+	reuses    int                   // how often a spent refresh token was sent
+	revoked   []Generation          // tokens sent to the revocation endpoint
 }
 
-// A Generation says which token of a grant one is.
+// A Generation identifies a token of a customer's grant.
 type Generation struct {
 	Customer string // empty with client credentials
-	Number   int    // 0: from the login; n: from the nth redeem
+	Number   int    // 0: from the login; n: from the nth refresh
 }
 
-// Start starts a server that ends with the test.
+// Start starts a server that runs until the test ends.
 func Start(t testing.TB, config Config) *Server {
 	t.Helper()
 	if config.ClientSecret == "" {
@@ -101,7 +101,7 @@ func (s *Server) compose() fosite.OAuth2Provider {
 		RefreshTokenScopes:  []string{}, // all grants get a refresh token
 		GlobalSecret:        []byte(rand.Text() + rand.Text()),
 		ClientSecretsHasher: plain{},
-		// What is not set here fosite sets at first use, without a lock.
+		// Set here because fosite would set them at first use, without a lock.
 		ScopeStrategy:            fosite.WildcardScopeStrategy,
 		AudienceMatchingStrategy: fosite.DefaultAudienceMatchingStrategy,
 	}
@@ -116,10 +116,10 @@ func (s *Server) compose() fosite.OAuth2Provider {
 	)
 }
 
-// passwordGrant is what some services still want, and fosite calls deprecated, as RFC 9700
-// section 2.4 does.
+// passwordGrant adds the password grant, which some services still require. RFC 9700 section
+// 2.4 and fosite discourage it.
 func passwordGrant(config fosite.Configurator, storage, strategy any) any {
-	return &oauth2.ResourceOwnerPasswordCredentialsGrantHandler{ //nolint:staticcheck // deprecated to discourage its use, and there is no other
+	return &oauth2.ResourceOwnerPasswordCredentialsGrantHandler{ //nolint:staticcheck // deprecated to discourage its use; there is no replacement
 		ResourceOwnerPasswordCredentialsGrantStorage: storage.(oauth2.ResourceOwnerPasswordCredentialsGrantStorage),
 		HandleHelper: &oauth2.HandleHelper{
 			AccessTokenStrategy: strategy.(oauth2.AccessTokenStrategy),
@@ -131,14 +131,14 @@ func passwordGrant(config fosite.Configurator, storage, strategy any) any {
 	}
 }
 
-// Tokens are what a customer's login has brought.
+// Tokens are the tokens from a customer's login.
 type Tokens struct {
 	AccessToken, RefreshToken string
 	IssuedAt                  time.Time // whole seconds
 	Lifetime                  time.Duration
 }
 
-// Login returns the tokens of a new grant, to which a customer agreed that long ago.
+// Login returns the tokens of a new grant. ago is how long ago the customer logged in.
 func (s *Server) Login(t testing.TB, customer string, ago time.Duration) Tokens {
 	t.Helper()
 	ctx := t.Context()
@@ -168,7 +168,7 @@ func (s *Server) Login(t testing.TB, customer string, ago time.Duration) Tokens 
 	return Tokens{AccessToken: access, RefreshToken: refresh, IssuedAt: issuedAt, Lifetime: s.config.Lifetime}
 }
 
-// Revoke takes back all that a customer has agreed to.
+// Revoke revokes all grants of a customer.
 func (s *Server) Revoke(t testing.TB, customer string) {
 	t.Helper()
 	s.mu.Lock()

@@ -13,7 +13,7 @@ import (
 
 const customer = "a customer"
 
-// redeem spends a refresh token and returns what came of it.
+// redeem redeems a refresh token. A status of 0 stands for no response.
 func redeem(t *testing.T, s *oauthserver.Server, refreshToken string) (status int, access, refresh string) {
 	t.Helper()
 	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refreshToken}}
@@ -63,7 +63,7 @@ func TestRefreshTokenWorksOnceAndReuseRevokesTheGrant(t *testing.T) {
 	}
 	status, access, refresh := redeem(t, s, login.RefreshToken)
 	if status != http.StatusOK || !strings.HasPrefix(access, "at-") || !strings.HasPrefix(refresh, "rt-") || refresh == login.RefreshToken {
-		t.Fatalf("redeem = %d, %q, %q; want new tokens", status, access, refresh)
+		t.Fatalf("redeeming the refresh token = %d, %q, %q; want new tokens", status, access, refresh)
 	}
 	if got := call(t, s, login.AccessToken); got != http.StatusUnauthorized {
 		t.Errorf("a call with the replaced token = %d, want 401", got)
@@ -78,7 +78,7 @@ func TestRefreshTokenWorksOnceAndReuseRevokesTheGrant(t *testing.T) {
 		t.Errorf("reuse = %d, counted %d; want 400, 1", status, s.Reuses())
 	}
 	if status, _, _ := redeem(t, s, refresh); status != http.StatusBadRequest {
-		t.Errorf("redeem after reuse = %d, want 400: the grant is revoked", status)
+		t.Errorf("redeeming after reuse = %d, want 400: the grant is revoked", status)
 	}
 	if got := s.Redeemed(customer, 0); got != 2 {
 		t.Errorf("the login's refresh token was sent %d times, want 2", got)
@@ -95,16 +95,16 @@ func TestRefreshTokenStaysWithoutRotation(t *testing.T) {
 	for range 2 {
 		status, access, refresh := redeem(t, s, login.RefreshToken)
 		if status != http.StatusOK || refresh != login.RefreshToken || call(t, s, access) != http.StatusOK {
-			t.Errorf("redeem = %d, same refresh token %t; want 200, true", status, refresh == login.RefreshToken)
+			t.Errorf("redeeming = %d, same refresh token %t; want 200, true", status, refresh == login.RefreshToken)
 		}
 	}
 	s.Revoke(t, customer)
 	if status, _, _ := redeem(t, s, login.RefreshToken); status != http.StatusBadRequest {
-		t.Errorf("redeem after Revoke = %d, want 400", status)
+		t.Errorf("redeeming after Revoke = %d, want 400", status)
 	}
 }
 
-func TestAnswersCanBeHeldAndDropped(t *testing.T) {
+func TestResponsesCanBeHeldAndDropped(t *testing.T) {
 	t.Parallel()
 	s := oauthserver.Start(t, oauthserver.Config{})
 	login := s.Login(t, customer, 0)
@@ -117,7 +117,7 @@ func TestAnswersCanBeHeldAndDropped(t *testing.T) {
 	gate.Await(t)
 	select {
 	case <-answered:
-		t.Fatal("it was answered before the gate was opened")
+		t.Fatal("the response came before the gate was opened")
 	case <-time.After(10 * time.Millisecond):
 	}
 	gate.Open()
@@ -125,13 +125,13 @@ func TestAnswersCanBeHeldAndDropped(t *testing.T) {
 
 	s.OnToken(oauthserver.Drop)
 	if status, _, _ := redeem(t, s, refresh); status != 0 {
-		t.Errorf("redeem = %d, want no answer", status)
+		t.Errorf("redeeming = %d, want no response", status)
 	}
 	got := s.TokenRequests(customer)
 	if len(got) != 2 || got[0].Status != http.StatusOK || !got[0].Delivered || got[1].Status != 0 || got[1].Delivered {
 		t.Errorf("requests = %+v, want one delivered and one not", got)
 	}
 	if refresh == "" {
-		t.Error("the held answer had no refresh token")
+		t.Error("the held response has no refresh token")
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/ory/fosite/storage"
 )
 
-// A strategy makes fosite's tokens, with prefixes, and counts them.
+// A strategy generates fosite's tokens, adds prefixes, and counts them.
 type strategy struct {
 	oauth2.CoreStrategy
 	server *Server
@@ -64,12 +64,12 @@ func (s *strategy) ValidateRefreshToken(ctx context.Context, r fosite.Requester,
 	return s.CoreStrategy.ValidateRefreshToken(ctx, r, strings.TrimPrefix(token, s.server.config.RefreshPrefix))
 }
 
-// A store is fosite's, and notices when a spent refresh token is sent.
+// A store is fosite's store. It counts when a spent refresh token is sent.
 type store struct {
 	*storage.MemoryStore
 	server *Server
 
-	revoking sync.RWMutex // fosite's own does not keep reads from revocations
+	revoking sync.RWMutex // fosite's store does not synchronise reads with revocations
 }
 
 func newStore(server *Server) *store {
@@ -114,7 +114,7 @@ func (s *store) RevokeRefreshToken(ctx context.Context, requestID string) error 
 	return s.MemoryStore.RevokeRefreshToken(ctx, requestID)
 }
 
-// plain compares client secrets as they are: bcrypt would only cost time here.
+// plain compares client secrets without hashing: bcrypt would only cost time here.
 type plain struct{}
 
 // Compare implements [fosite.Hasher].

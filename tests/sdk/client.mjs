@@ -1,16 +1,16 @@
-// What the scripts beside this one share: the SDK, where it is to send its requests, and
-// what an error has to be. The test that runs them puts all they need into SDK_TEST.
+// Shared by the other scripts: the SDK, its client, and checks of errors. The test that runs them
+// passes its parameters in SDK_TEST.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 
 export const given = JSON.parse(process.env.SDK_TEST);
 
-// From where install.sh has put it.
+// Load the SDK from the directory of install.sh.
 const require = createRequire(`${given.packages}/`);
 const { Apideck } = require("@apideck/unify");
 export const errors = require("@apideck/unify/models/errors");
 
-// A client is made as the SDK's own documentation makes it; only the server is another.
+// client returns a client, created as in the SDK's documentation, except for the server.
 export function client(options) {
   return new Apideck({
     serverURL: given.serverURL,
@@ -21,7 +21,8 @@ export function client(options) {
   });
 }
 
-// refused wants an error of a class of the SDK, with all that an error of the API has.
+// refused checks that the promise fails with an error of the SDK's class, and with all members of
+// an API error. It returns the error.
 export async function refused(promise, errorClass, status, typeName, inMessage = "") {
   let err;
   try {
@@ -29,8 +30,8 @@ export async function refused(promise, errorClass, status, typeName, inMessage =
   } catch (e) {
     err = e;
   }
-  assert.ok(err, `nothing was refused, want ${status} ${typeName}`);
-  assert.ok(err instanceof errorClass, `${err.name}: ${err.message}\nis no ${errorClass.name}`);
+  assert.ok(err, `the request succeeded, want ${status} ${typeName}`);
+  assert.ok(err instanceof errorClass, `${err.name}: ${err.message}\nis not a ${errorClass.name}`);
   assert.equal(err.httpMeta.response.status, status, err.message);
   // The SDK has no classes for 403, 405 and 413, and does not read their bodies.
   const body = errorClass === errors.APIError ? JSON.parse(err.httpMeta.body) : {
@@ -43,14 +44,14 @@ export async function refused(promise, errorClass, status, typeName, inMessage =
   };
   assert.equal(body.status_code, status);
   assert.equal(body.type_name, typeName);
-  assert.ok(body.message.includes(inMessage), `"${body.message}" does not have "${inMessage}" in it`);
+  assert.ok(body.message.includes(inMessage), `"${body.message}" does not contain "${inMessage}"`);
   for (const member of ["error", "detail", "ref"]) {
     assert.ok(body[member], `the error has no ${member}`);
   }
   return err;
 }
 
-// until asks again and again, and fails if it takes too long.
+// until calls ask until its result is truthy, and fails after 30 s.
 export async function until(what, ask) {
   for (const deadline = Date.now() + 30_000; Date.now() < deadline;) {
     const got = await ask();
@@ -62,7 +63,7 @@ export async function until(what, ask) {
   assert.fail(`${what}: not within 30 s`);
 }
 
-// run runs the steps of a script in their order.
+// run runs the steps of a script in order.
 export async function run(steps) {
   for (const [name, step] of Object.entries(steps)) {
     try {

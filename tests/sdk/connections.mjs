@@ -1,4 +1,4 @@
-// The connections API, through the SDK: each call with good input and with bad.
+// Tests the connections API through the SDK: each call with good and with bad input.
 import assert from "node:assert/strict";
 import { client, errors, given, refused, run, until } from "./client.mjs";
 
@@ -9,7 +9,7 @@ const keyed = { unifiedApi: "crm", serviceId: "keyed" };
 const machine = { unifiedApi: "crm", serviceId: "machine" };
 const unknown = { unifiedApi: "crm", serviceId: "unknown" };
 
-// credentials are those of a login, as the SDK wants them.
+// credentials returns the tokens of a login as the SDK expects them.
 function credentials(login) {
   return {
     accessToken: login.access_token,
@@ -26,7 +26,7 @@ async function get(connector) {
   return (await connections.get(connector)).getConnectionResponse.data;
 }
 
-// isConnection checks that the SDK has found what it declares, each of its type.
+// isConnection checks that a connection has the members that the SDK declares, with their types.
 function isConnection(conn, expected) {
   for (const member of ["id", "serviceId", "unifiedApi", "name", "state", "authType", "status", "integrationState"]) {
     assert.equal(typeof conn[member], "string", member);
@@ -74,7 +74,7 @@ await run({
     assert.equal(field.type, "password");
     assert.equal(field.sensitive, true);
   },
-  async "null is the same as nothing"() {
+  async "null is the same as a missing member"() {
     const got = await importInto(machine, {
       credentials: { accessToken: "old", refreshToken: null, issuedAt: null, expiresIn: null }, settings: null, metadata: null,
     });
@@ -89,14 +89,14 @@ await run({
     await refused(importInto(acme, { metadata: { x: "x".repeat(1 << 20) } }), errors.APIError, 413, "RequestEntityTooLargeError");
   },
 
-  async "a connection is answered"() {
+  async "a connection is returned"() {
     isConnection(await get(acme), { id: "crm+acme", state: "callable", health: "ok" });
   },
-  async "what is not there is not found"() {
+  async "a missing connection is not found"() {
     await refused(connections.get({ ...acme, consumerId: "a stranger" }), errors.NotFoundResponse, 404, "ConnectionNotFoundError", "crm/acme");
     await refused(connections.get(unknown), errors.NotFoundResponse, 404, "ConnectorNotFoundError", "crm/unknown");
   },
-  async "who cannot say who they are learns nothing"() {
+  async "an unauthenticated caller learns nothing"() {
     for (const caller of [client({ apiKey: "wrong" }), client({ appId: "another" })]) {
       for (const connector of [acme, unknown]) {
         const err = await refused(caller.vault.connections.get(connector), errors.UnauthorizedResponse, 401, "UnauthorizedError");

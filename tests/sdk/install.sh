@@ -1,7 +1,7 @@
 #!/bin/sh
-# Prints a directory in whose node_modules the packages are that package-lock.json names,
-# each as its publisher made it: npm compares hashes, and no package's scripts are run.
-# They are fetched once, in some seconds, and kept in the user's cache directory.
+# Prints a directory whose node_modules contains the packages of package-lock.json, as
+# published: npm checks their hashes and runs none of their scripts. They are downloaded once,
+# which takes some seconds, and kept in the user's cache directory.
 set -eu
 
 cd "$(dirname "$0")"
@@ -13,8 +13,8 @@ if [ -d "$dir" ]; then
 	exit
 fi
 
-# The directory appears whole, under its name, or not at all. Of two that are fetched at
-# the same time one is kept.
+# The directory appears complete, under its name, or not at all. If two are made at the same
+# time, one is kept.
 mkdir -p "$cache"
 new=$(mktemp -d "$cache/sdk.XXXXXX")
 trap 'rm -rf "$new"' EXIT

@@ -1,5 +1,5 @@
-// While something is out of reach the SDK tries again by itself, as long as the broker
-// says that this helps; the test makes the token endpoint fail until the SDK has seen it.
+// During an outage the SDK retries by itself, as the broker's responses tell it to. The test makes
+// the token endpoint fail until the SDK has got such a response.
 import assert from "node:assert/strict";
 import { client, given, run } from "./client.mjs";
 

@@ -1,4 +1,4 @@
-// The Proxy API, through the SDK: each method with good input and with bad.
+// Tests the Proxy API through the SDK: each method with good and with bad input.
 import assert from "node:assert/strict";
 import { client, errors, given, refused, run, until } from "./client.mjs";
 
@@ -16,7 +16,7 @@ const login = {
 const importInto = (connector, connectionImportData) =>
   sdk.vault.connections.imports({ ...connector, connectionImportData });
 
-// fromDownstream wants the error to be one that downstream has answered with.
+// fromDownstream checks that the promise fails with an error response of downstream.
 async function fromDownstream(promise, status) {
   let err;
   try {
@@ -43,7 +43,7 @@ await run({
     assert.equal(got.responseJson.target, "/echo/a%20b?q=1");
     await refused(sdk.proxy.get(to("/echo/{slashed}")), errors.APIError, 422, "InvalidStateError", "slashed");
   },
-  async "each method is sent on, with its body"() {
+  async "each method is forwarded, with its body"() {
     for (const method of ["get", "options", "delete"]) {
       const got = await sdk.proxy[method](to("/echo"));
       assert.deepEqual(got.responseJson, { method: method.toUpperCase(), target: "/echo", body: "", authorization: "Bearer of the connection" });
@@ -54,7 +54,7 @@ await run({
       assert.deepEqual(got.responseJson, { method: method.toUpperCase(), target: "/echo", body, authorization: "Bearer of the connection" });
     }
   },
-  async "a body of any type is answered as it is"() {
+  async "a body of any type is returned unchanged"() {
     assert.equal((await sdk.proxy.get(to("/csv"))).responseCsv, "a;b\n1;2\n");
     const chunks = [];
     for await (const chunk of (await sdk.proxy.get(to("/binary"))).responseBinary) {
@@ -62,54 +62,54 @@ await run({
     }
     assert.deepEqual(chunks, [0, 255, 1, 254]);
   },
-  async "a caller's own authorization goes in place of the connection's"() {
+  async "a caller's own authorization replaces the connection's"() {
     const got = await sdk.proxy.get({ ...to("/echo"), downstreamAuthorization: "Bearer of the caller" });
     assert.equal(got.responseJson.authorization, "Bearer of the caller");
   },
 
-  async "an empty control header is as good as none"() {
+  async "an empty control header counts as unset"() {
     const got = await sdk.proxy.get({ ...to("/contacts"), serviceId: "", unifiedApi: "", downstreamAuthorization: "" });
     assert.equal(got.responseJson.customer, given.consumer);
     await refused(sdk.proxy.get({ ...acme, downstreamUrl: "" }), errors.APIError, 400, "RequestHeadersValidationError", "x-apideck-downstream-url");
   },
-  async "of several connections that fit the caller has to name one"() {
+  async "if several connections match, the caller must name one"() {
     await importInto({ unifiedApi: "crm", serviceId: "keyed" }, { settings: { api_key: "the-key" } });
     const err = await refused(sdk.proxy.get({ ...to("/contacts"), serviceId: "", unifiedApi: "" }), errors.APIError, 400, "RequestHeadersValidationError", "crm/acme, crm/keyed");
     assert.equal(err.httpMeta.response.headers.get("x-apideck-downstream-error"), "false");
     assert.ok(err.httpMeta.response.headers.get("x-apideck-request-id"));
   },
 
-  async "a credential goes nowhere else"() {
+  async "a credential is sent to no other host"() {
     await refused(sdk.proxy.get({ ...acme, downstreamUrl: "https://example.com/contacts" }), errors.APIError, 403, "ForbiddenError");
     await refused(sdk.proxy.get({ ...acme, downstreamUrl: "no URL" }), errors.APIError, 400, "RequestHeadersValidationError", "x-apideck-downstream-url");
   },
-  async "what is not there is not found"() {
+  async "a missing connection is not found"() {
     await refused(sdk.proxy.get({ ...to("/contacts"), consumerId: "a stranger" }), errors.APIError, 404, "ConnectionNotFoundError");
     await refused(sdk.proxy.get({ ...to("/contacts"), serviceId: "unknown" }), errors.APIError, 404, "ConnectorNotFoundError");
   },
-  async "who cannot say who they are learns nothing"() {
+  async "an unauthenticated caller learns nothing"() {
     for (const method of ["get", "options", "post", "put", "patch", "delete"]) {
       const err = await refused(client({ apiKey: "wrong" }).proxy[method](to("/contacts")), errors.Unauthorized, 401, "UnauthorizedError");
       assert.equal(typeof err.detail, "string");
     }
   },
 
-  async "an error of downstream is answered as it is"() {
+  async "an error of downstream is returned unchanged"() {
     const err = await fromDownstream(sdk.proxy.post(to("/fails/422")), 422);
     assert.deepEqual(JSON.parse(err.httpMeta.body), { reason: "downstream says so" });
     await fromDownstream(sdk.proxy.get(to("/fails/500"), once), 500);
   },
-  async "a rate limit is told in one form"() {
+  async "rate limits are returned in one form"() {
     const { headers } = (await fromDownstream(sdk.proxy.get(to("/fails/429")), 429)).httpMeta.response;
     assert.equal(headers.get("x-downstream-ratelimit-limit"), "100");
     assert.equal(headers.get("x-downstream-ratelimit-remaining"), "0");
     const seconds = Number(headers.get("x-downstream-ratelimit-reset")) - Date.now() / 1000;
     assert.ok(seconds > 0 && seconds < 31, `the window ends in ${seconds} s`);
   },
-  async "downstream that takes too long is a timeout"() {
+  async "a slow downstream is a timeout"() {
     await refused(sdk.proxy.get({ ...to("/hangs"), timeout: 200 }, once), errors.APIError, 504, "ProxyTimedOutError", "timed out");
   },
-  async "a grant that is gone is a 401 with the reason"() {
+  async "a dead grant is a 401 with the reason"() {
     const dead = { ...acme, consumerId: "a dead one" };
     await importInto(dead, { credentials: { ...login, refreshToken: "no-good", issuedAt: new Date(0) } });
     const call = { ...dead, downstreamUrl: `${given.downstream}/contacts` };
@@ -120,7 +120,7 @@ await run({
     const hours = (err.detail.debug.credentialsExpireAtMs - Date.now()) / 3_600_000;
     assert.ok(hours > 47 && hours <= 48, `credentials_expire_at_ms is ${hours} h away`);
   },
-  async "a 401 of downstream's leads to a fresh token, and to one repetition"() {
+  async "a 401 of downstream leads to a new token and one replay"() {
     const err = await fromDownstream(sdk.proxy.get(to("/fails/401")), 401);
     assert.ok(err instanceof errors.Unauthorized, err.name);
     const generation = await until("the token is replaced", async () => (await sdk.proxy.get(to("/contacts"))).responseJson.generation);

@@ -1,4 +1,4 @@
-// Package dnstest has a name server for tests, whose answers can change.
+// Package dnstest provides a name server for tests whose answers can change.
 package dnstest
 
 import (
@@ -10,16 +10,16 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// A Server is a name server that knows every name.
+// A Server is a name server that answers for every name.
 type Server struct {
 	conn    net.PacketConn
 	address func(lookup int) netip.Addr
 	lookups atomic.Int32
 }
 
-// Serve starts a server on conn, until the end of the test. address says which address a
-// name has; the lookups, which are told apart by their queries for an IPv4 address, are
-// counted from 1. Answers are good for no time at all.
+// Serve starts a server on conn that runs until the test ends. address returns the address for
+// a lookup. Lookups are counted from 1, by their queries for an IPv4 address. Answers have a
+// TTL of 0.
 func Serve(t testing.TB, conn net.PacketConn, address func(lookup int) netip.Addr) *Server {
 	s := &Server{conn: conn, address: address}
 	done := make(chan struct{})
@@ -34,7 +34,7 @@ func Serve(t testing.TB, conn net.PacketConn, address func(lookup int) netip.Add
 	return s
 }
 
-// Lookups returns how many lookups there were.
+// Lookups returns the number of lookups so far.
 func (s *Server) Lookups() int { return int(s.lookups.Load()) }
 
 func (s *Server) serve() {
@@ -67,8 +67,8 @@ func (s *Server) answers(question dnsmessage.Question) []dnsmessage.Resource {
 			return []dnsmessage.Resource{{Header: header, Body: &dnsmessage.AResource{A: address.As4()}}}
 		}
 	case dnsmessage.TypeAAAA:
-		// It comes before or after the query for an IPv4 address, so which lookup it is part
-		// of cannot be told.
+		// This query comes before or after the one for an IPv4 address, so the number of its
+		// lookup is a guess.
 		if address := s.address(s.Lookups() + 1); address.Is6() {
 			return []dnsmessage.Resource{{Header: header, Body: &dnsmessage.AAAAResource{AAAA: address.As16()}}}
 		}

@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// buildTimeout bounds the building of Vault from source, once per machine.
+// buildTimeout bounds building Vault from source, which happens once per machine.
 const buildTimeout = 30 * time.Minute
 
-// binary returns the path of a Vault binary, which it builds if need be.
+// binary returns the path of a Vault binary, which it builds if there is none.
 var binary = sync.OnceValues(func() (string, error) {
 	script, err := buildScript()
 	if err != nil {
@@ -33,8 +33,8 @@ var binary = sync.OnceValues(func() (string, error) {
 	return strings.TrimSpace(string(out)), nil
 })
 
-// buildScript finds the script beside this source file; with -trimpath, which hides
-// where that is, in a directory above the working directory.
+// buildScript finds the script in a directory above this source file or, since -trimpath
+// hides the path of that, above the working directory.
 func buildScript() (string, error) {
 	_, source, _, _ := runtime.Caller(0)
 	starts := []string{filepath.Dir(source)}

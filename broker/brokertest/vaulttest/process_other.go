@@ -4,6 +4,5 @@ package vaulttest
 
 import "syscall"
 
-// dieWithParent can only be had on Linux; elsewhere a server outlives a test binary
-// that is killed.
+// dieWithParent does nothing: only Linux can end the server with a test binary that is killed.
 func dieWithParent() *syscall.SysProcAttr { return nil }

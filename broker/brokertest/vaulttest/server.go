@@ -1,5 +1,5 @@
-// Package vaulttest runs a real Vault server for tests. It is built from source if
-// the machine has none, so tests need nothing but Go.
+// Package vaulttest runs a real Vault server for tests. Without one on the machine, it builds
+// Vault from source, so tests need nothing but Go.
 package vaulttest
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 )
 
-// Deadlines of a server. Startup includes the unsealing, and the election with raft.
+// Timeouts of a server. Starting includes unsealing and, with raft, the election.
 const (
 	startTimeout = 60 * time.Second
 	stopTimeout  = 30 * time.Second
@@ -28,7 +28,7 @@ const (
 // A Storage is where a server keeps its data.
 type Storage string
 
-// The storages that every build of Vault has. Only what Raft keeps survives
+// The storages that every build of Vault has. Only the data in Raft survives
 // [Server.Restart].
 const (
 	InMemory Storage = "inmem"
@@ -41,13 +41,13 @@ type Option func(*Server)
 // WithStorage selects the storage. Default: InMemory.
 func WithStorage(storage Storage) Option { return func(s *Server) { s.storage = storage } }
 
-// WithConfig adds to the server's configuration file, in HCL.
+// WithConfig appends HCL to the server's configuration file.
 func WithConfig(hcl string) Option { return func(s *Server) { s.extra += hcl + "\n" } }
 
 // A Server is a running, unsealed Vault with a KV version 2 engine at secret/. Its
 // methods are not for concurrent use.
 type Server struct {
-	Addr  string // "http://127.0.0.1:12345"; the same for the server's whole life
+	Addr  string // "http://127.0.0.1:12345"; does not change on Restart
 	Token string // the root token
 
 	storage   Storage
@@ -60,7 +60,7 @@ type Server struct {
 	log       brokertest.Log
 }
 
-// Start starts a server that ends with the test.
+// Start starts a server that runs until the test ends.
 func Start(t testing.TB, options ...Option) *Server {
 	t.Helper()
 	s, err := start(t.TempDir(), options)
@@ -76,7 +76,7 @@ func Start(t testing.TB, options ...Option) *Server {
 	return s
 }
 
-// Client returns a client that has the root token.
+// Client returns a client with the root token.
 func (s *Server) Client() *api.Client { return s.client }
 
 // Seal seals the server.
@@ -99,7 +99,7 @@ func (s *Server) Unseal(t testing.TB) {
 	}
 }
 
-// Stop ends the server, as SIGTERM does.
+// Stop ends the server gracefully.
 func (s *Server) Stop(t testing.TB) {
 	t.Helper()
 	if err := s.end(os.Interrupt); err != nil {
@@ -107,7 +107,7 @@ func (s *Server) Stop(t testing.TB) {
 	}
 }
 
-// Kill ends the server as a crash does.
+// Kill ends the server as a crash would.
 func (s *Server) Kill(t testing.TB) {
 	t.Helper()
 	if err := s.end(os.Kill); err != nil {
@@ -115,12 +115,11 @@ func (s *Server) Kill(t testing.TB) {
 	}
 }
 
-// Restart starts the server anew, with the data that it had, at the same address,
-// and unseals it.
+// Restart stops the server, starts it with the same data at the same address, and unseals it.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
 	if s.storage == InMemory {
-		t.Fatal("a Vault with its storage in memory would come back empty: use WithStorage")
+		t.Fatal("a Vault that stores in memory would be empty after a restart: use WithStorage")
 	}
 	s.Stop(t)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
@@ -150,7 +149,7 @@ func start(dir string, options []Option) (*Server, error) {
 	return s, nil
 }
 
-// configure writes the configuration and makes the client.
+// configure writes the configuration and creates the client.
 func (s *Server) configure() error {
 	listen, err := freeAddress()
 	if err != nil {
@@ -234,7 +233,7 @@ func (s *Server) initialize(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	// A new version 2 engine refuses everything until it has upgraded itself.
+	// A new version 2 engine refuses requests until it has upgraded itself.
 	return s.poll(ctx, func() error {
 		_, err := s.client.KVv2("secret").GetMetadata(ctx, "nothing")
 		if errors.Is(err, api.ErrSecretNotFound) {
@@ -244,7 +243,7 @@ func (s *Server) initialize(ctx context.Context) error {
 	})
 }
 
-// unseal waits until the server is the active one.
+// unseal unseals the server and waits until it is active.
 func (s *Server) unseal(ctx context.Context) error {
 	if _, err := s.client.Sys().UnsealWithContext(ctx, s.unsealKey); err != nil {
 		return err
@@ -258,7 +257,7 @@ func (s *Server) unseal(ctx context.Context) error {
 	})
 }
 
-// poll tries until there is no error, the process has ended or ctx is done.
+// poll calls try until it returns nil, the process ends, or ctx is done.
 func (s *Server) poll(ctx context.Context, try func() error) error {
 	for {
 		err := try()
@@ -275,7 +274,7 @@ func (s *Server) poll(ctx context.Context, try func() error) error {
 	}
 }
 
-// end does nothing if the process has ended already.
+// end sends a signal and waits for the process to end. It does nothing if that has ended.
 func (s *Server) end(signal os.Signal) error {
 	if s.cmd == nil {
 		return nil
@@ -287,11 +286,11 @@ func (s *Server) end(signal os.Signal) error {
 	case <-s.exited:
 		return nil
 	case <-time.After(stopTimeout):
-		return errors.Join(errors.New("it did not end by itself"), s.cmd.Process.Kill())
+		return errors.Join(errors.New("the server did not end in time"), s.cmd.Process.Kill())
 	}
 }
 
-// logTail returns the end of what the server has printed.
+// logTail returns the end of the server's output.
 func (s *Server) logTail() string {
 	const limit = 4096
 	log := s.log.String()

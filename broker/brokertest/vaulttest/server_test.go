@@ -20,7 +20,7 @@ func TestDataSurvivesARestart(t *testing.T) {
 	server.Restart(t)
 	got, err := kv.Get(t.Context(), "a")
 	if err != nil || got.Data["b"] != "c" {
-		t.Errorf("Get = %v, %v; want what was put", got, err)
+		t.Errorf("Get = %v, %v; want the data that was put", got, err)
 	}
 }
 
@@ -29,7 +29,7 @@ func TestSealedServerCanBeUnsealed(t *testing.T) {
 	server := vaulttest.Start(t)
 	server.Seal(t)
 	if _, err := server.Client().KVv2("secret").Put(t.Context(), "a", nil); err == nil {
-		t.Error("a sealed server took a secret")
+		t.Error("a sealed server stored a secret")
 	}
 	server.Unseal(t)
 	if _, err := server.Client().KVv2("secret").Put(t.Context(), "a", nil); err != nil {
@@ -37,9 +37,9 @@ func TestSealedServerCanBeUnsealed(t *testing.T) {
 	}
 }
 
-func TestSharedServerIsOne(t *testing.T) {
+func TestSharedReturnsOneServer(t *testing.T) {
 	t.Parallel()
 	if first, second := vaulttest.Shared(t), vaulttest.Shared(t); first != second {
-		t.Error("two servers")
+		t.Error("Shared returned two servers")
 	}
 }

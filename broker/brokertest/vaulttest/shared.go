@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// shared is the server of all tests of a package, started by the first that asks.
+// shared is the server that all tests of a package share, started by the first call of Shared.
 var shared struct {
 	once   sync.Once
 	dir    string
@@ -16,9 +16,8 @@ var shared struct {
 	err    error
 }
 
-// Shared returns the one server of the test package, whose TestMain has to call
-// [Main]. Tests keep apart by prefixes, or mounts, of their own, and leave the server
-// running and unsealed.
+// Shared returns the one server of a test package. Its TestMain must call [Main]. Tests use
+// separate prefixes or mounts, and leave the server running and unsealed.
 func Shared(t testing.TB) *Server {
 	t.Helper()
 	shared.once.Do(func() {
@@ -34,8 +33,8 @@ func Shared(t testing.TB) *Server {
 	return shared.server
 }
 
-// Main runs the tests of a package, without the VAULT_* variables of the user, and
-// stops the [Shared] server afterwards. Its result is for os.Exit.
+// Main runs the tests of a package without the user's VAULT_* variables, and stops the
+// [Shared] server afterwards. TestMain passes the result to os.Exit.
 func Main(m *testing.M) int {
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")
