@@ -82,7 +82,7 @@ func TestDecodeRefusesForeignRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := rec.Key
-	other.Consumer = "somebody else"
+	other.Consumer = "another"
 	for name, test := range map[string]struct {
 		key  record.Key
 		data string
