@@ -26,6 +26,9 @@ type outcome struct {
 	soonest, latest time.Duration
 }
 
+// errReset is what a client sees of a connection that breaks off.
+var errReset = errors.New("connection reset by peer")
+
 // never is when a parked connection's next attempt comes.
 const never = -1 * time.Second
 

@@ -1,4 +1,4 @@
-package broker_test
+package model
 
 import (
 	"flag"
@@ -40,7 +40,7 @@ func TestRandomInterleavingsKeepTheRules(t *testing.T) {
 				w := newWorld(seed)
 				w.live(rand.New(rand.NewPCG(seed, 1)))
 				if faults, trace := w.report(); faults != "" {
-					t.Errorf("seed %d, %s:\n%s\nrerun: go test ./broker -run TestRandomInterleavings -seed %d -seeds 20\n%s",
+					t.Errorf("seed %d, %s:\n%s\nrerun: go test ./broker/internal/model -run TestRandomInterleavings -seed %d -seeds 20\n%s",
 						seed, w.provider, faults, seed, trace)
 				}
 			})

@@ -1,4 +1,4 @@
-package broker_test
+package model
 
 import (
 	"errors"
@@ -13,6 +13,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
+
+// acme is the one connector of the model: OAuth, with refresh tokens.
+var acme = connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}
 
 // A world is the store, the provider and the replicas of one run, and what was seen
 // of them.
