@@ -32,8 +32,7 @@ func (h *harness) refuseSome() *atomic.Bool {
 // importAs imports a token that expired long ago for a customer.
 func (h *harness) importAs(customer, refresh string) record.Key {
 	h.t.Helper()
-	key := h.key
-	key.Consumer = customer
+	key := h.of(customer)
 	h.provider.Grant(refresh)
 	if _, _, err := h.importBody(key, fmt.Sprintf(`{"credentials":{"access_token":"a","refresh_token":%q,%s}}`, refresh, issued(2*time.Hour))); err != nil {
 		h.t.Fatal(err)
@@ -98,8 +97,7 @@ func TestDeadGrantDoesNotProlongAPause(t *testing.T) {
 			return brokertest.Response(401, map[string]any{"error": "invalid_client"}), nil
 		}
 		first := h.importAs("first", "r1")
-		dead := h.key
-		dead.Consumer = "dead"
+		dead := h.of("dead")
 		if _, _, err := h.importBody(dead, `{"credentials":{"access_token":"a","refresh_token":"gone",`+issued(2*time.Hour)+`}}`); err != nil {
 			t.Fatal(err)
 		}
@@ -125,11 +123,11 @@ func TestDeadGrantDoesNotProlongAPause(t *testing.T) {
 func TestWrongClientIsToldOnceAcrossReplicas(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
-		replicas := []*harness{newHarnessOn(t, store, provider), newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)}
+		all := replicas(t, 3)
+		provider := all[0].provider
 		told := func() string {
 			var events []string
-			for _, h := range replicas {
+			for _, h := range all {
 				events = append(events, h.events.types())
 			}
 			return strings.TrimSpace(strings.Join(events, " "))
@@ -142,18 +140,18 @@ func TestWrongClientIsToldOnceAcrossReplicas(t *testing.T) {
 			}
 			return nil, nil
 		}
-		keys := make([]record.Key, len(replicas))
-		for i, h := range replicas {
+		keys := make([]record.Key, len(all))
+		for i, h := range all {
 			keys[i] = h.importAs(fmt.Sprint("customer ", i), fmt.Sprint("r", i))
 		}
-		if got := len(provider.Requests()); got != len(replicas) {
+		if got := len(provider.Requests()); got != len(all) {
 			t.Errorf("got %d token requests, want one of each replica", got)
 		}
 		if got := told(); got != "failed" {
 			t.Errorf("got events %q, want one failed", got)
 		}
 
-		restarted := replicas[1]
+		restarted := all[1]
 		abandon(t, restarted.Broker)
 		restarted.start()
 		if _, err := restarted.Source(keys[1]).Token(t.Context()); err == nil {
@@ -166,13 +164,13 @@ func TestWrongClientIsToldOnceAcrossReplicas(t *testing.T) {
 
 		wrong.Store(false)
 		time.Sleep(5*time.Minute + time.Second)
-		for i, h := range replicas {
+		for i, h := range all {
 			h.token(keys[i])
 		}
 		synctest.Wait()
 		wrong.Store(true)
 		time.Sleep(2 * time.Hour)
-		for i, h := range replicas {
+		for i, h := range all {
 			if _, err := h.Source(keys[i]).Token(t.Context()); err == nil {
 				t.Error("got a token")
 			}
@@ -193,7 +191,6 @@ func TestTokenEndpointOfOneTenantDoesNotPauseTheOthers(t *testing.T) {
 		h.connect(connector.Definition{
 			ID: tenants, TokenURL: "https://{tenant}.acme.test/token", Settings: []connector.Setting{{Name: "tenant", Required: true}},
 		})
-		h.Configure(h.config)
 		// The provider's forms do not say which endpoint they were sent to, the refresh token does.
 		h.provider.Respond = func(_ int, form url.Values) (*http.Response, error) {
 			if strings.HasPrefix(form.Get("refresh_token"), "strange") {

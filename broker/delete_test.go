@@ -83,16 +83,10 @@ func TestAnswerThatWaitedForTheStoreIsRevokedWithItsConnection(t *testing.T) {
 		if err := h.Delete(t.Context(), h.key); !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("got %v, want ErrStoreUnavailable", err)
 		}
-		rec, rev, err := h.store.Load(t.Context(), h.key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		rec := h.record(h.key)
 		down.Store(false)
 		// Another replica, to which the store answers already, is faster.
-		tombstone := &record.Record{Key: h.key, CreatedAt: rec.CreatedAt, Deleted: time.Now(), Generation: rec.Generation + 1}
-		if _, err := h.store.Save(t.Context(), tombstone, rev); err != nil {
-			t.Fatal(err)
-		}
+		h.restore(&record.Record{Key: h.key, CreatedAt: rec.CreatedAt, Deleted: time.Now(), Generation: rec.Generation + 1})
 		time.Sleep(time.Minute)
 		if got, want := e.revoked(), "refresh-1 refresh_token"; got != want {
 			t.Errorf("got %s, want %s once", got, want)
@@ -148,7 +142,7 @@ func TestConsumerIsDeletedThoughSomeDeletionsFail(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		delete(h.config.Connectors, long) // its block is gone, its connection is not
+		h.disconnect(long) // its connection stays
 		h.store.Fail = func(op string, key record.Key) error {
 			if op == brokertest.OpSave && key.Connector == acme {
 				return record.ErrStoreUnavailable
@@ -184,7 +178,7 @@ func TestConnectionOfAConnectorWithoutABlockCanBeDeleted(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", issued(0))
-		delete(h.config.Connectors, acme)
+		h.disconnect(acme)
 		if err := h.Delete(t.Context(), h.key); err != nil {
 			t.Errorf("got %v", err)
 		}

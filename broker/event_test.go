@@ -17,12 +17,12 @@ import (
 func TestCycleIsToldOnceAcrossReplicas(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
-		replicas := []*harness{newHarnessOn(t, store, provider), newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)}
+		all := replicas(t, 3)
+		provider := all[0].provider
 		told := func() string {
 			synctest.Wait()
 			var events []string
-			for _, h := range replicas {
+			for _, h := range all {
 				if types := h.events.types(); types != "" {
 					events = append(events, types)
 				}
@@ -31,7 +31,7 @@ func TestCycleIsToldOnceAcrossReplicas(t *testing.T) {
 		}
 		call := func(howLong time.Duration) {
 			for begun := time.Now(); time.Since(begun) < howLong; time.Sleep(5 * time.Second) {
-				for _, h := range replicas {
+				for _, h := range all {
 					_, _ = h.Source(h.key).Token(t.Context())
 				}
 			}
@@ -45,7 +45,7 @@ func TestCycleIsToldOnceAcrossReplicas(t *testing.T) {
 			return nil, nil
 		}
 		provider.Grant("r1")
-		replicas[0].mustImport("a1", "r1", issued(2*time.Hour))
+		all[0].mustImport("a1", "r1", issued(2*time.Hour))
 		call(5 * time.Minute)
 		if got := told(); got != "pending" {
 			t.Errorf("after the first failures: got events %q, want pending", got)
@@ -61,7 +61,7 @@ func TestCycleIsToldOnceAcrossReplicas(t *testing.T) {
 				t.Errorf("after it has recovered: got events %q, want %s once", got, event)
 			}
 		}
-		for _, h := range replicas {
+		for _, h := range all {
 			h.token(h.key)
 		}
 	})

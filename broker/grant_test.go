@@ -16,9 +16,6 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// owner is a connector with the password grant.
-var owner = connector.ID{UnifiedAPI: "crm", ServiceID: "owner"}
-
 // grants returns the grant types of the token requests so far.
 func (h *harness) grants() string {
 	var types []string
@@ -26,15 +23,6 @@ func (h *harness) grants() string {
 		types = append(types, form.Get("grant_type"))
 	}
 	return strings.Join(types, " ")
-}
-
-func (h *harness) mustImportBody(key record.Key, body string) record.ImportOutcome {
-	h.t.Helper()
-	_, outcome, err := h.importBody(key, body)
-	if err != nil {
-		h.t.Fatalf("import of %s: %v", body, err)
-	}
-	return outcome
 }
 
 func TestClientCredentialsNeedNoImportedToken(t *testing.T) {
@@ -83,10 +71,7 @@ func TestClientCredentialsNeedNoImportedToken(t *testing.T) {
 func TestTokenOfAnotherIdentityIsNotUsedAnyMore(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{
-			ID: cc, GrantType: connector.ClientCredentials, TokenParams: map[string]string{"audience": "{tenant}"},
-			Settings: []connector.Setting{{Name: "tenant", Required: true}, {Name: "color"}},
-		})
+		h.connectTenants()
 		key := h.at(cc)
 		h.mustImportBody(key, `{"settings":{"tenant":"one"}}`)
 		first := h.token(key)
@@ -107,10 +92,7 @@ func TestTokenOfAnotherIdentityIsNotUsedAnyMore(t *testing.T) {
 func TestAnswerForAnotherIdentityIsDropped(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{
-			ID: cc, GrantType: connector.ClientCredentials, TokenParams: map[string]string{"audience": "{tenant}"},
-			Settings: []connector.Setting{{Name: "tenant", Required: true}},
-		})
+		h.connectTenants()
 		key := h.at(cc)
 		h.mustImportBody(key, `{"settings":{"tenant":"one"}}`)
 		h.provider.Respond = func(n int, form url.Values) (*http.Response, error) {
@@ -322,10 +304,7 @@ func TestConnectionHasAnOAuthClientOfItsOwn(t *testing.T) {
 func TestOneConnectionsSettingsPauseNoOther(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{
-			ID: cc, GrantType: connector.ClientCredentials, TokenParams: map[string]string{"audience": "{tenant}"},
-			Settings: []connector.Setting{{Name: "tenant", Required: true}},
-		})
+		h.connectTenants()
 		h.provider.Respond = func(_ int, form url.Values) (*http.Response, error) {
 			if form.Get("audience") == "nobody" {
 				return brokertest.Response(http.StatusNotFound, "no such tenant"), nil
@@ -401,8 +380,9 @@ func TestJSONRequestOnTheWire(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	h.pointAt(server.URL)
-	conn := h.config.Connectors[acme]
-	conn.TokenBody, conn.RefreshURL = connector.BodyJSON, server.URL+"/refresh"
+	h.configureConnector(acme, func(c *record.Connector) {
+		c.TokenBody, c.RefreshURL = connector.BodyJSON, server.URL+"/refresh"
+	})
 	var failed *record.TokenError
 	if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassAmbiguous {
 		t.Errorf("got %v, want an ambiguous failure", err)

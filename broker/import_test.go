@@ -105,8 +105,7 @@ func TestImportRequiresWhatTheAuthTypeNeeds(t *testing.T) {
 			t.Errorf("got %v, want ErrConnectorNotFound", err)
 		}
 		for _, consumer := range []string{"", strings.Repeat("x", 256), "a\nb", "a\x00", "\xff"} {
-			bad := h.key
-			bad.Consumer = consumer
+			bad := h.of(consumer)
 			var input *record.InputError
 			if _, _, err := h.importBody(bad, `{}`); !errors.As(err, &input) || input.Field != "x-apideck-consumer-id" {
 				t.Errorf("consumer %q: got %v, want an InputError for the header", consumer, err)

@@ -136,16 +136,11 @@ func TestSecondAnswerOfARefreshThatTheStoreDoesNotTake(t *testing.T) {
 			t.Errorf("got %q, want the first token", got)
 		}
 		down.Store(false) // and another replica imports
-		rec, rev, err := h.store.Load(t.Context(), h.key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		rec := h.record(h.key)
 		rec.Credentials.AccessToken, rec.Credentials.RefreshToken = secret.New("a9"), secret.New("r9")
 		rec.Generation++
 		rec.Lease = nil
-		if _, err := h.store.Save(t.Context(), rec, rev); err != nil {
-			t.Fatal(err)
-		}
+		h.restore(rec)
 		time.Sleep(10 * time.Second) // the second answer is there, and the store is out of reach again
 		if got := len(h.provider.Requests()); got != 2 || !down.Load() {
 			t.Fatalf("the token endpoint was asked %d times, want twice", got)
@@ -306,16 +301,15 @@ func abandon(t *testing.T, b *broker.Broker) {
 func TestJournalWinsOverEveryReplica(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
-		one := newHarnessOn(t, store, provider)
-		two, three := newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)
+		all := replicas(t, 3)
+		one, provider := all[0], all[0].provider
 		down := one.failing()
 		provider.Grant("r1")
 		provider.Deliver = func(int) error { down.Store(true); return nil }
 		one.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
 		results := make(chan error, 2)
-		for _, h := range []*harness{two, three} {
+		for _, h := range all[1:] {
 			go func() {
 				for {
 					if _, err := h.Source(h.key).Token(t.Context()); err == nil || !errors.Is(err, record.ErrStoreUnavailable) {
@@ -390,11 +384,11 @@ func TestRefreshTokenThatCameAloneIsNotLost(t *testing.T) {
 func TestManyAnswersAreSavedBeforeTheirLeasesRunOut(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
-		one, two := newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)
+		both := replicas(t, 2)
+		one, two, provider := both[0], both[1], both[0].provider
 		const connections = 60
 		var down, slow atomic.Bool
-		store.Fail = func(op string, _ record.Key) error {
+		one.store.Fail = func(op string, _ record.Key) error {
 			if down.Load() {
 				return record.ErrStoreUnavailable
 			}
@@ -464,16 +458,9 @@ func TestAnswerIsNotBroughtBackOverALaterImport(t *testing.T) {
 		if !strings.HasPrefix(rec.Credentials.AccessToken.Reveal(), "access-1-") {
 			t.Fatal("the token was not saved")
 		}
-		_, rev, err := h.store.Load(t.Context(), h.key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		// As another replica imports it.
 		rec.Generation++
 		rec.Credentials.AccessToken, rec.Credentials.Redeemed, rec.Credentials.IssuedAt = secret.New("a9"), false, time.Now()
-		if _, err := h.store.Save(t.Context(), rec, rev); err != nil {
-			t.Fatal(err)
-		}
+		h.restore(rec) // as another replica's import does
 		time.Sleep(time.Minute)
 		if got := h.record(h.key); got.Credentials.AccessToken.Reveal() != "a9" || got.Generation != rec.Generation {
 			t.Errorf("generation %d has %q, want what was imported", got.Generation, got.Credentials.AccessToken.Reveal())

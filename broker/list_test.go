@@ -129,7 +129,7 @@ func TestListIsInOrderAndLeavesOutTombstones(t *testing.T) {
 		if got, want := list(), "crm/acme callable, crm/keyed callable, crm/long available, crm/machines available"; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
-		delete(h.config.Connectors, keyed)
+		h.disconnect(keyed)
 		if got, want := list(), "crm/acme callable, crm/long available, crm/machines available"; got != want {
 			t.Errorf("without a block for it: got %s, want %s", got, want)
 		}

@@ -15,7 +15,6 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -67,16 +66,16 @@ func TestStormOnAnExpiredTokenRedeemsOnce(t *testing.T) {
 func TestStormAcrossReplicasRedeemsOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
-		replicas := []*harness{newHarnessOn(t, store, provider), newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)}
+		all := replicas(t, 3)
+		provider := all[0].provider
 		provider.Grant("r1")
 		provider.Deliver = func(int) error { time.Sleep(10 * time.Second); return nil }
-		replicas[0].mustImport("a1", "r1", issued(0))
+		all[0].mustImport("a1", "r1", issued(0))
 		time.Sleep(2 * time.Hour)
 		const callers = 10_000
 		var wg sync.WaitGroup
 		for i := range callers {
-			h := replicas[i%len(replicas)]
+			h := all[i%len(all)]
 			wg.Go(func() {
 				if tok, err := h.Source(h.key).Token(t.Context()); err != nil || tok.Generation != 2 {
 					t.Errorf("caller %d: got generation %d, %v; want 2", i, tok.Generation, err)
@@ -93,8 +92,8 @@ func TestStormAcrossReplicasRedeemsOnce(t *testing.T) {
 func TestTwoReplicasRedeemOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
-		one, two := newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)
+		both := replicas(t, 2)
+		one, two, provider := both[0], both[1], both[0].provider
 		provider.Grant("r1")
 		provider.Deliver = func(int) error { time.Sleep(10 * time.Second); return nil }
 		one.mustImport("a1", "r1", issued(2*time.Hour))
@@ -169,8 +168,8 @@ func TestLeaseOfAnEarlierProcessIsTakenOverAtOnceOnAnExclusiveStore(t *testing.T
 func TestRefusalAfterATakeoverWaitsForTheFormerHolder(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
-		slow, h := newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)
+		both := replicas(t, 2)
+		slow, h, provider := both[0], both[1], both[0].provider
 		provider.Grant("r1")
 		// The first replica redeems, and is paused before it can save.
 		paused := make(chan struct{})
@@ -383,7 +382,10 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		const connections = 1000
 		good := h.config.Connectors[acme].Client
-		h.config.Connectors[acme].Client = record.Client{ID: "client", Secret: secret.New("wrong")}
+		setClient := func(client record.Client) {
+			h.configureConnector(acme, func(c *record.Connector) { c.Client = client })
+		}
+		setClient(record.Client{ID: "client", Secret: secret.New("wrong")})
 		keys := make([]record.Key, connections)
 		for i := range keys {
 			keys[i] = h.key
@@ -423,9 +425,7 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 		}
 
 		synctest.Wait() // a flight under way would keep the client that it began with
-		mended := *h.config
-		mended.Connectors = map[connector.ID]*record.Connector{acme: {Definition: h.config.Connectors[acme].Definition, Client: good}}
-		h.Configure(&mended)
+		setClient(good)
 		for _, key := range keys {
 			h.token(key)
 		}
@@ -563,8 +563,7 @@ func TestStoreOutageServesAValidToken(t *testing.T) {
 		if waited := time.Since(begun); waited > time.Second {
 			t.Errorf("100 calls waited %v for the store", waited)
 		}
-		other := h.key
-		other.Consumer = "never read"
+		other := h.of("never read")
 		if _, err := h.Source(other).Token(t.Context()); !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("got %v, want ErrStoreUnavailable", err)
 		}
@@ -574,8 +573,8 @@ func TestStoreOutageServesAValidToken(t *testing.T) {
 func TestChangeByAnotherReplicaIsSeenWithinTheCacheTTL(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
-		one, two := newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)
+		both := replicas(t, 2)
+		one, two := both[0], both[1]
 		one.mustImport("a1", "r1", issued(0))
 		two.token(two.key)
 		time.Sleep(time.Second)

@@ -31,8 +31,7 @@ func TestInventedConsumersLeaveNothingInMemory(t *testing.T) {
 			}
 			var wg sync.WaitGroup
 			for i := range 300 {
-				key := h.key
-				key.Consumer = fmt.Sprint("invented ", i/3)
+				key := h.of(fmt.Sprint("invented ", i/3))
 				wg.Go(func() {
 					var err error
 					switch i % 3 {
@@ -83,7 +82,7 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 				return record.ErrConnectionNotFound
 			},
 			"admission refused": func(key record.Key) error {
-				h.config.Limits.Connection = -1
+				h.configure(func(cfg *broker.Config) { cfg.Limits.Connection = -1 })
 				admission, err := h.Admit(t.Context(), key)
 				if err == nil {
 					defer admission.Release()
@@ -101,8 +100,7 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 			"token":    func(key record.Key) error { _, err := h.ObtainToken(t.Context(), key); return err },
 		} {
 			for i := range 100 {
-				key := h.key
-				key.Consumer = fmt.Sprint("invented ", i)
+				key := h.of(fmt.Sprint("invented ", i))
 				if err := try(key); err == nil {
 					t.Errorf("%s: got no error", name)
 				}
@@ -136,8 +134,7 @@ func TestAdmitRefusesKeysThatCanNameNothing(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		for _, consumer := range []string{"", "a\nb", strings.Repeat("a", 1000)} {
-			key := h.key
-			key.Consumer = consumer
+			key := h.of(consumer)
 			_, _ = h.Source(key).Token(t.Context())
 			_, err := h.Admit(t.Context(), key)
 			if _, ok := errors.AsType[*record.InputError](err); !ok {

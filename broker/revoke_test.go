@@ -79,17 +79,18 @@ func (e *revocationEndpoint) sent() int {
 func (h *harness) revoking() *revocationEndpoint {
 	h.t.Helper()
 	e := &revocationEndpoint{provider: h.provider}
-	h.Broker = broker.New(broker.Options{
+	h.restart(broker.Options{
 		Open:      func(context.Context) (record.Store, error) { return h.store, nil },
 		Transport: func(bool) http.RoundTripper { return e },
 		Journal:   h.journal,
 	})
-	for _, conn := range h.config.Connectors {
-		if conn.AuthType == connector.OAuth2 {
-			conn.RevocationURL = "https://auth.acme.test/revoke"
+	h.configure(func(cfg *broker.Config) {
+		for _, conn := range cfg.Connectors {
+			if conn.AuthType == connector.OAuth2 {
+				conn.RevocationURL = "https://auth.acme.test/revoke"
+			}
 		}
-	}
-	h.Configure(h.config)
+	})
 	return e
 }
 
@@ -105,7 +106,7 @@ func TestDeleteRevokesTheGrantAtTheProvider(t *testing.T) {
 		if _, _, err := h.importBody(h.at(long), `{"credentials": {"access_token": "a2", `+issued(0)+`}}`); err != nil {
 			t.Fatal(err)
 		}
-		h.config.Connectors[long].AuthStyle = connector.AuthParams
+		h.configureConnector(long, func(c *record.Connector) { c.AuthStyle = connector.AuthParams })
 		if err := h.Delete(t.Context(), h.at(long)); err != nil {
 			t.Fatal(err)
 		}
@@ -131,8 +132,9 @@ func TestGrantOfAConnectionsOwnClientIsRevokedWithIt(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		e := h.revoking()
-		conn := h.config.Connectors[acme]
-		conn.Settings = append(conn.Settings, connector.Setting{Name: "client_id"}, connector.Setting{Name: "client_secret", Sensitive: true})
+		h.configureConnector(acme, func(c *record.Connector) {
+			c.Settings = []connector.Setting{{Name: "client_id"}, {Name: "client_secret", Sensitive: true}}
+		})
 		if _, _, err := h.importBody(h.key, `{"credentials": {"access_token": "a1", "refresh_token": "r1", `+issued(0)+`},
 			"settings": {"client_id": "own", "client_secret": "own-secret"}}`); err != nil {
 			t.Fatal(err)

@@ -37,8 +37,7 @@ func TestSourceIsATokenSourceOfOAuth2(t *testing.T) {
 		}
 		synctest.Wait()
 
-		none := h.key
-		none.Consumer = "nobody"
+		none := h.of("nobody")
 		if _, err := h.Source(none).OAuth2(t.Context()).Token(); !errors.Is(err, record.ErrConnectionNotFound) {
 			t.Errorf("got %v, want ErrConnectionNotFound", err)
 		}

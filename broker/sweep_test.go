@@ -164,7 +164,7 @@ func TestSweepFinishesARefreshThatACrashLost(t *testing.T) {
 func TestKeepAliveRedeemsARefreshTokenThatNobodyUses(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.config.Connectors[acme].KeepAlive = 7 * 24 * time.Hour
+		h.configureConnector(acme, func(c *record.Connector) { c.KeepAlive = 7 * 24 * time.Hour })
 		h.provider.Grant("r1")
 		h.mustImport("a1", "r1", issued(0))
 		for range 30 * 24 {
@@ -180,10 +180,10 @@ func TestKeepAliveRedeemsARefreshTokenThatNobodyUses(t *testing.T) {
 func TestOneReplicaSweepsAtATime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
+		all := replicas(t, 3)
 		var listing, most atomic.Int32
 		over := make(chan struct{})
-		store.Fail = func(op string, _ record.Key) error {
+		all[0].store.Fail = func(op string, _ record.Key) error {
 			if op == brokertest.OpList {
 				most.Store(max(most.Load(), listing.Add(1)))
 				select {
@@ -194,8 +194,7 @@ func TestOneReplicaSweepsAtATime(t *testing.T) {
 			}
 			return nil
 		}
-		for range 3 {
-			h := newHarnessOn(t, store, provider)
+		for _, h := range all {
 			h.mustImport("a1", "r1", issued(0))
 		}
 		t.Cleanup(func() { close(over) })
@@ -215,13 +214,7 @@ func TestStoreThatWasSetBackIsNotRedeemedFrom(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		h.token(h.key)
 		synctest.Wait()
-		_, rev, err := h.store.Load(t.Context(), h.key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := h.store.Save(t.Context(), backup, rev); err != nil {
-			t.Fatal(err)
-		}
+		h.restore(backup)
 		time.Sleep(2 * time.Hour)
 		var failed *record.TokenError
 		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || failed.Code != "stale_store" {
@@ -332,7 +325,7 @@ func TestAmbiguousOutcomeFollowsTheRotation(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			virtually(t, func(t *testing.T, h *harness) {
-				h.config.Connectors[acme].Rotation = test.rotation
+				h.configureConnector(acme, func(c *record.Connector) { c.Rotation = test.rotation })
 				h.provider.Grant("r1")
 				var second atomic.Int64
 				h.provider.Respond = func(n int, _ url.Values) (*http.Response, error) {

@@ -206,7 +206,7 @@ func TestTokenEndpointAtAPrivateAddressIsRefusedUnlessItIsMeant(t *testing.T) {
 		}))
 		t.Cleanup(server.Close)
 		h.pointAt(server.URL)
-		h.config.Connectors[acme].AllowPrivate = private
+		h.configureConnector(acme, func(c *record.Connector) { c.AllowPrivate = private })
 		var failed *record.TokenError
 		_, err := h.expired("a1", "r1").Token(t.Context())
 		if !errors.As(err, &failed) || failed.Class != record.ClassTransient || failed.Code != want.code || requests.Load() != want.requests {
@@ -251,8 +251,7 @@ func TestTokenEndpointOnAPrivateAddressIsNotAsked(t *testing.T) {
 	h.useRealTransport()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the private address was reached") }))
 	t.Cleanup(server.Close)
-	conn := h.config.Connectors[acme]
-	conn.TokenURL, conn.AllowPrivate = server.URL, false
+	h.configureConnector(acme, func(c *record.Connector) { c.TokenURL, c.AllowPrivate = server.URL, false })
 	var failed *record.TokenError
 	if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) {
 		t.Errorf("got %v, want a TokenError", err)
@@ -277,8 +276,9 @@ func TestClientAuthenticatesAsTheConnectorSays(t *testing.T) {
 			}))
 			t.Cleanup(server.Close)
 			h.pointAt(server.URL)
-			conn := h.config.Connectors[acme]
-			conn.AuthStyle, conn.Client = style, record.Client{ID: "id:", Secret: secret.New("s &")}
+			h.configureConnector(acme, func(c *record.Connector) {
+				c.AuthStyle, c.Client = style, record.Client{ID: "id:", Secret: secret.New("s &")}
+			})
 			if _, err := h.expired("a1", "r1").Token(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -289,21 +289,24 @@ func TestClientAuthenticatesAsTheConnectorSays(t *testing.T) {
 	}
 }
 
-// useRealTransport makes the harness's broker send token requests for real.
+// useRealTransport makes the harness's broker send token requests over the network.
 func (h *harness) useRealTransport() {
-	h.Broker = broker.New(broker.Options{Open: func(context.Context) (record.Store, error) { return h.store, nil }})
-	h.config.RefreshTimeout = time.Minute
-	h.Configure(h.config)
+	h.t.Helper()
+	h.restart(broker.Options{Open: func(context.Context) (record.Store, error) { return h.store, nil }})
+	h.configure(func(cfg *broker.Config) { cfg.RefreshTimeout = time.Minute })
 }
 
-// giveUpSoon is for what hangs.
-func (h *harness) giveUpSoon() { h.config.RefreshTimeout = 2 * time.Second }
+// giveUpSoon shortens the timeout of token requests, for endpoints that hang.
+func (h *harness) giveUpSoon() {
+	h.configure(func(cfg *broker.Config) { cfg.RefreshTimeout = 2 * time.Second })
+}
 
-// pointAt makes acme's token endpoint be at url.
+// pointAt sets the URL of acme's token endpoint.
 func (h *harness) pointAt(url string) {
-	conn := h.config.Connectors[acme]
-	conn.TokenURL, conn.AllowPrivate = url+"/token", true
-	conn.PermanentErrors = []string{"token_is_dead"}
+	h.configureConnector(acme, func(c *record.Connector) {
+		c.TokenURL, c.AllowPrivate = url+"/token", true
+		c.PermanentErrors = []string{"token_is_dead"}
+	})
 }
 
 // expired stores a connection to acme whose token has expired, and returns its source.

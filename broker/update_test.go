@@ -13,7 +13,6 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -143,11 +142,7 @@ func TestUpdateOfCredentialsRaisesTheGeneration(t *testing.T) {
 // ofTenant imports a connection whose token requests name a tenant, from its settings.
 func (h *harness) ofTenant(name string) record.Key {
 	h.t.Helper()
-	h.connect(connector.Definition{
-		ID: cc, GrantType: connector.ClientCredentials,
-		Settings:    []connector.Setting{{Name: "tenant", Required: true}},
-		TokenParams: map[string]string{"tenant": "{tenant}"},
-	})
+	h.connectTenants()
 	key := h.at(cc)
 	if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a0"}, "settings": {"tenant": "`+name+`"}}`); err != nil {
 		h.t.Fatal(err)
@@ -241,13 +236,7 @@ func TestImportMendsAStoreThatWasSetBack(t *testing.T) {
 			h.token(h.key)
 		}
 		synctest.Wait()
-		_, rev, err := h.store.Load(t.Context(), h.key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := h.store.Save(t.Context(), backup, rev); err != nil {
-			t.Fatal(err)
-		}
+		h.restore(backup)
 		time.Sleep(2 * time.Hour)
 		conn, err := h.Connection(t.Context(), h.key)
 		if err != nil || conn.State != record.StateInvalid || conn.Health != record.HealthNeedsAuth {

@@ -243,14 +243,9 @@ func TestTryOfARefusedRefreshTokenIsTakenOver(t *testing.T) {
 		h.provider.Respond = refuse
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
-		rec, rev, err := h.store.Load(t.Context(), h.key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		rec := h.record(h.key)
 		rec.Lease = &record.Lease{ID: "of a process that is gone", Duration: 45 * time.Second, RefreshToken: rec.Credentials.RefreshToken.Hash()}
-		if _, err := h.store.Save(t.Context(), rec, rev); err != nil {
-			t.Fatal(err)
-		}
+		h.restore(rec)
 		time.Sleep(time.Minute)
 		begun := time.Now()
 		if got := h.mustValidate(h.key); got != record.StateInvalid {
