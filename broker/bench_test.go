@@ -83,18 +83,6 @@ func BenchmarkCachedToken(b *testing.B) {
 	}
 }
 
-func TestCachedTokenIsHandedOutWithoutAllocating(t *testing.T) {
-	source := cachedSources(t, 1)[0]
-	ctx := context.Background()
-	if got := testing.AllocsPerRun(1000, func() {
-		if _, err := source.Token(ctx); err != nil {
-			t.Error(err)
-		}
-	}); got != 0 {
-		t.Errorf("got %v allocations, want none", got)
-	}
-}
-
 // BenchmarkAuthorize is the way of a request whose token is at hand.
 func BenchmarkAuthorize(b *testing.B) {
 	tokens, keys := cachedConnections(b, 1_000)
@@ -118,25 +106,5 @@ func BenchmarkAuthorize(b *testing.B) {
 		}
 		auth.HandleResponse(resp)
 		admission.Release()
-	}
-}
-
-func TestCachedTokenIsHandedOutWithoutALock(t *testing.T) {
-	t.Parallel()
-	source := cachedSources(t, 1)[0]
-	unlock := source.Lock()
-	defer unlock()
-	handed := make(chan error, 1)
-	go func() {
-		_, err := source.Token(context.Background())
-		handed <- err
-	}()
-	select {
-	case err := <-handed:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(10 * time.Second):
-		t.Error("it waits for a lock")
 	}
 }

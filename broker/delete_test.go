@@ -187,3 +187,52 @@ func TestConnectionOfAConnectorWithoutABlockCanBeDeleted(t *testing.T) {
 		}
 	})
 }
+
+func TestDeletedConnectionIsGoneAndStaysGone(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		if err := h.Delete(t.Context(), h.key); !errors.Is(err, record.ErrConnectionNotFound) {
+			t.Errorf("before there was one: got %v", err)
+		}
+		h.mustImport("a1-"+brokertest.AccessCanary, "r1-"+brokertest.RefreshCanary, issued(0))
+		if err := h.Delete(t.Context(), h.key); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Delete(t.Context(), h.key); !errors.Is(err, record.ErrConnectionNotFound) {
+			t.Errorf("again: got %v", err)
+		}
+		if _, err := h.Connection(t.Context(), h.key); !errors.Is(err, record.ErrConnectionNotFound) {
+			t.Errorf("got %v, want ErrConnectionNotFound", err)
+		}
+		if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, record.ErrConnectionNotFound) {
+			t.Errorf("got %v, want ErrConnectionNotFound", err)
+		}
+		synctest.Wait()
+		brokertest.NoCanary(t, "the store, earlier revisions included,", h.store.Contents())
+
+		h.mustImport("a2", "r2", issued(0))
+		if got := h.token(h.key); got != "a2" {
+			t.Errorf("after another import: got %q, want a2", got)
+		}
+		if rec := h.record(h.key); rec.Generation != 3 {
+			t.Errorf("got generation %d, want 3: it goes on counting", rec.Generation)
+		}
+	})
+}
+
+func TestAnswerForADeletedConnectionIsDropped(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		release := h.holdAnswers("r1")
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
+		if err := h.Delete(t.Context(), h.key); err != nil {
+			t.Fatal(err)
+		}
+		close(release)
+		synctest.Wait()
+		if rec := h.record(h.key); !rec.IsTombstone() || rec.Credentials != nil {
+			t.Error("the connection is back")
+		}
+	})
+}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -110,129 +109,6 @@ func TestAnswerForAnotherIdentityIsDropped(t *testing.T) {
 		}
 		if rec := h.record(key); rec.Credentials.AccessToken.Reveal() != "for-two" || rec.Lease != nil {
 			t.Errorf("stored is %s", rec.Credentials.AccessToken.Reveal())
-		}
-	})
-}
-
-func TestRefusedFetchCostsOneCallUntilTheSettingsChange(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{ID: owner, GrantType: connector.Password})
-		h.provider.Passwords = map[string]string{"ann": "right-" + brokertest.APIKeyCanary}
-		key := h.at(owner)
-		h.mustImportBody(key, `{"settings":{"username":"ann","password":"wrong"}}`)
-		for range 5 {
-			var failed *record.TokenError
-			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassPermanent || !failed.Parked {
-				t.Errorf("got %v, want a permanent failure", err)
-			}
-			time.Sleep(time.Hour)
-		}
-		if got := h.grants(); got != "password" {
-			t.Errorf("got token requests %q, want one", got)
-		}
-		if view, err := h.Connection(t.Context(), key); err != nil || view.State != record.StateInvalid || view.Health != record.HealthNeedsAuth {
-			t.Errorf("got %v, %v, want invalid, needs_auth", view, err)
-		}
-		if got := h.events.types(); got != "failed" {
-			t.Errorf("got events %q, want one failure", got)
-		}
-		h.mustImportBody(key, `{"settings":{"password":"right-`+brokertest.APIKeyCanary+`"}}`)
-		h.token(key)
-	})
-}
-
-func TestPasswordGrantUsesRefreshTokensWhileTheyWork(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{ID: owner, GrantType: connector.Password})
-		h.provider.Passwords = map[string]string{"ann": "secret"}
-		key := h.at(owner)
-		var input *record.InputError
-		if _, _, err := h.importBody(key, `{"settings":{"username":"ann"}}`); !errors.As(err, &input) || input.Field != "settings.password" {
-			t.Errorf("got %v, want an InputError for settings.password", err)
-		}
-		view, _, err := h.importBody(key, `{"settings":{"username":"ann","password":"secret"}}`)
-		if err != nil || view.Settings["password"] != record.Mask {
-			t.Fatalf("got %v, %v, want the password masked", view, err)
-		}
-		tokens := map[string]bool{h.token(key): true}
-		for range 2 {
-			time.Sleep(2 * time.Hour)
-			tokens[h.token(key)] = true
-		}
-		if got, want := h.grants(), "password refresh_token refresh_token"; got != want || len(tokens) != 3 {
-			t.Errorf("got token requests %q and %d tokens, want %q", got, len(tokens), want)
-		}
-		if form := h.provider.Requests()[0]; form.Get("username") != "ann" || form.Get("password") != "secret" {
-			t.Errorf("got %v", form)
-		}
-	})
-}
-
-// TestRefusedRefreshTokenFallsBackToThePassword revokes the grant: the password brings
-// another one, at once, in the same flight.
-func TestRefusedRefreshTokenFallsBackToThePassword(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{ID: owner, GrantType: connector.Password})
-		h.provider.Passwords = map[string]string{"ann": "secret"}
-		key := h.at(owner)
-		h.mustImportBody(key, `{"settings":{"username":"ann","password":"secret"}}`)
-		h.token(key)
-		spent := h.record(key).Credentials.RefreshToken
-		h.provider.Respond = func(_ int, form url.Values) (*http.Response, error) {
-			if form.Get("grant_type") != "refresh_token" {
-				return nil, nil
-			}
-			return brokertest.Response(http.StatusBadRequest, map[string]any{"error": "invalid_grant"}), nil
-		}
-		time.Sleep(2 * time.Hour)
-		h.token(key)
-		if got, want := h.grants(), "password refresh_token password"; got != want {
-			t.Errorf("got token requests %q, want %q", got, want)
-		}
-		rec := h.record(key)
-		if rec.Credentials.RefreshToken.Equal(spent) || rec.Lease != nil || rec.Cycle.Phase != record.PhaseHealthy || rec.Replaced[len(rec.Replaced)-1] != spent.Hash() {
-			t.Errorf("the refused refresh token is there still, or not remembered: %+v", rec.Cycle)
-		}
-		if got := h.events.types(); got != "" {
-			t.Errorf("got events %q, want none: nothing has failed", got)
-		}
-
-		// And when the password is refused as well, that is the end of it.
-		h.provider.Passwords["ann"] = "another"
-		time.Sleep(2 * time.Hour)
-		for range 3 {
-			var failed *record.TokenError
-			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked {
-				t.Errorf("got %v, want a parked connection", err)
-			}
-		}
-		if got, want := h.grants(), "password refresh_token password refresh_token password"; got != want {
-			t.Errorf("got token requests %q, want %q", got, want)
-		}
-	})
-}
-
-// TestRefusedPasswordLeavesAValidTokenInUse: what is refused is the next token.
-func TestRefusedPasswordLeavesAValidTokenInUse(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{ID: owner, GrantType: connector.Password})
-		h.provider.Passwords, h.provider.KeepRefresh = map[string]string{"ann": "secret"}, true // no refresh tokens at all
-		key := h.at(owner)
-		h.mustImportBody(key, `{"settings":{"username":"ann","password":"secret"}}`)
-		first := h.token(key)
-		h.provider.Passwords["ann"] = "another"
-		time.Sleep(58 * time.Minute) // due for a refresh ahead of its expiry
-		h.token(key)
-		synctest.Wait()
-		if got := h.token(key); got != first {
-			t.Errorf("got %s, want the valid token", got)
-		}
-		if got := h.grants(); got != "password password" {
-			t.Errorf("got token requests %q", got)
 		}
 	})
 }
@@ -346,48 +222,85 @@ func TestOneConnectionsSettingsPauseNoOther(t *testing.T) {
 	})
 }
 
-func TestTokenRequestIsJSONWhereTheServiceWantsThat(t *testing.T) {
+func TestClientCredentialsAreFetchedWhenTheTokenExpires(t *testing.T) {
 	t.Parallel()
-	for style, want := range map[connector.AuthStyle]string{
-		connector.AuthHeader: "grant_type=refresh_token&refresh_token=r1&x=%22%3C%26",
-		connector.AuthParams: "client_id=client&client_secret=" + brokertest.ClientSecretCanary + "&grant_type=refresh_token&refresh_token=r1&x=%22%3C%26",
-	} {
-		virtually(t, func(t *testing.T, h *harness) {
-			h.connect(connector.Definition{
-				ID: acme, AuthStyle: style, TokenBody: connector.BodyJSON, TokenParams: map[string]string{"x": `"<&`},
-			})
-			h.provider.Grant("r1")
-			h.expired("a1", "r1")
-			h.token(h.key)
-			if got := h.provider.Requests()[0].Encode(); got != want {
-				t.Errorf("%s: got %s, want %s", style, got, want)
-			}
-		})
-	}
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.at(cc)
+		if _, _, err := h.importBody(key, `{"credentials":{"access_token":"a1",`+issued(0)+`}}`); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Hour)
+		if got := h.token(key); !strings.HasPrefix(got, "access-1-") {
+			t.Errorf("got %q", got)
+		}
+		if got := h.provider.Requests()[0].Get("grant_type"); got != "client_credentials" {
+			t.Errorf("got grant_type %q", got)
+		}
+	})
 }
 
-// TestJSONRequestOnTheWire looks at what a server gets, once.
-func TestJSONRequestOnTheWire(t *testing.T) {
+func TestObtainTokenFetchesOne(t *testing.T) {
 	t.Parallel()
-	h := newHarness(t)
-	h.useRealTransport()
-	var got []string
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body := make([]byte, r.ContentLength)
-		_, _ = r.Body.Read(body)
-		got = append(got, r.Method+" "+r.URL.Path+" "+r.Header.Get("Content-Type")+" "+string(body))
-		w.WriteHeader(http.StatusInternalServerError)
-	}))
-	t.Cleanup(server.Close)
-	h.pointAt(server.URL)
-	h.configureConnector(acme, func(c *record.Connector) {
-		c.TokenBody, c.RefreshURL = connector.BodyJSON, server.URL+"/refresh"
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.at(cc)
+		if _, err := h.ObtainToken(t.Context(), key); !errors.Is(err, record.ErrConnectionNotFound) {
+			t.Errorf("without a connection: got %v", err)
+		}
+		if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a1", `+issued(0)+`}}`); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := h.ObtainToken(t.Context(), key)
+		if err != nil || conn.State != record.StateCallable {
+			t.Fatalf("got %+v, %v", conn, err)
+		}
+		if got := h.token(key); !strings.HasPrefix(got, "access-1") {
+			t.Errorf("got %q, want the one that was fetched", got)
+		}
+		if _, err := h.ObtainToken(t.Context(), key); err != nil {
+			t.Errorf("within the cooldown: got %v", err)
+		}
+		h.wantRequests("within the cooldown", 1)
+
+		synctest.Wait()
+		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
+			return brokertest.Response(http.StatusServiceUnavailable, "down"), nil
+		}
+		time.Sleep(time.Minute)
+		var failed *record.TokenError
+		if _, err := h.ObtainToken(t.Context(), key); !errors.As(err, &failed) || failed.Class != record.ClassTransient {
+			t.Errorf("with a valid token, and none fetched: got %v, want a transient TokenError", err)
+		}
 	})
-	var failed *record.TokenError
-	if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassAmbiguous {
-		t.Errorf("got %v, want an ambiguous failure", err)
-	}
-	if want := `POST /refresh application/json {"grant_type":"refresh_token","refresh_token":"r1"}`; len(got) != 1 || got[0] != want {
-		t.Errorf("got %q, want %q once", got, want)
-	}
+}
+
+// Settings that the token endpoint refuses cost it one call, however many ask.
+func TestFetchedTokenThatIsRefusedIsParked(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.ofTenant("a")
+		h.mustUpdate(key, `{"settings": {"tenant": "wrong"}}`)
+		synctest.Wait()
+		sent := len(h.provider.Requests())
+		h.provider.Respond = refuse
+		var failed *record.TokenError
+		for range 5 {
+			if _, err := h.ObtainToken(t.Context(), key); !errors.As(err, &failed) || !failed.Parked {
+				t.Errorf("got %v, want a TokenError for good", err)
+			}
+			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked {
+				t.Errorf("got %v, want a TokenError for good", err)
+			}
+		}
+		h.wantRequests("refused", sent+1)
+		if conn, err := h.Connection(t.Context(), key); err != nil || conn.State != record.StateInvalid || conn.Health != record.HealthNeedsAuth {
+			t.Errorf("got %+v, %v; want invalid, needs_auth", conn, err)
+		}
+		time.Sleep(72 * time.Hour) // the sweep finds nothing to clear
+		synctest.Wait()
+		h.provider.Respond = nil
+		h.mustUpdate(key, `{"settings": {"tenant": "right"}}`)
+		if got := h.token(key); got == "" {
+			t.Error("no token with the right settings")
+		}
+	})
 }

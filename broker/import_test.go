@@ -236,21 +236,6 @@ func TestImportMergesSettingsAndMetadata(t *testing.T) {
 	}
 }
 
-func TestImportOfOnlySettingsKeepsCredentials(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.mustImport("a1", "r1", issued(0))
-		_, outcome, err := h.importBody(h.key, `{"settings":{"realm":"1"}}`)
-		if err != nil || outcome != record.ImportKept {
-			t.Fatalf("got %q, %v, want kept", outcome, err)
-		}
-		rec := h.record(h.key)
-		if rec.Credentials.RefreshToken.Reveal() != "r1" || rec.Settings["realm"] != "1" || rec.Generation != 1 {
-			t.Errorf("got refresh token and settings %v, generation %d", rec.Settings, rec.Generation)
-		}
-	})
-}
-
 func TestMaskedSettingSentBackStaysAsItWas(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {

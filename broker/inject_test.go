@@ -264,47 +264,6 @@ func TestResponseHeadersDoNotShowTheCredential(t *testing.T) {
 	})
 }
 
-func TestRefusedTokenWithoutRefreshTokenNeedsAuth(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		key := h.at(long)
-		if _, _, err := h.importBody(key, `{"credentials":{"access_token":"a1"}}`); err != nil {
-			t.Fatal(err)
-		}
-		for range 3 {
-			auth, err := h.Authorize(request(t, "https://api.acme.test/"), key)
-			if err != nil {
-				t.Fatal(err)
-			}
-			auth.HandleResponse(brokertest.Response(http.StatusForbidden, ""))
-		}
-		auth, err := h.Authorize(request(t, "https://api.acme.test/"), key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for range 3 {
-			auth.HandleResponse(brokertest.Response(http.StatusUnauthorized, ""))
-		}
-		synctest.Wait()
-		var failed *record.TokenError
-		if _, err := h.Authorize(request(t, "https://api.acme.test/"), key); !errors.As(err, &failed) || !failed.Parked {
-			t.Errorf("got %v, want a TokenError of a parked connection", err)
-		}
-		if view, err := h.Connection(t.Context(), key); err != nil || view.Health != record.HealthNeedsAuth {
-			t.Errorf("got health %s, %v, want needs_auth", view.Health, err)
-		}
-		if got := h.events.types(); got != "failed" {
-			t.Errorf("got events %q, want one failed", got)
-		}
-		if _, _, err := h.importBody(key, `{"credentials":{"access_token":"a2"}}`); err != nil {
-			t.Fatal(err)
-		}
-		if got := h.token(key); got != "a2" {
-			t.Errorf("after another import: got %q, want a2", got)
-		}
-	})
-}
-
 func TestInjectedCookieReplacesItsNamesakesAlone(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {

@@ -245,3 +245,31 @@ func TestRedeemRemembersReplacedHashes(t *testing.T) {
 		}
 	})
 }
+
+func TestExpiredGrantImportedDuringARedeemIsRefreshedToo(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		release := make(chan struct{})
+		h.provider.Grant("r1")
+		h.provider.Grant("r2")
+		h.provider.Deliver = func(n int) error {
+			if n == 1 {
+				<-release
+			}
+			return nil
+		}
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
+		if got := h.mustImport("a2", "r2", issued(90*time.Minute)); got != record.ImportStored {
+			t.Fatalf("got %q, want stored", got)
+		}
+		close(release)
+		synctest.Wait()
+		if got := fmt.Sprint(h.redeemed()); got != "[r1 r2]" {
+			t.Errorf("redeemed %s, want [r1 r2]", got)
+		}
+		if got := h.token(h.key); !strings.HasPrefix(got, "access-2-") {
+			t.Errorf("got %q, want the token of the second grant", got)
+		}
+	})
+}

@@ -3,7 +3,6 @@ package broker_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -255,37 +253,6 @@ func TestTokenEndpointOnAPrivateAddressIsNotAsked(t *testing.T) {
 	var failed *record.TokenError
 	if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) {
 		t.Errorf("got %v, want a TokenError", err)
-	}
-}
-
-func TestClientAuthenticatesAsTheConnectorSays(t *testing.T) {
-	t.Parallel()
-	for style, want := range map[connector.AuthStyle]string{
-		connector.AuthHeader: `header "id%3A" "s+%26", params "" ""`, // RFC 6749 section 2.3.1: form-encoded first
-		connector.AuthParams: `header "" "", params "id:" "s &"`,
-	} {
-		t.Run(string(style), func(t *testing.T) {
-			t.Parallel()
-			h := newHarness(t)
-			h.useRealTransport()
-			got := ""
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				id, clientSecret, _ := r.BasicAuth()
-				got = fmt.Sprintf("header %q %q, params %q %q", id, clientSecret, r.FormValue("client_id"), r.FormValue("client_secret"))
-				_, _ = io.WriteString(w, `{"access_token":"a2"}`)
-			}))
-			t.Cleanup(server.Close)
-			h.pointAt(server.URL)
-			h.configureConnector(acme, func(c *record.Connector) {
-				c.AuthStyle, c.Client = style, record.Client{ID: "id:", Secret: secret.New("s &")}
-			})
-			if _, err := h.expired("a1", "r1").Token(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if got != want {
-				t.Errorf("got %s, want %s", got, want)
-			}
-		})
 	}
 }
 

@@ -2,8 +2,6 @@ package broker_test
 
 import (
 	"errors"
-	"net/http"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -223,36 +221,6 @@ func TestUpdateDuringAnOutageIsNotLost(t *testing.T) {
 	})
 }
 
-// An import after the store was set back counts on from what was seen, or what it
-// stores would be taken for old again.
-func TestImportMendsAStoreThatWasSetBack(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.provider.Grant("r1")
-		h.mustImport("a1", "r1", issued(0))
-		backup := h.record(h.key)
-		for range 3 {
-			time.Sleep(2 * time.Hour)
-			h.token(h.key)
-		}
-		synctest.Wait()
-		h.restore(backup)
-		time.Sleep(2 * time.Hour)
-		conn, err := h.Connection(t.Context(), h.key)
-		if err != nil || conn.State != record.StateInvalid || conn.Health != record.HealthNeedsAuth {
-			t.Errorf("got %+v, %v; want it shown as invalid", conn, err)
-		}
-		if conn, err = h.Validate(t.Context(), h.key); err != nil || conn.State != record.StateInvalid {
-			t.Errorf("validate: got %+v, %v; want invalid", conn, err)
-		}
-		h.mustImport("b1", "s1", issued(0))
-		time.Sleep(time.Minute)
-		if got := h.token(h.key); got != "b1" {
-			t.Errorf("after another import: got %q, want b1", got)
-		}
-	})
-}
-
 func TestUpdateIsRefused(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -301,9 +269,4 @@ func TestObjectsAreNotNestedForEver(t *testing.T) {
 			t.Errorf("an import, %d deep: got %v, want an error that names metadata", depth, err)
 		}
 	}
-}
-
-// refuse answers every token request with invalid_grant.
-func refuse(int, url.Values) (*http.Response, error) {
-	return brokertest.Response(http.StatusBadRequest, map[string]any{"error": "invalid_grant"}), nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -235,33 +235,22 @@ func TestConnectionThatComesAndGoesHasOneRefreshAtATime(t *testing.T) {
 	})
 }
 
-// A flood of 401s to requests that cannot be sent again is dealt with once. The test counts
-// goroutines, so that it has to be alone.
-func TestRejectionsInAFloodAreDealtWithOnce(t *testing.T) {
+func TestIdleConnectionsLeaveMemory(t *testing.T) {
+	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.provider.Grant("r1")
-		h.provider.Deliver = func(int) error { time.Sleep(10 * time.Second); return nil }
-		h.mustImport("a1", "r1", issued(0))
-		auth, err := h.Authorize(request(t, "https://api.acme.test/"), h.key)
-		if err != nil {
-			t.Fatal(err)
+		var loads atomic.Int32
+		h.store.FailAfter = func(op string, key record.Key) error {
+			if op == brokertest.OpLoad && key == h.key {
+				loads.Add(1)
+			}
+			return nil
 		}
-		before := runtime.NumGoroutine()
-		for range 1000 {
-			auth.RenewInBackground()
-		}
-		synctest.Wait()
-		if got := runtime.NumGoroutine() - before; got > 2 {
-			t.Errorf("%d goroutines wait for one refresh", got)
-		}
-		time.Sleep(time.Minute)
-		if tok, err := h.Source(h.key).Token(t.Context()); err != nil || tok.Generation != 2 {
-			t.Errorf("got generation %d, %v; want 2", tok.Generation, err)
-		}
-		auth.RenewInBackground() // which has to be possible again
-		synctest.Wait()
-		if got := len(h.provider.Requests()); got != 1 {
-			t.Errorf("got %d token requests, want 1", got)
+		h.mustImport("a1", "r1", `"issued_at":"2000-01-01T00:00:00Z","expires_at":"2099-01-01T00:00:00Z"`)
+		time.Sleep(3 * time.Hour)
+		before := loads.Load()
+		h.token(h.key)
+		if loads.Load() == before {
+			t.Error("the record was not read again")
 		}
 	})
 }

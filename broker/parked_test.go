@@ -1,0 +1,99 @@
+package broker_test
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
+
+func TestDeadConnectionCostsTheTokenEndpointOneCall(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		for range 47 {
+			var failed *record.TokenError
+			_, err := h.Source(h.key).Token(t.Context())
+			if !errors.As(err, &failed) || !failed.Parked || failed.Code != "invalid_grant" || !failed.FirstRefresh {
+				t.Fatalf("got %v, want a TokenError of a parked connection", err)
+			}
+			time.Sleep(time.Hour)
+		}
+		if got := len(h.provider.Requests()); got != 1 {
+			t.Errorf("got %d token requests, want 1", got)
+		}
+		if got := h.events.types(); got != "failed" {
+			t.Errorf("got events %q, want failed", got)
+		}
+		if rec := h.record(h.key); rec.Credentials == nil {
+			t.Error("the credentials were cleared before the retention was over")
+		}
+		view, err := h.Connection(t.Context(), h.key)
+		if err != nil || view.State != record.StateInvalid || view.Health != record.HealthNeedsAuth {
+			t.Errorf("got state %s, health %s, %v", view.State, view.Health, err)
+		}
+
+		time.Sleep(2 * time.Hour) // the retention is over: the sweep clears the credentials
+		if rec := h.record(h.key); rec.Credentials != nil {
+			t.Error("the credentials were not cleared")
+		}
+		var failed *record.TokenError
+		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked || failed.Code != "no_credentials" {
+			t.Errorf("got %v, want a TokenError for want of credentials", err)
+		}
+		if view, err := h.Connection(t.Context(), h.key); err != nil || view.State != record.StateAdded || view.Health != record.HealthNeedsAuth {
+			t.Errorf("got state %s, health %s, %v", view.State, view.Health, err)
+		}
+	})
+}
+
+func TestDeadConnectionSparesTheStore(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		var loads atomic.Int32
+		h.store.FailAfter = func(op string, _ record.Key) error {
+			if op == brokertest.OpLoad {
+				loads.Add(1)
+			}
+			return nil
+		}
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
+		before := loads.Load()
+		for range 1000 {
+			if _, err := h.Source(h.key).Token(t.Context()); err == nil {
+				t.Fatal("got a token")
+			}
+		}
+		if got := loads.Load() - before; got > 1 {
+			t.Errorf("1000 calls for a dead connection cost %d loads", got)
+		}
+	})
+}
+
+// Retention is about the refresh token that was refused, not about one that came later.
+func TestRetentionSparesWhatWasImportedLater(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		time.Sleep(47 * time.Hour)
+		h.provider.Grant("r2")
+		h.mustImport("a2", "r2", issued(0))
+		time.Sleep(48 * time.Hour)
+		if rec := h.record(h.key); rec.Credentials == nil {
+			t.Fatal("the credentials were cleared")
+		}
+		h.token(h.key)
+	})
+}
+
+// refuse answers every token request with invalid_grant.
+func refuse(int, url.Values) (*http.Response, error) {
+	return brokertest.Response(http.StatusBadRequest, map[string]any{"error": "invalid_grant"}), nil
+}
