@@ -20,7 +20,7 @@ func TestStoreOutageServesAValidToken(t *testing.T) {
 			if !down.Load() {
 				return nil
 			}
-			time.Sleep(5 * time.Second) // a store that hangs
+			time.Sleep(5 * time.Second) // it hangs
 			return record.ErrStoreUnavailable
 		}
 		h.mustImport("a1", "r1", issued(0))
@@ -70,20 +70,31 @@ func TestCachedTokenIsHandedOutWithoutAllocating(t *testing.T) {
 	}
 }
 
-func TestCachedTokenIsHandedOutWithoutALock(t *testing.T) {
+func TestCachedTokenIsHandedOutWhileAllLocksOfARefreshAreTaken(t *testing.T) {
 	t.Parallel()
 	source := cachedSources(t, 1)[0]
+	want, err := source.Token(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	unlock := source.Lock()
 	defer unlock()
-	handed := make(chan error, 1)
+	type handed struct {
+		token broker.Token
+		err   error
+	}
+	got := make(chan handed, 1)
 	go func() {
-		_, err := source.Token(context.Background())
-		handed <- err
+		token, err := source.Token(context.Background())
+		got <- handed{token, err}
 	}()
 	select {
-	case err := <-handed:
-		if err != nil {
-			t.Error(err)
+	case h := <-got:
+		if h.err != nil {
+			t.Error(h.err)
+		}
+		if !h.token.AccessToken.Equal(want.AccessToken) {
+			t.Error("got another token than without the locks")
 		}
 	case <-time.After(10 * time.Second):
 		t.Error("it waits for a lock")

@@ -23,14 +23,6 @@ func (h *harness) mustValidate(key record.Key) record.State {
 	return conn.State
 }
 
-// wantRequests checks how many token requests there were so far.
-func (h *harness) wantRequests(what string, want int) {
-	h.t.Helper()
-	if got := len(h.provider.Requests()); got != want {
-		h.t.Errorf("%s: got %d token requests so far, want %d", what, got, want)
-	}
-}
-
 func TestValidateRefreshesAValidToken(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
