@@ -3,17 +3,16 @@ package broker_test
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
+	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
-	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-func TestShutdownFinishesARedeemUnderWay(t *testing.T) {
+func TestShutdownFinishesARefreshInProgress(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.provider.Grant("r1")
@@ -27,54 +26,67 @@ func TestShutdownFinishesARedeemUnderWay(t *testing.T) {
 		if waited := time.Since(begun); waited != 10*time.Second {
 			t.Errorf("closed after %v, want 10s", waited)
 		}
-		rec := h.record(h.key)
-		if !strings.HasPrefix(rec.Credentials.RefreshToken.Reveal(), "refresh-1-") || rec.Cycle.Queued || rec.Lease != nil {
-			t.Error("the answer was not saved")
+		if rec := h.wantRecord(h.key, recordWant{refresh: "refresh-1-"}); rec.Cycle.Queued {
+			t.Error("the refresh is still queued")
 		}
-		if _, err := h.Source(record.Key{Application: "app", Consumer: "other", Connector: acme}).Token(t.Context()); !errors.Is(err, broker.ErrShuttingDown) {
+		if _, err := h.Source(h.of("other")).Token(t.Context()); !errors.Is(err, broker.ErrShuttingDown) {
 			t.Errorf("got %v, want ErrShuttingDown", err)
 		}
 	})
 }
 
-// A shutdown waits for what is in memory alone, for as long as it is allowed to.
+// importUnsavable imports a token and refreshes it while neither the store nor the journal
+// takes anything. It returns the switch of the store.
+func (h *harness) importUnsavable() (down *atomic.Bool) {
+	h.t.Helper()
+	down = h.failing()
+	h.provider.Grant("r1")
+	h.provider.Deliver = func(int) error {
+		down.Store(true)
+		h.journal.Fail(errors.New("no space left on device"))
+		return nil
+	}
+	h.mustImport("a1", "r1", issued(2*time.Hour))
+	synctest.Wait()
+	return down
+}
+
 func TestShutdownWaitsForATokenThatNothingTakes(t *testing.T) {
 	t.Parallel()
-	for _, comesBack := range []bool{true, false} {
-		t.Run(fmt.Sprintf("comes back %t", comesBack), func(t *testing.T) {
-			t.Parallel()
-			virtually(t, func(t *testing.T, h *harness) {
-				down := h.failing()
-				h.provider.Grant("r1")
-				h.provider.Deliver = func(int) error {
-					down.Store(true)
-					h.journal.Fail(errors.New("no space left on device"))
-					return nil
-				}
-				h.mustImport("a1", "r1", issued(2*time.Hour))
-				synctest.Wait()
-				if comesBack {
-					time.AfterFunc(12*time.Second, func() { down.Store(false) })
-				}
-				ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
-				defer cancel()
-				begun := time.Now()
-				err := h.Close(ctx)
-				took := time.Since(begun)
-				if comesBack {
-					if rec := h.record(h.key); err != nil || took < 12*time.Second || !strings.HasPrefix(rec.Credentials.RefreshToken.Reveal(), "refresh-1-") {
-						t.Errorf("closed after %v with %v, want the token saved", took, err)
-					}
-					return
-				}
-				if !errors.Is(err, context.DeadlineExceeded) || took != 25*time.Second {
-					t.Errorf("closed after %v with %v, want all of 25s and an error", took, err)
-				}
-				if log := h.log.String(); !strings.Contains(log, "neither the store nor the journal took a refreshed token before the shutdown") {
-					t.Error("the log does not say which connection may have to be authorised again")
-				}
-				down.Store(false) // or else the broker would never end
-			})
-		})
-	}
+	virtually(t, func(t *testing.T, h *harness) {
+		down := h.importUnsavable()
+		time.AfterFunc(12*time.Second, func() { down.Store(false) })
+		ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
+		defer cancel()
+		begun := time.Now()
+		if err := h.Close(ctx); err != nil {
+			t.Errorf("got %v, want the token saved", err)
+		}
+		if took := time.Since(begun); took < 12*time.Second {
+			t.Errorf("closed after %v, want it to wait 12s for the store", took)
+		}
+		h.wantRecord(h.key, recordWant{refresh: "refresh-1-"})
+	})
+}
+
+func TestShutdownWaitsNoLongerThanItMayForATokenThatNothingTakes(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		down := h.importUnsavable()
+		before := len(h.logLines("level=ERROR"))
+		ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
+		defer cancel()
+		begun := time.Now()
+		if err := h.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want DeadlineExceeded", err)
+		}
+		if took := time.Since(begun); took != 25*time.Second {
+			t.Errorf("closed after %v, want 25s", took)
+		}
+		h.wantLogged(1, slog.LevelError, "before the shutdown")
+		if got := len(h.logLines("level=ERROR")) - before; got != 1 {
+			t.Errorf("the shutdown logged %d errors, want the one that names the connection; the log:\n%s", got, h.log)
+		}
+		down.Store(false) // otherwise the broker never ends
+	})
 }
