@@ -270,3 +270,19 @@ func (h *harness) failing() *atomic.Bool {
 	}
 	return &down
 }
+
+// importUnsavable imports a token and refreshes it while neither the store nor the journal
+// takes anything. It returns the switch of the store.
+func (h *harness) importUnsavable() (down *atomic.Bool) {
+	h.t.Helper()
+	down = h.failing()
+	h.provider.Grant("r1")
+	h.provider.Deliver = func(int) error {
+		down.Store(true)
+		h.journal.Fail(errors.New("no space left on device"))
+		return nil
+	}
+	h.mustImport("a1", "r1", issued(2*time.Hour))
+	synctest.Wait()
+	return down
+}

@@ -1,7 +1,6 @@
 package broker_test
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -32,9 +31,7 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 			keys[i].Consumer = fmt.Sprint("customer ", i)
 			refresh := fmt.Sprintf("r-%d", i)
 			h.provider.Grant(refresh)
-			if _, _, err := h.importBody(keys[i], fmt.Sprintf(`{"credentials":{"access_token":"a","refresh_token":%q,%s}}`, refresh, issued(2*time.Hour))); err != nil {
-				t.Fatal(err)
-			}
+			h.mustImportBody(keys[i], fmt.Sprintf(`{"credentials":{"access_token":"a","refresh_token":%q,%s}}`, refresh, issued(2*time.Hour)))
 			synctest.Wait()
 		}
 		const rounds = 12
@@ -59,12 +56,19 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 			t.Errorf("got events %q, want one failed for the connector", got)
 		}
 		for _, key := range keys {
-			if rec := h.record(key); rec.Credentials == nil || rec.IsParked() || !rec.Cycle.CredentialsExpireAt.IsZero() {
-				t.Fatalf("%s has lost its credentials, or will", key.Consumer)
+			rec := h.record(key)
+			if rec.Credentials == nil {
+				t.Fatalf("%s has lost its credentials", key.Consumer)
+			}
+			if rec.IsParked() {
+				t.Fatalf("%s is parked", key.Consumer)
+			}
+			if at := rec.Cycle.CredentialsExpireAt; !at.IsZero() {
+				t.Fatalf("%s will lose its credentials at %v", key.Consumer, at)
 			}
 		}
 
-		synctest.Wait() // a flight under way would keep the client that it began with
+		synctest.Wait() // a flight in progress would keep its client
 		setClient(good)
 		for _, key := range keys {
 			h.token(key)
@@ -72,12 +76,12 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 	})
 }
 
-// A grant that is gone says that the client is right: the next connection need not wait
-// for another five minutes.
-func TestDeadGrantDoesNotProlongAPause(t *testing.T) {
+// A token endpoint that refuses a dead grant has accepted the client: the next connection
+// need not wait another five minutes.
+func TestDeadGrantDoesNotKeepTheBreakerOpen(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		var mended atomic.Bool // at the provider, which nobody can know of
+		var mended atomic.Bool // at the provider, unknown to the broker
 		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
 			if mended.Load() {
 				return nil, nil
@@ -86,29 +90,24 @@ func TestDeadGrantDoesNotProlongAPause(t *testing.T) {
 		}
 		first := h.importAs("first", "r1")
 		dead := h.of("dead")
-		if _, _, err := h.importBody(dead, `{"credentials":{"access_token":"a","refresh_token":"gone",`+issued(2*time.Hour)+`}}`); err != nil {
-			t.Fatal(err)
-		}
+		h.mustImportBody(dead, `{"credentials":{"access_token":"a","refresh_token":"gone",`+issued(2*time.Hour)+`}}`)
 		mended.Store(true)
 		time.Sleep(5*time.Minute - time.Second)
-		var failed *record.TokenError
-		if _, err := h.Source(first).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassConfiguration {
-			t.Errorf("got %v, want that the connector is paused", err)
-		}
-		if err := h.Delete(t.Context(), first); err != nil { // so that the probe is the other's
+		_, err := h.Source(first).Token(t.Context())
+		wantTokenErrorCode(t, err, record.ClassConfiguration, "connector_paused")
+		if err := h.Delete(t.Context(), first); err != nil { // so that the other connection makes the probe
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		if _, err := h.Source(dead).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked {
-			t.Errorf("got %v, want that the grant is gone", err)
-		}
+		_, err = h.Source(dead).Token(t.Context())
+		wantParked(t, err)
 		h.token(h.importAs("second", "r2"))
 	})
 }
 
-// A wrong client is told of once, though each replica finds out for itself, and each
-// process again; and once more when it is wrong another time.
-func TestWrongClientIsToldOnceAcrossReplicas(t *testing.T) {
+// A wrong client is announced once, though each replica and each new process finds out for
+// itself. It is announced again when it has worked in between.
+func TestWrongClientIsAnnouncedOnceAcrossReplicas(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		all := replicas(t, 3)
@@ -170,16 +169,16 @@ func TestWrongClientIsToldOnceAcrossReplicas(t *testing.T) {
 	})
 }
 
-// Where settings decide the token endpoint, one tenant's may not know the client: it is in
-// another region, or its owner has removed the integration. The others go on.
-func TestTokenEndpointOfOneTenantDoesNotPauseTheOthers(t *testing.T) {
+// Where settings decide the token endpoint, that of one tenant may not know the client: it
+// is in another region, or its owner has removed the integration. The others go on.
+func TestTokenEndpointOfOneTenantDoesNotStopTheOthers(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		tenants := connector.ID{UnifiedAPI: "crm", ServiceID: "tenants"}
 		h.connect(connector.Definition{
 			ID: tenants, TokenURL: "https://{tenant}.acme.test/token", Settings: []connector.Setting{{Name: "tenant", Required: true}},
 		})
-		// The provider's forms do not say which endpoint they were sent to, the refresh token does.
+		// The forms do not say to which endpoint they were sent; the refresh token does.
 		h.provider.Respond = func(_ int, form url.Values) (*http.Response, error) {
 			if strings.HasPrefix(form.Get("refresh_token"), "strange") {
 				return brokertest.Response(401, map[string]any{"error": "invalid_client"}), nil
@@ -194,10 +193,8 @@ func TestTokenEndpointOfOneTenantDoesNotPauseTheOthers(t *testing.T) {
 		connect := func(consumer, tenant, refresh string) {
 			t.Helper()
 			h.provider.Grant(refresh)
-			if _, _, err := h.importBody(key(consumer), `{"credentials":{"access_token":"a","refresh_token":"`+refresh+`",`+
-				issued(2*time.Hour)+`},"settings":{"tenant":"`+tenant+`"}}`); err != nil {
-				t.Fatal(err)
-			}
+			h.mustImportBody(key(consumer), `{"credentials":{"access_token":"a","refresh_token":"`+refresh+`",`+
+				issued(2*time.Hour)+`},"settings":{"tenant":"`+tenant+`"}}`)
 			synctest.Wait()
 		}
 		connect("jane", "elsewhere", "strange-1")
@@ -205,17 +202,18 @@ func TestTokenEndpointOfOneTenantDoesNotPauseTheOthers(t *testing.T) {
 		if got := h.token(key("john")); got == "" || got == "a" {
 			t.Errorf("got %q, want a new token", got)
 		}
-		// The strange tenant's connections share its pause.
+		// The connections of one tenant share its breaker.
 		before := len(h.provider.Requests())
 		connect("joan", "elsewhere", "strange-2")
 		if got := len(h.provider.Requests()); got != before {
 			t.Errorf("got %d requests more to an endpoint that does not know the client", got-before)
 		}
-		// Another tenant's is news of its own.
+		// Each tenant's endpoint is reported once.
 		connect("jill", "abroad", "strange-3")
-		const paused = "a token endpoint that settings decide refuses"
-		if log := h.log.String(); strings.Count(log, paused) != 2 {
-			t.Errorf("the log does not say twice what is paused: %s", log)
+		for consumer, want := range map[string]int{"jane": 1, "joan": 0, "jill": 1} {
+			if got := h.logLines("level=ERROR", "connection="+key(consumer).String()); len(got) != want {
+				t.Errorf("got %d errors that name the connection of %s, want %d; the log:\n%s", len(got), consumer, want, h.log)
+			}
 		}
 	})
 }

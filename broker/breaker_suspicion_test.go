@@ -14,8 +14,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// refuseSome answers requests for refresh tokens that begin with "bad" without saying
-// what is wrong, until the returned switch is on.
+// refuseSome refuses refresh tokens that begin with "bad", with a code that does not say
+// what is wrong, until the returned switch is true.
 func (h *harness) refuseSome() *atomic.Bool {
 	var mended atomic.Bool
 	h.provider.Respond = func(_ int, form url.Values) (*http.Response, error) {
@@ -27,21 +27,19 @@ func (h *harness) refuseSome() *atomic.Bool {
 	return &mended
 }
 
-// importAs imports a token that expired long ago for a customer.
+// importAs imports an expired token for a customer, which the broker then refreshes.
 func (h *harness) importAs(customer, refresh string) record.Key {
 	h.t.Helper()
 	key := h.of(customer)
 	h.provider.Grant(refresh)
-	if _, _, err := h.importBody(key, fmt.Sprintf(`{"credentials":{"access_token":"a","refresh_token":%q,%s}}`, refresh, issued(2*time.Hour))); err != nil {
-		h.t.Fatal(err)
-	}
+	h.mustImportBody(key, fmt.Sprintf(`{"credentials":{"access_token":"a","refresh_token":%q,%s}}`, refresh, issued(2*time.Hour)))
 	synctest.Wait()
 	return key
 }
 
-// One customer's refresh token is malformed, and the token endpoint says invalid_request:
-// nobody else has to wait for that.
-func TestRefusalOfOneConnectionDoesNotPauseTheConnector(t *testing.T) {
+// One customer's refresh token is malformed, and the token endpoint says invalid_request.
+// No other connection waits for that.
+func TestRefusalOfOneConnectionDoesNotTripTheBreakerOfTheConnector(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.refuseSome()
@@ -58,8 +56,8 @@ func TestRefusalOfOneConnectionDoesNotPauseTheConnector(t *testing.T) {
 	})
 }
 
-// The same answer for one after the other is not their fault: the connector is paused.
-func TestRefusalsInARowPauseTheConnector(t *testing.T) {
+// When one connection after the other gets that answer, the fault is the connector's.
+func TestRefusalsInARowTripTheBreakerOfTheConnector(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		mended := h.refuseSome()
@@ -69,7 +67,7 @@ func TestRefusalsInARowPauseTheConnector(t *testing.T) {
 			keys[i] = h.importAs(fmt.Sprint("customer ", i), fmt.Sprint("bad ", i))
 		}
 		if got := len(h.provider.Requests()); got != 3 {
-			t.Errorf("got %d token requests, want 3: then it is the connector's fault", got)
+			t.Errorf("got %d token requests, want 3: those trip the breaker", got)
 		}
 		if got := h.events.types(); got != "failed failed failed" {
 			t.Errorf("got events %q, want three", got)

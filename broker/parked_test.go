@@ -1,7 +1,6 @@
 package broker_test
 
 import (
-	"errors"
 	"net/http"
 	"net/url"
 	"sync/atomic"
@@ -18,10 +17,13 @@ func TestDeadConnectionCostsTheTokenEndpointOneCall(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		for range 47 {
-			var failed *record.TokenError
 			_, err := h.Source(h.key).Token(t.Context())
-			if !errors.As(err, &failed) || !failed.Parked || failed.Code != "invalid_grant" || !failed.FirstRefresh {
-				t.Fatalf("got %v, want a TokenError of a parked connection", err)
+			failed := wantParked(t, err)
+			if failed.Code != "invalid_grant" {
+				t.Fatalf("got code %q, want invalid_grant", failed.Code)
+			}
+			if !failed.FirstRefresh {
+				t.Fatal("it is not the first refresh since the import")
 			}
 			time.Sleep(time.Hour)
 		}
@@ -34,22 +36,17 @@ func TestDeadConnectionCostsTheTokenEndpointOneCall(t *testing.T) {
 		if rec := h.record(h.key); rec.Credentials == nil {
 			t.Error("the credentials were cleared before the retention was over")
 		}
-		view, err := h.Connection(t.Context(), h.key)
-		if err != nil || view.State != record.StateInvalid || view.Health != record.HealthNeedsAuth {
-			t.Errorf("got state %s, health %s, %v", view.State, view.Health, err)
-		}
+		h.wantView(h.key, record.StateInvalid, record.HealthNeedsAuth)
 
 		time.Sleep(2 * time.Hour) // the retention is over: the sweep clears the credentials
 		if rec := h.record(h.key); rec.Credentials != nil {
 			t.Error("the credentials were not cleared")
 		}
-		var failed *record.TokenError
-		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked || failed.Code != "no_credentials" {
-			t.Errorf("got %v, want a TokenError for want of credentials", err)
+		_, err := h.Source(h.key).Token(t.Context())
+		if failed := wantParked(t, err); failed.Code != "no_credentials" {
+			t.Errorf("got code %q, want no_credentials", failed.Code)
 		}
-		if view, err := h.Connection(t.Context(), h.key); err != nil || view.State != record.StateAdded || view.Health != record.HealthNeedsAuth {
-			t.Errorf("got state %s, health %s, %v", view.State, view.Health, err)
-		}
+		h.wantView(h.key, record.StateAdded, record.HealthNeedsAuth)
 	})
 }
 
@@ -77,7 +74,7 @@ func TestDeadConnectionSparesTheStore(t *testing.T) {
 	})
 }
 
-// Retention is about the refresh token that was refused, not about one that came later.
+// The retention counts for the refused refresh token, not for one that is imported later.
 func TestRetentionSparesWhatWasImportedLater(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {

@@ -35,11 +35,11 @@ func TestStormOnAnExpiredTokenRedeemsOnce(t *testing.T) {
 				}
 			})
 			if i == 0 {
-				synctest.Wait() // so that it is this caller who starts the refresh
+				synctest.Wait() // this caller starts the refresh
 			}
 		}
 		synctest.Wait()
-		cancel() // the caller who started it goes away
+		cancel() // the caller that started it goes away
 		synctest.Wait()
 		close(release)
 		wg.Wait()

@@ -17,7 +17,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// Consumers are whatever callers say.
+// Callers name consumers freely.
 func TestInventedConsumersLeaveNothingInMemory(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -50,7 +50,7 @@ func TestInventedConsumersLeaveNothingInMemory(t *testing.T) {
 			wg.Wait()
 			synctest.Wait()
 			if got := h.Refreshers(); got != 1 {
-				t.Errorf("outage %t: %d connections are known, want the one that there is", outage, got)
+				t.Errorf("outage %t: %d connections are in memory, want 1", outage, got)
 			}
 		}
 		down.Store(false)
@@ -60,7 +60,7 @@ func TestInventedConsumersLeaveNothingInMemory(t *testing.T) {
 	})
 }
 
-// Nor does what callers try with them and may not: what fails before it comes to a record.
+// The same for calls that fail before they reach a record.
 func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -90,7 +90,7 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 				_, err = admission.Authorize(request(t, "https://evil.test/"))
 				return err
 			},
-			"call to a URL that none may have": func(key record.Key) error {
+			"call to a URL that is not allowed": func(key record.Key) error {
 				return h.admitCall(key, "https://api.acme.test/a/%2e%2e/b")
 			},
 			"call to a URL with settings": func(key record.Key) error {
@@ -107,7 +107,7 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 			}
 			synctest.Wait()
 			if got := h.Refreshers(); got != 0 {
-				t.Errorf("%s: %d connections are known, want none", name, got)
+				t.Errorf("%s: %d connections are in memory, want none", name, got)
 			}
 		}
 	})
@@ -129,7 +129,7 @@ func (h *harness) admitCall(key record.Key, url string) error {
 	return err
 }
 
-// Nobody is admitted for a key that can name nothing, whoever has asked for it before.
+// That holds even if a source was made for the key before.
 func TestAdmitRefusesKeysThatCanNameNothing(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -148,8 +148,7 @@ func TestAdmitRefusesKeysThatCanNameNothing(t *testing.T) {
 	})
 }
 
-// A source may have been asked for before there was a connection: it shares everything
-// with those that were asked for later.
+// A source from before the connection was imported shares everything with later ones.
 func TestSourceOfAnInventedConsumerWorksOnceThereIsAConnection(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -177,8 +176,8 @@ func TestSourceOfAnInventedConsumerWorksOnceThereIsAConnection(t *testing.T) {
 	})
 }
 
-// Of a deleted connection something is remembered for as long as its tombstone lasts: a
-// backup of the store could bring it back.
+// The broker remembers a deleted connection for as long as its tombstone lasts: a restored
+// backup could bring it back.
 func TestDeletedConnectionsLeaveMemoryAfterTheirTombstones(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -188,17 +187,17 @@ func TestDeletedConnectionsLeaveMemoryAfterTheirTombstones(t *testing.T) {
 		}
 		time.Sleep(20 * time.Hour)
 		if got := h.Refreshers(); got != 1 {
-			t.Errorf("after 20 hours %d connections are known, want 1", got)
+			t.Errorf("after 20 hours %d connections are in memory, want 1", got)
 		}
 		time.Sleep(10 * time.Hour)
 		if got := h.Refreshers(); got != 0 {
-			t.Errorf("after 30 hours %d connections are known, want none", got)
+			t.Errorf("after 30 hours %d connections are in memory, want none", got)
 		}
 	})
 }
 
-// Callers of a connection that comes and goes get its latest token, and each refresh
-// token of it is sent once, whoever has asked for what before.
+// Callers of a connection that comes and goes get its latest token, and each of its refresh
+// tokens is sent once.
 func TestConnectionThatComesAndGoesHasOneRefreshAtATime(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -221,13 +220,13 @@ func TestConnectionThatComesAndGoesHasOneRefreshAtATime(t *testing.T) {
 			wg.Go(func() { h.mustImport("a", refresh, issued(2*time.Hour)) })
 			wg.Wait()
 			h.token(h.key)
-			if err := h.store.Delete(t.Context(), h.key); err != nil { // as an operator does, by hand
+			if err := h.store.Delete(t.Context(), h.key); err != nil { // as an operator does by hand
 				t.Fatal(err)
 			}
 			time.Sleep(time.Minute)
 		}
 		if got := most.Load(); got != 1 {
-			t.Errorf("there were %d redeems at a time", got)
+			t.Errorf("got %d token requests at a time, want 1", got)
 		}
 		if got := len(h.provider.Requests()); got != rounds {
 			t.Errorf("got %d token requests, want %d", got, rounds)
@@ -250,7 +249,7 @@ func TestIdleConnectionsLeaveMemory(t *testing.T) {
 		before := loads.Load()
 		h.token(h.key)
 		if loads.Load() == before {
-			t.Error("the record was not read again")
+			t.Error("the record was not read again: it was still in memory")
 		}
 	})
 }

@@ -1,7 +1,6 @@
 package broker_test
 
 import (
-	"errors"
 	"net/http"
 	"runtime"
 	"testing"
@@ -27,7 +26,7 @@ func TestRejectedTokenIsRenewedOnce(t *testing.T) {
 			t.Error("not renewed")
 		}
 		if !auth.Renew(t.Context()) { // a second request with the old token
-			t.Error("the newer one was not seen")
+			t.Error("the newer token was not seen")
 		}
 		if got := len(h.provider.Requests()); got != 1 {
 			t.Errorf("got %d token requests, want 1", got)
@@ -43,10 +42,10 @@ func TestRejectedTokenIsRenewedOnce(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 		if got := len(h.provider.Requests()); got > 15 {
-			t.Errorf("got %d token requests in three hours of 401s", got)
+			t.Errorf("got %d token requests in three hours of 401s, want 15 at most", got)
 		}
 
-		// It takes one at last: then the cooldown starts anew.
+		// After a success the cooldown starts from the beginning.
 		time.Sleep(time.Hour)
 		auth, err = h.Authorize(request(t, url), h.key)
 		if err != nil {
@@ -74,7 +73,7 @@ func TestRejectedTokenIsRenewedOnce(t *testing.T) {
 }
 
 // A flood of 401s to requests that cannot be sent again is dealt with once. The test counts
-// goroutines, so that it has to be alone.
+// goroutines, and so does not run in parallel.
 func TestRejectionsInAFloodAreDealtWithOnce(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		h.provider.Grant("r1")
@@ -96,7 +95,7 @@ func TestRejectionsInAFloodAreDealtWithOnce(t *testing.T) {
 		if tok, err := h.Source(h.key).Token(t.Context()); err != nil || tok.Generation != 2 {
 			t.Errorf("got generation %d, %v; want 2", tok.Generation, err)
 		}
-		auth.RenewInBackground() // which has to be possible again
+		auth.RenewInBackground() // possible again
 		synctest.Wait()
 		if got := len(h.provider.Requests()); got != 1 {
 			t.Errorf("got %d token requests, want 1", got)
@@ -108,9 +107,7 @@ func TestRefusedTokenWithoutRefreshTokenNeedsAuth(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		key := h.at(long)
-		if _, _, err := h.importBody(key, `{"credentials":{"access_token":"a1"}}`); err != nil {
-			t.Fatal(err)
-		}
+		h.mustImportBody(key, `{"credentials":{"access_token":"a1"}}`)
 		for range 3 {
 			auth, err := h.Authorize(request(t, "https://api.acme.test/"), key)
 			if err != nil {
@@ -126,19 +123,13 @@ func TestRefusedTokenWithoutRefreshTokenNeedsAuth(t *testing.T) {
 			auth.HandleResponse(brokertest.Response(http.StatusUnauthorized, ""))
 		}
 		synctest.Wait()
-		var failed *record.TokenError
-		if _, err := h.Authorize(request(t, "https://api.acme.test/"), key); !errors.As(err, &failed) || !failed.Parked {
-			t.Errorf("got %v, want a TokenError of a parked connection", err)
-		}
-		if view, err := h.Connection(t.Context(), key); err != nil || view.Health != record.HealthNeedsAuth {
-			t.Errorf("got health %s, %v, want needs_auth", view.Health, err)
-		}
+		_, err = h.Authorize(request(t, "https://api.acme.test/"), key)
+		wantParked(t, err)
+		h.wantView(key, record.StateInvalid, record.HealthNeedsAuth)
 		if got := h.events.types(); got != "failed" {
 			t.Errorf("got events %q, want one failed", got)
 		}
-		if _, _, err := h.importBody(key, `{"credentials":{"access_token":"a2"}}`); err != nil {
-			t.Fatal(err)
-		}
+		h.mustImportBody(key, `{"credentials":{"access_token":"a2"}}`)
 		if got := h.token(key); got != "a2" {
 			t.Errorf("after another import: got %q, want a2", got)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,22 +32,6 @@ func TestShutdownFinishesARefreshInProgress(t *testing.T) {
 			t.Errorf("got %v, want ErrShuttingDown", err)
 		}
 	})
-}
-
-// importUnsavable imports a token and refreshes it while neither the store nor the journal
-// takes anything. It returns the switch of the store.
-func (h *harness) importUnsavable() (down *atomic.Bool) {
-	h.t.Helper()
-	down = h.failing()
-	h.provider.Grant("r1")
-	h.provider.Deliver = func(int) error {
-		down.Store(true)
-		h.journal.Fail(errors.New("no space left on device"))
-		return nil
-	}
-	h.mustImport("a1", "r1", issued(2*time.Hour))
-	synctest.Wait()
-	return down
 }
 
 func TestShutdownWaitsForATokenThatNothingTakes(t *testing.T) {
