@@ -33,14 +33,12 @@ func TestClientCredentialsNeedNoImportedToken(t *testing.T) {
 			Settings:    []connector.Setting{{Name: "tenant", Required: true}},
 		})
 		key := h.at(cc)
-		var input *record.InputError
-		if _, _, err := h.importBody(key, `{}`); !errors.As(err, &input) || input.Field != "settings.tenant" {
-			t.Errorf("got %v, want an InputError for settings.tenant", err)
+		_, _, err := h.importBody(key, `{}`)
+		wantInvalid(t, err, "settings.tenant")
+		if outcome := h.mustImportBody(key, `{"settings":{"tenant":"one"}}`); outcome != record.ImportStored {
+			t.Errorf("got %s, want stored", outcome)
 		}
-		view, outcome, err := h.importBody(key, `{"settings":{"tenant":"one"}}`)
-		if err != nil || outcome != record.ImportStored || view.State != record.StateCallable || view.Health != record.HealthOK {
-			t.Fatalf("got %v, %s, %v, want a callable connection", view, outcome, err)
-		}
+		h.wantView(key, record.StateCallable, record.HealthOK)
 		if outcome := h.mustImportBody(key, `{"settings":{"tenant":"one"}}`); outcome != record.ImportKept {
 			t.Errorf("the second import: got %s, want kept", outcome)
 		}
@@ -49,7 +47,7 @@ func TestClientCredentialsNeedNoImportedToken(t *testing.T) {
 		}
 		first := h.token(key)
 		if again := h.token(key); again != first {
-			t.Errorf("got another token at once: %s", again)
+			t.Errorf("got another token while %s is valid: %s", first, again)
 		}
 		time.Sleep(2 * time.Hour)
 		if later := h.token(key); later == first {
@@ -67,27 +65,29 @@ func TestClientCredentialsNeedNoImportedToken(t *testing.T) {
 	})
 }
 
-func TestTokenOfAnotherIdentityIsNotUsedAnyMore(t *testing.T) {
+func TestTokenOfAnotherIdentityIsNoLongerUsed(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.connectTenants()
 		key := h.at(cc)
 		h.mustImportBody(key, `{"settings":{"tenant":"one"}}`)
 		first := h.token(key)
-		if outcome := h.mustImportBody(key, `{"settings":{"color":"red"}}`); outcome != record.ImportKept || h.token(key) != first {
-			t.Errorf("a setting that has no part in token requests: %s, or the token is gone", outcome)
+		if outcome := h.mustImportBody(key, `{"settings":{"color":"red"}}`); outcome != record.ImportKept {
+			t.Errorf("a setting that token requests do not use: got %s, want kept", outcome)
+		}
+		if got := h.token(key); got != first {
+			t.Errorf("a setting that token requests do not use: got %q, want %q as before", got, first)
 		}
 		if outcome := h.mustImportBody(key, `{"settings":{"tenant":"two"}}`); outcome != record.ImportStored {
 			t.Errorf("got %s, want stored", outcome)
 		}
 		if second := h.token(key); second == first {
-			t.Error("a token for the tenant one is served to the tenant two")
+			t.Error("the token of tenant one is served to tenant two")
 		}
 	})
 }
 
-// TestAnswerForAnotherIdentityIsDropped changes the settings while a token for those
-// before is being fetched.
+// The settings change while a token is fetched with the former ones.
 func TestAnswerForAnotherIdentityIsDropped(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -105,11 +105,9 @@ func TestAnswerForAnotherIdentityIsDropped(t *testing.T) {
 		time.Sleep(time.Second)
 		h.mustImportBody(key, `{"settings":{"tenant":"two"}}`)
 		if token := <-got; token != "for-two" {
-			t.Errorf("the waiting call got %s, want the token of the tenant two", token)
+			t.Errorf("the waiting call got %s, want the token of tenant two", token)
 		}
-		if rec := h.record(key); rec.Credentials.AccessToken.Reveal() != "for-two" || rec.Lease != nil {
-			t.Errorf("stored is %s", rec.Credentials.AccessToken.Reveal())
-		}
+		h.wantRecord(key, recordWant{access: "for-two"})
 	})
 }
 
@@ -125,7 +123,7 @@ func TestUnansweredFetchIsTriedAgainAtOnceSinceNothingIsSpent(t *testing.T) {
 		key := h.at(cc)
 		h.mustImportBody(key, `{}`)
 		h.token(key)
-		time.Sleep(56 * time.Minute) // refreshed ahead, which fails
+		time.Sleep(56 * time.Minute) // refreshed ahead of the expiry, which fails
 		h.token(key)
 		time.Sleep(30 * time.Second) // long before the token expires
 		if got := len(h.provider.Requests()); got != 3 {
@@ -134,7 +132,7 @@ func TestUnansweredFetchIsTriedAgainAtOnceSinceNothingIsSpent(t *testing.T) {
 	})
 }
 
-func TestConnectionHasAnOAuthClientOfItsOwn(t *testing.T) {
+func TestConnectionMayHaveItsOwnOAuthClient(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.connect(connector.Definition{
@@ -142,22 +140,18 @@ func TestConnectionHasAnOAuthClientOfItsOwn(t *testing.T) {
 			Settings: []connector.Setting{{Name: "client_id"}, {Name: "client_secret", Sensitive: true}},
 		})
 		h.provider.Clients = map[string]string{"theirs": "their-" + brokertest.ClientSecretCanary, "public": ""}
-		own, common, public, wrong := h.at(cc), h.at(cc), h.at(cc), h.at(cc)
-		own.Consumer, common.Consumer, public.Consumer, wrong.Consumer = "own", "common", "public", "wrong"
+		keys := h.customers(cc, "own", "common", "public", "wrong")
+		own, common, public, wrong := keys[0], keys[1], keys[2], keys[3]
 		h.mustImportBody(own, `{"settings":{"client_id":"theirs","client_secret":"their-`+brokertest.ClientSecretCanary+`"}}`)
 		h.mustImportBody(common, `{}`)
 		h.mustImportBody(public, `{"settings":{"client_id":"public"}}`)
 		h.mustImportBody(wrong, `{"settings":{"client_id":"theirs","client_secret":"wrong"}}`)
-		var input *record.InputError
-		if _, _, err := h.importBody(h.at(cc), `{"settings":{"client_secret":"alone"}}`); !errors.As(err, &input) || input.Field != "settings.client_id" {
-			t.Errorf("got %v, want an InputError for settings.client_id", err)
-		}
-		// The one with the wrong secret is paused alone.
+		_, _, err := h.importBody(h.at(cc), `{"settings":{"client_secret":"alone"}}`)
+		wantInvalid(t, err, "settings.client_id")
+		// A wrong secret of one connection trips no breaker but its own.
 		for range 3 {
-			var failed *record.TokenError
-			if _, err := h.Source(wrong).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassConfiguration {
-				t.Errorf("got %v, want a configuration failure", err)
-			}
+			_, err := h.Source(wrong).Token(t.Context())
+			wantTokenError(t, err, record.ClassConfiguration)
 		}
 		h.token(own)
 		h.token(common)
@@ -175,49 +169,77 @@ func TestConnectionHasAnOAuthClientOfItsOwn(t *testing.T) {
 	})
 }
 
-// TestOneConnectionsSettingsPauseNoOther: a tenant that does not exist is no fault of
-// the client.
-func TestOneConnectionsSettingsPauseNoOther(t *testing.T) {
+// A tenant that does not exist is no fault of the client.
+func TestOneConnectionsSettingsStopNoOther(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.connectTenants()
 		h.provider.Respond = func(_ int, form url.Values) (*http.Response, error) {
-			if form.Get("audience") == "nobody" {
+			if form.Get("audience") == "unknown" {
 				return brokertest.Response(http.StatusNotFound, "no such tenant"), nil
 			}
 			return nil, nil
 		}
-		good, bad, other := h.at(cc), h.at(cc), h.at(cc)
-		good.Consumer, bad.Consumer, other.Consumer = "good", "bad", "other"
-		h.mustImportBody(bad, `{"settings":{"tenant":"nobody"}}`)
+		keys := h.customers(cc, "good", "bad")
+		good, bad := keys[0], keys[1]
+		h.mustImportBody(bad, `{"settings":{"tenant":"unknown"}}`)
 		h.mustImportBody(good, `{"settings":{"tenant":"one"}}`)
-		h.mustImportBody(other, `{"settings":{"tenant":"two"}}`)
 		for range 2 {
 			if _, err := h.Source(bad).Token(t.Context()); err == nil {
 				t.Error("a tenant that does not exist got a token")
 			}
 		}
 		h.token(good)
-		if got := len(h.provider.Requests()); got != 2 {
-			t.Errorf("got %d token requests, want one for each connection", got)
-		}
-		// The client's secret is everybody's matter.
+		h.wantRequests("one for each connection", 2)
+	})
+}
+
+// All connections of a connector share its client.
+func TestWrongClientStopsAllTenants(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.connectTenants()
 		h.provider.ClientSecret = "changed"
-		for _, key := range []record.Key{other, other} {
-			var failed *record.TokenError
-			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassConfiguration {
-				t.Errorf("got %v, want a configuration failure", err)
-			}
+		keys := h.customers(cc, "one", "two")
+		for _, key := range keys {
+			h.mustImportBody(key, `{"settings":{"tenant":"`+key.Consumer+`"}}`)
+			_, err := h.Source(key).Token(t.Context())
+			wantTokenError(t, err, record.ClassConfiguration)
 		}
-		time.Sleep(2 * time.Hour)
-		before := len(h.provider.Requests())
-		for range 60 {
-			_, _ = h.Source(good).Token(t.Context())
-			_, _ = h.Source(other).Token(t.Context())
+		h.wantRequests("for two connections", 1)
+	})
+}
+
+func TestWrongClientIsProbedEveryFiveMinutes(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.connectTenants()
+		h.provider.ClientSecret = "changed"
+		var sent []time.Time
+		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
+			sent = append(sent, time.Now())
+			return nil, nil
+		}
+		keys := h.customers(cc, "one", "two")
+		for _, key := range keys {
+			h.mustImportBody(key, `{"settings":{"tenant":"`+key.Consumer+`"}}`)
+		}
+		for range 59 { // the next probe may come before or after the end of an hour
+			for _, key := range keys {
+				if _, err := h.Source(key).Token(t.Context()); err == nil {
+					t.Error("got a token")
+				}
+			}
 			time.Sleep(time.Minute)
 		}
-		if got := len(h.provider.Requests()) - before; got < 11 || got > 13 {
-			t.Errorf("got %d token requests in an hour, want one probe of the connector every five minutes", got)
+		synctest.Wait()
+		if got := len(sent); got != 12 {
+			t.Errorf("got %d token requests in an hour, want 12", got)
+		}
+		for i := 1; i < len(sent); i++ {
+			if wait := sent[i].Sub(sent[i-1]); wait != 5*time.Minute {
+				t.Errorf("probe %d came after %v, want 5m", i, wait)
+			}
 		}
 	})
 }
@@ -226,9 +248,7 @@ func TestClientCredentialsAreFetchedWhenTheTokenExpires(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		key := h.at(cc)
-		if _, _, err := h.importBody(key, `{"credentials":{"access_token":"a1",`+issued(0)+`}}`); err != nil {
-			t.Fatal(err)
-		}
+		h.mustImportBody(key, `{"credentials":{"access_token":"a1",`+issued(0)+`}}`)
 		time.Sleep(2 * time.Hour)
 		if got := h.token(key); !strings.HasPrefix(got, "access-1-") {
 			t.Errorf("got %q", got)
@@ -244,20 +264,18 @@ func TestObtainTokenFetchesOne(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		key := h.at(cc)
 		if _, err := h.ObtainToken(t.Context(), key); !errors.Is(err, record.ErrConnectionNotFound) {
-			t.Errorf("without a connection: got %v", err)
+			t.Errorf("without a connection: got %v, want ErrConnectionNotFound", err)
 		}
-		if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a1", `+issued(0)+`}}`); err != nil {
-			t.Fatal(err)
-		}
+		h.mustImportBody(key, `{"credentials": {"access_token": "a1", `+issued(0)+`}}`)
 		conn, err := h.ObtainToken(t.Context(), key)
 		if err != nil || conn.State != record.StateCallable {
 			t.Fatalf("got %+v, %v", conn, err)
 		}
 		if got := h.token(key); !strings.HasPrefix(got, "access-1") {
-			t.Errorf("got %q, want the one that was fetched", got)
+			t.Errorf("got %q, want the fetched one", got)
 		}
 		if _, err := h.ObtainToken(t.Context(), key); err != nil {
-			t.Errorf("within the cooldown: got %v", err)
+			t.Errorf("within the cooldown: got %v, want no error", err)
 		}
 		h.wantRequests("within the cooldown", 1)
 
@@ -266,14 +284,12 @@ func TestObtainTokenFetchesOne(t *testing.T) {
 			return brokertest.Response(http.StatusServiceUnavailable, "down"), nil
 		}
 		time.Sleep(time.Minute)
-		var failed *record.TokenError
-		if _, err := h.ObtainToken(t.Context(), key); !errors.As(err, &failed) || failed.Class != record.ClassTransient {
-			t.Errorf("with a valid token, and none fetched: got %v, want a transient TokenError", err)
-		}
+		_, err = h.ObtainToken(t.Context(), key) // though the stored token is valid
+		wantTokenError(t, err, record.ClassTransient)
 	})
 }
 
-// Settings that the token endpoint refuses cost it one call, however many ask.
+// Settings that the token endpoint refuses cost it one request, however many callers ask.
 func TestFetchedTokenThatIsRefusedIsParked(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -282,19 +298,14 @@ func TestFetchedTokenThatIsRefusedIsParked(t *testing.T) {
 		synctest.Wait()
 		sent := len(h.provider.Requests())
 		h.provider.Respond = refuse
-		var failed *record.TokenError
 		for range 5 {
-			if _, err := h.ObtainToken(t.Context(), key); !errors.As(err, &failed) || !failed.Parked {
-				t.Errorf("got %v, want a TokenError for good", err)
-			}
-			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked {
-				t.Errorf("got %v, want a TokenError for good", err)
-			}
+			_, err := h.ObtainToken(t.Context(), key)
+			wantParked(t, err)
+			_, err = h.Source(key).Token(t.Context())
+			wantParked(t, err)
 		}
 		h.wantRequests("refused", sent+1)
-		if conn, err := h.Connection(t.Context(), key); err != nil || conn.State != record.StateInvalid || conn.Health != record.HealthNeedsAuth {
-			t.Errorf("got %+v, %v; want invalid, needs_auth", conn, err)
-		}
+		h.wantView(key, record.StateInvalid, record.HealthNeedsAuth)
 		time.Sleep(72 * time.Hour) // the sweep finds nothing to clear
 		synctest.Wait()
 		h.provider.Respond = nil

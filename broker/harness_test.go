@@ -202,6 +202,16 @@ func (h *harness) of(customer string) record.Key {
 	return key
 }
 
+// customers returns the keys of connections of these customers to a connector.
+func (h *harness) customers(id connector.ID, names ...string) []record.Key {
+	keys := make([]record.Key, len(names))
+	for i, name := range names {
+		keys[i] = h.at(id)
+		keys[i].Consumer = name
+	}
+	return keys
+}
+
 // importBody imports a JSON body.
 func (h *harness) importBody(key record.Key, body string) (*record.Connection, record.ImportOutcome, error) {
 	h.t.Helper()

@@ -1,7 +1,6 @@
 package broker_test
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -34,7 +33,6 @@ func TestTokenRequestIsJSONWhereTheServiceWantsThat(t *testing.T) {
 	}
 }
 
-// TestJSONRequestOnTheWire looks at what a server gets, once.
 func TestJSONRequestOnTheWire(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
@@ -51,10 +49,8 @@ func TestJSONRequestOnTheWire(t *testing.T) {
 	h.configureConnector(acme, func(c *record.Connector) {
 		c.TokenBody, c.RefreshURL = connector.BodyJSON, server.URL+"/refresh"
 	})
-	var failed *record.TokenError
-	if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassAmbiguous {
-		t.Errorf("got %v, want an ambiguous failure", err)
-	}
+	_, err := h.expired("a1", "r1").Token(t.Context())
+	wantTokenError(t, err, record.ClassAmbiguous)
 	if want := `POST /refresh application/json {"grant_type":"refresh_token","refresh_token":"r1"}`; len(got) != 1 || got[0] != want {
 		t.Errorf("got %q, want %q once", got, want)
 	}
