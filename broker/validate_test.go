@@ -45,12 +45,12 @@ func TestValidateRefreshesAValidToken(t *testing.T) {
 		h.mustValidate(h.key)
 		h.wantRequests("after the cooldown", 2)
 		if h.provider.Revoked("r1") {
-			t.Error("the grant was burnt")
+			t.Error("the grant was revoked: a spent refresh token was sent")
 		}
 	})
 }
 
-func TestManyWhoValidateShareOneRefresh(t *testing.T) {
+func TestConcurrentValidationsShareOneRefresh(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		release := h.holdAnswers("r1")
@@ -96,7 +96,7 @@ func TestValidateGivesARefusedRefreshTokenOneTry(t *testing.T) {
 		}
 		h.wantRequests("after 30 s", 2)
 		if got := h.record(h.key).Cycle.CredentialsExpireAt; !got.Equal(expire) {
-			t.Errorf("the credentials are kept until %v now, want %v as before", got, expire)
+			t.Errorf("the credentials expire at %v, want %v as before", got, expire)
 		}
 		synctest.Wait()
 		h.provider.Respond = nil
@@ -114,7 +114,7 @@ func TestValidateGivesARefusedRefreshTokenOneTry(t *testing.T) {
 	})
 }
 
-// A try that finds out nothing leaves a refused refresh token refused.
+// An attempt without a clear answer leaves a refused refresh token refused.
 func TestValidateOfARefusedRefreshTokenIsNotRetried(t *testing.T) {
 	t.Parallel()
 	for name, respond := range map[string]func(int, url.Values) (*http.Response, error){
@@ -144,19 +144,26 @@ func TestValidateOfARefusedRefreshTokenIsNotRetried(t *testing.T) {
 					t.Error("a token was handed out")
 				}
 				h.wantRequests("in an hour", 2)
-				if rec := h.record(h.key); !rec.IsParked() || rec.Cycle.Code != "invalid_grant" || rec.Lease != nil {
-					t.Errorf("got parked %v, code %s, lease %v", rec.IsParked(), rec.Cycle.Code, rec.Lease)
+				rec := h.record(h.key)
+				if !rec.IsParked() {
+					t.Error("the connection is not parked")
+				}
+				if rec.Cycle.Code != "invalid_grant" {
+					t.Errorf("got code %s, want invalid_grant", rec.Cycle.Code)
+				}
+				if rec.Lease != nil {
+					t.Errorf("got lease %+v, want none", rec.Lease)
 				}
 				if got := h.events.types(); got != "failed" {
-					t.Errorf("got the events %q, want failed alone", got)
+					t.Errorf("got the events %q, want one failed", got)
 				}
 			})
 		})
 	}
 }
 
-// A token that is valid still is served, but the connection is not what it should be.
-func TestValidateTellsOfARefusalWhileTheTokenIsValid(t *testing.T) {
+// The token is served as long as it is valid, but the connection is invalid.
+func TestValidateReportsARefusalWhileTheTokenIsValid(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.provider.Respond = refuse
@@ -172,7 +179,7 @@ func TestValidateTellsOfARefusalWhileTheTokenIsValid(t *testing.T) {
 	})
 }
 
-func TestValidateThatFindsOutNothing(t *testing.T) {
+func TestValidateWithoutAClearAnswer(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
@@ -186,9 +193,9 @@ func TestValidateThatFindsOutNothing(t *testing.T) {
 		h.mustValidate(h.key)
 		h.wantRequests("during the backoff", sent)
 		time.Sleep(2 * time.Hour)
-		var failed *record.TokenError
-		if _, err := h.Validate(t.Context(), h.key); !errors.As(err, &failed) || failed.Parked {
-			t.Errorf("without one: got %v, want a TokenError that is not for good", err)
+		_, err := h.Validate(t.Context(), h.key)
+		if failed := wantTokenError(t, err, record.ClassTransient); failed.Parked {
+			t.Errorf("without a valid token: got %v, want a TokenError of a connection that is not parked", err)
 		}
 		synctest.Wait()
 		h.store.Fail = func(string, record.Key) error { return record.ErrStoreUnavailable }
@@ -202,9 +209,7 @@ func TestValidateOfWhatCannotBeRefreshed(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		key := h.at(long)
-		if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a1", `+issued(0)+`}}`); err != nil {
-			t.Fatal(err)
-		}
+		h.mustImportBody(key, `{"credentials": {"access_token": "a1", `+issued(0)+`}}`)
 		if got := h.mustValidate(key); got != record.StateCallable {
 			t.Errorf("a valid token: got %s, want callable", got)
 		}
@@ -214,9 +219,7 @@ func TestValidateOfWhatCannotBeRefreshed(t *testing.T) {
 		}
 		h.wantRequests("without a refresh token", 0)
 
-		if _, _, err := h.importBody(h.at(keyed), `{"settings": {"api_key": "k"}}`); err != nil {
-			t.Fatal(err)
-		}
+		h.mustImportBody(h.at(keyed), `{"settings": {"api_key": "k"}}`)
 		if got := h.mustValidate(h.at(keyed)); got != record.StateCallable {
 			t.Errorf("an API key: got %s, want callable", got)
 		}
@@ -227,8 +230,8 @@ func TestValidateOfWhatCannotBeRefreshed(t *testing.T) {
 	})
 }
 
-// The process that was to try ends in the middle: the next that is asked takes over,
-// and says so.
+// The process that makes the attempt dies. The next validation takes the lease over, and
+// counts an ambiguous outcome.
 func TestTryOfARefusedRefreshTokenIsTakenOver(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
