@@ -65,7 +65,7 @@ func TestClientCredentialsNeedNoImportedToken(t *testing.T) {
 	})
 }
 
-func TestTokenOfAnotherIdentityIsNoLongerUsed(t *testing.T) {
+func TestTokenOfAnotherIdentityIsNotUsedAnyMore(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.connectTenants()
@@ -132,7 +132,7 @@ func TestUnansweredFetchIsTriedAgainAtOnceSinceNothingIsSpent(t *testing.T) {
 	})
 }
 
-func TestConnectionMayHaveItsOwnOAuthClient(t *testing.T) {
+func TestConnectionHasAnOAuthClientOfItsOwn(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.connect(connector.Definition{

@@ -1,7 +1,7 @@
 package broker_test
 
 import (
-	"errors"
+	"encoding/json"
 	"fmt"
 	"testing"
 
@@ -19,17 +19,15 @@ func TestSettingThatDoesNotFitIsRefusedAtImport(t *testing.T) {
 			TokenURL: "https://{tenant}.acme.test/token", BaseURL: "https://{tenant}.acme.test",
 			AllowHosts: []string{"*.acme.test"}, Settings: []connector.Setting{{Name: "tenant", Required: true}},
 		}
-		if err := def.Validate(); err != nil {
-			t.Fatal(err)
-		}
-		h.config.Connectors[id] = &record.Connector{Definition: def.WithDefaults()}
+		h.connect(def)
 		for setting, good := range map[string]bool{
 			`"eu"`: true, `"evil.test/x"`: false, `"a.b"`: false, `"x#"`: false, `"-"`: false, `["eu"]`: false, `7`: true,
 		} {
 			_, _, err := h.importBody(h.at(id), `{"credentials":{"access_token":"a","refresh_token":"r",`+issued(0)+`},"settings":{"tenant":`+setting+`}}`)
-			input, bad := errors.AsType[*record.InputError](err)
-			if bad == good || bad && (input.Field != "settings.tenant" || input.Kind != record.InputInvalid) {
-				t.Errorf("%s: got %v", setting, err)
+			if !good {
+				wantInvalid(t, err, "settings.tenant")
+			} else if err != nil {
+				t.Errorf("%s: got %v, want no error", setting, err)
 			}
 		}
 	})
@@ -39,17 +37,27 @@ func TestMaskInsideASettingStaysAsItWas(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", issued(0))
-		for _, settings := range []string{
-			`{"proxy":{"user":"u","password":"` + brokertest.SettingCanary + `"},"keys":[{"api_key":"k"}]}`,
-			`{"proxy":{"user":"v","password":"` + record.Mask + `"},"keys":[{"api_key":"` + record.Mask + `"}]}`,
-		} {
-			if _, _, err := h.importBody(h.key, `{"settings":`+settings+`}`); err != nil {
-				t.Fatal(err)
+		settings := func(user, password, key string) string {
+			return fmt.Sprintf(`{"keys":[{"api_key":%q}],"proxy":{"password":%q,"user":%q}}`, key, password, user)
+		}
+		wantJSON := func(what string, got map[string]any, want string) {
+			t.Helper()
+			if encoded, err := json.Marshal(got); err != nil || string(encoded) != want {
+				t.Errorf("%s: got settings %s, %v; want %s", what, encoded, err, want)
 			}
 		}
-		got := fmt.Sprint(h.record(h.key).Settings)
-		if want := "map[keys:[map[api_key:k]] proxy:map[password:" + brokertest.SettingCanary + " user:v]]"; got != want {
-			t.Errorf("got %s, want %s", got, want)
+		const canary = brokertest.SettingCanary
+		for _, step := range []struct{ what, sent, stored, shown string }{
+			{"secrets", settings("u", canary, "k"), settings("u", canary, "k"), settings("u", record.Mask, record.Mask)},
+			{"masks and a change beside them", settings("v", record.Mask, record.Mask), settings("v", canary, "k"), settings("v", record.Mask, record.Mask)},
+			{"a mask and a new secret", settings("v", record.Mask, "k2"), settings("v", canary, "k2"), settings("v", record.Mask, record.Mask)},
+		} {
+			shown, _, err := h.importBody(h.key, `{"settings":`+step.sent+`}`)
+			if err != nil {
+				t.Fatalf("%s: %v", step.what, err)
+			}
+			wantJSON(step.what+", stored", h.record(h.key).Settings, step.stored)
+			wantJSON(step.what+", shown", shown.Settings, step.shown)
 		}
 	})
 }
@@ -62,9 +70,9 @@ func TestImportOfOnlySettingsKeepsCredentials(t *testing.T) {
 		if err != nil || outcome != record.ImportKept {
 			t.Fatalf("got %q, %v, want kept", outcome, err)
 		}
-		rec := h.record(h.key)
-		if rec.Credentials.RefreshToken.Reveal() != "r1" || rec.Settings["realm"] != "1" || rec.Generation != 1 {
-			t.Errorf("got refresh token and settings %v, generation %d", rec.Settings, rec.Generation)
+		rec := h.wantRecord(h.key, recordWant{access: "a1", refresh: "r1", generation: 1})
+		if rec.Settings["realm"] != "1" {
+			t.Errorf("got settings %v, want the imported one", rec.Settings)
 		}
 	})
 }

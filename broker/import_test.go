@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"strings"
 	"testing"
@@ -91,12 +92,10 @@ func TestImportRequiresWhatTheAuthTypeNeeds(t *testing.T) {
 		} {
 			test.key.Consumer = name
 			_, _, err := h.importBody(test.key, test.body)
-			var input *record.InputError
-			switch {
-			case test.field == "" && err != nil:
+			if test.field != "" {
+				wantInvalid(t, err, test.field)
+			} else if err != nil {
 				t.Errorf("%s: %v", name, err)
-			case test.field != "" && (!errors.As(err, &input) || input.Field != test.field || input.Kind != record.InputInvalid):
-				t.Errorf("%s: got %v, want an InputError for %s", name, err, test.field)
 			}
 		}
 		unknown := h.key
@@ -149,8 +148,8 @@ func TestImportQueuesARefreshWhenTheTokenMayBeExpired(t *testing.T) {
 				if got := len(h.provider.Requests()) == 1; got != test.want {
 					t.Errorf("refreshed: %v, want %v", got, test.want)
 				}
-				if rec := h.record(h.key); rec.Cycle.Queued || rec.Lease != nil {
-					t.Errorf("queued %v, lease %v, want neither", rec.Cycle.Queued, rec.Lease)
+				if rec := h.wantRecord(h.key, recordWant{}); rec.Cycle.Queued {
+					t.Error("the refresh is still queued")
 				}
 			})
 		})
@@ -167,10 +166,10 @@ func TestImportDoesNotWaitForTheRefresh(t *testing.T) {
 			t.Errorf("the import took %v", waited)
 		}
 		if rec := h.record(h.key); !rec.Cycle.Queued {
-			t.Error("the refresh is not noted as queued, a crash would lose it")
+			t.Error("the refresh is not stored as queued: a crash would lose it")
 		}
 		if got := h.token(h.key); got != "a1" {
-			t.Errorf("got token %q while the refresh is under way, want the imported one", got)
+			t.Errorf("got token %q while the refresh is in progress, want the imported one", got)
 		}
 		close(release)
 		synctest.Wait()
@@ -261,9 +260,7 @@ func TestLongLifetimeIsWarnedAbout(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", `"issued_at":"2000-01-01T00:00:00Z","expires_in":36000000`)
-		if log := h.log.String(); !strings.Contains(log, "lifetime of a year or more") {
-			t.Errorf("no warning in the log:\n%s", log)
-		}
+		h.wantLogged(1, slog.LevelWarn, "lifetime=10000h0m0s")
 	})
 }
 

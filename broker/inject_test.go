@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -114,8 +116,8 @@ func TestCredentialIsPlacedWhereTheConnectorSays(t *testing.T) {
 				if got := req.URL.String(); got != test.wantURL {
 					t.Errorf("got URL %s, want %s", got, test.wantURL)
 				}
-				if got, want := fmt.Sprint(req.Header), fmt.Sprint(test.headers); got != want && len(req.Header)+len(test.headers) > 0 {
-					t.Errorf("got headers %s, want %s", got, want)
+				if !maps.EqualFunc(req.Header, test.headers, slices.Equal) {
+					t.Errorf("got headers %v, want %v", req.Header, test.headers)
 				}
 			})
 		})
@@ -128,7 +130,7 @@ func TestNothingIsSentToAHostThatTheConnectorDoesNotAllow(t *testing.T) {
 		h.provider.Grant("r1")
 		h.mustImport("a1", "r1", issued(0))
 		synctest.Wait()
-		time.Sleep(2 * time.Hour) // a call that is allowed would refresh
+		time.Sleep(2 * time.Hour) // an allowed call would refresh the token
 		for _, url := range []string{
 			"https://evil.test/", "http://api.acme.test/", "https://api.acme.test.evil.test/", "https://api.acme.test:8443/",
 			"https://evil.test#api.acme.test", "https://api.acme.test@evil.test/", "https://xapi.acme.test/", "https://127.0.0.1/",
@@ -142,7 +144,7 @@ func TestNothingIsSentToAHostThatTheConnectorDoesNotAllow(t *testing.T) {
 			}
 		}
 		if got := len(h.provider.Requests()); got != 0 {
-			t.Errorf("got %d token requests for hosts that are not allowed", got)
+			t.Errorf("got %d token requests for hosts that are not allowed, want none", got)
 		}
 		for _, url := range []string{"https://api.acme.test/", "https://API.acme.test.:443/x"} {
 			if _, err := h.Authorize(request(t, url), h.key); err != nil {
@@ -152,8 +154,8 @@ func TestNothingIsSentToAHostThatTheConnectorDoesNotAllow(t *testing.T) {
 	})
 }
 
-// A call waits for a token while an import gives the connection another host, and a token
-// for that one.
+// While a call waits for a token, an import gives the connection another host and a token for
+// that host.
 func TestHostIsCheckedAgainWhenACallHasWaited(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -185,7 +187,7 @@ func TestAuthorizeFailsForWhatIsNotThere(t *testing.T) {
 		if _, err := h.Authorize(request(t, url), h.key); !errors.Is(err, record.ErrConnectionNotFound) {
 			t.Errorf("got %v, want ErrConnectionNotFound", err)
 		}
-		if _, err := h.Authorize(request(t, url), h.at(connector.ID{UnifiedAPI: "crm", ServiceID: "nobody"})); !errors.Is(err, record.ErrConnectorNotFound) {
+		if _, err := h.Authorize(request(t, url), h.at(connector.ID{UnifiedAPI: "crm", ServiceID: "unknown"})); !errors.Is(err, record.ErrConnectorNotFound) {
 			t.Errorf("got %v, want ErrConnectorNotFound", err)
 		}
 		rec := &record.Record{Key: h.key, Credentials: &record.Credentials{AccessToken: secret.New("a1")}}
@@ -208,7 +210,7 @@ func TestInjectedValueCannotEndAHeaderLine(t *testing.T) {
 		if !errors.As(err, &input) || input.Field != "settings.api_key" || strings.Contains(err.Error(), "evil") {
 			t.Errorf("import: got %v, want an InputError for settings.api_key", err)
 		}
-		// However it came there: nothing goes out.
+		// Nothing is sent even if the value is in the store.
 		rec := &record.Record{Key: key, Enabled: true, Settings: map[string]any{"api_key": value}}
 		if _, err := h.store.Save(t.Context(), rec, 0); err != nil {
 			t.Fatal(err)

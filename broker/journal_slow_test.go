@@ -13,7 +13,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A stuckStore does not answer while it is stuck, for ten seconds.
+// A stuckStore fails after ten seconds while it is stuck.
 type stuckStore struct {
 	record.Store
 	stuck *atomic.Bool
@@ -74,20 +74,19 @@ func (s slowStore) Save(ctx context.Context, rec *record.Record, rev record.Revi
 	return s.Store.Save(context.WithoutCancel(ctx), rec, rev)
 }
 
-// A lateStore carries a save out some time after it was called, whether or not somebody
-// waits for that.
+// A lateStore delays each save, and then makes it even if the caller is gone.
 type lateStore struct {
 	record.Store
 	delay func() time.Duration
 }
 
-// A slowStore takes its time to save, and takes no notice of who has gone meanwhile.
+// A slowStore takes some time to save, and saves even if the caller is gone.
 type slowStore struct {
 	record.Store
 	slow *atomic.Bool
 }
 
-// An impatientJournal does nothing for those who have gone, as that on disk.
+// An impatientJournal removes nothing once the context has ended, as the journal on disk.
 type impatientJournal struct{ record.Journal }
 
 // Remove implements [record.Journal].
@@ -108,7 +107,7 @@ func TestAnswerIsInTheJournalSoonIfTheStoreHangs(t *testing.T) {
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		time.Sleep(3 * time.Second)
 		if got := h.journal.Len(); got != 1 {
-			t.Errorf("%d entries are in the journal, want 1", got)
+			t.Errorf("got %d entries in the journal, want 1", got)
 		}
 
 		// The process is killed, and the store recovers.
@@ -118,15 +117,15 @@ func TestAnswerIsInTheJournalSoonIfTheStoreHangs(t *testing.T) {
 		h.Start()
 		synctest.Wait()
 		if got := h.token(h.key); !strings.HasPrefix(got, "access-1-") {
-			t.Errorf("got %q afterwards, want the token that was bought", got)
+			t.Errorf("got %q afterwards, want the token that was refreshed before", got)
 		}
 		if got := len(h.provider.Requests()); got != 1 {
-			t.Errorf("the token endpoint was asked %d times, want once", got)
+			t.Errorf("got %d token requests, want 1", got)
 		}
 	})
 }
 
-// A save can be so slow that the answer is in the journal before it is done.
+// A save may take so long that the answer goes into the journal first.
 func TestSlowSaveIsDoneOnce(t *testing.T) {
 	t.Parallel()
 	for _, late := range []time.Duration{2 * time.Second, 2050 * time.Millisecond, 2150 * time.Millisecond, 10 * time.Second} {
@@ -147,21 +146,18 @@ func TestSlowSaveIsDoneOnce(t *testing.T) {
 				token := h.token(h.key)
 				time.Sleep(time.Minute)
 				synctest.Wait()
-				rec := h.record(h.key)
-				if got := rec.Credentials.AccessToken.Reveal(); got != token || rec.Lease != nil || rec.Generation != before+1 {
-					t.Errorf("the record has %q, lease %v, generation %d; want %q, none, %d", got, rec.Lease, rec.Generation, token, before+1)
-				}
+				h.wantRecord(h.key, recordWant{access: token, generation: before + 1})
 				if got := h.journal.Len(); got != 0 {
-					t.Errorf("%d entries are in the journal, want none", got)
+					t.Errorf("got %d entries in the journal, want none", got)
 				}
 				if got := h.redeemed(); len(got) != 1 {
-					t.Errorf("the token endpoint got %q, want r1 alone", got)
+					t.Errorf("redeemed %q, want r1 only", got)
 				}
-				if strings.Contains(h.log.String(), "level=ERROR") {
-					t.Errorf("a store that is slow is taken for one that fails: %s", h.log)
+				if got := h.logLines("level=ERROR"); len(got) > 0 {
+					t.Errorf("a slow store is taken for a failing one: %q", got)
 				}
 
-				// The refresh token that is there is the one that works.
+				// The stored refresh token works.
 				h.provider.Deliver = nil
 				time.Sleep(2 * time.Hour)
 				if got := h.token(h.key); !strings.HasPrefix(got, "access-2-") {
@@ -172,8 +168,8 @@ func TestSlowSaveIsDoneOnce(t *testing.T) {
 	}
 }
 
-// Every save begins with what could not be saved before, and whoever waits for it can go
-// away when that has just been done.
+// Every save begins with the pending answers. The caller that waits for it may go away just
+// when they are saved.
 func TestJournalForgetsWhatWasSavedForSomebodyWhoHasGone(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -185,7 +181,7 @@ func TestJournalForgetsWhatWasSavedForSomebodyWhoHasGone(t *testing.T) {
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		h.token(h.key)
 		if got := h.journal.Len(); got != 1 {
-			t.Fatalf("%d entries are in the journal, want 1", got)
+			t.Fatalf("got %d entries in the journal, want 1", got)
 		}
 		down.Store(false)
 		slow.Store(true)
@@ -195,11 +191,11 @@ func TestJournalForgetsWhatWasSavedForSomebodyWhoHasGone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _, _ = h.Import(ctx, h.at(keyed), imp) // whatever has become of it
+		_, _, _ = h.Import(ctx, h.at(keyed), imp) // it may succeed or not
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if got := h.journal.Len(); got != 0 {
-			t.Errorf("%d entries are in the journal, want none", got)
+			t.Errorf("got %d entries in the journal, want none", got)
 		}
 	})
 }

@@ -29,16 +29,16 @@ func TestAnswerThatTheStoreDoesNotTakeSurvivesACrash(t *testing.T) {
 			t.Fatalf("got %d entries in the journal, want 1", got)
 		}
 		crashed := h.Broker
-		h.start() // the crashed one goes on failing, which changes nothing
+		h.start() // the crashed one goes on failing, to no effect
 		if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("got %v, want ErrStoreUnavailable", err)
 		}
 		abandon(t, crashed)
 		down.Store(false)
 		if got := h.token(h.key); !strings.HasPrefix(got, "access-1-") {
-			t.Errorf("got %q, want the token that the journal has", got)
+			t.Errorf("got %q, want the token of the journal", got)
 		}
-		h.mustImport("a9", "r9", issued(0)) // a write: the journal goes first
+		h.mustImport("a9", "r9", issued(0)) // the answer in the journal is saved first
 		if rec := h.record(h.key); len(rec.Replaced) != 1 {
 			t.Error("the journal's answer was not saved before the import")
 		}
@@ -48,7 +48,7 @@ func TestAnswerThatTheStoreDoesNotTakeSurvivesACrash(t *testing.T) {
 	})
 }
 
-// abandon ends a broker that stands for a crashed process.
+// abandon closes a broker that stands for a crashed process when the test ends.
 func abandon(t *testing.T, b *broker.Broker) {
 	t.Helper()
 	t.Cleanup(func() {
@@ -98,19 +98,20 @@ func TestJournalWinsOverEveryReplica(t *testing.T) {
 	})
 }
 
-func TestNoRedeemStartsWithoutAWritableJournal(t *testing.T) {
+func TestNoRefreshStartsWithoutAWritableJournal(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.provider.Grant("r1")
 		h.mustImport("a1", "r1", issued(0))
 		h.journal.Fail(errors.New("no space left on device"))
 		time.Sleep(2 * time.Hour)
-		var failed *record.TokenError
-		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || failed.Code != "journal_unavailable" || failed.RetryAt.IsZero() {
-			t.Errorf("got %v, want a TokenError that names the journal", err)
+		_, err := h.Source(h.key).Token(t.Context())
+		failed := wantTokenErrorCode(t, err, record.ClassTransient, "journal_unavailable")
+		if failed.RetryAt.IsZero() {
+			t.Error("got no time for the next attempt")
 		}
 		if err := h.Ready(t.Context()); err == nil {
-			t.Error("ready, though no refresh can begin")
+			t.Error("ready, though no refresh can start")
 		}
 		if got := len(h.provider.Requests()); got != 0 {
 			t.Errorf("got %d token requests, want none", got)
@@ -128,10 +129,8 @@ func TestRefreshTokenThatCameAloneIsNotLost(t *testing.T) {
 		h.provider.Respond = respondOnce(brokertest.Response(200, map[string]any{"refresh_token": "r2"}), down)
 		h.provider.Grant("r2")
 		time.Sleep(2 * time.Hour)
-		var failed *record.TokenError
-		if _, err := h.Source(h.key).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassTransient {
-			t.Errorf("got %v, want a transient TokenError", err)
-		}
+		_, err := h.Source(h.key).Token(t.Context())
+		wantTokenError(t, err, record.ClassTransient)
 		down.Store(false)
 		time.Sleep(time.Minute)
 		h.token(h.key)
@@ -160,6 +159,9 @@ func TestJournalThatWasReplayedTwiceChangesNothing(t *testing.T) {
 					}
 					entries = append(entries, entry)
 				}
+				if len(entries) != 1 {
+					t.Fatalf("got %d entries in the journal, want 1", len(entries))
+				}
 				down.Store(false)
 				time.Sleep(2 * time.Hour)
 				h.token(h.key)
@@ -174,10 +176,7 @@ func TestJournalThatWasReplayedTwiceChangesNothing(t *testing.T) {
 				h.start()
 				h.Start()
 				time.Sleep(time.Minute)
-				if after := h.record(h.key); after.Generation != before.Generation ||
-					!after.Credentials.AccessToken.Equal(before.Credentials.AccessToken) || len(entries) != 1 {
-					t.Errorf("%d entries changed generation %d to %d", len(entries), before.Generation, after.Generation)
-				}
+				h.wantRecord(h.key, recordWant{access: before.Credentials.AccessToken.Reveal(), generation: before.Generation})
 				if got := h.journal.Len(); got != 0 {
 					t.Errorf("got %d entries in the journal, want none", got)
 				}
@@ -186,7 +185,7 @@ func TestJournalThatWasReplayedTwiceChangesNothing(t *testing.T) {
 	}
 }
 
-// respondOnce answers the first token request with resp and turns on down.
+// respondOnce answers the first token request with resp, and sets down.
 func respondOnce(resp *http.Response, down *atomic.Bool) func(int, url.Values) (*http.Response, error) {
 	return func(n int, _ url.Values) (*http.Response, error) {
 		if n > 1 {

@@ -187,7 +187,7 @@ func TestTokenEndpointOutOfReachIsTransient(t *testing.T) {
 	wantTokenErrorCode(t, err, record.ClassTransient, "not_sent")
 }
 
-func TestTokenEndpointAtAPrivateAddressIsRefusedUnlessItIsAllowed(t *testing.T) {
+func TestTokenEndpointAtAPrivateAddressIsRefusedUnlessItIsMeant(t *testing.T) {
 	t.Parallel()
 	for private, want := range map[bool]struct {
 		requests int32

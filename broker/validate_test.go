@@ -50,7 +50,7 @@ func TestValidateRefreshesAValidToken(t *testing.T) {
 	})
 }
 
-func TestConcurrentValidationsShareOneRefresh(t *testing.T) {
+func TestManyWhoValidateShareOneRefresh(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		release := h.holdAnswers("r1")
@@ -163,7 +163,7 @@ func TestValidateOfARefusedRefreshTokenIsNotRetried(t *testing.T) {
 }
 
 // The token is served as long as it is valid, but the connection is invalid.
-func TestValidateReportsARefusalWhileTheTokenIsValid(t *testing.T) {
+func TestValidateTellsOfARefusalWhileTheTokenIsValid(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.provider.Respond = refuse
@@ -179,7 +179,7 @@ func TestValidateReportsARefusalWhileTheTokenIsValid(t *testing.T) {
 	})
 }
 
-func TestValidateWithoutAClearAnswer(t *testing.T) {
+func TestValidateThatFindsOutNothing(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
