@@ -206,9 +206,19 @@ func TestDeletedConnectionIsGoneAndStaysGone(t *testing.T) {
 		synctest.Wait()
 		brokertest.NoCanary(t, "the store, earlier revisions included,", h.store.Contents())
 
+	})
+}
+
+func TestConnectionCanBeImportedAgainAfterItsDeletion(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(0))
+		if err := h.Delete(t.Context(), h.key); err != nil {
+			t.Fatal(err)
+		}
 		h.mustImport("a2", "r2", issued(0))
 		if got := h.token(h.key); got != "a2" {
-			t.Errorf("after another import: got %q, want a2", got)
+			t.Errorf("got %q, want a2", got)
 		}
 		if rec := h.record(h.key); rec.Generation != 3 {
 			t.Errorf("got generation %d, want 3: the count goes on", rec.Generation)

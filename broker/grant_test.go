@@ -132,27 +132,27 @@ func TestUnansweredFetchIsTriedAgainAtOnceSinceNothingIsSpent(t *testing.T) {
 	})
 }
 
+// connectOwnClients configures cc so that connections may have their own OAuth clients.
+func (h *harness) connectOwnClients() {
+	h.t.Helper()
+	h.connect(connector.Definition{
+		ID: cc, GrantType: connector.ClientCredentials, AuthStyle: connector.AuthParams,
+		Settings: []connector.Setting{{Name: "client_id"}, {Name: "client_secret", Sensitive: true}},
+	})
+	h.provider.Clients = map[string]string{"theirs": "their-" + brokertest.ClientSecretCanary, "public": ""}
+}
+
 func TestConnectionHasAnOAuthClientOfItsOwn(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{
-			ID: cc, GrantType: connector.ClientCredentials, AuthStyle: connector.AuthParams,
-			Settings: []connector.Setting{{Name: "client_id"}, {Name: "client_secret", Sensitive: true}},
-		})
-		h.provider.Clients = map[string]string{"theirs": "their-" + brokertest.ClientSecretCanary, "public": ""}
-		keys := h.customers(cc, "own", "common", "public", "wrong")
-		own, common, public, wrong := keys[0], keys[1], keys[2], keys[3]
+		h.connectOwnClients()
+		keys := h.customers(cc, "own", "common", "public")
+		own, common, public := keys[0], keys[1], keys[2]
 		h.mustImportBody(own, `{"settings":{"client_id":"theirs","client_secret":"their-`+brokertest.ClientSecretCanary+`"}}`)
 		h.mustImportBody(common, `{}`)
 		h.mustImportBody(public, `{"settings":{"client_id":"public"}}`)
-		h.mustImportBody(wrong, `{"settings":{"client_id":"theirs","client_secret":"wrong"}}`)
 		_, _, err := h.importBody(h.at(cc), `{"settings":{"client_secret":"alone"}}`)
 		wantInvalid(t, err, "settings.client_id")
-		// A wrong secret of one connection trips no breaker but its own.
-		for range 3 {
-			_, err := h.Source(wrong).Token(t.Context())
-			wantTokenError(t, err, record.ClassConfiguration)
-		}
 		h.token(own)
 		h.token(common)
 		h.token(public)
@@ -160,10 +160,30 @@ func TestConnectionHasAnOAuthClientOfItsOwn(t *testing.T) {
 		for _, form := range h.provider.Requests() {
 			clients = append(clients, fmt.Sprint(form["client_id"], len(form["client_secret"])))
 		}
-		if got, want := strings.Join(clients, " "), "[theirs] 1 [theirs] 1 [client] 1 [public] 0"; got != want {
+		if got, want := strings.Join(clients, " "), "[theirs] 1 [client] 1 [public] 0"; got != want {
 			t.Errorf("got clients %s, want %s", got, want)
 		}
-		// A corrected secret is tried at once.
+	})
+}
+
+// A wrong client of one connection trips that connection's breaker only, and a corrected
+// one is tried at once.
+func TestWrongOAuthClientOfAConnectionStopsNoOther(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.connectOwnClients()
+		keys := h.customers(cc, "wrong", "own", "common")
+		wrong, own, common := keys[0], keys[1], keys[2]
+		h.mustImportBody(wrong, `{"settings":{"client_id":"theirs","client_secret":"wrong"}}`)
+		h.mustImportBody(own, `{"settings":{"client_id":"theirs","client_secret":"their-`+brokertest.ClientSecretCanary+`"}}`)
+		h.mustImportBody(common, `{}`)
+		for range 3 {
+			_, err := h.Source(wrong).Token(t.Context())
+			wantTokenError(t, err, record.ClassConfiguration)
+		}
+		h.wantRequests("for the wrong client", 1)
+		h.token(own)
+		h.token(common)
 		h.mustImportBody(wrong, `{"settings":{"client_secret":"their-`+brokertest.ClientSecretCanary+`"}}`)
 		h.token(wrong)
 	})

@@ -111,28 +111,45 @@ func TestListIsInOrderAndLeavesOutTombstones(t *testing.T) {
 		if err := h.Delete(t.Context(), h.at(long)); err != nil {
 			t.Fatal(err)
 		}
-		list := func() string {
-			t.Helper()
-			found, err := h.Connections(t.Context(), h.key.Application, h.key.Consumer, broker.Filter{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			var ids []string
-			for _, c := range found {
-				ids = append(ids, c.Key.Connector.String()+" "+string(c.State))
-			}
-			return strings.Join(ids, ", ")
-		}
-		if got, want := list(), "crm/acme callable, crm/keyed callable, crm/long available, crm/machines available"; got != want {
+		if got, want := h.list(), "crm/acme callable, crm/keyed callable, crm/long available, crm/machines available"; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
+	})
+}
+
+// list returns the ids and states of the consumer's connections, as they are listed.
+func (h *harness) list() string {
+	h.t.Helper()
+	found, err := h.Connections(h.t.Context(), h.key.Application, h.key.Consumer, broker.Filter{})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var ids []string
+	for _, c := range found {
+		ids = append(ids, c.Key.Connector.String()+" "+string(c.State))
+	}
+	return strings.Join(ids, ", ")
+}
+
+func TestListLeavesOutConnectionsWithoutAConnectorBlock(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImportBody(h.at(keyed), `{"settings": {"api_key": "k"}}`)
 		h.disconnect(keyed)
-		if got, want := list(), "crm/acme callable, crm/long available, crm/machines available"; got != want {
-			t.Errorf("without a block for it: got %s, want %s", got, want)
+		if got, want := h.list(), "crm/acme available, crm/long available, crm/machines available"; got != want {
+			t.Errorf("got %s, want %s", got, want)
 		}
+	})
+}
+
+func TestListFailsIfAConnectionCannotBeRead(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(0))
+		h.mustImportBody(h.at(keyed), `{"settings": {"api_key": "k"}}`)
 		synctest.Wait()
-		h.store.Fail = func(op string, _ record.Key) error {
-			if op == brokertest.OpLoad {
+		h.store.Fail = func(op string, key record.Key) error {
+			if op == brokertest.OpLoad && key == h.key {
 				return record.ErrStoreUnavailable
 			}
 			return nil

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -14,14 +15,8 @@ import (
 func TestRejectedTokenIsRenewedOnce(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.provider.Lifetime = 1000 * time.Hour
-		h.provider.Grant("r1")
-		h.mustImport("a1", "r1", `"issued_at":"2000-01-01T00:00:00Z","expires_at":"2000-02-01T00:00:00Z"`)
-		url := "https://api.acme.test/"
-		auth, err := h.Authorize(request(t, url), h.key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		h.hasLongToken()
+		auth := h.mustAuthorize(t)
 		if !auth.Renew(t.Context()) {
 			t.Error("not renewed")
 		}
@@ -31,41 +26,60 @@ func TestRejectedTokenIsRenewedOnce(t *testing.T) {
 		if got := len(h.provider.Requests()); got != 1 {
 			t.Errorf("got %d token requests, want 1", got)
 		}
+	})
+}
 
-		// Downstream goes on answering 401, whatever the token.
+// hasLongToken imports a connection with a token that is valid for a month, and whose
+// refreshed tokens live even longer.
+func (h *harness) hasLongToken() {
+	h.t.Helper()
+	h.provider.Lifetime = 1000 * time.Hour
+	h.provider.Grant("r1")
+	h.mustImport("a1", "r1", `"issued_at":"2000-01-01T00:00:00Z","expires_at":"2000-02-01T00:00:00Z"`)
+}
+
+// mustAuthorize authorises a request to acme's API.
+func (h *harness) mustAuthorize(t *testing.T) *broker.Authorization {
+	t.Helper()
+	auth, err := h.Authorize(request(t, "https://api.acme.test/"), h.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return auth
+}
+
+func TestRenewalsAreFewWhileDownstreamRejectsEveryToken(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.hasLongToken()
 		for range 200 {
-			auth, err := h.Authorize(request(t, url), h.key)
-			if err != nil {
-				t.Fatal(err)
-			}
-			auth.Renew(t.Context())
+			h.mustAuthorize(t).Renew(t.Context())
 			time.Sleep(time.Minute)
 		}
 		if got := len(h.provider.Requests()); got > 15 {
 			t.Errorf("got %d token requests in three hours of 401s, want 15 at most", got)
 		}
+	})
+}
 
-		// After a success the cooldown starts from the beginning.
-		time.Sleep(time.Hour)
-		auth, err = h.Authorize(request(t, url), h.key)
-		if err != nil {
-			t.Fatal(err)
+func TestCooldownOfRenewalsIsShortAgainAfterASuccess(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.hasLongToken()
+		for range 200 {
+			h.mustAuthorize(t).Renew(t.Context())
+			time.Sleep(time.Minute)
 		}
+		time.Sleep(time.Hour)
 		before := len(h.provider.Requests())
-		if !auth.Renew(t.Context()) {
+		if !h.mustAuthorize(t).Renew(t.Context()) {
 			t.Error("not renewed after the cooldown")
 		}
-		auth, err = h.Authorize(request(t, url), h.key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		auth.HandleResponse(brokertest.Response(200, "ok"))
+		h.mustAuthorize(t).HandleResponse(brokertest.Response(200, "ok"))
 		time.Sleep(time.Hour)
-		auth, _ = h.Authorize(request(t, url), h.key)
-		auth.Renew(t.Context())
+		h.mustAuthorize(t).Renew(t.Context())
 		time.Sleep(11 * time.Second)
-		auth, _ = h.Authorize(request(t, url), h.key)
-		auth.Renew(t.Context())
+		h.mustAuthorize(t).Renew(t.Context())
 		if got := len(h.provider.Requests()) - before; got != 3 {
 			t.Errorf("got %d more token requests, want 3", got)
 		}

@@ -80,11 +80,22 @@ func TestDisabledConnectionGetsNoCredential(t *testing.T) {
 		if _, err := other.Source(h.key).Token(t.Context()); !errors.Is(err, broker.ErrConnectionDisabled) {
 			t.Errorf("in another process: got %v, want ErrConnectionDisabled", err)
 		}
-		time.Sleep(3 * time.Hour) // the token has expired
-		if got := len(h.provider.Requests()); got != 0 {
-			t.Errorf("got %d token requests for a disabled connection, want none", got)
-		}
+	})
+}
+
+func TestDisabledConnectionIsRefreshedOnceItIsEnabledAgain(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
 		h.provider.Grant("r1")
+		h.mustImport("a1", "r1", issued(0))
+		h.mustUpdate(h.key, `{"enabled": false}`)
+		for range 3 {
+			time.Sleep(time.Hour) // the token expires after the first
+			if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, broker.ErrConnectionDisabled) {
+				t.Errorf("got %v, want ErrConnectionDisabled", err)
+			}
+		}
+		h.wantRequests("while it is disabled", 0)
 		h.mustUpdate(h.key, `{"enabled": true}`)
 		if got := h.token(h.key); !strings.HasPrefix(got, "access-1") {
 			t.Errorf("enabled again: got %q, want a fresh token", got)

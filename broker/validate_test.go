@@ -98,6 +98,14 @@ func TestValidateGivesARefusedRefreshTokenOneTry(t *testing.T) {
 		if got := h.record(h.key).Cycle.CredentialsExpireAt; !got.Equal(expire) {
 			t.Errorf("the credentials expire at %v, want %v as before", got, expire)
 		}
+	})
+}
+
+func TestValidateMendsARefusedRefreshTokenThatWorksAgain(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.provider.Respond = refuse
+		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
 		h.provider.Respond = nil
 		h.provider.Grant("r1")
