@@ -93,7 +93,7 @@ func TestSaveWhoseAnswerWasLostIsRecognised(t *testing.T) {
 		h.mustImport("a1-"+brokertest.AccessCanary, "r1-"+brokertest.RefreshCanary, issued(2*time.Hour))
 		time.Sleep(time.Minute)
 		if got := h.token(h.key); !strings.HasPrefix(got, "access-1-") {
-			t.Errorf("got %q", got)
+			t.Errorf("got %q, want the refreshed token", got)
 		}
 		if got := h.events.types(); got != "pending recovered" {
 			t.Errorf("got events %q, want pending recovered", got)

@@ -105,39 +105,17 @@ func TestDeadGrantDoesNotKeepTheBreakerOpen(t *testing.T) {
 	})
 }
 
-// A wrong client is announced once, though each replica and each new process finds out for
-// itself. It is announced again when it has worked in between.
+// Each replica and each new process finds out for itself that the client is wrong.
 func TestWrongClientIsAnnouncedOnceAcrossReplicas(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		all := replicas(t, 3)
-		provider := all[0].provider
-		told := func() string {
-			var events []string
-			for _, h := range all {
-				events = append(events, h.events.types())
-			}
-			return strings.TrimSpace(strings.Join(events, " "))
-		}
-		var wrong atomic.Bool
-		wrong.Store(true)
-		provider.Respond = func(int, url.Values) (*http.Response, error) {
-			if wrong.Load() {
-				return brokertest.Response(401, map[string]any{"error": "invalid_client"}), nil
-			}
-			return nil, nil
-		}
-		keys := make([]record.Key, len(all))
-		for i, h := range all {
-			keys[i] = h.importAs(fmt.Sprint("customer ", i), fmt.Sprint("r", i))
-		}
-		if got := len(provider.Requests()); got != len(all) {
+		all, keys, _ := replicasWithAWrongClient(t)
+		if got := len(all[0].provider.Requests()); got != len(all) {
 			t.Errorf("got %d token requests, want one of each replica", got)
 		}
-		if got := told(); got != "failed" {
+		if got := eventsOf(all); got != "failed" {
 			t.Errorf("got events %q, want one failed", got)
 		}
-
 		restarted := all[1]
 		abandon(t, restarted.Broker)
 		restarted.start()
@@ -145,10 +123,16 @@ func TestWrongClientIsAnnouncedOnceAcrossReplicas(t *testing.T) {
 			t.Error("got a token")
 		}
 		synctest.Wait()
-		if got := told(); got != "failed" {
+		if got := eventsOf(all); got != "failed" {
 			t.Errorf("got events %q after a restart, want no more", got)
 		}
+	})
+}
 
+func TestWrongClientIsAnnouncedAgainAfterItHasWorked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		all, keys, wrong := replicasWithAWrongClient(t)
 		wrong.Store(false)
 		time.Sleep(5*time.Minute + time.Second)
 		for i, h := range all {
@@ -163,10 +147,28 @@ func TestWrongClientIsAnnouncedOnceAcrossReplicas(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if got := told(); strings.Count(got, "failed") != 2 {
-			t.Errorf("got events %q, want failed once more", got)
+		if got := eventsOf(all); strings.Count(got, "failed") != 2 {
+			t.Errorf("got events %q, want failed twice", got)
 		}
 	})
+}
+
+// replicasWithAWrongClient returns replicas, and the key of a connection for each, while the
+// provider refuses their client. It does so until the switch is false.
+func replicasWithAWrongClient(t *testing.T) (all []*harness, keys []record.Key, wrong *atomic.Bool) {
+	t.Helper()
+	all, wrong = replicas(t, 3), new(atomic.Bool)
+	wrong.Store(true)
+	all[0].provider.Respond = func(int, url.Values) (*http.Response, error) {
+		if wrong.Load() {
+			return brokertest.Response(401, map[string]any{"error": "invalid_client"}), nil
+		}
+		return nil, nil
+	}
+	for i, h := range all {
+		keys = append(keys, h.importAs(fmt.Sprint("customer ", i), fmt.Sprint("r", i)))
+	}
+	return all, keys, wrong
 }
 
 // Where settings decide the token endpoint, that of one tenant may not know the client: it
@@ -206,7 +208,7 @@ func TestTokenEndpointOfOneTenantDoesNotStopTheOthers(t *testing.T) {
 		before := len(h.provider.Requests())
 		connect("joan", "elsewhere", "strange-2")
 		if got := len(h.provider.Requests()); got != before {
-			t.Errorf("got %d requests more to an endpoint that does not know the client", got-before)
+			t.Errorf("got %d more token requests to an endpoint that does not know the client, want none", got-before)
 		}
 		// Each tenant's endpoint is reported once.
 		connect("jill", "abroad", "strange-3")

@@ -20,13 +20,13 @@ func TestBreakersOfConnectionsDoNotPileUp(t *testing.T) {
 	now := time.Unix(0, 0)
 	common := &record.Record{Key: record.Key{Consumer: "any"}}
 	if begun, wide := p.trip(conn, common, "invalid_client", now.Add(probeInterval)); !begun || !wide {
-		t.Errorf("got begun %t, wide %t", begun, wide)
+		t.Errorf("got begun %t, wide %t; want both", begun, wide)
 	}
 	for i := range 10 * maxBreakers {
 		now = now.Add(time.Second)
 		rec := &record.Record{Key: record.Key{Consumer: strconv.Itoa(i)}}
 		if begun, wide := p.trip(conn, rec, "http_404", now.Add(probeInterval)); !begun || wide {
-			t.Fatalf("%d: got begun %t, wide %t", i, begun, wide)
+			t.Fatalf("%d: got begun %t, wide %t; want begun only", i, begun, wide)
 		}
 		if p.openUntil(conn, rec, now).IsZero() {
 			t.Fatalf("%d: no breaker is open", i)

@@ -1,15 +1,18 @@
 package broker_test
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // All replicas are called and try to refresh. Each step is announced once: pending with
@@ -21,13 +24,7 @@ func TestCycleIsToldOnceAcrossReplicas(t *testing.T) {
 		provider := all[0].provider
 		told := func() string {
 			synctest.Wait()
-			var events []string
-			for _, h := range all {
-				if types := h.events.types(); types != "" {
-					events = append(events, types)
-				}
-			}
-			return strings.Join(events, " ")
+			return eventsOf(all)
 		}
 		call := func(howLong time.Duration) {
 			for begun := time.Now(); time.Since(begun) < howLong; time.Sleep(5 * time.Second) {
@@ -67,4 +64,38 @@ func TestCycleIsToldOnceAcrossReplicas(t *testing.T) {
 			h.token(h.key)
 		}
 	})
+}
+
+// An eventLog keeps the emitted events.
+type eventLog struct {
+	mu     sync.Mutex // guards events
+	events []record.Event
+}
+
+func (l *eventLog) Emit(_ context.Context, e record.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.events = append(l.events, e)
+}
+
+// types returns the types of the emitted events, without their common prefix.
+func (l *eventLog) types() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var types []string
+	for _, e := range l.events {
+		types = append(types, strings.TrimPrefix(string(e.Type), "vault.connection.token_refresh."))
+	}
+	return strings.Join(types, " ")
+}
+
+// eventsOf returns what the replicas have emitted.
+func eventsOf(all []*harness) string {
+	var events []string
+	for _, h := range all {
+		if types := h.events.types(); types != "" {
+			events = append(events, types)
+		}
+	}
+	return strings.Join(events, " ")
 }

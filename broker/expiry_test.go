@@ -32,7 +32,7 @@ func TestTokenIsRefreshedAheadOfItsExpiry(t *testing.T) {
 		}
 		time.Sleep(4 * time.Second)
 		if got := h.token(h.key); !strings.HasPrefix(got, "access-1-") {
-			t.Errorf("after the refresh: got %q", got)
+			t.Errorf("after the refresh: got %q, want the refreshed token", got)
 		}
 	})
 }
@@ -83,7 +83,7 @@ func TestValidTokenIsServedWhateverHappensToItsRefresh(t *testing.T) {
 		time.Sleep(56 * time.Minute)
 		for range 200 { // until the expiry
 			if got := h.token(h.key); got != "a1" {
-				t.Fatalf("got %q", got)
+				t.Fatalf("got %q, want a1", got)
 			}
 			time.Sleep(time.Second)
 		}

@@ -43,7 +43,7 @@ func TestClientCredentialsNeedNoImportedToken(t *testing.T) {
 			t.Errorf("the second import: got %s, want kept", outcome)
 		}
 		if got := h.grants(); got != "" {
-			t.Errorf("an import fetched a token: %s", got)
+			t.Errorf("the imports sent token requests: %s", got)
 		}
 		first := h.token(key)
 		if again := h.token(key); again != first {
@@ -271,10 +271,10 @@ func TestClientCredentialsAreFetchedWhenTheTokenExpires(t *testing.T) {
 		h.mustImportBody(key, `{"credentials":{"access_token":"a1",`+issued(0)+`}}`)
 		time.Sleep(2 * time.Hour)
 		if got := h.token(key); !strings.HasPrefix(got, "access-1-") {
-			t.Errorf("got %q", got)
+			t.Errorf("got %q, want a fetched token", got)
 		}
 		if got := h.provider.Requests()[0].Get("grant_type"); got != "client_credentials" {
-			t.Errorf("got grant_type %q", got)
+			t.Errorf("got grant_type %q, want client_credentials", got)
 		}
 	})
 }
@@ -289,7 +289,7 @@ func TestObtainTokenFetchesOne(t *testing.T) {
 		h.mustImportBody(key, `{"credentials": {"access_token": "a1", `+issued(0)+`}}`)
 		conn, err := h.ObtainToken(t.Context(), key)
 		if err != nil || conn.State != record.StateCallable {
-			t.Fatalf("got %+v, %v", conn, err)
+			t.Fatalf("got %+v, %v; want a callable connection", conn, err)
 		}
 		if got := h.token(key); !strings.HasPrefix(got, "access-1") {
 			t.Errorf("got %q, want the fetched one", got)

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -302,26 +301,4 @@ func (h *harness) holdAnswers(refresh string) (release chan struct{}) {
 	h.provider.Grant(refresh)
 	h.provider.Deliver = func(int) error { <-release; return nil }
 	return release
-}
-
-// An eventLog keeps the emitted events.
-type eventLog struct {
-	mu     sync.Mutex // guards events
-	events []record.Event
-}
-
-func (l *eventLog) Emit(_ context.Context, e record.Event) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.events = append(l.events, e)
-}
-
-func (l *eventLog) types() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var types []string
-	for _, e := range l.events {
-		types = append(types, strings.TrimPrefix(string(e.Type), "vault.connection.token_refresh."))
-	}
-	return strings.Join(types, " ")
 }

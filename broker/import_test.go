@@ -142,7 +142,7 @@ func TestImportQueuesARefreshWhenTheTokenMayBeExpired(t *testing.T) {
 				h.provider.Grant("r-" + brokertest.RefreshCanary)
 				_, outcome, err := h.importBody(h.key, `{"credentials":{"access_token":"a","refresh_token":"r-`+brokertest.RefreshCanary+`"`+test.members+`}}`)
 				if err != nil || outcome != record.ImportStored {
-					t.Fatalf("got %q, %v", outcome, err)
+					t.Fatalf("got %q, %v; want stored", outcome, err)
 				}
 				synctest.Wait()
 				if got := len(h.provider.Requests()) == 1; got != test.want {
@@ -163,7 +163,7 @@ func TestImportDoesNotWaitForTheRefresh(t *testing.T) {
 		begun := time.Now()
 		h.mustImport("a1", "r1")
 		if waited := time.Since(begun); waited != 0 {
-			t.Errorf("the import took %v", waited)
+			t.Errorf("the import took %v, want no time", waited)
 		}
 		if rec := h.record(h.key); !rec.Cycle.Queued {
 			t.Error("the refresh is not stored as queued: a crash would lose it")

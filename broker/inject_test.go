@@ -140,7 +140,7 @@ func TestNothingIsSentToAHostThatTheConnectorDoesNotAllow(t *testing.T) {
 				t.Errorf("%s: got %v, want ErrHostNotAllowed", url, err)
 			}
 			if len(req.Header) > 0 {
-				t.Errorf("%s: got headers %v", url, req.Header)
+				t.Errorf("%s: got headers %v, want none", url, req.Header)
 			}
 		}
 		if got := len(h.provider.Requests()); got != 0 {

@@ -38,7 +38,7 @@ func TestLeaseThatWasSavedTooLateIsGivenBack(t *testing.T) {
 		}
 		h.wantRecord(h.key, recordWant{ambiguous: 0})
 		if got := h.token(h.key); !strings.HasPrefix(got, "access-1-") {
-			t.Errorf("the next call got %q", got)
+			t.Errorf("the next call got %q, want the refreshed token", got)
 		}
 	})
 }
@@ -94,7 +94,7 @@ func TestLeaseOfAnEarlierProcessIsTakenOverAtOnceOnAnExclusiveStore(t *testing.T
 		begun := time.Now()
 		h.token(h.key)
 		if waited := time.Since(begun); waited != 0 {
-			t.Errorf("waited %v", waited)
+			t.Errorf("took over after %v, want at once", waited)
 		}
 	})
 }

@@ -141,7 +141,7 @@ func wantOutcome(t *testing.T, h *harness, want outcome) {
 	}
 	isPermanent := want.class == record.ClassPermanent
 	if view.CredentialsExpireAt.IsZero() == isPermanent {
-		t.Errorf("the credentials expire at %v", view.CredentialsExpireAt)
+		t.Errorf("got %v for the end of the credentials, want one only for a parked connection", view.CredentialsExpireAt)
 	}
 	if got := h.events.types(); got != want.events {
 		t.Errorf("got events %q, want %q", got, want.events)

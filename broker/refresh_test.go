@@ -48,7 +48,7 @@ func TestStormOnAnExpiredTokenRedeemsOnce(t *testing.T) {
 		}
 		for i, tok := range tokens[1:] {
 			if !strings.HasPrefix(tok, "access-1-") {
-				t.Fatalf("caller %d got %q", i+1, tok)
+				t.Fatalf("caller %d got %q, want the refreshed token", i+1, tok)
 			}
 		}
 	})
@@ -90,7 +90,7 @@ func TestTwoReplicasRedeemOnce(t *testing.T) {
 		one.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
 		if got := two.token(two.key); !strings.HasPrefix(got, "access-1-") {
-			t.Errorf("the second replica got %q", got)
+			t.Errorf("the second replica got %q, want the refreshed token", got)
 		}
 		if got := len(provider.Requests()); got != 1 {
 			t.Errorf("got %d token requests, want 1", got)

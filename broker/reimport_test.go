@@ -162,7 +162,7 @@ func TestReimportUnparksForOneAttempt(t *testing.T) {
 		h.mustImport("a1", "r1", issued(2*time.Hour)) // a grant that the provider does not know
 		synctest.Wait()
 		if rec := h.record(h.key); !rec.IsParked() {
-			t.Fatal("not parked")
+			t.Fatal("the connection is not parked")
 		}
 		if got := h.mustImport("a1", "r1", issued(2*time.Hour)); got != record.ImportKept {
 			t.Errorf("got %q, want kept", got)
@@ -172,16 +172,24 @@ func TestReimportUnparksForOneAttempt(t *testing.T) {
 			t.Errorf("got %d token requests, want 2", got)
 		}
 		if rec := h.record(h.key); !rec.IsParked() {
-			t.Error("not parked again")
+			t.Error("the connection is not parked again")
 		}
 		if got := h.events.types(); got != "failed" {
 			t.Errorf("got events %q, want one failed", got)
 		}
-		h.provider.Grant("r1") // the provider has mended it
+	})
+}
+
+func TestReimportUnparksForGoodIfTheGrantWorksAgain(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(2*time.Hour)) // a grant that the provider does not know yet
+		synctest.Wait()
+		h.provider.Grant("r1")
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
 		if got := h.token(h.key); !strings.HasPrefix(got, "access-") {
-			t.Errorf("got token %q", got)
+			t.Errorf("got token %q, want the refreshed one", got)
 		}
 		if got := h.events.types(); got != "failed recovered" {
 			t.Errorf("got events %q, want failed recovered", got)

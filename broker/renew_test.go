@@ -103,7 +103,7 @@ func TestRejectionsInAFloodAreDealtWithOnce(t *testing.T) {
 		}
 		synctest.Wait()
 		if got := runtime.NumGoroutine() - before; got > 2 {
-			t.Errorf("%d goroutines wait for one refresh", got)
+			t.Errorf("%d goroutines wait for one refresh, want 2 at most", got)
 		}
 		time.Sleep(time.Minute)
 		if tok, err := h.Source(h.key).Token(t.Context()); err != nil || tok.Generation != 2 {

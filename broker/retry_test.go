@@ -46,7 +46,7 @@ func TestBackoffGivesUpAndRecovers(t *testing.T) {
 		down.Store(false)
 		h.token(h.key)
 		if got := h.events.types(); got != "pending failed recovered" {
-			t.Errorf("got events %q", got)
+			t.Errorf("got events %q, want pending failed recovered", got)
 		}
 	})
 }

@@ -209,7 +209,7 @@ func TestDeleteDoesNotDependOnRevocation(t *testing.T) {
 					t.Fatal(err)
 				}
 				if waited := time.Since(begun); waited > 0 {
-					t.Errorf("the deletion waited for %v", waited)
+					t.Errorf("the deletion waited %v for the revocation", waited)
 				}
 				if _, err := h.Connection(t.Context(), h.key); !errors.Is(err, record.ErrConnectionNotFound) {
 					t.Errorf("got %v, want ErrConnectionNotFound", err)
@@ -219,7 +219,7 @@ func TestDeleteDoesNotDependOnRevocation(t *testing.T) {
 					t.Errorf("got %d requests, want %d", got, tt.sent)
 				}
 				if log := h.log.String(); !strings.Contains(log, tt.log) {
-					t.Errorf("got the log %s\nwithout %q", log, tt.log)
+					t.Errorf("the log does not say %q:\n%s", tt.log, log)
 				}
 			})
 		})

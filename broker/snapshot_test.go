@@ -29,7 +29,7 @@ func TestStoreOutageServesAValidToken(t *testing.T) {
 		begun := time.Now()
 		for range 100 {
 			if got := h.token(h.key); got != "a1" {
-				t.Fatalf("got %q", got)
+				t.Fatalf("got %q, want a1", got)
 			}
 		}
 		if waited := time.Since(begun); waited > time.Second {

@@ -43,7 +43,7 @@ func TestUpdateOfNothingIsNotSaved(t *testing.T) {
 		before := h.record(h.key)
 		h.store.Fail = func(op string, _ record.Key) error {
 			if op == brokertest.OpSave {
-				t.Error("it was saved")
+				t.Error("the record was saved")
 			}
 			return nil
 		}
@@ -71,7 +71,7 @@ func TestDisabledConnectionGetsNoCredential(t *testing.T) {
 			t.Fatalf("the other replica: got %q, want a1", got)
 		}
 		if got := h.mustUpdate(h.key, `{"enabled": false}`); got.Enabled {
-			t.Error("it is enabled")
+			t.Error("the connection is enabled")
 		}
 		if _, err := h.Authorize(request(t, "https://api.acme.test/"), h.key); !errors.Is(err, broker.ErrConnectionDisabled) {
 			t.Errorf("in this process: got %v, want ErrConnectionDisabled at once", err)

@@ -67,7 +67,7 @@ func TestManyWhoValidateShareOneRefresh(t *testing.T) {
 		close(release)
 		synctest.Wait()
 		if callable.Load() != 50 {
-			t.Errorf("%d of 50 found it callable", callable.Load())
+			t.Errorf("%d of 50 callers got callable, want all", callable.Load())
 		}
 		h.wantRequests("for all", 1)
 	})
