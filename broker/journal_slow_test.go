@@ -46,57 +46,6 @@ func (s stuckStore) Save(ctx context.Context, rec *record.Record, rev record.Rev
 	return s.Store.Save(ctx, rec, rev)
 }
 
-// Save implements [record.Store].
-func (s lateStore) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
-	type result struct {
-		rev record.Revision
-		err error
-	}
-	rec, done := rec.Clone(), make(chan result, 1)
-	go func() {
-		time.Sleep(s.delay())
-		saved, err := s.Store.Save(context.WithoutCancel(ctx), rec, rev)
-		done <- result{saved, err}
-	}()
-	select {
-	case r := <-done:
-		return r.rev, r.err
-	case <-ctx.Done():
-		return 0, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, ctx.Err())
-	}
-}
-
-// Save implements [record.Store].
-func (s slowStore) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
-	if s.slow.Load() {
-		time.Sleep(2 * time.Millisecond)
-	}
-	return s.Store.Save(context.WithoutCancel(ctx), rec, rev)
-}
-
-// A lateStore delays each save, and then makes it even if the caller is gone.
-type lateStore struct {
-	record.Store
-	delay func() time.Duration
-}
-
-// A slowStore takes some time to save, and saves even if the caller is gone.
-type slowStore struct {
-	record.Store
-	slow *atomic.Bool
-}
-
-// An impatientJournal removes nothing once the context has ended, as the journal on disk.
-type impatientJournal struct{ record.Journal }
-
-// Remove implements [record.Journal].
-func (j impatientJournal) Remove(ctx context.Context, id string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return j.Journal.Remove(ctx, id)
-}
-
 func TestAnswerIsInTheJournalSoonIfTheStoreHangs(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -123,6 +72,32 @@ func TestAnswerIsInTheJournalSoonIfTheStoreHangs(t *testing.T) {
 			t.Errorf("got %d token requests, want 1", got)
 		}
 	})
+}
+
+// A lateStore delays each save, and then makes it even if the caller is gone.
+type lateStore struct {
+	record.Store
+	delay func() time.Duration
+}
+
+// Save implements [record.Store].
+func (s lateStore) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
+	type result struct {
+		rev record.Revision
+		err error
+	}
+	rec, done := rec.Clone(), make(chan result, 1)
+	go func() {
+		time.Sleep(s.delay())
+		saved, err := s.Store.Save(context.WithoutCancel(ctx), rec, rev)
+		done <- result{saved, err}
+	}()
+	select {
+	case r := <-done:
+		return r.rev, r.err
+	case <-ctx.Done():
+		return 0, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, ctx.Err())
+	}
 }
 
 // A save may take so long that the answer goes into the journal first.
@@ -166,6 +141,31 @@ func TestSlowSaveIsDoneOnce(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A slowStore takes some time to save, and saves even if the caller is gone.
+type slowStore struct {
+	record.Store
+	slow *atomic.Bool
+}
+
+// Save implements [record.Store].
+func (s slowStore) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
+	if s.slow.Load() {
+		time.Sleep(2 * time.Millisecond)
+	}
+	return s.Store.Save(context.WithoutCancel(ctx), rec, rev)
+}
+
+// An impatientJournal removes nothing once the context has ended, as the journal on disk.
+type impatientJournal struct{ record.Journal }
+
+// Remove implements [record.Journal].
+func (j impatientJournal) Remove(ctx context.Context, id string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return j.Journal.Remove(ctx, id)
 }
 
 // Every save begins with the pending answers. The caller that waits for it may go away just
