@@ -1,7 +1,6 @@
 package broker_test
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -12,12 +11,11 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// refuseSome answers requests for refresh tokens that begin with "bad" without saying
-// what is wrong, until the returned switch is on.
+// refuseSome refuses refresh tokens that begin with "bad", with a code that does not say
+// what is wrong, until the returned switch is true.
 func (h *harness) refuseSome() *atomic.Bool {
 	var mended atomic.Bool
 	h.provider.Respond = func(_ int, form url.Values) (*http.Response, error) {
@@ -29,22 +27,19 @@ func (h *harness) refuseSome() *atomic.Bool {
 	return &mended
 }
 
-// importAs imports a token that expired long ago for a customer.
+// importAs imports an expired token for a customer, which the broker then refreshes.
 func (h *harness) importAs(customer, refresh string) record.Key {
 	h.t.Helper()
-	key := h.key
-	key.Consumer = customer
+	key := h.of(customer)
 	h.provider.Grant(refresh)
-	if _, _, err := h.importBody(key, fmt.Sprintf(`{"credentials":{"access_token":"a","refresh_token":%q,%s}}`, refresh, issued(2*time.Hour))); err != nil {
-		h.t.Fatal(err)
-	}
+	h.mustImportBody(key, fmt.Sprintf(`{"credentials":{"access_token":"a","refresh_token":%q,%s}}`, refresh, issued(2*time.Hour)))
 	synctest.Wait()
 	return key
 }
 
-// One customer's refresh token is malformed, and the token endpoint says invalid_request:
-// nobody else has to wait for that.
-func TestRefusalOfOneConnectionDoesNotPauseTheConnector(t *testing.T) {
+// One customer's refresh token is malformed, and the token endpoint says invalid_request.
+// No other connection waits for that.
+func TestRefusalOfOneConnectionDoesNotTripTheBreakerOfTheConnector(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.refuseSome()
@@ -61,8 +56,8 @@ func TestRefusalOfOneConnectionDoesNotPauseTheConnector(t *testing.T) {
 	})
 }
 
-// The same answer for one after the other is not their fault: the connector is paused.
-func TestRefusalsInARowPauseTheConnector(t *testing.T) {
+// When one connection after the other gets that answer, the fault is the connector's.
+func TestRefusalsInARowTripTheBreakerOfTheConnector(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		mended := h.refuseSome()
@@ -72,7 +67,7 @@ func TestRefusalsInARowPauseTheConnector(t *testing.T) {
 			keys[i] = h.importAs(fmt.Sprint("customer ", i), fmt.Sprint("bad ", i))
 		}
 		if got := len(h.provider.Requests()); got != 3 {
-			t.Errorf("got %d token requests, want 3: then it is the connector's fault", got)
+			t.Errorf("got %d token requests, want 3: those trip the breaker", got)
 		}
 		if got := h.events.types(); got != "failed failed failed" {
 			t.Errorf("got events %q, want three", got)
@@ -81,156 +76,6 @@ func TestRefusalsInARowPauseTheConnector(t *testing.T) {
 		time.Sleep(5*time.Minute + time.Second)
 		for _, key := range keys {
 			h.token(key)
-		}
-	})
-}
-
-// A grant that is gone says that the client is right: the next connection need not wait
-// for another five minutes.
-func TestDeadGrantDoesNotProlongAPause(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		var mended atomic.Bool // at the provider, which nobody can know of
-		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
-			if mended.Load() {
-				return nil, nil
-			}
-			return brokertest.Response(401, map[string]any{"error": "invalid_client"}), nil
-		}
-		first := h.importAs("first", "r1")
-		dead := h.key
-		dead.Consumer = "dead"
-		if _, _, err := h.importBody(dead, `{"credentials":{"access_token":"a","refresh_token":"gone",`+issued(2*time.Hour)+`}}`); err != nil {
-			t.Fatal(err)
-		}
-		mended.Store(true)
-		time.Sleep(5*time.Minute - time.Second)
-		var failed *record.TokenError
-		if _, err := h.Source(first).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassConfiguration {
-			t.Errorf("got %v, want that the connector is paused", err)
-		}
-		if err := h.Delete(t.Context(), first); err != nil { // so that the probe is the other's
-			t.Fatal(err)
-		}
-		time.Sleep(time.Second)
-		if _, err := h.Source(dead).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked {
-			t.Errorf("got %v, want that the grant is gone", err)
-		}
-		h.token(h.importAs("second", "r2"))
-	})
-}
-
-// A wrong client is told of once, though each replica finds out for itself, and each
-// process again; and once more when it is wrong another time.
-func TestWrongClientIsToldOnceAcrossReplicas(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
-		replicas := []*harness{newHarnessOn(t, store, provider), newHarnessOn(t, store, provider), newHarnessOn(t, store, provider)}
-		told := func() string {
-			var events []string
-			for _, h := range replicas {
-				events = append(events, h.events.types())
-			}
-			return strings.TrimSpace(strings.Join(events, " "))
-		}
-		var wrong atomic.Bool
-		wrong.Store(true)
-		provider.Respond = func(int, url.Values) (*http.Response, error) {
-			if wrong.Load() {
-				return brokertest.Response(401, map[string]any{"error": "invalid_client"}), nil
-			}
-			return nil, nil
-		}
-		keys := make([]record.Key, len(replicas))
-		for i, h := range replicas {
-			keys[i] = h.importAs(fmt.Sprint("customer ", i), fmt.Sprint("r", i))
-		}
-		if got := len(provider.Requests()); got != len(replicas) {
-			t.Errorf("got %d token requests, want one of each replica", got)
-		}
-		if got := told(); got != "failed" {
-			t.Errorf("got events %q, want one failed", got)
-		}
-
-		restarted := replicas[1]
-		abandon(t, restarted.Broker)
-		restarted.start()
-		if _, err := restarted.Source(keys[1]).Token(t.Context()); err == nil {
-			t.Error("got a token")
-		}
-		synctest.Wait()
-		if got := told(); got != "failed" {
-			t.Errorf("got events %q after a restart, want no more", got)
-		}
-
-		wrong.Store(false)
-		time.Sleep(5*time.Minute + time.Second)
-		for i, h := range replicas {
-			h.token(keys[i])
-		}
-		synctest.Wait()
-		wrong.Store(true)
-		time.Sleep(2 * time.Hour)
-		for i, h := range replicas {
-			if _, err := h.Source(keys[i]).Token(t.Context()); err == nil {
-				t.Error("got a token")
-			}
-		}
-		synctest.Wait()
-		if got := told(); strings.Count(got, "failed") != 2 {
-			t.Errorf("got events %q, want failed once more", got)
-		}
-	})
-}
-
-// Where settings decide the token endpoint, one tenant's may not know the client: it is in
-// another region, or its owner has removed the integration. The others go on.
-func TestTokenEndpointOfOneTenantDoesNotPauseTheOthers(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		tenants := connector.ID{UnifiedAPI: "crm", ServiceID: "tenants"}
-		h.connect(connector.Definition{
-			ID: tenants, TokenURL: "https://{tenant}.acme.test/token", Settings: []connector.Setting{{Name: "tenant", Required: true}},
-		})
-		h.Configure(h.config)
-		// The provider's forms do not say which endpoint they were sent to, the refresh token does.
-		h.provider.Respond = func(_ int, form url.Values) (*http.Response, error) {
-			if strings.HasPrefix(form.Get("refresh_token"), "strange") {
-				return brokertest.Response(401, map[string]any{"error": "invalid_client"}), nil
-			}
-			return nil, nil
-		}
-		key := func(consumer string) record.Key {
-			key := h.at(tenants)
-			key.Consumer = consumer
-			return key
-		}
-		connect := func(consumer, tenant, refresh string) {
-			t.Helper()
-			h.provider.Grant(refresh)
-			if _, _, err := h.importBody(key(consumer), `{"credentials":{"access_token":"a","refresh_token":"`+refresh+`",`+
-				issued(2*time.Hour)+`},"settings":{"tenant":"`+tenant+`"}}`); err != nil {
-				t.Fatal(err)
-			}
-			synctest.Wait()
-		}
-		connect("jane", "elsewhere", "strange-1")
-		connect("john", "good", "r1")
-		if got := h.token(key("john")); got == "" || got == "a" {
-			t.Errorf("got %q, want a new token", got)
-		}
-		// The strange tenant's connections share its pause.
-		before := len(h.provider.Requests())
-		connect("joan", "elsewhere", "strange-2")
-		if got := len(h.provider.Requests()); got != before {
-			t.Errorf("got %d requests more to an endpoint that does not know the client", got-before)
-		}
-		// Another tenant's is news of its own.
-		connect("jill", "abroad", "strange-3")
-		const paused = "a token endpoint that settings decide refuses"
-		if log := h.log.String(); strings.Count(log, paused) != 2 {
-			t.Errorf("the log does not say twice what is paused: %s", log)
 		}
 	})
 }

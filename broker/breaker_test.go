@@ -9,9 +9,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// TestPausesOfConnectionsDoNotPileUp: anybody who may import can make connections
-// whose settings a token endpoint refuses.
-func TestPausesOfConnectionsDoNotPileUp(t *testing.T) {
+// Every caller that may import can make connections whose settings a token endpoint
+// refuses.
+func TestBreakersOfConnectionsDoNotPileUp(t *testing.T) {
 	t.Parallel()
 	conn := &record.Connector{Definition: connector.Definition{
 		ID: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}, AuthType: connector.OAuth2, GrantType: connector.Password,
@@ -20,22 +20,22 @@ func TestPausesOfConnectionsDoNotPileUp(t *testing.T) {
 	now := time.Unix(0, 0)
 	common := &record.Record{Key: record.Key{Consumer: "any"}}
 	if begun, wide := p.trip(conn, common, "invalid_client", now.Add(probeInterval)); !begun || !wide {
-		t.Errorf("got begun %t, wide %t", begun, wide)
+		t.Errorf("got begun %t, wide %t; want both", begun, wide)
 	}
 	for i := range 10 * maxBreakers {
 		now = now.Add(time.Second)
 		rec := &record.Record{Key: record.Key{Consumer: strconv.Itoa(i)}}
 		if begun, wide := p.trip(conn, rec, "http_404", now.Add(probeInterval)); !begun || wide {
-			t.Fatalf("%d: got begun %t, wide %t", i, begun, wide)
+			t.Fatalf("%d: got begun %t, wide %t; want begun only", i, begun, wide)
 		}
 		if p.openUntil(conn, rec, now).IsZero() {
-			t.Fatalf("%d is not paused", i)
+			t.Fatalf("%d: no breaker is open", i)
 		}
 	}
 	if len(p.open) > maxBreakers {
-		t.Errorf("%d pauses are there still", len(p.open))
+		t.Errorf("got %d open breakers, want at most %d", len(p.open), maxBreakers)
 	}
 	if p.open[breakerScope{connector: conn.ID}] == nil {
-		t.Error("the connector's own is gone")
+		t.Error("the breaker of the connector is gone")
 	}
 }

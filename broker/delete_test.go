@@ -14,8 +14,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// What a token endpoint answers for a connection that is gone is of no use to anybody
-// but a thief.
+// Only a thief has a use for what a token endpoint answers for a deleted connection.
 func TestAnswerForADeletedConnectionIsRevoked(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -38,7 +37,7 @@ func TestAnswerForADeletedConnectionIsRevoked(t *testing.T) {
 	})
 }
 
-// The same when the broker is closing meanwhile.
+// The same while the broker closes.
 func TestAnswerForADeletedConnectionIsRevokedWhenAllEnds(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -64,7 +63,7 @@ func TestAnswerForADeletedConnectionIsRevokedWhenAllEnds(t *testing.T) {
 	})
 }
 
-// The same while the store is out of reach: the answer waits, and finds a tombstone.
+// The same while the store is down: the answer waits, and finds a tombstone.
 func TestAnswerThatWaitedForTheStoreIsRevokedWithItsConnection(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -83,16 +82,10 @@ func TestAnswerThatWaitedForTheStoreIsRevokedWithItsConnection(t *testing.T) {
 		if err := h.Delete(t.Context(), h.key); !errors.Is(err, record.ErrStoreUnavailable) {
 			t.Errorf("got %v, want ErrStoreUnavailable", err)
 		}
-		rec, rev, err := h.store.Load(t.Context(), h.key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		rec := h.record(h.key)
 		down.Store(false)
-		// Another replica, to which the store answers already, is faster.
-		tombstone := &record.Record{Key: h.key, CreatedAt: rec.CreatedAt, Deleted: time.Now(), Generation: rec.Generation + 1}
-		if _, err := h.store.Save(t.Context(), tombstone, rev); err != nil {
-			t.Fatal(err)
-		}
+		// Another replica reaches the store first.
+		h.restore(&record.Record{Key: h.key, CreatedAt: rec.CreatedAt, Deleted: time.Now(), Generation: rec.Generation + 1})
 		time.Sleep(time.Minute)
 		if got, want := e.revoked(), "refresh-1 refresh_token"; got != want {
 			t.Errorf("got %s, want %s once", got, want)
@@ -106,7 +99,8 @@ func TestAnswerThatWaitedForTheStoreIsRevokedWithItsConnection(t *testing.T) {
 	})
 }
 
-// An answer that the store will never take blocks its connection, but not its end.
+// An answer that the store will never take blocks writes to its connection, but not its
+// deletion.
 func TestConnectionWhoseAnswerCannotBeSavedCanBeDeleted(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -122,14 +116,14 @@ func TestConnectionWhoseAnswerCannotBeSavedCanBeDeleted(t *testing.T) {
 		h.provider.Deliver = func(int) error { refusing.Store(true); return nil }
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
-		time.Sleep(time.Second) // the answer was tried again, and is not for a while
-		refusing.Store(false)   // what the answer is too large for, a tombstone is not
+		time.Sleep(time.Second) // the answer was tried again; the next try is later
+		refusing.Store(false)   // a tombstone is not too large
 		if err := h.Delete(t.Context(), h.key); err != nil {
-			t.Fatalf("got %v", err)
+			t.Fatalf("got %v, want no error", err)
 		}
 		time.Sleep(time.Minute)
 		if rec := h.record(h.key); !rec.IsTombstone() {
-			t.Error("the connection is there")
+			t.Error("the connection is not deleted")
 		}
 		if got, want := e.revoked(), "r1 refresh_token, refresh-1 refresh_token"; got != want {
 			t.Errorf("got %s, want %s", got, want)
@@ -141,14 +135,10 @@ func TestConsumerIsDeletedThoughSomeDeletionsFail(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", issued(0))
-		if _, _, err := h.importBody(h.at(keyed), `{"settings": {"api_key": "k"}}`); err != nil {
-			t.Fatal(err)
-		}
-		if _, _, err := h.importBody(h.at(long), `{"credentials": {"access_token": "a2", `+issued(0)+`}}`); err != nil {
-			t.Fatal(err)
-		}
+		h.mustImportBody(h.at(keyed), `{"settings": {"api_key": "k"}}`)
+		h.mustImportBody(h.at(long), `{"credentials": {"access_token": "a2", `+issued(0)+`}}`)
 		synctest.Wait()
-		delete(h.config.Connectors, long) // its block is gone, its connection is not
+		h.disconnect(long) // its connection stays
 		h.store.Fail = func(op string, key record.Key) error {
 			if op == brokertest.OpSave && key.Connector == acme {
 				return record.ErrStoreUnavailable
@@ -167,11 +157,11 @@ func TestConsumerIsDeletedThoughSomeDeletionsFail(t *testing.T) {
 		h.store.Fail = nil
 		for range 2 {
 			if err := h.DeleteConsumer(t.Context(), h.key.Application, h.key.Consumer); err != nil {
-				t.Errorf("repeated: %v", err)
+				t.Errorf("repeated: got %v, want no error", err)
 			}
 		}
 		if !h.record(h.key).IsTombstone() {
-			t.Error("the last connection is there")
+			t.Error("the last connection is not deleted")
 		}
 		time.Sleep(48 * time.Hour) // the sweep has removed the tombstones
 		if err := h.DeleteConsumer(t.Context(), h.key.Application, h.key.Consumer); !errors.Is(err, broker.ErrConsumerNotFound) {
@@ -184,12 +174,71 @@ func TestConnectionOfAConnectorWithoutABlockCanBeDeleted(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", issued(0))
-		delete(h.config.Connectors, acme)
+		h.disconnect(acme)
 		if err := h.Delete(t.Context(), h.key); err != nil {
-			t.Errorf("got %v", err)
+			t.Errorf("got %v, want no error", err)
 		}
 		if err := h.Delete(t.Context(), h.key); !errors.Is(err, record.ErrConnectorNotFound) {
 			t.Errorf("again: got %v, want ErrConnectorNotFound", err)
+		}
+	})
+}
+
+func TestDeletedConnectionIsGoneAndStaysGone(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		if err := h.Delete(t.Context(), h.key); !errors.Is(err, record.ErrConnectionNotFound) {
+			t.Errorf("before the import: got %v, want ErrConnectionNotFound", err)
+		}
+		h.mustImport("a1-"+brokertest.AccessCanary, "r1-"+brokertest.RefreshCanary, issued(0))
+		if err := h.Delete(t.Context(), h.key); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Delete(t.Context(), h.key); !errors.Is(err, record.ErrConnectionNotFound) {
+			t.Errorf("again: got %v, want ErrConnectionNotFound", err)
+		}
+		if _, err := h.Connection(t.Context(), h.key); !errors.Is(err, record.ErrConnectionNotFound) {
+			t.Errorf("got %v, want ErrConnectionNotFound", err)
+		}
+		if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, record.ErrConnectionNotFound) {
+			t.Errorf("got %v, want ErrConnectionNotFound", err)
+		}
+		synctest.Wait()
+		brokertest.NoCanary(t, "the store, earlier revisions included,", h.store.Contents())
+
+	})
+}
+
+func TestConnectionCanBeImportedAgainAfterItsDeletion(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(0))
+		if err := h.Delete(t.Context(), h.key); err != nil {
+			t.Fatal(err)
+		}
+		h.mustImport("a2", "r2", issued(0))
+		if got := h.token(h.key); got != "a2" {
+			t.Errorf("got %q, want a2", got)
+		}
+		if rec := h.record(h.key); rec.Generation != 3 {
+			t.Errorf("got generation %d, want 3: the count goes on", rec.Generation)
+		}
+	})
+}
+
+func TestAnswerForADeletedConnectionIsDropped(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		release := h.holdAnswers("r1")
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
+		if err := h.Delete(t.Context(), h.key); err != nil {
+			t.Fatal(err)
+		}
+		close(release)
+		synctest.Wait()
+		if rec := h.record(h.key); !rec.IsTombstone() || rec.Credentials != nil {
+			t.Error("the connection is back")
 		}
 	})
 }

@@ -1,24 +1,36 @@
 package broker
 
-// Refreshers returns how many connections the broker keeps something of in memory.
+import (
+	"slices"
+	"sync"
+)
+
+// Refreshers returns the number of connections that the broker keeps in memory.
 func (b *Broker) Refreshers() int {
 	n := 0
 	b.connections.refreshers.each(func(*refresher) { n++ })
 	return n
 }
 
-// Lock takes every lock that a refresh of the source's connection could take, and
-// returns what gives them back.
+// Lock takes every mutex that a refresh of the source's connection can take. The returned
+// function releases them.
 func (s Source) Lock() (unlock func()) {
 	b := s.refresher.broker
-	s.refresher.mu.Lock()
-	b.lifecycle.mu.Lock()
-	b.refusals.breakers.mu.Lock()
-	b.backlog.mu.Lock()
+	locks := []sync.Locker{
+		&s.refresher.mu,
+		&b.connections.refreshers.part(&s.refresher.key).mu,
+		&b.lifecycle.mu,
+		&b.refusals.breakers.mu,
+		&b.refusals.suspicions.mu,
+		&b.refusals.announcements.mu,
+		&b.backlog.mu,
+	}
+	for _, l := range locks {
+		l.Lock()
+	}
 	return func() {
-		b.backlog.mu.Unlock()
-		b.refusals.breakers.mu.Unlock()
-		b.lifecycle.mu.Unlock()
-		s.refresher.mu.Unlock()
+		for _, l := range slices.Backward(locks) {
+			l.Unlock()
+		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -16,9 +15,6 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// owner is a connector with the password grant.
-var owner = connector.ID{UnifiedAPI: "crm", ServiceID: "owner"}
-
 // grants returns the grant types of the token requests so far.
 func (h *harness) grants() string {
 	var types []string
@@ -26,15 +22,6 @@ func (h *harness) grants() string {
 		types = append(types, form.Get("grant_type"))
 	}
 	return strings.Join(types, " ")
-}
-
-func (h *harness) mustImportBody(key record.Key, body string) record.ImportOutcome {
-	h.t.Helper()
-	_, outcome, err := h.importBody(key, body)
-	if err != nil {
-		h.t.Fatalf("import of %s: %v", body, err)
-	}
-	return outcome
 }
 
 func TestClientCredentialsNeedNoImportedToken(t *testing.T) {
@@ -46,23 +33,21 @@ func TestClientCredentialsNeedNoImportedToken(t *testing.T) {
 			Settings:    []connector.Setting{{Name: "tenant", Required: true}},
 		})
 		key := h.at(cc)
-		var input *record.InputError
-		if _, _, err := h.importBody(key, `{}`); !errors.As(err, &input) || input.Field != "settings.tenant" {
-			t.Errorf("got %v, want an InputError for settings.tenant", err)
+		_, _, err := h.importBody(key, `{}`)
+		wantInvalid(t, err, "settings.tenant")
+		if outcome := h.mustImportBody(key, `{"settings":{"tenant":"one"}}`); outcome != record.ImportStored {
+			t.Errorf("got %s, want stored", outcome)
 		}
-		view, outcome, err := h.importBody(key, `{"settings":{"tenant":"one"}}`)
-		if err != nil || outcome != record.ImportStored || view.State != record.StateCallable || view.Health != record.HealthOK {
-			t.Fatalf("got %v, %s, %v, want a callable connection", view, outcome, err)
-		}
+		h.wantView(key, record.StateCallable, record.HealthOK)
 		if outcome := h.mustImportBody(key, `{"settings":{"tenant":"one"}}`); outcome != record.ImportKept {
 			t.Errorf("the second import: got %s, want kept", outcome)
 		}
 		if got := h.grants(); got != "" {
-			t.Errorf("an import fetched a token: %s", got)
+			t.Errorf("the imports sent token requests: %s", got)
 		}
 		first := h.token(key)
 		if again := h.token(key); again != first {
-			t.Errorf("got another token at once: %s", again)
+			t.Errorf("got another token while %s is valid: %s", first, again)
 		}
 		time.Sleep(2 * time.Hour)
 		if later := h.token(key); later == first {
@@ -83,34 +68,30 @@ func TestClientCredentialsNeedNoImportedToken(t *testing.T) {
 func TestTokenOfAnotherIdentityIsNotUsedAnyMore(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{
-			ID: cc, GrantType: connector.ClientCredentials, TokenParams: map[string]string{"audience": "{tenant}"},
-			Settings: []connector.Setting{{Name: "tenant", Required: true}, {Name: "color"}},
-		})
+		h.connectTenants()
 		key := h.at(cc)
 		h.mustImportBody(key, `{"settings":{"tenant":"one"}}`)
 		first := h.token(key)
-		if outcome := h.mustImportBody(key, `{"settings":{"color":"red"}}`); outcome != record.ImportKept || h.token(key) != first {
-			t.Errorf("a setting that has no part in token requests: %s, or the token is gone", outcome)
+		if outcome := h.mustImportBody(key, `{"settings":{"color":"red"}}`); outcome != record.ImportKept {
+			t.Errorf("a setting that token requests do not use: got %s, want kept", outcome)
+		}
+		if got := h.token(key); got != first {
+			t.Errorf("a setting that token requests do not use: got %q, want %q as before", got, first)
 		}
 		if outcome := h.mustImportBody(key, `{"settings":{"tenant":"two"}}`); outcome != record.ImportStored {
 			t.Errorf("got %s, want stored", outcome)
 		}
 		if second := h.token(key); second == first {
-			t.Error("a token for the tenant one is served to the tenant two")
+			t.Error("the token of tenant one is served to tenant two")
 		}
 	})
 }
 
-// TestAnswerForAnotherIdentityIsDropped changes the settings while a token for those
-// before is being fetched.
+// The settings change while a token is fetched with the former ones.
 func TestAnswerForAnotherIdentityIsDropped(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{
-			ID: cc, GrantType: connector.ClientCredentials, TokenParams: map[string]string{"audience": "{tenant}"},
-			Settings: []connector.Setting{{Name: "tenant", Required: true}},
-		})
+		h.connectTenants()
 		key := h.at(cc)
 		h.mustImportBody(key, `{"settings":{"tenant":"one"}}`)
 		h.provider.Respond = func(n int, form url.Values) (*http.Response, error) {
@@ -124,134 +105,9 @@ func TestAnswerForAnotherIdentityIsDropped(t *testing.T) {
 		time.Sleep(time.Second)
 		h.mustImportBody(key, `{"settings":{"tenant":"two"}}`)
 		if token := <-got; token != "for-two" {
-			t.Errorf("the waiting call got %s, want the token of the tenant two", token)
+			t.Errorf("the waiting call got %s, want the token of tenant two", token)
 		}
-		if rec := h.record(key); rec.Credentials.AccessToken.Reveal() != "for-two" || rec.Lease != nil {
-			t.Errorf("stored is %s", rec.Credentials.AccessToken.Reveal())
-		}
-	})
-}
-
-func TestRefusedFetchCostsOneCallUntilTheSettingsChange(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{ID: owner, GrantType: connector.Password})
-		h.provider.Passwords = map[string]string{"ann": "right-" + brokertest.APIKeyCanary}
-		key := h.at(owner)
-		h.mustImportBody(key, `{"settings":{"username":"ann","password":"wrong"}}`)
-		for range 5 {
-			var failed *record.TokenError
-			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassPermanent || !failed.Parked {
-				t.Errorf("got %v, want a permanent failure", err)
-			}
-			time.Sleep(time.Hour)
-		}
-		if got := h.grants(); got != "password" {
-			t.Errorf("got token requests %q, want one", got)
-		}
-		if view, err := h.Connection(t.Context(), key); err != nil || view.State != record.StateInvalid || view.Health != record.HealthNeedsAuth {
-			t.Errorf("got %v, %v, want invalid, needs_auth", view, err)
-		}
-		if got := h.events.types(); got != "failed" {
-			t.Errorf("got events %q, want one failure", got)
-		}
-		h.mustImportBody(key, `{"settings":{"password":"right-`+brokertest.APIKeyCanary+`"}}`)
-		h.token(key)
-	})
-}
-
-func TestPasswordGrantUsesRefreshTokensWhileTheyWork(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{ID: owner, GrantType: connector.Password})
-		h.provider.Passwords = map[string]string{"ann": "secret"}
-		key := h.at(owner)
-		var input *record.InputError
-		if _, _, err := h.importBody(key, `{"settings":{"username":"ann"}}`); !errors.As(err, &input) || input.Field != "settings.password" {
-			t.Errorf("got %v, want an InputError for settings.password", err)
-		}
-		view, _, err := h.importBody(key, `{"settings":{"username":"ann","password":"secret"}}`)
-		if err != nil || view.Settings["password"] != record.Mask {
-			t.Fatalf("got %v, %v, want the password masked", view, err)
-		}
-		tokens := map[string]bool{h.token(key): true}
-		for range 2 {
-			time.Sleep(2 * time.Hour)
-			tokens[h.token(key)] = true
-		}
-		if got, want := h.grants(), "password refresh_token refresh_token"; got != want || len(tokens) != 3 {
-			t.Errorf("got token requests %q and %d tokens, want %q", got, len(tokens), want)
-		}
-		if form := h.provider.Requests()[0]; form.Get("username") != "ann" || form.Get("password") != "secret" {
-			t.Errorf("got %v", form)
-		}
-	})
-}
-
-// TestRefusedRefreshTokenFallsBackToThePassword revokes the grant: the password brings
-// another one, at once, in the same flight.
-func TestRefusedRefreshTokenFallsBackToThePassword(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{ID: owner, GrantType: connector.Password})
-		h.provider.Passwords = map[string]string{"ann": "secret"}
-		key := h.at(owner)
-		h.mustImportBody(key, `{"settings":{"username":"ann","password":"secret"}}`)
-		h.token(key)
-		spent := h.record(key).Credentials.RefreshToken
-		h.provider.Respond = func(_ int, form url.Values) (*http.Response, error) {
-			if form.Get("grant_type") != "refresh_token" {
-				return nil, nil
-			}
-			return brokertest.Response(http.StatusBadRequest, map[string]any{"error": "invalid_grant"}), nil
-		}
-		time.Sleep(2 * time.Hour)
-		h.token(key)
-		if got, want := h.grants(), "password refresh_token password"; got != want {
-			t.Errorf("got token requests %q, want %q", got, want)
-		}
-		rec := h.record(key)
-		if rec.Credentials.RefreshToken.Equal(spent) || rec.Lease != nil || rec.Cycle.Phase != record.PhaseHealthy || rec.Replaced[len(rec.Replaced)-1] != spent.Hash() {
-			t.Errorf("the refused refresh token is there still, or not remembered: %+v", rec.Cycle)
-		}
-		if got := h.events.types(); got != "" {
-			t.Errorf("got events %q, want none: nothing has failed", got)
-		}
-
-		// And when the password is refused as well, that is the end of it.
-		h.provider.Passwords["ann"] = "another"
-		time.Sleep(2 * time.Hour)
-		for range 3 {
-			var failed *record.TokenError
-			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked {
-				t.Errorf("got %v, want a parked connection", err)
-			}
-		}
-		if got, want := h.grants(), "password refresh_token password refresh_token password"; got != want {
-			t.Errorf("got token requests %q, want %q", got, want)
-		}
-	})
-}
-
-// TestRefusedPasswordLeavesAValidTokenInUse: what is refused is the next token.
-func TestRefusedPasswordLeavesAValidTokenInUse(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{ID: owner, GrantType: connector.Password})
-		h.provider.Passwords, h.provider.KeepRefresh = map[string]string{"ann": "secret"}, true // no refresh tokens at all
-		key := h.at(owner)
-		h.mustImportBody(key, `{"settings":{"username":"ann","password":"secret"}}`)
-		first := h.token(key)
-		h.provider.Passwords["ann"] = "another"
-		time.Sleep(58 * time.Minute) // due for a refresh ahead of its expiry
-		h.token(key)
-		synctest.Wait()
-		if got := h.token(key); got != first {
-			t.Errorf("got %s, want the valid token", got)
-		}
-		if got := h.grants(); got != "password password" {
-			t.Errorf("got token requests %q", got)
-		}
+		h.wantRecord(key, recordWant{access: "for-two"})
 	})
 }
 
@@ -267,7 +123,7 @@ func TestUnansweredFetchIsTriedAgainAtOnceSinceNothingIsSpent(t *testing.T) {
 		key := h.at(cc)
 		h.mustImportBody(key, `{}`)
 		h.token(key)
-		time.Sleep(56 * time.Minute) // refreshed ahead, which fails
+		time.Sleep(56 * time.Minute) // refreshed ahead of the expiry, which fails
 		h.token(key)
 		time.Sleep(30 * time.Second) // long before the token expires
 		if got := len(h.provider.Requests()); got != 3 {
@@ -276,31 +132,27 @@ func TestUnansweredFetchIsTriedAgainAtOnceSinceNothingIsSpent(t *testing.T) {
 	})
 }
 
+// connectOwnClients configures cc so that connections may have their own OAuth clients.
+func (h *harness) connectOwnClients() {
+	h.t.Helper()
+	h.connect(connector.Definition{
+		ID: cc, GrantType: connector.ClientCredentials, AuthStyle: connector.AuthParams,
+		Settings: []connector.Setting{{Name: "client_id"}, {Name: "client_secret", Sensitive: true}},
+	})
+	h.provider.Clients = map[string]string{"theirs": "their-" + brokertest.ClientSecretCanary, "public": ""}
+}
+
 func TestConnectionHasAnOAuthClientOfItsOwn(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{
-			ID: cc, GrantType: connector.ClientCredentials, AuthStyle: connector.AuthParams,
-			Settings: []connector.Setting{{Name: "client_id"}, {Name: "client_secret", Sensitive: true}},
-		})
-		h.provider.Clients = map[string]string{"theirs": "their-" + brokertest.ClientSecretCanary, "public": ""}
-		own, common, public, wrong := h.at(cc), h.at(cc), h.at(cc), h.at(cc)
-		own.Consumer, common.Consumer, public.Consumer, wrong.Consumer = "own", "common", "public", "wrong"
+		h.connectOwnClients()
+		keys := h.customers(cc, "own", "common", "public")
+		own, common, public := keys[0], keys[1], keys[2]
 		h.mustImportBody(own, `{"settings":{"client_id":"theirs","client_secret":"their-`+brokertest.ClientSecretCanary+`"}}`)
 		h.mustImportBody(common, `{}`)
 		h.mustImportBody(public, `{"settings":{"client_id":"public"}}`)
-		h.mustImportBody(wrong, `{"settings":{"client_id":"theirs","client_secret":"wrong"}}`)
-		var input *record.InputError
-		if _, _, err := h.importBody(h.at(cc), `{"settings":{"client_secret":"alone"}}`); !errors.As(err, &input) || input.Field != "settings.client_id" {
-			t.Errorf("got %v, want an InputError for settings.client_id", err)
-		}
-		// The one with the wrong secret is paused alone.
-		for range 3 {
-			var failed *record.TokenError
-			if _, err := h.Source(wrong).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassConfiguration {
-				t.Errorf("got %v, want a configuration failure", err)
-			}
-		}
+		_, _, err := h.importBody(h.at(cc), `{"settings":{"client_secret":"alone"}}`)
+		wantInvalid(t, err, "settings.client_id")
 		h.token(own)
 		h.token(common)
 		h.token(public)
@@ -308,106 +160,178 @@ func TestConnectionHasAnOAuthClientOfItsOwn(t *testing.T) {
 		for _, form := range h.provider.Requests() {
 			clients = append(clients, fmt.Sprint(form["client_id"], len(form["client_secret"])))
 		}
-		if got, want := strings.Join(clients, " "), "[theirs] 1 [theirs] 1 [client] 1 [public] 0"; got != want {
+		if got, want := strings.Join(clients, " "), "[theirs] 1 [client] 1 [public] 0"; got != want {
 			t.Errorf("got clients %s, want %s", got, want)
 		}
-		// A corrected secret is tried at once.
+	})
+}
+
+// A wrong client of one connection trips that connection's breaker only, and a corrected
+// one is tried at once.
+func TestWrongOAuthClientOfAConnectionStopsNoOther(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.connectOwnClients()
+		keys := h.customers(cc, "wrong", "own", "common")
+		wrong, own, common := keys[0], keys[1], keys[2]
+		h.mustImportBody(wrong, `{"settings":{"client_id":"theirs","client_secret":"wrong"}}`)
+		h.mustImportBody(own, `{"settings":{"client_id":"theirs","client_secret":"their-`+brokertest.ClientSecretCanary+`"}}`)
+		h.mustImportBody(common, `{}`)
+		for range 3 {
+			_, err := h.Source(wrong).Token(t.Context())
+			wantTokenError(t, err, record.ClassConfiguration)
+		}
+		h.wantRequests("for the wrong client", 1)
+		h.token(own)
+		h.token(common)
 		h.mustImportBody(wrong, `{"settings":{"client_secret":"their-`+brokertest.ClientSecretCanary+`"}}`)
 		h.token(wrong)
 	})
 }
 
-// TestOneConnectionsSettingsPauseNoOther: a tenant that does not exist is no fault of
-// the client.
-func TestOneConnectionsSettingsPauseNoOther(t *testing.T) {
+// A tenant that does not exist is no fault of the client.
+func TestOneConnectionsSettingsStopNoOther(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.connect(connector.Definition{
-			ID: cc, GrantType: connector.ClientCredentials, TokenParams: map[string]string{"audience": "{tenant}"},
-			Settings: []connector.Setting{{Name: "tenant", Required: true}},
-		})
+		h.connectTenants()
 		h.provider.Respond = func(_ int, form url.Values) (*http.Response, error) {
-			if form.Get("audience") == "nobody" {
+			if form.Get("audience") == "unknown" {
 				return brokertest.Response(http.StatusNotFound, "no such tenant"), nil
 			}
 			return nil, nil
 		}
-		good, bad, other := h.at(cc), h.at(cc), h.at(cc)
-		good.Consumer, bad.Consumer, other.Consumer = "good", "bad", "other"
-		h.mustImportBody(bad, `{"settings":{"tenant":"nobody"}}`)
+		keys := h.customers(cc, "good", "bad")
+		good, bad := keys[0], keys[1]
+		h.mustImportBody(bad, `{"settings":{"tenant":"unknown"}}`)
 		h.mustImportBody(good, `{"settings":{"tenant":"one"}}`)
-		h.mustImportBody(other, `{"settings":{"tenant":"two"}}`)
 		for range 2 {
 			if _, err := h.Source(bad).Token(t.Context()); err == nil {
 				t.Error("a tenant that does not exist got a token")
 			}
 		}
 		h.token(good)
-		if got := len(h.provider.Requests()); got != 2 {
-			t.Errorf("got %d token requests, want one for each connection", got)
-		}
-		// The client's secret is everybody's matter.
+		h.wantRequests("one for each connection", 2)
+	})
+}
+
+// All connections of a connector share its client.
+func TestWrongClientStopsAllTenants(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.connectTenants()
 		h.provider.ClientSecret = "changed"
-		for _, key := range []record.Key{other, other} {
-			var failed *record.TokenError
-			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassConfiguration {
-				t.Errorf("got %v, want a configuration failure", err)
-			}
+		keys := h.customers(cc, "one", "two")
+		for _, key := range keys {
+			h.mustImportBody(key, `{"settings":{"tenant":"`+key.Consumer+`"}}`)
+			_, err := h.Source(key).Token(t.Context())
+			wantTokenError(t, err, record.ClassConfiguration)
 		}
-		time.Sleep(2 * time.Hour)
-		before := len(h.provider.Requests())
-		for range 60 {
-			_, _ = h.Source(good).Token(t.Context())
-			_, _ = h.Source(other).Token(t.Context())
+		h.wantRequests("for two connections", 1)
+	})
+}
+
+func TestWrongClientIsProbedEveryFiveMinutes(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.connectTenants()
+		h.provider.ClientSecret = "changed"
+		var sent []time.Time
+		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
+			sent = append(sent, time.Now())
+			return nil, nil
+		}
+		keys := h.customers(cc, "one", "two")
+		for _, key := range keys {
+			h.mustImportBody(key, `{"settings":{"tenant":"`+key.Consumer+`"}}`)
+		}
+		for range 59 { // the next probe may come before or after the end of an hour
+			for _, key := range keys {
+				if _, err := h.Source(key).Token(t.Context()); err == nil {
+					t.Error("got a token")
+				}
+			}
 			time.Sleep(time.Minute)
 		}
-		if got := len(h.provider.Requests()) - before; got < 11 || got > 13 {
-			t.Errorf("got %d token requests in an hour, want one probe of the connector every five minutes", got)
+		synctest.Wait()
+		if got := len(sent); got != 12 {
+			t.Errorf("got %d token requests in an hour, want 12", got)
+		}
+		for i := 1; i < len(sent); i++ {
+			if wait := sent[i].Sub(sent[i-1]); wait != 5*time.Minute {
+				t.Errorf("probe %d came after %v, want 5m", i, wait)
+			}
 		}
 	})
 }
 
-func TestTokenRequestIsJSONWhereTheServiceWantsThat(t *testing.T) {
+func TestClientCredentialsAreFetchedWhenTheTokenExpires(t *testing.T) {
 	t.Parallel()
-	for style, want := range map[connector.AuthStyle]string{
-		connector.AuthHeader: "grant_type=refresh_token&refresh_token=r1&x=%22%3C%26",
-		connector.AuthParams: "client_id=client&client_secret=" + brokertest.ClientSecretCanary + "&grant_type=refresh_token&refresh_token=r1&x=%22%3C%26",
-	} {
-		virtually(t, func(t *testing.T, h *harness) {
-			h.connect(connector.Definition{
-				ID: acme, AuthStyle: style, TokenBody: connector.BodyJSON, TokenParams: map[string]string{"x": `"<&`},
-			})
-			h.provider.Grant("r1")
-			h.expired("a1", "r1")
-			h.token(h.key)
-			if got := h.provider.Requests()[0].Encode(); got != want {
-				t.Errorf("%s: got %s, want %s", style, got, want)
-			}
-		})
-	}
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.at(cc)
+		h.mustImportBody(key, `{"credentials":{"access_token":"a1",`+issued(0)+`}}`)
+		time.Sleep(2 * time.Hour)
+		if got := h.token(key); !strings.HasPrefix(got, "access-1-") {
+			t.Errorf("got %q, want a fetched token", got)
+		}
+		if got := h.provider.Requests()[0].Get("grant_type"); got != "client_credentials" {
+			t.Errorf("got grant_type %q, want client_credentials", got)
+		}
+	})
 }
 
-// TestJSONRequestOnTheWire looks at what a server gets, once.
-func TestJSONRequestOnTheWire(t *testing.T) {
+func TestObtainTokenFetchesOne(t *testing.T) {
 	t.Parallel()
-	h := newHarness(t)
-	h.useRealTransport()
-	var got []string
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body := make([]byte, r.ContentLength)
-		_, _ = r.Body.Read(body)
-		got = append(got, r.Method+" "+r.URL.Path+" "+r.Header.Get("Content-Type")+" "+string(body))
-		w.WriteHeader(http.StatusInternalServerError)
-	}))
-	t.Cleanup(server.Close)
-	h.pointAt(server.URL)
-	conn := h.config.Connectors[acme]
-	conn.TokenBody, conn.RefreshURL = connector.BodyJSON, server.URL+"/refresh"
-	var failed *record.TokenError
-	if _, err := h.expired("a1", "r1").Token(t.Context()); !errors.As(err, &failed) || failed.Class != record.ClassAmbiguous {
-		t.Errorf("got %v, want an ambiguous failure", err)
-	}
-	if want := `POST /refresh application/json {"grant_type":"refresh_token","refresh_token":"r1"}`; len(got) != 1 || got[0] != want {
-		t.Errorf("got %q, want %q once", got, want)
-	}
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.at(cc)
+		if _, err := h.ObtainToken(t.Context(), key); !errors.Is(err, record.ErrConnectionNotFound) {
+			t.Errorf("without a connection: got %v, want ErrConnectionNotFound", err)
+		}
+		h.mustImportBody(key, `{"credentials": {"access_token": "a1", `+issued(0)+`}}`)
+		conn, err := h.ObtainToken(t.Context(), key)
+		if err != nil || conn.State != record.StateCallable {
+			t.Fatalf("got %+v, %v; want a callable connection", conn, err)
+		}
+		if got := h.token(key); !strings.HasPrefix(got, "access-1") {
+			t.Errorf("got %q, want the fetched one", got)
+		}
+		if _, err := h.ObtainToken(t.Context(), key); err != nil {
+			t.Errorf("within the cooldown: got %v, want no error", err)
+		}
+		h.wantRequests("within the cooldown", 1)
+
+		synctest.Wait()
+		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
+			return brokertest.Response(http.StatusServiceUnavailable, "down"), nil
+		}
+		time.Sleep(time.Minute)
+		_, err = h.ObtainToken(t.Context(), key) // though the stored token is valid
+		wantTokenError(t, err, record.ClassTransient)
+	})
+}
+
+// Settings that the token endpoint refuses cost it one request, however many callers ask.
+func TestFetchedTokenThatIsRefusedIsParked(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.ofTenant("a")
+		h.mustUpdate(key, `{"settings": {"tenant": "wrong"}}`)
+		synctest.Wait()
+		sent := len(h.provider.Requests())
+		h.provider.Respond = refuse
+		for range 5 {
+			_, err := h.ObtainToken(t.Context(), key)
+			wantParked(t, err)
+			_, err = h.Source(key).Token(t.Context())
+			wantParked(t, err)
+		}
+		h.wantRequests("refused", sent+1)
+		h.wantView(key, record.StateInvalid, record.HealthNeedsAuth)
+		time.Sleep(72 * time.Hour) // the sweep finds nothing to clear
+		synctest.Wait()
+		h.provider.Respond = nil
+		h.mustUpdate(key, `{"settings": {"tenant": "right"}}`)
+		if got := h.token(key); got == "" {
+			t.Error("no token with the right settings")
+		}
+	})
 }

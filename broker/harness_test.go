@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,9 +24,10 @@ var (
 	long  = connector.ID{UnifiedAPI: "crm", ServiceID: "long"}     // OAuth, refresh token optional
 	keyed = connector.ID{UnifiedAPI: "crm", ServiceID: "keyed"}    // API key
 	cc    = connector.ID{UnifiedAPI: "crm", ServiceID: "machines"} // OAuth, client_credentials
+	owner = connector.ID{UnifiedAPI: "crm", ServiceID: "owner"}    // OAuth, password; see connectOwner
 )
 
-// A harness is a broker with a provider, a store and a log of its own.
+// A harness is a broker with what it works with: a provider, a store, a journal.
 type harness struct {
 	*broker.Broker
 	t        *testing.T
@@ -46,7 +46,18 @@ func newHarness(t *testing.T) *harness {
 	return newHarnessOn(t, &brokertest.MemStore{}, brokertest.NewProvider())
 }
 
-// newHarnessOn is newHarness for a broker that shares a store with others.
+// replicas returns harnesses whose brokers share a store and a provider.
+func replicas(t *testing.T, n int) []*harness {
+	t.Helper()
+	store, provider := &brokertest.MemStore{}, brokertest.NewProvider()
+	all := make([]*harness, n)
+	for i := range all {
+		all[i] = newHarnessOn(t, store, provider)
+	}
+	return all
+}
+
+// newHarnessOn returns a harness with this store and this provider.
 func newHarnessOn(t *testing.T, store *brokertest.MemStore, provider *brokertest.Provider) *harness {
 	t.Helper()
 	h := &harness{
@@ -54,13 +65,12 @@ func newHarnessOn(t *testing.T, store *brokertest.MemStore, provider *brokertest
 		key: record.Key{Application: "app", Consumer: "customer", Connector: acme},
 	}
 	provider.ClientSecret = brokertest.ClientSecretCanary
-	h.start()
 	h.config = &broker.Config{
-		Connectors:     make(map[connector.ID]*record.Connector),
 		RefreshTimeout: 20 * time.Second,
 		Events:         h.events,
 		Logger:         slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
+	h.start()
 	for _, def := range []connector.Definition{
 		{ID: acme},
 		{ID: long, RefreshTokenOptional: true},
@@ -69,28 +79,63 @@ func newHarnessOn(t *testing.T, store *brokertest.MemStore, provider *brokertest
 	} {
 		h.connect(def)
 	}
-	h.Configure(h.config)
 	t.Cleanup(h.stop)
 	return h
 }
 
-// start begins a process of its own, as it were, on the harness's store and journal.
+// start makes another broker on the harness's store and journal, as a new process would.
+// It leaves the one before alone.
 func (h *harness) start() { h.startOn(h.store, h.journal) }
 
-// startOn is start on something that stands before the harness's store or journal.
+// startOn starts a broker on wrappers of the harness's store or journal.
 func (h *harness) startOn(store record.Store, journal record.Journal) {
-	h.Broker = broker.New(broker.Options{
+	h.startWith(broker.Options{
 		Open:      func(context.Context) (record.Store, error) { return store, nil },
 		Transport: func(bool) http.RoundTripper { return h.provider },
 		Journal:   journal,
 	})
-	if h.config != nil {
-		h.Configure(h.config)
-	}
 }
 
-// connect adds a connector, at the harness's provider unless it says otherwise.
-func (h *harness) connect(def connector.Definition) *record.Connector {
+func (h *harness) startWith(opts broker.Options) {
+	h.Broker = broker.New(opts)
+	h.Configure(h.config)
+}
+
+// restart closes the broker and starts another one.
+func (h *harness) restart(opts broker.Options) {
+	h.t.Helper()
+	if err := h.Close(h.t.Context()); err != nil {
+		h.t.Fatalf("closing the broker: %v", err)
+	}
+	h.startWith(opts)
+}
+
+// configure hands the broker a changed copy of its configuration: a [broker.Config] must
+// not change once it was handed over.
+func (h *harness) configure(change func(*broker.Config)) {
+	cfg := *h.config
+	cfg.Connectors = make(map[connector.ID]*record.Connector, len(h.config.Connectors))
+	for id, conn := range h.config.Connectors {
+		copied := *conn
+		cfg.Connectors[id] = &copied
+	}
+	change(&cfg)
+	h.config = &cfg
+	h.Configure(h.config)
+}
+
+// configureConnector hands the broker a configuration with a changed connector.
+func (h *harness) configureConnector(id connector.ID, change func(*record.Connector)) {
+	h.configure(func(cfg *broker.Config) { change(cfg.Connectors[id]) })
+}
+
+// disconnect removes a connector's block from the configuration.
+func (h *harness) disconnect(id connector.ID) {
+	h.configure(func(cfg *broker.Config) { delete(cfg.Connectors, id) })
+}
+
+// connect configures a connector, at the harness's provider unless def says otherwise.
+func (h *harness) connect(def connector.Definition) {
 	h.t.Helper()
 	def.Name = "Acme"
 	if def.BaseURL == "" {
@@ -112,8 +157,25 @@ func (h *harness) connect(def connector.Definition) *record.Connector {
 		h.t.Fatal(err)
 	}
 	conn := &record.Connector{Definition: def, Client: record.Client{ID: "client", Secret: secret.New(brokertest.ClientSecretCanary)}}
-	h.config.Connectors[def.ID] = conn
-	return conn
+	h.configure(func(cfg *broker.Config) { cfg.Connectors[def.ID] = conn })
+}
+
+// connectTenants configures cc so that its token requests name the tenant of the settings.
+func (h *harness) connectTenants() {
+	h.t.Helper()
+	h.connect(connector.Definition{
+		ID: cc, GrantType: connector.ClientCredentials, TokenParams: map[string]string{"audience": "{tenant}"},
+		Settings: []connector.Setting{{Name: "tenant", Required: true}},
+	})
+}
+
+// connectOwner configures the password grant and imports a connection of the user ann.
+func (h *harness) connectOwner(password string) record.Key {
+	h.t.Helper()
+	h.connect(connector.Definition{ID: owner, GrantType: connector.Password})
+	key := h.at(owner)
+	h.mustImportBody(key, `{"settings":{"username":"ann","password":"`+password+`"}}`)
+	return key
 }
 
 func (h *harness) stop() {
@@ -125,14 +187,31 @@ func (h *harness) stop() {
 	brokertest.NoCanary(h.t, "the log", []byte(h.log.String()))
 }
 
-// at returns the key of the connection to another connector.
+// at returns the key of the harness's customer's connection to another connector.
 func (h *harness) at(id connector.ID) record.Key {
 	key := h.key
 	key.Connector = id
 	return key
 }
 
-// importBody imports a JSON body for key.
+// of returns the key of another customer's connection to acme.
+func (h *harness) of(customer string) record.Key {
+	key := h.key
+	key.Consumer = customer
+	return key
+}
+
+// customers returns the keys of connections of these customers to a connector.
+func (h *harness) customers(id connector.ID, names ...string) []record.Key {
+	keys := make([]record.Key, len(names))
+	for i, name := range names {
+		keys[i] = h.at(id)
+		keys[i].Consumer = name
+	}
+	return keys
+}
+
+// importBody imports a JSON body.
 func (h *harness) importBody(key record.Key, body string) (*record.Connection, record.ImportOutcome, error) {
 	h.t.Helper()
 	imp, err := apideck.ParseImport([]byte(body))
@@ -140,6 +219,16 @@ func (h *harness) importBody(key record.Key, body string) (*record.Connection, r
 		return nil, "", err
 	}
 	return h.Import(h.t.Context(), key, imp)
+}
+
+// mustImportBody imports a JSON body and returns the outcome.
+func (h *harness) mustImportBody(key record.Key, body string) record.ImportOutcome {
+	h.t.Helper()
+	_, outcome, err := h.importBody(key, body)
+	if err != nil {
+		h.t.Fatalf("import of %s: %v", body, err)
+	}
+	return outcome
 }
 
 // mustImport imports tokens into the connection to acme.
@@ -158,7 +247,7 @@ func issued(ago time.Duration) string {
 	return `"issued_at":"` + time.Now().Add(-ago).UTC().Format(time.RFC3339) + `","expires_in":3600`
 }
 
-// record returns what is stored.
+// record returns the stored record.
 func (h *harness) record(key record.Key) *record.Record {
 	h.t.Helper()
 	rec, _, err := h.store.Load(h.t.Context(), key)
@@ -166,6 +255,18 @@ func (h *harness) record(key record.Key) *record.Record {
 		h.t.Fatal(err)
 	}
 	return rec
+}
+
+// restore replaces the stored record, as a backup or another replica does.
+func (h *harness) restore(rec *record.Record) {
+	h.t.Helper()
+	_, rev, err := h.store.Load(h.t.Context(), rec.Key)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if _, err := h.store.Save(h.t.Context(), rec, rev); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 // token returns the connection's access token.
@@ -193,33 +294,11 @@ func virtually(t *testing.T, test func(t *testing.T, h *harness)) {
 	synctest.Test(t, func(t *testing.T) { test(t, newHarness(t)) })
 }
 
-// holdAnswers makes the provider keep its answers to a customer's refresh token, until the
+// holdAnswers grants a refresh token, and holds the provider's answers back until the
 // channel is closed.
 func (h *harness) holdAnswers(refresh string) (release chan struct{}) {
 	release = make(chan struct{})
 	h.provider.Grant(refresh)
 	h.provider.Deliver = func(int) error { <-release; return nil }
 	return release
-}
-
-// An eventLog keeps what was emitted.
-type eventLog struct {
-	mu     sync.Mutex // guards events
-	events []record.Event
-}
-
-func (l *eventLog) Emit(_ context.Context, e record.Event) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.events = append(l.events, e)
-}
-
-func (l *eventLog) types() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var types []string
-	for _, e := range l.events {
-		types = append(types, strings.TrimPrefix(string(e.Type), "vault.connection.token_refresh."))
-	}
-	return strings.Join(types, " ")
 }

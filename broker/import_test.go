@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -57,8 +58,7 @@ func TestImportRefusesKeysThatNameNoConnection(t *testing.T) {
 			t.Errorf("got %v, want ErrConnectorNotFound", err)
 		}
 		for _, consumer := range []string{"", strings.Repeat("x", 256), "a\nb", "a\x00", "\xff"} {
-			bad := h.key
-			bad.Consumer = consumer
+			bad := h.of(consumer)
 			var input *record.InputError
 			if _, _, err := h.importBody(bad, `{}`); !errors.As(err, &input) || input.Field != "x-apideck-consumer-id" {
 				t.Errorf("consumer %q: got %v, want an InputError for the header", consumer, err)
@@ -84,8 +84,8 @@ func TestImportRefreshesATokenThatMayBeExpired(t *testing.T) {
 				if got := len(h.provider.Requests()) == 1; got != test.want {
 					t.Errorf("refreshed: %v, want %v", got, test.want)
 				}
-				if rec := h.record(h.key); rec.Cycle.Queued || rec.Lease != nil {
-					t.Errorf("queued %v, lease %v, want neither", rec.Cycle.Queued, rec.Lease)
+				if rec := h.wantRecord(h.key, recordWant{}); rec.Cycle.Queued {
+					t.Error("the refresh is still queued")
 				}
 			})
 		})
@@ -99,13 +99,13 @@ func TestImportDoesNotWaitForTheRefresh(t *testing.T) {
 		begun := time.Now()
 		h.mustImport("a1", "r1")
 		if waited := time.Since(begun); waited != 0 {
-			t.Errorf("the import took %v", waited)
+			t.Errorf("the import took %v, want no time", waited)
 		}
 		if rec := h.record(h.key); !rec.Cycle.Queued {
-			t.Error("the refresh is not noted as queued, a crash would lose it")
+			t.Error("the refresh is not stored as queued: a crash would lose it")
 		}
 		if got := h.token(h.key); got != "a1" {
-			t.Errorf("got token %q while the refresh is under way, want the imported one", got)
+			t.Errorf("got token %q while the refresh is in progress, want the imported one", got)
 		}
 		close(release)
 		synctest.Wait()
@@ -137,8 +137,6 @@ func TestLongLifetimeIsWarnedAbout(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", `"issued_at":"2000-01-01T00:00:00Z","expires_in":36000000`)
-		if log := h.log.String(); !strings.Contains(log, "lifetime of a year or more") {
-			t.Errorf("no warning in the log:\n%s", log)
-		}
+		h.wantLogged(1, slog.LevelWarn, "lifetime=10000h0m0s")
 	})
 }

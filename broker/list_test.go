@@ -17,13 +17,13 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// The consumer of the tests of a list's cost, and how many connections it has.
+// bigConsumer has manyConnections, one to each connector of listConfig.
 const (
 	manyConnections = 60
 	bigConsumer     = "big"
 )
 
-// listConfig has as many connectors as the consumer has connections.
+// listConfig returns a configuration with manyConnections connectors.
 func listConfig() *broker.Config {
 	cfg := &broker.Config{Connectors: make(map[connector.ID]*record.Connector)}
 	for i := range manyConnections {
@@ -36,7 +36,7 @@ func listConfig() *broker.Config {
 	return cfg
 }
 
-// fill gives the consumer its connections, and as many more to others.
+// fill stores the connections of bigConsumer, and some of other consumers.
 func fill(t testing.TB, store record.Store, cfg *broker.Config, others int) {
 	t.Helper()
 	save := func(consumer string, id connector.ID) {
@@ -54,7 +54,7 @@ func fill(t testing.TB, store record.Store, cfg *broker.Config, others int) {
 		save(bigConsumer, id)
 	}
 	for i := range others {
-		// Before and after the consumer in the order of keys, and with its name in theirs.
+		// In the order of keys before and after bigConsumer, and with its name as a prefix.
 		save(fmt.Sprintf("%s%d", []string{"a", bigConsumer, "z"}[i%3], i), ids[i%len(ids)])
 	}
 }
@@ -106,48 +106,62 @@ func TestListIsInOrderAndLeavesOutTombstones(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.mustImport("a1", "r1", issued(0))
-		for _, key := range []record.Key{h.at(keyed), h.at(long)} {
-			if _, _, err := h.importBody(key, map[bool]string{true: `{"settings": {"api_key": "k"}}`, false: `{"credentials": {"access_token": "a"}}`}[key == h.at(keyed)]); err != nil {
-				t.Fatal(err)
-			}
-		}
+		h.mustImportBody(h.at(keyed), `{"settings": {"api_key": "k"}}`)
+		h.mustImportBody(h.at(long), `{"credentials": {"access_token": "a"}}`)
 		if err := h.Delete(t.Context(), h.at(long)); err != nil {
 			t.Fatal(err)
 		}
-		list := func() string {
-			t.Helper()
-			found, err := h.Connections(t.Context(), h.key.Application, h.key.Consumer, broker.Filter{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			var ids []string
-			for _, c := range found {
-				ids = append(ids, c.Key.Connector.String()+" "+string(c.State))
-			}
-			return strings.Join(ids, ", ")
-		}
-		if got, want := list(), "crm/acme callable, crm/keyed callable, crm/long available, crm/machines available"; got != want {
+		if got, want := h.list(), "crm/acme callable, crm/keyed callable, crm/long available, crm/machines available"; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
-		delete(h.config.Connectors, keyed)
-		if got, want := list(), "crm/acme callable, crm/long available, crm/machines available"; got != want {
-			t.Errorf("without a block for it: got %s, want %s", got, want)
+	})
+}
+
+// list returns the ids and states of the consumer's connections, as they are listed.
+func (h *harness) list() string {
+	h.t.Helper()
+	found, err := h.Connections(h.t.Context(), h.key.Application, h.key.Consumer, broker.Filter{})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var ids []string
+	for _, c := range found {
+		ids = append(ids, c.Key.Connector.String()+" "+string(c.State))
+	}
+	return strings.Join(ids, ", ")
+}
+
+func TestListLeavesOutConnectionsWithoutAConnectorBlock(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImportBody(h.at(keyed), `{"settings": {"api_key": "k"}}`)
+		h.disconnect(keyed)
+		if got, want := h.list(), "crm/acme available, crm/long available, crm/machines available"; got != want {
+			t.Errorf("got %s, want %s", got, want)
 		}
+	})
+}
+
+func TestListFailsIfAConnectionCannotBeRead(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.mustImport("a1", "r1", issued(0))
+		h.mustImportBody(h.at(keyed), `{"settings": {"api_key": "k"}}`)
 		synctest.Wait()
-		h.store.Fail = func(op string, _ record.Key) error {
-			if op == brokertest.OpLoad {
+		h.store.Fail = func(op string, key record.Key) error {
+			if op == brokertest.OpLoad && key == h.key {
 				return record.ErrStoreUnavailable
 			}
 			return nil
 		}
 		if _, err := h.Connections(t.Context(), h.key.Application, h.key.Consumer, broker.Filter{}); !errors.Is(err, record.ErrStoreUnavailable) {
-			t.Errorf("got %v, want ErrStoreUnavailable rather than a part", err)
+			t.Errorf("got %v, want ErrStoreUnavailable rather than part of the list", err)
 		}
 	})
 }
 
-// BenchmarkListAmong lists a consumer's 60 connections in the embedded store, alone there
-// and among those of others.
+// BenchmarkListAmong lists a consumer's 60 connections in the embedded store, without and
+// with connections of other consumers.
 func BenchmarkListAmong(b *testing.B) {
 	for _, others := range []int{0, 1_000, 100_000} {
 		b.Run(fmt.Sprintf("others=%d", others), func(b *testing.B) {

@@ -20,11 +20,11 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A revocationEndpoint is one beside the token endpoint of a harness.
+// A revocationEndpoint is a revocation endpoint (RFC 7009) beside a harness's provider.
 type revocationEndpoint struct {
 	provider http.RoundTripper
 
-	// respond is asked with the number of the request, from 1 on; nil is a 200.
+	// respond is called with the number of the request, from 1 on; nil is a 200.
 	respond func(n int) (*http.Response, error)
 
 	mu       sync.Mutex
@@ -57,7 +57,7 @@ func (e *revocationEndpoint) RoundTrip(req *http.Request) (*http.Response, error
 	return brokertest.Response(http.StatusOK, ""), nil
 }
 
-// revoked returns the tokens that were sent, each with its hint.
+// revoked returns the tokens that were sent, each with its type hint.
 func (e *revocationEndpoint) revoked() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -75,21 +75,22 @@ func (e *revocationEndpoint) sent() int {
 	return len(e.forms)
 }
 
-// revoking makes the connectors of a harness revoke.
+// revoking gives the OAuth connectors of a harness a revocation endpoint.
 func (h *harness) revoking() *revocationEndpoint {
 	h.t.Helper()
 	e := &revocationEndpoint{provider: h.provider}
-	h.Broker = broker.New(broker.Options{
+	h.restart(broker.Options{
 		Open:      func(context.Context) (record.Store, error) { return h.store, nil },
 		Transport: func(bool) http.RoundTripper { return e },
 		Journal:   h.journal,
 	})
-	for _, conn := range h.config.Connectors {
-		if conn.AuthType == connector.OAuth2 {
-			conn.RevocationURL = "https://auth.acme.test/revoke"
+	h.configure(func(cfg *broker.Config) {
+		for _, conn := range cfg.Connectors {
+			if conn.AuthType == connector.OAuth2 {
+				conn.RevocationURL = "https://auth.acme.test/revoke"
+			}
 		}
-	}
-	h.Configure(h.config)
+	})
 	return e
 }
 
@@ -102,10 +103,8 @@ func TestDeleteRevokesTheGrantAtTheProvider(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if _, _, err := h.importBody(h.at(long), `{"credentials": {"access_token": "a2", `+issued(0)+`}}`); err != nil {
-			t.Fatal(err)
-		}
-		h.config.Connectors[long].AuthStyle = connector.AuthParams
+		h.mustImportBody(h.at(long), `{"credentials": {"access_token": "a2", `+issued(0)+`}}`)
+		h.configureConnector(long, func(c *record.Connector) { c.AuthStyle = connector.AuthParams })
 		if err := h.Delete(t.Context(), h.at(long)); err != nil {
 			t.Fatal(err)
 		}
@@ -113,30 +112,36 @@ func TestDeleteRevokesTheGrantAtTheProvider(t *testing.T) {
 		if got, want := e.revoked(), "r1 refresh_token, a2 access_token"; got != want {
 			t.Fatalf("got %s, want %s", got, want)
 		}
-		id, clientSecret, _ := e.requests[0].BasicAuth()
-		if e.requests[0].Method != http.MethodPost || id != "client" || clientSecret != url.QueryEscape(brokertest.ClientSecretCanary) || e.forms[0].Has("client_id") {
-			t.Errorf("got %s with the client %s, want a POST with the client in the header", e.requests[0].Method, id)
+		const header, params = `header "client" true, params "" false`, `header "" false, params "client" true`
+		for i, want := range []string{header, params} {
+			if got := e.requests[i].Method; got != http.MethodPost {
+				t.Errorf("request %d: got method %s, want POST", i+1, got)
+			}
+			id, clientSecret, _ := e.requests[i].BasicAuth()
+			got := fmt.Sprintf("header %q %t, params %q %t", id, clientSecret == url.QueryEscape(brokertest.ClientSecretCanary),
+				e.forms[i].Get("client_id"), e.forms[i].Get("client_secret") == brokertest.ClientSecretCanary)
+			if got != want {
+				t.Errorf("request %d: got the client in %s, want %s", i+1, got, want)
+			}
 		}
-		if f := e.forms[1]; f.Get("client_id") != "client" || f.Get("client_secret") != brokertest.ClientSecretCanary || e.requests[1].Header.Get("Authorization") != "" {
-			t.Error("the client is not in the parameters")
-		}
-		if got := strings.Count(h.log.String(), "was revoked at the provider"); got != 2 {
-			t.Errorf("the log tells of %d revocations, want 2", got)
+		for _, key := range []record.Key{h.key, h.at(long)} {
+			if got := h.logLines("level=INFO", "connection="+key.String(), "revoked"); len(got) != 1 {
+				t.Errorf("got %d lines about the revocation for %s, want 1; the log:\n%s", len(got), key, h.log)
+			}
 		}
 	})
 }
 
-// A connection that has an OAuth client of its own has its grant from that.
+// A connection with its own OAuth client has its grant from that client.
 func TestGrantOfAConnectionsOwnClientIsRevokedWithIt(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		e := h.revoking()
-		conn := h.config.Connectors[acme]
-		conn.Settings = append(conn.Settings, connector.Setting{Name: "client_id"}, connector.Setting{Name: "client_secret", Sensitive: true})
-		if _, _, err := h.importBody(h.key, `{"credentials": {"access_token": "a1", "refresh_token": "r1", `+issued(0)+`},
-			"settings": {"client_id": "own", "client_secret": "own-secret"}}`); err != nil {
-			t.Fatal(err)
-		}
+		h.configureConnector(acme, func(c *record.Connector) {
+			c.Settings = []connector.Setting{{Name: "client_id"}, {Name: "client_secret", Sensitive: true}}
+		})
+		h.mustImportBody(h.key, `{"credentials": {"access_token": "a1", "refresh_token": "r1", `+issued(0)+`},
+			"settings": {"client_id": "own", "client_secret": "own-secret"}}`)
 		if err := h.Delete(t.Context(), h.key); err != nil {
 			t.Fatal(err)
 		}
@@ -193,7 +198,7 @@ func TestDeleteDoesNotDependOnRevocation(t *testing.T) {
 			virtually(t, func(t *testing.T, h *harness) {
 				e := h.revoking()
 				if e.respond = tt.respond; name == "silence" {
-					gone := make(chan struct{}) // of this bubble
+					gone := make(chan struct{}) // made in this bubble
 					time.AfterFunc(20*time.Second, func() { close(gone) })
 					e.respond = func(int) (*http.Response, error) { <-gone; return nil, context.DeadlineExceeded }
 				}
@@ -203,7 +208,7 @@ func TestDeleteDoesNotDependOnRevocation(t *testing.T) {
 					t.Fatal(err)
 				}
 				if waited := time.Since(begun); waited > 0 {
-					t.Errorf("the deletion waited for %v", waited)
+					t.Errorf("the deletion waited %v for the revocation", waited)
 				}
 				if _, err := h.Connection(t.Context(), h.key); !errors.Is(err, record.ErrConnectionNotFound) {
 					t.Errorf("got %v, want ErrConnectionNotFound", err)
@@ -213,15 +218,15 @@ func TestDeleteDoesNotDependOnRevocation(t *testing.T) {
 					t.Errorf("got %d requests, want %d", got, tt.sent)
 				}
 				if log := h.log.String(); !strings.Contains(log, tt.log) {
-					t.Errorf("got the log %s\nwithout %q", log, tt.log)
+					t.Errorf("the log does not say %q:\n%s", tt.log, log)
 				}
 			})
 		})
 	}
 }
 
-// Whoever deletes a connection and imports the same tokens a moment later wants them to
-// work. What has been revoked by then is gone, but nothing is revoked from then on.
+// A caller that deletes a connection and imports the same tokens a moment later wants them
+// to work: from the import on nothing is revoked.
 func TestGrantThatIsImportedAgainIsNotRevoked(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -232,7 +237,7 @@ func TestGrantThatIsImportedAgainIsNotRevoked(t *testing.T) {
 		if err := h.Delete(t.Context(), h.key); err != nil {
 			t.Fatal(err)
 		}
-		synctest.Wait() // until the pause before the second try
+		synctest.Wait() // until the wait before the second try
 		h.mustImport("a1", "r1", issued(0))
 		time.Sleep(time.Minute)
 		if got := e.sent(); got != 1 {
@@ -262,7 +267,7 @@ func TestCloseWaitsForARevocation(t *testing.T) {
 		synctest.Wait()
 		select {
 		case err := <-closed:
-			t.Fatalf("it did not wait: %v", err)
+			t.Fatalf("closed with %v before the revocation ended", err)
 		default:
 		}
 		close(release)
@@ -270,7 +275,7 @@ func TestCloseWaitsForARevocation(t *testing.T) {
 			t.Error(err)
 		}
 		if got := e.sent(); got != 1 {
-			t.Errorf("got %d requests, want 1: when all ends nothing is repeated", got)
+			t.Errorf("got %d requests, want 1: a shutdown repeats nothing", got)
 		}
 		h.start()
 	})

@@ -7,40 +7,65 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/oauth2"
+
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// Code that takes an oauth2.TokenSource gets the same tokens as everybody else, refreshed
-// when they are due, and waits no longer than its context allows.
 func TestSourceIsATokenSourceOfOAuth2(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.provider.Grant("r1")
 		h.mustImport("a1", "r1", issued(time.Minute))
 		source := h.Source(h.key).OAuth2(t.Context())
-		if got, err := source.Token(); err != nil || got.AccessToken != "a1" || got.TokenType != "Bearer" || !got.Valid() {
-			t.Fatalf("got %v, %v; want the imported token", got, err)
+		mustGet := func() *oauth2.Token {
+			t.Helper()
+			got, err := source.Token()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.TokenType != "Bearer" {
+				t.Errorf("got type %q, want Bearer", got.TokenType)
+			}
+			if !got.Valid() {
+				t.Errorf("got a token that is not valid: it expires at %v", got.Expiry)
+			}
+			return got
+		}
+		if got := mustGet(); got.AccessToken != "a1" {
+			t.Errorf("got %q, want the imported token", got.AccessToken)
 		}
 		time.Sleep(2 * time.Hour)
-		got, err := source.Token()
-		if want := h.token(h.key); err != nil || got.AccessToken != want || got.AccessToken == "a1" || !got.Valid() {
-			t.Errorf("after it has expired: got %v, %v; want a fresh token", got, err)
+		got := mustGet()
+		if got.AccessToken == "a1" {
+			t.Error("got the expired token")
 		}
+		if want := h.token(h.key); got.AccessToken != want {
+			t.Errorf("got %q, want %q as from the Source", got.AccessToken, want)
+		}
+		if _, err := h.Source(h.of("unknown")).OAuth2(t.Context()).Token(); !errors.Is(err, record.ErrConnectionNotFound) {
+			t.Errorf("got %v, want ErrConnectionNotFound", err)
+		}
+	})
+}
 
+func TestTokenSourceOfOAuth2WaitsAsLongAsItsContextAllows(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.provider.Grant("r1")
+		h.mustImport("a1", "r1", issued(2*time.Hour))
+		synctest.Wait()
 		time.Sleep(2 * time.Hour)
 		h.provider.Deliver = func(int) error { time.Sleep(10 * time.Second); return nil }
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		begun := time.Now()
-		if _, err := h.Source(h.key).OAuth2(ctx).Token(); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) != time.Second {
-			t.Errorf("got %v after %v, want the context's end", err, time.Since(begun))
+		if _, err := h.Source(h.key).OAuth2(ctx).Token(); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want DeadlineExceeded", err)
+		}
+		if waited := time.Since(begun); waited != time.Second {
+			t.Errorf("waited %v, want 1s", waited)
 		}
 		synctest.Wait()
-
-		none := h.key
-		none.Consumer = "nobody"
-		if _, err := h.Source(none).OAuth2(t.Context()).Token(); !errors.Is(err, record.ErrConnectionNotFound) {
-			t.Errorf("got %v, want ErrConnectionNotFound", err)
-		}
 	})
 }

@@ -63,7 +63,7 @@ func TestEachStepIsASpan(t *testing.T) {
 		}
 		refresh := seen["token_broker.refresh"]
 		if refresh.Parent.IsValid() || refresh.SpanContext.TraceID() == parent.TraceID() {
-			t.Error("the background refresh is not the root of a trace of its own")
+			t.Error("the background refresh is not the root of its trace")
 		}
 		if len(refresh.Links) != 1 || refresh.Links[0].SpanContext.SpanID() != seen["token_broker.import"].SpanContext.SpanID() {
 			t.Errorf("the background refresh is not linked to the import: %v", refresh.Links)

@@ -2,8 +2,7 @@ package broker_test
 
 import (
 	"errors"
-	"net/http"
-	"net/url"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,11 +12,10 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// update sends a JSON body as an update.
+// update parses a JSON body and updates the connection.
 func (h *harness) update(key record.Key, body string) (*record.Connection, error) {
 	h.t.Helper()
 	up, err := apideck.ParseUpdate([]byte(body))
@@ -45,7 +43,7 @@ func TestUpdateOfNothingIsNotSaved(t *testing.T) {
 		before := h.record(h.key)
 		h.store.Fail = func(op string, _ record.Key) error {
 			if op == brokertest.OpSave {
-				t.Error("it was saved")
+				t.Error("the record was saved")
 			}
 			return nil
 		}
@@ -53,8 +51,12 @@ func TestUpdateOfNothingIsNotSaved(t *testing.T) {
 		for _, body := range []string{
 			`{}`, `{"enabled": true}`, `{"settings": {"note": "x", "secret_note": "********"}, "metadata": {"n": 1.50, "absent": null}}`,
 		} {
-			if got := h.mustUpdate(h.key, body); !got.UpdatedAt.Equal(before.UpdatedAt) || got.Settings["secret_note"] != record.Mask {
-				t.Errorf("%s: got updated at %v with %v", body, got.UpdatedAt, got.Settings)
+			got := h.mustUpdate(h.key, body)
+			if !got.UpdatedAt.Equal(before.UpdatedAt) {
+				t.Errorf("%s: got updated at %v, want %v as before", body, got.UpdatedAt, before.UpdatedAt)
+			}
+			if got.Settings["secret_note"] != record.Mask {
+				t.Errorf("%s: got settings %v, want the secret masked", body, got.Settings)
 			}
 		}
 	})
@@ -66,23 +68,34 @@ func TestDisabledConnectionGetsNoCredential(t *testing.T) {
 		h.mustImport("a1", "r1", issued(0))
 		other := newHarnessOn(t, h.store, h.provider)
 		if got := other.token(h.key); got != "a1" {
-			t.Fatalf("the other replica has %q", got)
+			t.Fatalf("the other replica: got %q, want a1", got)
 		}
 		if got := h.mustUpdate(h.key, `{"enabled": false}`); got.Enabled {
-			t.Error("it is enabled")
+			t.Error("the connection is enabled")
 		}
 		if _, err := h.Authorize(request(t, "https://api.acme.test/"), h.key); !errors.Is(err, broker.ErrConnectionDisabled) {
 			t.Errorf("in this process: got %v, want ErrConnectionDisabled at once", err)
 		}
 		time.Sleep(broker.DefaultCacheTTL)
 		if _, err := other.Source(h.key).Token(t.Context()); !errors.Is(err, broker.ErrConnectionDisabled) {
-			t.Errorf("in another one: got %v, want ErrConnectionDisabled", err)
+			t.Errorf("in another process: got %v, want ErrConnectionDisabled", err)
 		}
-		time.Sleep(3 * time.Hour) // the token has expired
-		if got := len(h.provider.Requests()); got != 0 {
-			t.Errorf("got %d token requests for a disabled connection, want none", got)
-		}
+	})
+}
+
+func TestDisabledConnectionIsRefreshedOnceItIsEnabledAgain(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
 		h.provider.Grant("r1")
+		h.mustImport("a1", "r1", issued(0))
+		h.mustUpdate(h.key, `{"enabled": false}`)
+		for range 3 {
+			time.Sleep(time.Hour) // the token expires after the first
+			if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, broker.ErrConnectionDisabled) {
+				t.Errorf("got %v, want ErrConnectionDisabled", err)
+			}
+		}
+		h.wantRequests("while it is disabled", 0)
 		h.mustUpdate(h.key, `{"enabled": true}`)
 		if got := h.token(h.key); !strings.HasPrefix(got, "access-1") {
 			t.Errorf("enabled again: got %q, want a fresh token", got)
@@ -90,7 +103,7 @@ func TestDisabledConnectionGetsNoCredential(t *testing.T) {
 	})
 }
 
-// Who waits for a refresh learns that the connection was switched off meanwhile.
+// A call that waits for the refresh fails, and the refreshed token is saved.
 func TestConnectionIsDisabledDuringItsRefresh(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -107,9 +120,12 @@ func TestConnectionIsDisabledDuringItsRefresh(t *testing.T) {
 		if err := <-answered; !errors.Is(err, broker.ErrConnectionDisabled) {
 			t.Errorf("got %v, want ErrConnectionDisabled", err)
 		}
-		rec := h.record(h.key)
-		if rec.Enabled || rec.Metadata["why"] != "left" || !strings.HasPrefix(rec.Credentials.RefreshToken.Reveal(), "refresh-1") {
-			t.Errorf("got %v, enabled %v, metadata %v: want the update and the new refresh token", rec, rec.Enabled, rec.Metadata)
+		rec := h.wantRecord(h.key, recordWant{refresh: "refresh-1"})
+		if rec.Enabled {
+			t.Error("the connection is enabled")
+		}
+		if rec.Metadata["why"] != "left" {
+			t.Errorf("got metadata %v, want those of the update", rec.Metadata)
 		}
 	})
 }
@@ -118,9 +134,7 @@ func TestUpdateOfCredentialsRaisesTheGeneration(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		key := h.at(keyed)
-		if _, _, err := h.importBody(key, `{"settings": {"api_key": "`+brokertest.AccessCanary+`", "region": "eu"}}`); err != nil {
-			t.Fatal(err)
-		}
+		h.mustImportBody(key, `{"settings": {"api_key": "`+brokertest.AccessCanary+`", "region": "eu"}}`)
 		for _, step := range []struct {
 			body       string
 			generation uint64
@@ -143,20 +157,14 @@ func TestUpdateOfCredentialsRaisesTheGeneration(t *testing.T) {
 // ofTenant imports a connection whose token requests name a tenant, from its settings.
 func (h *harness) ofTenant(name string) record.Key {
 	h.t.Helper()
-	h.connect(connector.Definition{
-		ID: cc, GrantType: connector.ClientCredentials,
-		Settings:    []connector.Setting{{Name: "tenant", Required: true}},
-		TokenParams: map[string]string{"tenant": "{tenant}"},
-	})
+	h.connectTenants()
 	key := h.at(cc)
-	if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a0"}, "settings": {"tenant": "`+name+`"}}`); err != nil {
-		h.t.Fatal(err)
-	}
+	h.mustImportBody(key, `{"credentials": {"access_token": "a0"}, "settings": {"tenant": "`+name+`"}}`)
 	synctest.Wait()
 	return key
 }
 
-// A token that was fetched with other settings may be another user's.
+// A token fetched with other settings may be another user's.
 func TestUpdateOfSettingsForgetsAFetchedToken(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -175,34 +183,36 @@ func TestUpdateOfSettingsForgetsAFetchedToken(t *testing.T) {
 
 func TestTokenThatIsFetchedDuringAnUpdateOfSettingsIsDropped(t *testing.T) {
 	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		key := h.ofTenant("a")
-		for _, name := range []string{"there was a token", "there was none"} {
-			synctest.Wait()
-			release := make(chan struct{})
-			requests := len(h.provider.Requests())
-			h.provider.Deliver = func(n int) error {
-				if n == requests+1 {
-					<-release
+	for name, begin := range map[string]func(h *harness, key record.Key){
+		"there was a token": func(*harness, record.Key) { time.Sleep(2 * time.Hour) },
+		"there was none":    func(h *harness, key record.Key) { h.mustUpdate(key, `{"settings": {"tenant": "none"}}`) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			virtually(t, func(t *testing.T, h *harness) {
+				key := h.ofTenant("a")
+				before := len(h.provider.Requests())
+				release := make(chan struct{})
+				h.provider.Deliver = func(n int) error {
+					if n == before+1 {
+						<-release
+					}
+					return nil
 				}
-				return nil
-			}
-			if name == "there was none" {
-				h.mustUpdate(key, `{"settings": {"tenant": "none"}}`)
-			} else {
-				time.Sleep(2 * time.Hour)
-			}
-			synctest.Wait()
-			answered := make(chan string, 1)
-			go func() { answered <- h.token(key) }()
-			synctest.Wait()
-			h.mustUpdate(key, `{"settings": {"tenant": "`+name+`"}}`)
-			close(release)
-			if got, sent := <-answered, len(h.provider.Requests())-requests; sent != 2 || strings.HasPrefix(got, "access-"+string(rune('0'+requests+1))) {
-				t.Errorf("%s: got %q after %d token requests, want the second's token", name, got, sent)
-			}
-		}
-	})
+				begin(h, key)
+				synctest.Wait()
+				answered := make(chan string, 1)
+				go func() { answered <- h.token(key) }()
+				synctest.Wait()
+				h.mustUpdate(key, `{"settings": {"tenant": "b"}}`)
+				close(release)
+				if got, want := <-answered, fmt.Sprintf("access-%d", before+2); !strings.HasPrefix(got, want) {
+					t.Errorf("got %q, want %s: the token of the second request", got, want)
+				}
+				h.wantRequests("with the former and the new settings", before+2)
+			})
+		})
+	}
 }
 
 func TestUpdateDuringAnOutageIsNotLost(t *testing.T) {
@@ -221,46 +231,10 @@ func TestUpdateDuringAnOutageIsNotLost(t *testing.T) {
 			t.Errorf("got %v, want ErrStoreUnavailable", err)
 		}
 		if got := h.token(h.key); got != "a1" {
-			t.Errorf("got %q: what is not stored does not count", got)
+			t.Errorf("got %q, want a1: the update is not stored", got)
 		}
 		down.Store(false)
 		h.mustUpdate(h.key, `{"enabled": false}`)
-	})
-}
-
-// An import after the store was set back counts on from what was seen, or what it
-// stores would be taken for old again.
-func TestImportMendsAStoreThatWasSetBack(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		h.provider.Grant("r1")
-		h.mustImport("a1", "r1", issued(0))
-		backup := h.record(h.key)
-		for range 3 {
-			time.Sleep(2 * time.Hour)
-			h.token(h.key)
-		}
-		synctest.Wait()
-		_, rev, err := h.store.Load(t.Context(), h.key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := h.store.Save(t.Context(), backup, rev); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(2 * time.Hour)
-		conn, err := h.Connection(t.Context(), h.key)
-		if err != nil || conn.State != record.StateInvalid || conn.Health != record.HealthNeedsAuth {
-			t.Errorf("got %+v, %v; want it shown as invalid", conn, err)
-		}
-		if conn, err = h.Validate(t.Context(), h.key); err != nil || conn.State != record.StateInvalid {
-			t.Errorf("validate: got %+v, %v; want invalid", conn, err)
-		}
-		h.mustImport("b1", "s1", issued(0))
-		time.Sleep(time.Minute)
-		if got := h.token(h.key); got != "b1" {
-			t.Errorf("after another import: got %q, want b1", got)
-		}
 	})
 }
 
@@ -269,17 +243,12 @@ func TestUpdateIsRefused(t *testing.T) {
 	virtually(t, func(t *testing.T, h *harness) {
 		up := &record.Update{}
 		if _, err := h.Update(t.Context(), h.key, up); !errors.Is(err, record.ErrConnectionNotFound) {
-			t.Errorf("without a connection: got %v", err)
+			t.Errorf("without a connection: got %v, want ErrConnectionNotFound", err)
 		}
 		unknown := h.key
 		unknown.Connector.ServiceID = "unknown"
 		if _, err := h.Update(t.Context(), unknown, up); !errors.Is(err, record.ErrConnectorNotFound) {
-			t.Errorf("without a connector: got %v", err)
+			t.Errorf("without a connector: got %v, want ErrConnectorNotFound", err)
 		}
 	})
-}
-
-// refuse answers every token request with invalid_grant.
-func refuse(int, url.Values) (*http.Response, error) {
-	return brokertest.Response(http.StatusBadRequest, map[string]any{"error": "invalid_grant"}), nil
 }

@@ -23,14 +23,6 @@ func (h *harness) mustValidate(key record.Key) record.State {
 	return conn.State
 }
 
-// wantRequests checks how many token requests there were so far.
-func (h *harness) wantRequests(what string, want int) {
-	h.t.Helper()
-	if got := len(h.provider.Requests()); got != want {
-		h.t.Errorf("%s: got %d token requests so far, want %d", what, got, want)
-	}
-}
-
 func TestValidateRefreshesAValidToken(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -53,7 +45,7 @@ func TestValidateRefreshesAValidToken(t *testing.T) {
 		h.mustValidate(h.key)
 		h.wantRequests("after the cooldown", 2)
 		if h.provider.Revoked("r1") {
-			t.Error("the grant was burnt")
+			t.Error("the grant was revoked: a spent refresh token was sent")
 		}
 	})
 }
@@ -75,7 +67,7 @@ func TestManyWhoValidateShareOneRefresh(t *testing.T) {
 		close(release)
 		synctest.Wait()
 		if callable.Load() != 50 {
-			t.Errorf("%d of 50 found it callable", callable.Load())
+			t.Errorf("%d of 50 callers got callable, want all", callable.Load())
 		}
 		h.wantRequests("for all", 1)
 	})
@@ -104,8 +96,16 @@ func TestValidateGivesARefusedRefreshTokenOneTry(t *testing.T) {
 		}
 		h.wantRequests("after 30 s", 2)
 		if got := h.record(h.key).Cycle.CredentialsExpireAt; !got.Equal(expire) {
-			t.Errorf("the credentials are kept until %v now, want %v as before", got, expire)
+			t.Errorf("the credentials expire at %v, want %v as before", got, expire)
 		}
+	})
+}
+
+func TestValidateMendsARefusedRefreshTokenThatWorksAgain(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.provider.Respond = refuse
+		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
 		h.provider.Respond = nil
 		h.provider.Grant("r1")
@@ -122,7 +122,7 @@ func TestValidateGivesARefusedRefreshTokenOneTry(t *testing.T) {
 	})
 }
 
-// A try that finds out nothing leaves a refused refresh token refused.
+// An attempt without a clear answer leaves a refused refresh token refused.
 func TestValidateOfARefusedRefreshTokenIsNotRetried(t *testing.T) {
 	t.Parallel()
 	for name, respond := range map[string]func(int, url.Values) (*http.Response, error){
@@ -152,18 +152,25 @@ func TestValidateOfARefusedRefreshTokenIsNotRetried(t *testing.T) {
 					t.Error("a token was handed out")
 				}
 				h.wantRequests("in an hour", 2)
-				if rec := h.record(h.key); !rec.IsParked() || rec.Cycle.Code != "invalid_grant" || rec.Lease != nil {
-					t.Errorf("got parked %v, code %s, lease %v", rec.IsParked(), rec.Cycle.Code, rec.Lease)
+				rec := h.record(h.key)
+				if !rec.IsParked() {
+					t.Error("the connection is not parked")
+				}
+				if rec.Cycle.Code != "invalid_grant" {
+					t.Errorf("got code %s, want invalid_grant", rec.Cycle.Code)
+				}
+				if rec.Lease != nil {
+					t.Errorf("got lease %+v, want none", rec.Lease)
 				}
 				if got := h.events.types(); got != "failed" {
-					t.Errorf("got the events %q, want failed alone", got)
+					t.Errorf("got the events %q, want one failed", got)
 				}
 			})
 		})
 	}
 }
 
-// A token that is valid still is served, but the connection is not what it should be.
+// The token is served as long as it is valid, but the connection is invalid.
 func TestValidateTellsOfARefusalWhileTheTokenIsValid(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -194,9 +201,9 @@ func TestValidateThatFindsOutNothing(t *testing.T) {
 		h.mustValidate(h.key)
 		h.wantRequests("during the backoff", sent)
 		time.Sleep(2 * time.Hour)
-		var failed *record.TokenError
-		if _, err := h.Validate(t.Context(), h.key); !errors.As(err, &failed) || failed.Parked {
-			t.Errorf("without one: got %v, want a TokenError that is not for good", err)
+		_, err := h.Validate(t.Context(), h.key)
+		if failed := wantTokenError(t, err, record.ClassTransient); failed.Parked {
+			t.Errorf("without a valid token: got %v, want a TokenError of a connection that is not parked", err)
 		}
 		synctest.Wait()
 		h.store.Fail = func(string, record.Key) error { return record.ErrStoreUnavailable }
@@ -210,9 +217,7 @@ func TestValidateOfWhatCannotBeRefreshed(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		key := h.at(long)
-		if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a1", `+issued(0)+`}}`); err != nil {
-			t.Fatal(err)
-		}
+		h.mustImportBody(key, `{"credentials": {"access_token": "a1", `+issued(0)+`}}`)
 		if got := h.mustValidate(key); got != record.StateCallable {
 			t.Errorf("a valid token: got %s, want callable", got)
 		}
@@ -222,9 +227,7 @@ func TestValidateOfWhatCannotBeRefreshed(t *testing.T) {
 		}
 		h.wantRequests("without a refresh token", 0)
 
-		if _, _, err := h.importBody(h.at(keyed), `{"settings": {"api_key": "k"}}`); err != nil {
-			t.Fatal(err)
-		}
+		h.mustImportBody(h.at(keyed), `{"settings": {"api_key": "k"}}`)
 		if got := h.mustValidate(h.at(keyed)); got != record.StateCallable {
 			t.Errorf("an API key: got %s, want callable", got)
 		}
@@ -235,22 +238,17 @@ func TestValidateOfWhatCannotBeRefreshed(t *testing.T) {
 	})
 }
 
-// The process that was to try ends in the middle: the next that is asked takes over,
-// and says so.
+// The process that makes the attempt dies. The next validation takes the lease over, and
+// counts an ambiguous outcome.
 func TestTryOfARefusedRefreshTokenIsTakenOver(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		h.provider.Respond = refuse
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		synctest.Wait()
-		rec, rev, err := h.store.Load(t.Context(), h.key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		rec := h.record(h.key)
 		rec.Lease = &record.Lease{ID: "of a process that is gone", Duration: 45 * time.Second, RefreshToken: rec.Credentials.RefreshToken.Hash()}
-		if _, err := h.store.Save(t.Context(), rec, rev); err != nil {
-			t.Fatal(err)
-		}
+		h.restore(rec)
 		time.Sleep(time.Minute)
 		begun := time.Now()
 		if got := h.mustValidate(h.key); got != record.StateInvalid {
@@ -261,72 +259,6 @@ func TestTryOfARefusedRefreshTokenIsTakenOver(t *testing.T) {
 		}
 		if got := h.record(h.key).Cycle.Ambiguous; got != 1 {
 			t.Errorf("got %d ambiguous outcomes, want 1", got)
-		}
-	})
-}
-
-func TestObtainTokenFetchesOne(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		key := h.at(cc)
-		if _, err := h.ObtainToken(t.Context(), key); !errors.Is(err, record.ErrConnectionNotFound) {
-			t.Errorf("without a connection: got %v", err)
-		}
-		if _, _, err := h.importBody(key, `{"credentials": {"access_token": "a1", `+issued(0)+`}}`); err != nil {
-			t.Fatal(err)
-		}
-		conn, err := h.ObtainToken(t.Context(), key)
-		if err != nil || conn.State != record.StateCallable {
-			t.Fatalf("got %+v, %v", conn, err)
-		}
-		if got := h.token(key); !strings.HasPrefix(got, "access-1") {
-			t.Errorf("got %q, want the one that was fetched", got)
-		}
-		if _, err := h.ObtainToken(t.Context(), key); err != nil {
-			t.Errorf("within the cooldown: got %v", err)
-		}
-		h.wantRequests("within the cooldown", 1)
-
-		synctest.Wait()
-		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
-			return brokertest.Response(http.StatusServiceUnavailable, "down"), nil
-		}
-		time.Sleep(time.Minute)
-		var failed *record.TokenError
-		if _, err := h.ObtainToken(t.Context(), key); !errors.As(err, &failed) || failed.Class != record.ClassTransient {
-			t.Errorf("with a valid token, and none fetched: got %v, want a transient TokenError", err)
-		}
-	})
-}
-
-// Settings that the token endpoint refuses cost it one call, however many ask.
-func TestFetchedTokenThatIsRefusedIsParked(t *testing.T) {
-	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		key := h.ofTenant("a")
-		h.mustUpdate(key, `{"settings": {"tenant": "wrong"}}`)
-		synctest.Wait()
-		sent := len(h.provider.Requests())
-		h.provider.Respond = refuse
-		var failed *record.TokenError
-		for range 5 {
-			if _, err := h.ObtainToken(t.Context(), key); !errors.As(err, &failed) || !failed.Parked {
-				t.Errorf("got %v, want a TokenError for good", err)
-			}
-			if _, err := h.Source(key).Token(t.Context()); !errors.As(err, &failed) || !failed.Parked {
-				t.Errorf("got %v, want a TokenError for good", err)
-			}
-		}
-		h.wantRequests("refused", sent+1)
-		if conn, err := h.Connection(t.Context(), key); err != nil || conn.State != record.StateInvalid || conn.Health != record.HealthNeedsAuth {
-			t.Errorf("got %+v, %v; want invalid, needs_auth", conn, err)
-		}
-		time.Sleep(72 * time.Hour) // the sweep finds nothing to clear
-		synctest.Wait()
-		h.provider.Respond = nil
-		h.mustUpdate(key, `{"settings": {"tenant": "right"}}`)
-		if got := h.token(key); got == "" {
-			t.Error("no token with the right settings")
 		}
 	})
 }

@@ -14,7 +14,7 @@ cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
 events() {
 	local status=0
 	go test -json -race -timeout "${TEST_TIMEOUT:-10m}" ./... || status=1
-	go test -json -timeout "${TEST_TIMEOUT:-10m}" -run TestRandomInterleavings ./broker \
+	go test -json -timeout "${TEST_TIMEOUT:-10m}" -run TestRandomInterleavings ./broker/internal/model \
 		-first-seed "${FIRST_SEED:-1000}" -seeds "${SEEDS:-3000}" || status=1
 	go -C tests test -json -race -timeout "${E2E_TIMEOUT:-20m}" ./... || status=1
 	return "$status"

@@ -1,4 +1,4 @@
-package broker_test
+package model
 
 import (
 	"io"
@@ -17,21 +17,21 @@ type attempt struct {
 	process *process
 	token   *refreshToken
 	secret  string
-	lease   *leaseSeen
+	lease   *savedLease
 	kind    string
-	sentAt  time.Time // zero: not wholly written
+	sentAt  time.Time // when the request was completely written; zero: it was not
 
-	access, refresh string // what the endpoint granted; empty: nothing
+	access, refresh string // granted by the endpoint; empty: not granted
 
-	returned bool         // the process knows what came of it
-	class    record.Class // what that means; empty: a token
-	durable  bool         // what was granted is in a store or a journal
+	returned bool         // the process knows the result
+	class    record.Class // of the result; empty: a token
+	durable  bool         // the granted tokens are in a store or a journal
 
-	journaledAt time.Time // zero: it was not
+	journaledAt time.Time // zero: never
 }
 
-// inDoubt reports whether the attempt may have spent the refresh token, as far as
-// those know who can know.
+// inDoubt reports whether the attempt may have spent the refresh token without a trace, as
+// far as the processes can know.
 func (a *attempt) inDoubt() bool {
 	switch {
 	case a.sentAt.IsZero():
@@ -41,7 +41,7 @@ func (a *attempt) inDoubt() bool {
 	case a.class == "":
 		return !a.durable
 	default:
-		return a.refresh != "" && !a.durable // only a refresh token came
+		return a.refresh != "" && !a.durable // the answer had a refresh token only
 	}
 }
 
@@ -66,7 +66,7 @@ func (t processTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if err := req.Context().Err(); err != nil || a.kind == unsent {
-		// As net/http tells of a request that could not be written whole.
+		// As net/http reports a request that was not completely written.
 		httptrace.ContextClientTrace(req.Context()).WroteRequest(httptrace.WroteRequestInfo{Err: errReset})
 		t.world.returned(a, record.ClassTransient)
 		return nil, errReset
@@ -88,14 +88,14 @@ func (t processTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if err := req.Context().Err(); err != nil && t.world.flip() {
-		rep = reply{err: err, class: record.ClassAmbiguous} // it came too late
+		rep = reply{err: err, class: record.ClassAmbiguous} // the answer came too late
 	}
 	t.world.returned(a, rep.class)
 	return rep.resp, rep.err
 }
 
-// attempt notes that the process is about to send a token request. It returns nil for
-// a process that has crashed.
+// attempt notes that the process is about to send a token request. It returns nil if the
+// process has crashed.
 func (p *process) attempt(value, secret string) *attempt {
 	w := p.world
 	w.mu.Lock()
@@ -104,7 +104,7 @@ func (p *process) attempt(value, secret string) *attempt {
 		return nil
 	}
 	a := &attempt{process: p, secret: secret, token: w.provider.tokens[value], kind: answered}
-	if a.token == nil { // imported, and never was one
+	if a.token == nil { // an import made it up
 		a.token = &refreshToken{value: value, grant: &grant{revoked: true, excused: true}}
 		w.provider.tokens[value] = a.token
 	}
@@ -125,26 +125,26 @@ func (p *process) attempt(value, secret string) *attempt {
 		w.violate("%s redeems %s without a lease for it", p.name, value)
 		return a
 	}
-	// The request may take all of its timeout, and saving five seconds. Between the last
-	// look at the clock and the request a pause goes unseen.
+	// The request may take its whole timeout, and saving five seconds. The process cannot
+	// notice a pause between its last look at the clock and the request.
 	timeout := (a.lease.duration - leaseSlack) / 2
 	if late := time.Since(a.lease.begun) - timeout; late > 0 && !w.store.Exclusive && p.resumedAt.Before(a.lease.written) {
-		w.violate("%s sends %v after it could with its lease", p.name, late)
+		w.violate("%s sends %v later than its lease allows", p.name, late)
 	}
 	return a
 }
 
-// leaseSlack is the time that a lease leaves for everything but token requests.
+// leaseSlack is the part of a lease that is not for token requests.
 const leaseSlack = 5 * time.Second
 
-// send notes that a token request is wholly written. Each earlier one that may have
-// spent the same refresh token must be known as ambiguous.
+// send notes that a token request is completely written. Each earlier one that may have
+// spent the same refresh token must be recorded as ambiguous.
 func (w *world) send(a *attempt) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, earlier := range a.token.attempts {
 		if w.provider.rotation.Kind == connector.RotationNever && a.token.isKept() {
-			continue // another's answer has shown that the token is not spent, and was recorded after this one
+			continue // a later answer was recorded: it shows that the token is not spent
 		}
 		known := a.lease == nil || a.lease.ambiguous || earlier.lease == nil || earlier.lease.ambiguous
 		if earlier.inDoubt() && !known && !a.token.grant.excused {
@@ -155,7 +155,7 @@ func (w *world) send(a *attempt) {
 	a.token.attempts = append(a.token.attempts, a)
 }
 
-// returned notes that the process has been told what came of its attempt.
+// returned notes that the process knows the result of its attempt.
 func (w *world) returned(a *attempt, class record.Class) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -163,7 +163,7 @@ func (w *world) returned(a *attempt, class record.Class) {
 	w.logf("%s: %s was answered: %q", a.process.name, a.token.value, class)
 }
 
-// isKept reports whether the answer to one of the attempts is in a store or a journal.
+// isKept reports whether a store or a journal has the answer to one of the attempts.
 func (t *refreshToken) isKept() bool {
 	return slices.ContainsFunc(t.attempts, func(a *attempt) bool { return a.durable })
 }
@@ -174,7 +174,7 @@ func (w *world) flip() bool {
 	return w.chance(50)
 }
 
-// A cutBody breaks off where the response had its end.
+// A cutBody breaks off after twenty bytes at most.
 type cutBody struct{ io.ReadCloser }
 
 // Read implements [io.Reader].

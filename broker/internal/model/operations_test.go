@@ -1,4 +1,4 @@
-package broker_test
+package model
 
 import (
 	"context"
@@ -26,7 +26,7 @@ func (w *world) operate(rng *rand.Rand) {
 	defer w.mu.Unlock()
 	r := w.replicas[rng.IntN(len(w.replicas))]
 	p, key := r.current, w.keys[rng.IntN(len(w.keys))]
-	if w.histories[key].rec == nil && p != nil { // there is nothing to be seen without a connection
+	if w.histories[key].rec == nil && p != nil { // without a connection nothing happens
 		w.importTokens(rng, p, key)
 		return
 	}
@@ -51,14 +51,14 @@ func (w *world) operate(rng *rand.Rand) {
 	case n < 53:
 		w.run(p, "delete", time.Minute, func(ctx context.Context) error { return p.broker.Delete(ctx, key) })
 	case n < 58:
-		p.armed = arm(rng, between(rng, time.Second, 4*time.Minute))
-		w.logf("%s: will be paused at %s", p.name, p.armed.point)
+		p.trap = arm(rng, between(rng, time.Second, 4*time.Minute))
+		w.logf("%s: will be paused at %s", p.name, p.trap.point)
 	case n < 60:
 		p.pause(between(rng, time.Second, 4*time.Minute))
 		p.disturb()
 	case n < 66:
-		p.armed = arm(rng, 0)
-		w.logf("%s: will crash at %s", p.name, p.armed.point)
+		p.trap = arm(rng, 0)
+		w.logf("%s: will crash at %s", p.name, p.trap.point)
 	case n < 68:
 		p.crash()
 	case n < 71:
@@ -68,16 +68,16 @@ func (w *world) operate(rng *rand.Rand) {
 	}
 }
 
-// arm draws where a process is to be paused, or to crash.
-func arm(rng *rand.Rand, pause time.Duration) *armed {
-	a := &armed{point: points[rng.IntN(len(points))], skip: rng.IntN(3), pause: pause}
+// arm draws the point at which a process pauses or crashes.
+func arm(rng *rand.Rand, pause time.Duration) *trap {
+	a := &trap{point: points[rng.IntN(len(points))], skip: rng.IntN(3), pause: pause}
 	if a.point == "now" {
-		a.skip = rng.IntN(20) // it is asked often
+		a.skip = rng.IntN(20) // it is passed often
 	}
 	return a
 }
 
-// makeTrouble lets something fail that is not a process.
+// makeTrouble makes something other than a process fail.
 func (w *world) makeTrouble(rng *rand.Rand, r *replica, key record.Key, n int) {
 	t := trouble{until: time.Now().Add(between(rng, time.Second, 5*time.Minute)), percent: []int{15, 50, 100}[rng.IntN(3)]}
 	switch {
@@ -109,7 +109,7 @@ func (w *world) makeTrouble(rng *rand.Rand, r *replica, key record.Key, n int) {
 	case n < 93:
 		w.reconfigure(rng, r)
 	case n < 97:
-		for _, a := range w.provider.access { // of all connections
+		for _, a := range w.provider.access {
 			a.revoked = true
 		}
 		w.logf("all access tokens are revoked")
@@ -121,8 +121,8 @@ func (w *world) makeTrouble(rng *rand.Rand, r *replica, key record.Key, n int) {
 	}
 }
 
-// reconfigure changes what a replica is configured with, or the client secret at the
-// provider, which the replicas learn of one by one.
+// reconfigure changes the configuration of a replica, or the client secret at the provider,
+// which the replicas learn one by one.
 func (w *world) reconfigure(rng *rand.Rand, r *replica) {
 	r.timeout = []time.Duration{8 * time.Second, 20 * time.Second, 30 * time.Second}[rng.IntN(3)]
 	if rng.IntN(2) == 0 {
@@ -147,9 +147,9 @@ func (r *replica) configure() {
 	}
 }
 
-// restart ends a process as an operator does, and starts another.
+// restart shuts a process down, as an operator does, and starts another.
 func (w *world) restart(p *process) {
-	w.logf("%s is to end", p.name)
+	w.logf("%s is shut down", p.name)
 	p.closing = true
 	begun := time.Now()
 	w.background.Go(func() {
@@ -167,7 +167,7 @@ func (w *world) restart(p *process) {
 	})
 }
 
-// call asks for a credential in one of the ways there are.
+// call asks for a credential, as the token API or the proxy does.
 func (w *world) call(p *process, key record.Key, rng *rand.Rand) {
 	if p == nil || p.closing {
 		return
@@ -180,8 +180,7 @@ func (w *world) call(p *process, key record.Key, rng *rand.Rand) {
 	}
 }
 
-// run makes a call in the background and checks that it ends in time. The caller
-// holds mu.
+// run makes a call in the background, and checks that it ends in time. The caller holds mu.
 func (w *world) run(p *process, what string, timeout time.Duration, call func(context.Context) error) {
 	w.calls++
 	begun := time.Now()
@@ -203,14 +202,14 @@ func (w *world) run(p *process, what string, timeout time.Duration, call func(co
 	})
 }
 
-// importTokens imports tokens of one kind or another.
+// importTokens imports tokens: new, repeated, old, undated, expired or dead ones.
 func (w *world) importTokens(rng *rand.Rand, p *process, key record.Key) {
 	h := w.histories[key]
 	t, access := w.provider.login()
 	issuedAt, expiresIn := p.now(), w.provider.lifetime
 	kind := "new"
 	switch rng.IntN(8) {
-	case 0: // of an earlier login, as it seems
+	case 0: // as if from an earlier login
 		kind, issuedAt = "older", issuedAt.Add(-24*time.Hour)
 	case 1:
 		kind, issuedAt = "undated", time.Time{}
@@ -218,7 +217,7 @@ func (w *world) importTokens(rng *rand.Rand, p *process, key record.Key) {
 		kind = "dead"
 		t.grant.revoked, t.grant.excused = true, true
 		issuedAt = issuedAt.Add(-2 * expiresIn)
-	case 3, 4, 5: // what was imported before, with the same access token or a later one
+	case 3, 4, 5: // a refresh token imported before, with the same access token or a later one
 		known := slices.Sorted(maps.Keys(h.brought))
 		if len(known) == 0 {
 			break
@@ -230,7 +229,7 @@ func (w *world) importTokens(rng *rand.Rand, p *process, key record.Key) {
 		} else {
 			access = w.provider.issue(t.grant)
 		}
-	case 6: // expired when it comes
+	case 6: // already expired
 		kind, issuedAt = "expired", issuedAt.Add(-2*expiresIn)
 	}
 	w.logf("%s: imports %s %s %s (%s)", p.name, key.Consumer, t.value, access, kind)
@@ -246,34 +245,34 @@ func (w *world) importTokens(rng *rand.Rand, p *process, key record.Key) {
 			w.logf("%s: import of %s: %s", p.name, t.value, outcome)
 		}
 		if outcome == record.ImportStored && h.brought[t.value].Before(begun) && !p.dead {
-			w.violate("%s says that %s is stored, which nobody has saved", p.name, t.value)
+			w.violate("%s says that %s is stored, which was not saved", p.name, t.value)
 		}
 		return err
 	})
 }
 
-// importSettings imports settings alone.
+// importSettings imports settings only.
 func (w *world) importSettings(p *process, key record.Key) {
 	imp := &record.Import{Settings: map[string]any{"note": strconv.Itoa(len(w.lines))}}
 	w.run(p, "settings", time.Minute, func(ctx context.Context) error {
 		_, outcome, err := p.broker.Import(ctx, key, imp)
 		if outcome == record.ImportStored {
-			w.violated("%s stores credentials that nobody sent", p.name)
+			w.violated("%s stores credentials though none were sent", p.name)
 		}
 		return err
 	})
 }
 
-// update changes settings, which is nothing to the credentials.
+// update changes settings, which must not affect the credentials.
 func (w *world) update(p *process, key record.Key) {
 	up := &record.Update{Settings: map[string]any{"note": strconv.Itoa(len(w.lines))}}
 	w.run(p, "update", time.Minute, func(ctx context.Context) error { _, err := p.broker.Update(ctx, key, up); return err })
 }
 
-// errRefused is downstream's 401.
+// errRefused is the error of a call that downstream refuses.
 var errRefused = errors.New("downstream answered 401")
 
-// downstream calls downstream as the proxy does, and once more after a 401.
+// downstream calls downstream as the proxy does, and again after a 401.
 func (w *world) downstream(ctx context.Context, p *process, key record.Key) (access string, err error) {
 	for again := false; ; again = true {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://api.acme.test/contacts", nil)

@@ -1,4 +1,4 @@
-package broker_test
+package model
 
 import (
 	"time"
@@ -7,8 +7,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// A history is what became of one connection's record, save by save. All of it is
-// guarded by the world's mu.
+// A history follows one connection's record from save to save. The world's mu guards all of
+// it.
 type history struct {
 	world *world
 	key   record.Key
@@ -17,38 +17,39 @@ type history struct {
 	savedAt time.Time
 	saves   int
 
-	// Of the connection since it was made, or made anew:
-	replaced map[string]time.Time // access and refresh tokens that others took the place of
+	// replaced has the access and refresh tokens that were replaced, since the connection
+	// was last created, with the time.
+	replaced map[string]time.Time
 
-	brought map[string]time.Time  // refresh tokens that imports have stored, when last
-	leases  map[string]*leaseSeen // by id
-	moved   map[record.EventType]int
+	brought map[string]time.Time     // refresh token :: when an import last stored it
+	leases  map[string]*savedLease   // by id
+	moved   map[record.EventType]int // changes of the cycle, by the event that they call for
 	emitted map[record.EventType]int
 }
 
-// A leaseSeen is a lease as it was saved.
-type leaseSeen struct {
+// A savedLease is a lease that was saved.
+type savedLease struct {
 	id        string
-	number    int // leases of the connection are counted
+	number    int // among the leases of the connection
 	holder    *process
 	token     secret.Hash
 	begun     time.Time // before it was written
 	written   time.Time
 	duration  time.Duration
-	attempt   *attempt // nil: nothing was tried with it
+	attempt   *attempt // made with it; nil: none
 	ambiguous bool     // the record counts its outcome as ambiguous
 }
 
 func newHistory(w *world, key record.Key) *history {
 	return &history{
 		world: w, key: key, replaced: make(map[string]time.Time), brought: make(map[string]time.Time),
-		leases: make(map[string]*leaseSeen), moved: make(map[record.EventType]int), emitted: make(map[record.EventType]int),
+		leases: make(map[string]*savedLease), moved: make(map[record.EventType]int), emitted: make(map[record.EventType]int),
 	}
 }
 
 // leaseFor returns the latest lease that p has written for a refresh token.
-func (h *history) leaseFor(p *process, value string) *leaseSeen {
-	var latest *leaseSeen
+func (h *history) leaseFor(p *process, value string) *savedLease {
+	var latest *savedLease
 	for _, l := range h.leases {
 		if l.holder == p && l.token == secret.New(value).Hash() && (latest == nil || l.number > latest.number) {
 			latest = l
@@ -57,7 +58,7 @@ func (h *history) leaseFor(p *process, value string) *leaseSeen {
 	return latest
 }
 
-// token returns the refresh token of the stored record, nil if there is none.
+// token returns the refresh token of the stored record, or nil.
 func (h *history) token() *refreshToken {
 	if h.rec == nil || h.rec.Credentials == nil {
 		return nil
@@ -65,7 +66,7 @@ func (h *history) token() *refreshToken {
 	return h.world.provider.tokens[h.rec.Credentials.RefreshToken.Reveal()]
 }
 
-// saved is called with each record that p has saved.
+// saved checks a record that p has saved.
 func (h *history) saved(p *process, next *record.Record, begun time.Time) {
 	w, prev := h.world, h.rec
 	if prev == nil {
@@ -82,8 +83,8 @@ func (h *history) saved(p *process, next *record.Record, begun time.Time) {
 	h.rec, h.savedAt, h.saves = next, time.Now(), h.saves+1
 }
 
-// checkJournal looks whether a process saves anything before what an earlier one has left
-// in the journal. Its own is there also while it is being saved.
+// checkJournal checks that a process saves nothing before what an earlier process has left in
+// the journal. The process's own entries stay there while they are being saved.
 func (h *history) checkJournal(p *process, next *record.Record, begun time.Time) {
 	t := h.token()
 	if t == nil || next.Credentials == nil || next.Credentials.RefreshToken.Reveal() != t.value || t.grant.excused {
@@ -96,7 +97,7 @@ func (h *history) checkJournal(p *process, next *record.Record, begun time.Time)
 	}
 }
 
-// describe is a record in few words, as the trace shows it.
+// describe returns a short text about a record, for the trace.
 func describe(rec *record.Record) string {
 	lease, creds := "-", "-"
 	if rec.Lease != nil {
@@ -118,35 +119,35 @@ func describe(rec *record.Record) string {
 	return sprint("gen", rec.Generation, creds, "lease", lease, "cycle", rec.Cycle.Phase, rec.Cycle.Class, "ambiguous", rec.Cycle.Ambiguous, parked)
 }
 
-// checkLease looks at a lease that is written.
+// checkLease checks a lease that is written.
 func (h *history) checkLease(p *process, prev, next *record.Record, begun time.Time) {
 	w := h.world
 	if next.Lease == nil || prev.Lease != nil && prev.Lease.ID == next.Lease.ID {
 		return
 	}
-	lease := &leaseSeen{
+	lease := &savedLease{
 		id: next.Lease.ID, number: len(h.leases), holder: p, token: next.Lease.RefreshToken, begun: begun,
 		written: time.Now(), duration: next.Lease.Duration,
 	}
 	h.leases[lease.id] = lease
 	if prev.Lease != nil && next.Cycle.Ambiguous == prev.Cycle.Ambiguous && h.leases[prev.Lease.ID].holder == p {
-		lease.attempt = h.leases[prev.Lease.ID].attempt // it is prolonged
+		lease.attempt = h.leases[prev.Lease.ID].attempt // the lease is extended
 	}
 	valid := prev.Credentials != nil && !prev.Credentials.ExpiredAt(p.now())
 	forced := prev.Credentials != nil && p.rejected[prev.Credentials.AccessToken.Reveal()]
 	if valid && !prev.Credentials.Expiry.IsZero() && !forced && prev.Cycle.Class == record.ClassAmbiguous && w.provider.rotation.Kind == "always" {
-		w.violate("%s is to redeem %s again after an ambiguous outcome, though the access token is valid", p.name, h.token().value)
+		w.violate("%s takes a lease to redeem %s again after an ambiguous outcome, though the access token is valid", p.name, h.token().value)
 	}
 	if prev.Lease == nil {
 		if next.Cycle.Ambiguous != prev.Cycle.Ambiguous {
-			w.violate("%s counts an ambiguous outcome though nobody had the lease", p.name)
+			w.violate("%s counts an ambiguous outcome though there was no lease", p.name)
 		}
 		return
 	}
 	former := h.leases[prev.Lease.ID]
 	if next.Cycle.Ambiguous == prev.Cycle.Ambiguous {
 		if former.holder != p || former.attempt != nil && former.attempt.inDoubt() {
-			w.violate("%s takes the lease of %s over and does not count it as ambiguous", p.name, former.holder.name)
+			w.violate("%s takes over the lease of %s and does not count it as ambiguous", p.name, former.holder.name)
 		}
 		return
 	}
@@ -155,18 +156,18 @@ func (h *history) checkLease(p *process, prev, next *record.Record, begun time.T
 		w.violate("%s counts an ambiguous outcome for %s, but the lease was for another refresh token", p.name, h.token().value)
 	}
 	if !former.holder.disturbedSince(former.begun) {
-		w.violate("%s takes the lease over from %s, which nothing kept from giving it back", p.name, former.holder.name)
+		w.violate("%s takes over the lease of %s, which nothing kept from releasing it", p.name, former.holder.name)
 	}
 	if seen := p.seen[former.id]; !w.store.Exclusive && (seen.IsZero() || time.Since(seen) < former.duration) {
-		w.violate("%s takes the lease of %s over, which it has not seen for all of %v", p.name, former.holder.name, former.duration)
+		w.violate("%s takes over the lease of %s, which it has not watched for %v", p.name, former.holder.name, former.duration)
 	}
 	if valid && !forced {
-		w.violate("%s takes the lease of %s over, though the access token is valid", p.name, former.holder.name)
+		w.violate("%s takes over the lease of %s, though the access token is valid", p.name, former.holder.name)
 	}
 }
 
 // ambiguous notes that a record counts the outcome of a lease as ambiguous.
-func (h *history) ambiguous(lease *leaseSeen) {
+func (h *history) ambiguous(lease *savedLease) {
 	lease.ambiguous = true
 	for _, t := range h.world.provider.tokens {
 		if secret.New(t.value).Hash() == lease.token {
@@ -175,7 +176,7 @@ func (h *history) ambiguous(lease *leaseSeen) {
 	}
 }
 
-// checkCycle looks at the outcome of an attempt that is recorded.
+// checkCycle checks the recorded outcome of an attempt.
 func (h *history) checkCycle(p *process, prev, next *record.Record) {
 	w := h.world
 	switch before, after := prev.Cycle.Phase, next.Cycle.Phase; {
@@ -190,7 +191,7 @@ func (h *history) checkCycle(p *process, prev, next *record.Record) {
 	if next.Lease != nil || next.Cycle.Attempts != prev.Cycle.Attempts+1 {
 		return
 	}
-	var former *leaseSeen
+	var former *savedLease
 	if prev.Lease != nil {
 		former = h.leases[prev.Lease.ID]
 	}
@@ -199,14 +200,14 @@ func (h *history) checkCycle(p *process, prev, next *record.Record) {
 	}
 	switch {
 	case former == nil || former.attempt == nil:
-		// The answer came by way of the journal, after another process's turn.
+		// The answer came through the journal, after another process's turn.
 		if next.Cycle.Class != record.ClassTransient {
-			w.violate("%s records a failure (%s) that nobody had", p.name, next.Cycle.Class)
+			w.violate("%s records a failure (%s) that no attempt had", p.name, next.Cycle.Class)
 		}
 	case former.token != prev.Credentials.RefreshToken.Hash():
-		w.violate("%s records against %s what came of another refresh token (%s)", p.name, prev.Credentials.RefreshToken.Reveal(), next.Cycle.Class)
+		w.violate("%s records for %s the outcome of another refresh token (%s)", p.name, prev.Credentials.RefreshToken.Reveal(), next.Cycle.Class)
 	case prev.IsParked() && former.attempt.class != record.ClassPermanent:
-		// One more try of a refused refresh token has found out nothing.
+		// Another try of a refused refresh token had no clear answer.
 		if next.Cycle.Class != prev.Cycle.Class || !next.IsParked() {
 			w.violate("%s records %s of a refresh token that was refused, for an attempt that was %q", p.name, next.Cycle.Class, former.attempt.class)
 		}
@@ -215,7 +216,7 @@ func (h *history) checkCycle(p *process, prev, next *record.Record) {
 	}
 }
 
-// checkCredentials looks at credentials that take the place of others.
+// checkCredentials checks credentials that replace others.
 func (h *history) checkCredentials(p *process, prev, next *record.Record) {
 	w, before, after := h.world, prev.Credentials, next.Credentials
 	if next.IsTombstone() {
@@ -244,7 +245,7 @@ func (h *history) checkCredentials(p *process, prev, next *record.Record) {
 	if after.FromImport && !after.Redeemed {
 		h.brought[refresh] = time.Now()
 		if token != nil && token.grant.dropped {
-			token.grant.excused = true // who imports again what was deleted knows best
+			token.grant.excused = true // the import of deleted tokens is at the caller's risk
 		}
 	}
 	if before == nil {
@@ -273,7 +274,7 @@ func (h *history) checkCredentials(p *process, prev, next *record.Record) {
 	}
 }
 
-// drop forgets what a connection had that is deleted.
+// drop forgets what a deleted connection had.
 func (h *history) drop() {
 	for _, t := range h.world.provider.tokens {
 		if _, brought := h.brought[t.value]; brought {

@@ -1,4 +1,4 @@
-package broker_test
+package model
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A replica is a machine: a disk, a clock, and a process unless that is down.
+// A replica is a machine: a disk, a clock, and a process unless it is down.
 type replica struct {
 	world   *world
 	name    string
@@ -21,15 +21,15 @@ type replica struct {
 	current *process // nil while it is down
 	starts  int
 
-	unjournaledAt time.Time // when the journal last took nothing
+	unjournaledAt time.Time // when the journal last failed to take an answer
 
-	trouble trouble // of its way to the store
-	secret  string  // the client secret that it is configured with
-	timeout time.Duration
+	trouble trouble       // of its access to the store
+	secret  string        // configured client secret
+	timeout time.Duration // configured timeout of token requests
 }
 
-// A process is a broker whose every step outside of memory can be held up or be the
-// last: it stands for what SIGSTOP and SIGKILL do.
+// A process is a broker that can be paused or killed at every step outside its memory, as by
+// SIGSTOP and SIGKILL.
 type process struct {
 	replica *replica
 	world   *world
@@ -38,30 +38,30 @@ type process struct {
 
 	dead        bool
 	closing     bool
-	resume      chan struct{} // closed when a pause ends; nil if there is none
-	armed       *armed
+	resume      chan struct{} // closed when the pause ends; nil if it is not paused
+	trap        *trap
 	disturbedAt time.Time
-	resumedAt   time.Time // after a pause
+	resumedAt   time.Time // when the last pause ended
 
-	stepsAt time.Time // how often it got somewhere at the same instant
+	stepsAt time.Time // the instant that steps counts for
 	steps   int
 
 	floors   map[record.Key]uint64 // the highest generation handed out
-	rejected map[string]bool       // access tokens that downstream has answered with 401
-	seen     map[string]time.Time  // lease ids, since when they are known to it
+	rejected map[string]bool       // access tokens that downstream has refused
+	seen     map[string]time.Time  // lease id :: when it first read the lease
 }
 
-// An armed pause or crash happens when the process gets to a point for the nth time.
-type armed struct {
+// A trap pauses or crashes the process at a point.
+type trap struct {
 	point string
-	skip  int
+	skip  int           // how often the process passes the point before
 	pause time.Duration // 0: it crashes
 }
 
-// shutdownTime is the longest timeout of a token request and five seconds.
+// shutdownTime is five seconds more than the longest timeout of a token request.
 const shutdownTime = 35 * time.Second
 
-// start begins a process. The caller holds the world's mu, or is alone.
+// start starts a process. The caller holds the world's mu, or has the world to itself.
 func (r *replica) start() {
 	w := r.world
 	r.starts++
@@ -86,16 +86,16 @@ func (r *replica) start() {
 	w.logf("%s starts, clock %v", p.name, r.skew)
 }
 
-// pass is called before and after everything that leaves the process's memory. It
-// holds the process up while it is paused, and for ever when it has crashed.
+// pass is called before and after every step outside the process's memory. It blocks while
+// the process is paused, and until the end of the run if it has crashed.
 func (p *process) pass(point string) error {
 	w := p.world
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p.checkBusy(point)
-	if a := p.armed; a != nil && a.point == point {
+	if a := p.trap; a != nil && a.point == point {
 		if a.skip--; a.skip < 0 {
-			p.armed = nil
+			p.trap = nil
 			w.logf("%s is at %s", p.name, point)
 			if a.pause > 0 {
 				p.pause(a.pause)
@@ -121,21 +121,20 @@ func (p *process) pass(point string) error {
 	}
 }
 
-// checkBusy ends a process that does one thing after the other and lets no time pass.
-// The caller holds the world's mu.
+// checkBusy ends a process that makes step after step while no time passes. The caller holds
+// the world's mu.
 func (p *process) checkBusy(point string) {
 	const most = 5000
 	if now := time.Now(); !now.Equal(p.stepsAt) {
 		p.stepsAt, p.steps = now, 0
 	}
 	if p.steps++; p.steps > most && !p.dead {
-		p.world.violate("%s is busy without end, now at %s; %s", p.name, point, debug.Stack())
+		p.world.violate("%s is busy forever, now at %s; %s", p.name, point, debug.Stack())
 		p.crash()
 	}
 }
 
-// pause stops the process for a while. The caller holds the world's mu, as for goOn
-// and crash.
+// pause pauses the process for d. The caller holds the world's mu, as for unpause and crash.
 func (p *process) pause(d time.Duration) {
 	if p.resume != nil || p.dead {
 		return
@@ -147,12 +146,12 @@ func (p *process) pause(d time.Duration) {
 		p.world.mu.Lock()
 		defer p.world.mu.Unlock()
 		if p.resume == resume {
-			p.goOn()
+			p.unpause()
 		}
 	})
 }
 
-func (p *process) goOn() {
+func (p *process) unpause() {
 	if p.resume == nil {
 		return
 	}
@@ -163,7 +162,7 @@ func (p *process) goOn() {
 	p.resume = nil
 }
 
-// crash ends the process; another one is started on its machine some time later.
+// crash ends the process. Another one starts on its machine some time later.
 func (p *process) crash() {
 	if p.dead {
 		return
@@ -205,13 +204,13 @@ func (p *process) Emit(_ context.Context, event record.Event) {
 	}
 }
 
-// A processClock is the clock of the process's machine, off by the replica's skew. A
-// process that is paused does not see it.
+// A processClock is the clock of the process's machine, off by the replica's skew. A paused
+// process cannot read it.
 type processClock struct{ *process }
 
 // Now implements [broker.Clock].
 func (c processClock) Now() time.Time {
-	_ = c.pass("now") // a crashed process does not get further
+	_ = c.pass("now") // blocks if the process has crashed
 	return c.now()
 }
 

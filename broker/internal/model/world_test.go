@@ -1,4 +1,4 @@
-package broker_test
+package model
 
 import (
 	"errors"
@@ -14,36 +14,39 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// A world is the store, the provider and the replicas of one run, and what was seen
+// acme is the only connector: OAuth with refresh tokens.
+var acme = connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}
+
+// A world holds the store, the provider and the replicas of one run, and the observations
 // of them.
 type world struct {
 	begun    time.Time
-	over     chan struct{} // closed when nothing counts any more: crashed processes end then
+	over     chan struct{} // closed when the run is over: crashed processes end then
 	keys     []record.Key
 	store    *brokertest.MemStore
 	provider *provider
 	replicas []*replica
 
-	background sync.WaitGroup // calls, and token requests on their way
+	background sync.WaitGroup // calls, and token requests in progress
 
-	// mu guards what is below, and the replicas, processes, provider and histories. It
-	// is never held across a wait: a mutex would stop virtual time.
+	// mu guards the fields below, and the replicas, processes, provider and histories. It
+	// is never held across a wait: virtual time would stop.
 	mu         sync.Mutex
 	rng        *rand.Rand
 	ending     bool
 	healed     bool
-	processes  []*process // all that there ever were
+	processes  []*process // including those that have ended
 	histories  map[record.Key]*history
 	attempts   map[string]*attempt // by lease
-	calls      int                 // under way on processes that live
+	calls      int                 // in progress on live processes
 	lines      []string
 	violations []string
 }
 
-// errOver is what a crashed process is told when the run is over.
+// errOver is what a crashed process gets when the run is over.
 var errOver = fmt.Errorf("%w: the run is over", record.ErrStoreUnavailable)
 
-// newWorld draws a world; call it in a synctest bubble.
+// newWorld draws a world. Call it in a synctest bubble.
 func newWorld(seed uint64) *world {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	w := &world{
@@ -72,7 +75,7 @@ func newWorld(seed uint64) *world {
 	return w
 }
 
-// config is what a replica is configured with.
+// config returns the configuration of a process of the replica.
 func (r *replica) config(p *process) *broker.Config {
 	def := connector.Definition{
 		ID: acme, AuthType: connector.OAuth2, BaseURL: "https://api.acme.test", TokenURL: "https://auth.acme.test/token",
@@ -89,7 +92,7 @@ func (r *replica) config(p *process) *broker.Config {
 	}
 }
 
-// heal ends all trouble.
+// heal ends all trouble, and waits for the restarts that are due.
 func (w *world) heal() {
 	w.mu.Lock()
 	w.logf("----- healed")
@@ -100,17 +103,17 @@ func (w *world) heal() {
 		r.journal.Fail(nil)
 		r.secret, r.timeout = w.provider.secret, 20*time.Second
 		if p := r.current; p != nil {
-			p.armed = nil
-			p.goOn()
+			p.trap = nil
+			p.unpause()
 			p.disturb()
 			p.broker.Configure(r.config(p))
 		}
 	}
 	w.mu.Unlock()
-	time.Sleep(2 * time.Minute) // restarts that are due
+	time.Sleep(2 * time.Minute)
 }
 
-// end closes the processes that live, then lets those that crashed run out.
+// end closes the live processes, then lets the crashed ones end.
 func (w *world) end() {
 	w.mu.Lock()
 	live := make([]*process, 0, len(w.replicas))
@@ -139,16 +142,16 @@ func (w *world) end() {
 	w.background.Wait()
 }
 
-// disturbedSince reports whether anything but the processes' own doing has kept p from
-// its work since then. The caller holds mu.
+// disturbedSince reports whether something outside the processes has kept p from its work
+// since then. The caller holds mu.
 func (p *process) disturbedSince(then time.Time) bool {
 	return p.dead || p.closing || p.resume != nil || !p.disturbedAt.Before(then)
 }
 
-// disturb notes that p is kept from its work now. The caller holds mu.
+// disturb notes that something keeps p from its work now. The caller holds mu.
 func (p *process) disturb() { p.disturbedAt = time.Now() }
 
-// chance draws. The caller holds mu.
+// chance draws true with a probability in percent. The caller holds mu.
 func (w *world) chance(percent int) bool { return w.rng.IntN(100) < percent }
 
 // logf adds to the trace. The caller holds mu.
@@ -156,18 +159,18 @@ func (w *world) logf(format string, args ...any) {
 	w.lines = append(w.lines, fmt.Sprintf("%12.3fs ", time.Since(w.begun).Seconds())+fmt.Sprintf(format, args...))
 }
 
-// violate notes a violation. The caller holds mu.
+// violate records a violation. The caller holds mu.
 func (w *world) violate(format string, args ...any) {
 	w.logf("VIOLATION "+format, args...)
 	w.violations = append(w.violations, fmt.Sprintf("  at %.3fs: ", time.Since(w.begun).Seconds())+fmt.Sprintf(format, args...))
 }
 
-// violated is violate for who does not hold mu.
+// violated is violate for callers that do not hold mu.
 func (w *world) violated(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.violate(format, args...)
 }
 
-// errTrouble is how stores fail.
+// errTrouble is the error of a failing store.
 var errTrouble = errors.New("trouble")

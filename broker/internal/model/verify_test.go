@@ -1,4 +1,4 @@
-package broker_test
+package model
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// token asks a broker for a token.
+// token gets a token from a broker.
 func (w *world) token(ctx context.Context, p *process, key record.Key) (broker.Token, error) {
 	handed := w.handing(p, key)
 	tok, err := p.broker.Source(key).Token(ctx)
@@ -18,7 +18,7 @@ func (w *world) token(ctx context.Context, p *process, key record.Key) (broker.T
 	return tok, err
 }
 
-// handing notes that a call for a token begins, and returns what checks its result.
+// handing notes that a call for a token begins. The returned function checks its result.
 func (w *world) handing(p *process, key record.Key) func(broker.Token, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -36,10 +36,10 @@ func (w *world) handing(p *process, key record.Key) func(broker.Token, error) {
 		}
 		access := tok.AccessToken.Reveal()
 		if w.provider.access[access] == nil {
-			w.violate("%s hands out %q, which nobody has issued", p.name, access)
+			w.violate("%s hands out %q, which the provider has not issued", p.name, access)
 		}
 		if a := w.provider.bought[access]; a != nil && !a.durable && p.replica.unjournaledAt.Before(a.sentAt) {
-			w.violate("%s hands out %s, which neither the store nor the journal has", p.name, access)
+			w.violate("%s hands out %s, which is in neither the store nor the journal", p.name, access)
 		}
 		if tok.Generation > 0 {
 			if tok.Generation < floor {
@@ -56,7 +56,7 @@ func (w *world) handing(p *process, key record.Key) func(broker.Token, error) {
 	}
 }
 
-// checkRefusal looks at a call that got no token though one may have been stored.
+// checkRefusal checks a call that got no token: there must not be a valid one in the store.
 func (w *world) checkRefusal(h *history, p *process, saves int, begun time.Time, err error) {
 	if h.saves != saves || h.rec == nil || h.rec.IsTombstone() || h.rec.Credentials == nil || errors.Is(err, context.Canceled) ||
 		p.disturbedSince(begun.Add(-time.Minute)) || h.savedAt.After(begun.Add(-broker.DefaultCacheTTL-time.Second)) {
@@ -67,8 +67,8 @@ func (w *world) checkRefusal(h *history, p *process, saves int, begun time.Time,
 	}
 }
 
-// demand asks every replica for every connection's credential until all that was
-// planned or cooled down must be over.
+// demand asks every replica for every connection's credential until all planned retries
+// and cooldowns must be over.
 func (w *world) demand() {
 	for _, wait := range []time.Duration{0, time.Minute, 6 * time.Minute, 20 * time.Minute, 61 * time.Minute, 3 * time.Minute} {
 		time.Sleep(wait)
@@ -85,7 +85,7 @@ func (w *world) demand() {
 	time.Sleep(20 * time.Minute)
 }
 
-// verify checks what must hold when all is mended.
+// verify checks what must hold after all trouble has ended.
 func (w *world) verify() {
 	w.mu.Lock()
 	var live []*process
@@ -124,8 +124,8 @@ func (w *world) verify() {
 	}
 }
 
-// verifyConnection checks that a connection works whose refresh token does, and that
-// one which does not has a record of how it came to that.
+// verifyConnection checks that a connection works if its refresh token does, and that the
+// record of a connection with a dead refresh token tells why.
 func (w *world) verifyConnection(p *process, key record.Key) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -145,12 +145,12 @@ func (w *world) verifyConnection(p *process, key record.Key) {
 	case kept && !token.grant.excused:
 		w.violate("%s of %s is stored, though the answer to it was in a journal", token.value, key.Consumer)
 	case !works && token.ambiguous == 0 && !token.grant.excused && !token.explained():
-		w.violate("%s of %s works no more, and no record has an ambiguous outcome for it", token.value, key.Consumer)
+		w.violate("%s of %s no longer works, and no record has an ambiguous outcome for it", token.value, key.Consumer)
 	}
 }
 
-// explained reports whether the grant was lost with a token that had ambiguous
-// outcomes, before or after this one.
+// explained reports whether this token, or one that it descends from, has ambiguous
+// outcomes, with which the grant may have been lost.
 func (t *refreshToken) explained() bool {
 	for ; t != nil; t = t.parent {
 		if t.ambiguous > 0 {
@@ -160,13 +160,13 @@ func (t *refreshToken) explained() bool {
 	return false
 }
 
-// kept reports whether a store or a journal has had a refresh token that was bought
-// with this one.
+// kept reports whether a store or a journal has held a refresh token that this one was
+// redeemed for.
 func (t *refreshToken) kept() bool {
 	return slices.ContainsFunc(t.attempts, func(a *attempt) bool { return a.refresh != "" && a.durable })
 }
 
-// checkEvents checks that each change of a cycle was told of once at most.
+// checkEvents checks that each change of a cycle was announced at most once.
 func (w *world) checkEvents(h *history) {
 	for event, n := range h.emitted {
 		if n > h.moved[event] {

@@ -1,4 +1,4 @@
-package broker_test
+package model
 
 import (
 	"flag"
@@ -12,19 +12,19 @@ import (
 )
 
 var (
-	seedsFlag = flag.Int("seeds", 300, "how many random runs TestRandomInterleavingsKeepTheRules makes")
-	seedFlag  = flag.Int64("seed", -1, "the one seed that TestRandomInterleavingsKeepTheRules repeats -seeds times; -1: a new one for each run")
-	firstFlag = flag.Int64("first-seed", 0, "the first of the seeds of TestRandomInterleavingsKeepTheRules")
+	seedsFlag = flag.Int("seeds", 300, "number of random runs of TestRandomInterleavingsKeepTheRules")
+	seedFlag  = flag.Int64("seed", -1, "seed that TestRandomInterleavingsKeepTheRules repeats -seeds times; -1: another one for each run")
+	firstFlag = flag.Int64("first-seed", 0, "first seed of TestRandomInterleavingsKeepTheRules")
 )
 
 // TestRandomInterleavingsKeepTheRules lets replicas that share a store refresh, import
 // and delete while they are paused and killed, their stores fail, and the token
-// endpoint loses answers. What they send and save is checked as it happens against
-// what a refresh must never do; when all is mended, every connection that the
-// provider would still accept must work, on every replica, and nothing may be left.
+// endpoint loses answers. Each request and each save is checked at once against what a
+// refresh must never do. After all trouble has ended, every connection that the provider
+// still accepts must work on every replica, and no journal may hold an entry.
 //
-// Time is virtual. A seed decides what is done to the replicas, but not how their
-// goroutines are scheduled, nor their jitter: a failure may take some repetitions.
+// Time is virtual. A seed decides what happens to the replicas, but neither how their
+// goroutines are scheduled nor their jitter: a failure may take some repetitions.
 func TestRandomInterleavingsKeepTheRules(t *testing.T) {
 	t.Parallel()
 	for i := range *seedsFlag {
@@ -40,7 +40,7 @@ func TestRandomInterleavingsKeepTheRules(t *testing.T) {
 				w := newWorld(seed)
 				w.live(rand.New(rand.NewPCG(seed, 1)))
 				if faults, trace := w.report(); faults != "" {
-					t.Errorf("seed %d, %s:\n%s\nrerun: go test ./broker -run TestRandomInterleavings -seed %d -seeds 20\n%s",
+					t.Errorf("seed %d, %s:\n%s\nrerun: go test ./broker/internal/model -run TestRandomInterleavings -seed %d -seeds 20\n%s",
 						seed, w.provider, faults, seed, trace)
 				}
 			})
@@ -48,10 +48,10 @@ func TestRandomInterleavingsKeepTheRules(t *testing.T) {
 	}
 }
 
-// operationsPerRun keeps a run so small that thousands fit in a minute.
+// operationsPerRun is small, so that thousands of runs fit in a minute.
 const operationsPerRun = 40
 
-// live is the whole of a run: trouble, recovery, and the end of every process.
+// live makes one run: trouble, recovery, and the end of every process.
 func (w *world) live(rng *rand.Rand) {
 	for range operationsPerRun {
 		w.operate(rng)
@@ -63,8 +63,8 @@ func (w *world) live(rng *rand.Rand) {
 	w.end()
 }
 
-// gap draws the time between two operations: mostly they come on top of each other,
-// now and then tokens expire in between.
+// gap draws the time between two operations. Mostly they overlap; now and then tokens
+// expire in between.
 func gap(rng *rand.Rand) time.Duration {
 	switch n := rng.IntN(20); {
 	case n < 8:
@@ -82,7 +82,7 @@ func between(rng *rand.Rand, low, high time.Duration) time.Duration {
 	return low + time.Duration(rng.Int64N(int64(high-low)))
 }
 
-// report returns what was violated, and what had happened.
+// report returns the violations, and the trace of the run.
 func (w *world) report() (faults, trace string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,11 +12,12 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// Consumers are whatever callers say.
+// Callers name consumers freely.
 func TestInventedConsumersLeaveNothingInMemory(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -31,8 +31,7 @@ func TestInventedConsumersLeaveNothingInMemory(t *testing.T) {
 			}
 			var wg sync.WaitGroup
 			for i := range 300 {
-				key := h.key
-				key.Consumer = fmt.Sprint("invented ", i/3)
+				key := h.of(fmt.Sprint("invented ", i/3))
 				wg.Go(func() {
 					var err error
 					switch i % 3 {
@@ -51,7 +50,7 @@ func TestInventedConsumersLeaveNothingInMemory(t *testing.T) {
 			wg.Wait()
 			synctest.Wait()
 			if got := h.Refreshers(); got != 1 {
-				t.Errorf("outage %t: %d connections are known, want the one that there is", outage, got)
+				t.Errorf("outage %t: %d connections are in memory, want 1", outage, got)
 			}
 		}
 		down.Store(false)
@@ -61,7 +60,7 @@ func TestInventedConsumersLeaveNothingInMemory(t *testing.T) {
 	})
 }
 
-// Nor does what callers try with them and may not: what fails before it comes to a record.
+// The same for calls that fail before they reach a record.
 func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -83,7 +82,7 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 				return record.ErrConnectionNotFound
 			},
 			"admission refused": func(key record.Key) error {
-				h.config.Limits.Connection = -1
+				h.configure(func(cfg *broker.Config) { cfg.Limits.Connection = -1 })
 				admission, err := h.Admit(t.Context(), key)
 				if err == nil {
 					defer admission.Release()
@@ -91,7 +90,7 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 				_, err = admission.Authorize(request(t, "https://evil.test/"))
 				return err
 			},
-			"call to a URL that none may have": func(key record.Key) error {
+			"call to a URL that is not allowed": func(key record.Key) error {
 				return h.admitCall(key, "https://api.acme.test/a/%2e%2e/b")
 			},
 			"call to a URL with settings": func(key record.Key) error {
@@ -101,15 +100,14 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 			"token":    func(key record.Key) error { _, err := h.ObtainToken(t.Context(), key); return err },
 		} {
 			for i := range 100 {
-				key := h.key
-				key.Consumer = fmt.Sprint("invented ", i)
+				key := h.of(fmt.Sprint("invented ", i))
 				if err := try(key); err == nil {
 					t.Errorf("%s: got no error", name)
 				}
 			}
 			synctest.Wait()
 			if got := h.Refreshers(); got != 0 {
-				t.Errorf("%s: %d connections are known, want none", name, got)
+				t.Errorf("%s: %d connections are in memory, want none", name, got)
 			}
 		}
 	})
@@ -131,13 +129,12 @@ func (h *harness) admitCall(key record.Key, url string) error {
 	return err
 }
 
-// Nobody is admitted for a key that can name nothing, whoever has asked for it before.
+// That holds even if a source was made for the key before.
 func TestAdmitRefusesKeysThatCanNameNothing(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		for _, consumer := range []string{"", "a\nb", strings.Repeat("a", 1000)} {
-			key := h.key
-			key.Consumer = consumer
+			key := h.of(consumer)
 			_, _ = h.Source(key).Token(t.Context())
 			_, err := h.Admit(t.Context(), key)
 			if _, ok := errors.AsType[*record.InputError](err); !ok {
@@ -151,8 +148,7 @@ func TestAdmitRefusesKeysThatCanNameNothing(t *testing.T) {
 	})
 }
 
-// A source may have been asked for before there was a connection: it shares everything
-// with those that were asked for later.
+// A source from before the connection was imported shares everything with later ones.
 func TestSourceOfAnInventedConsumerWorksOnceThereIsAConnection(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -180,8 +176,8 @@ func TestSourceOfAnInventedConsumerWorksOnceThereIsAConnection(t *testing.T) {
 	})
 }
 
-// Of a deleted connection something is remembered for as long as its tombstone lasts: a
-// backup of the store could bring it back.
+// The broker remembers a deleted connection for as long as its tombstone lasts: a restored
+// backup could bring it back.
 func TestDeletedConnectionsLeaveMemoryAfterTheirTombstones(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -191,17 +187,17 @@ func TestDeletedConnectionsLeaveMemoryAfterTheirTombstones(t *testing.T) {
 		}
 		time.Sleep(20 * time.Hour)
 		if got := h.Refreshers(); got != 1 {
-			t.Errorf("after 20 hours %d connections are known, want 1", got)
+			t.Errorf("after 20 hours %d connections are in memory, want 1", got)
 		}
 		time.Sleep(10 * time.Hour)
 		if got := h.Refreshers(); got != 0 {
-			t.Errorf("after 30 hours %d connections are known, want none", got)
+			t.Errorf("after 30 hours %d connections are in memory, want none", got)
 		}
 	})
 }
 
-// Callers of a connection that comes and goes get its latest token, and each refresh
-// token of it is sent once, whoever has asked for what before.
+// Callers of a connection that comes and goes get its latest token, and each of its refresh
+// tokens is sent once.
 func TestConnectionThatComesAndGoesHasOneRefreshAtATime(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
@@ -224,13 +220,13 @@ func TestConnectionThatComesAndGoesHasOneRefreshAtATime(t *testing.T) {
 			wg.Go(func() { h.mustImport("a", refresh, issued(2*time.Hour)) })
 			wg.Wait()
 			h.token(h.key)
-			if err := h.store.Delete(t.Context(), h.key); err != nil { // as an operator does, by hand
+			if err := h.store.Delete(t.Context(), h.key); err != nil { // as an operator does by hand
 				t.Fatal(err)
 			}
 			time.Sleep(time.Minute)
 		}
 		if got := most.Load(); got != 1 {
-			t.Errorf("there were %d redeems at a time", got)
+			t.Errorf("got %d token requests at a time, want 1", got)
 		}
 		if got := len(h.provider.Requests()); got != rounds {
 			t.Errorf("got %d token requests, want %d", got, rounds)
@@ -238,33 +234,22 @@ func TestConnectionThatComesAndGoesHasOneRefreshAtATime(t *testing.T) {
 	})
 }
 
-// A flood of 401s to requests that cannot be sent again is dealt with once. The test counts
-// goroutines, so that it has to be alone.
-func TestRejectionsInAFloodAreDealtWithOnce(t *testing.T) {
+func TestIdleConnectionsLeaveMemory(t *testing.T) {
+	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.provider.Grant("r1")
-		h.provider.Deliver = func(int) error { time.Sleep(10 * time.Second); return nil }
-		h.mustImport("a1", "r1", issued(0))
-		auth, err := h.Authorize(request(t, "https://api.acme.test/"), h.key)
-		if err != nil {
-			t.Fatal(err)
+		var loads atomic.Int32
+		h.store.FailAfter = func(op string, key record.Key) error {
+			if op == brokertest.OpLoad && key == h.key {
+				loads.Add(1)
+			}
+			return nil
 		}
-		before := runtime.NumGoroutine()
-		for range 1000 {
-			auth.RenewInBackground()
-		}
-		synctest.Wait()
-		if got := runtime.NumGoroutine() - before; got > 2 {
-			t.Errorf("%d goroutines wait for one refresh", got)
-		}
-		time.Sleep(time.Minute)
-		if tok, err := h.Source(h.key).Token(t.Context()); err != nil || tok.Generation != 2 {
-			t.Errorf("got generation %d, %v; want 2", tok.Generation, err)
-		}
-		auth.RenewInBackground() // which has to be possible again
-		synctest.Wait()
-		if got := len(h.provider.Requests()); got != 1 {
-			t.Errorf("got %d token requests, want 1", got)
+		h.mustImport("a1", "r1", `"issued_at":"2000-01-01T00:00:00Z","expires_at":"2099-01-01T00:00:00Z"`)
+		time.Sleep(3 * time.Hour)
+		before := loads.Load()
+		h.token(h.key)
+		if loads.Load() == before {
+			t.Error("the record was not read again: it was still in memory")
 		}
 	})
 }

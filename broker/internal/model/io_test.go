@@ -1,4 +1,4 @@
-package broker_test
+package model
 
 import (
 	"context"
@@ -10,11 +10,10 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A trouble is how often what happens to the way to a store, or to a token endpoint,
-// until when.
+// A trouble makes operations on a store, or token requests, fail for some time.
 type trouble struct {
 	until   time.Time
-	percent int
+	percent int    // of the operations
 	kind    string // one of storeTroubles or answerKinds; empty: any of them
 }
 
@@ -23,11 +22,11 @@ func (t *trouble) now(w *world) bool {
 	return !w.healed && time.Now().Before(t.until) && w.chance(t.percent)
 }
 
-// What can be wrong with an operation on the store.
+// What can go wrong with an operation on the store.
 const (
-	storeFails     = "fails"     // it is not done
-	storeForgets   = "forgets"   // it is done, and the answer gets lost
-	storeHangs     = "hangs"     // it is done late
+	storeFails     = "fails"     // it has no effect
+	storeForgets   = "forgets"   // it has its effect, and the answer is lost
+	storeHangs     = "hangs"     // it has its effect late
 	storeConflicts = "conflicts" // a save is refused
 )
 
@@ -100,8 +99,8 @@ func (s *processStore) List(ctx context.Context, application, consumer string) i
 // Shared implements [record.SharedStore].
 func (s *processStore) Shared() bool { return s.world.store.Shared() }
 
-// do does one operation, with what is wrong with the store. What was done is known to
-// the world in the order in which it was done.
+// do runs one operation, with the trouble of the store. The world sees operations in the
+// order in which they have their effect.
 func (s *processStore) do(ctx context.Context, op string, key record.Key, operation func() error) error {
 	if err := s.pass(op + ".before"); err != nil {
 		return err
@@ -130,7 +129,7 @@ func (s *processStore) do(ctx context.Context, op string, key record.Key, operat
 	return err
 }
 
-// strike draws what is wrong with an operation.
+// strike draws what goes wrong with an operation; fault is empty if nothing does.
 func (s *processStore) strike(op string, key record.Key) (fault string, delay time.Duration) {
 	w := s.world
 	w.mu.Lock()
@@ -150,7 +149,7 @@ func (s *processStore) strike(op string, key record.Key) (fault string, delay ti
 	return fault, between(w.rng, 100*time.Millisecond, 20*time.Second)
 }
 
-// A processJournal is the journal of the process's machine.
+// A processJournal is the journal of a machine as a process sees it.
 type processJournal struct{ *process }
 
 // Check implements [record.Journal].
@@ -227,7 +226,7 @@ var (
 	_ record.Journal        = (*processJournal)(nil)
 )
 
-// points are where a process can be made to pause or crash: at each step of a refresh.
+// points are the steps of a refresh at which a process can pause or crash.
 var points = []string{
 	"load.after", "lease.before", "lease.after", "now", "send.before", "send.after", "answer",
 	"save.before", "save.after", "journal.check.after", "journal.put.before", "journal.put.after",

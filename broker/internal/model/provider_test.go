@@ -1,4 +1,4 @@
-package broker_test
+package model
 
 import (
 	"errors"
@@ -14,42 +14,41 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A provider is a token endpoint and the API behind it. Unless it never rotates, a
-// refresh token can be spent once, or as often as one likes within a window; one that
-// comes back after that revokes its grant (RFC 9700 section 4.14.2). All of it is
-// guarded by the world's mu.
+// A provider is a token endpoint and the API behind it. Unless it never rotates, it takes a
+// refresh token once, or any number of times within a window; a later reuse revokes the
+// grant (RFC 9700 section 4.14.2). The world's mu guards all of it.
 type provider struct {
 	world     *world
 	rotation  connector.Rotation
 	lifetime  time.Duration // of access tokens
-	strict    bool          // a rotation revokes the access tokens before it
-	retention time.Duration // what brokers are configured with, negative: for ever
+	strict    bool          // a refresh revokes the earlier access tokens of the grant
+	retention time.Duration // configured in the brokers; negative: forever
 	secret    string        // of the client
-	secrets   int
+	secrets   int           // that there have been
 	trouble   trouble
 
 	issued int
 	grants int
 	tokens map[string]*refreshToken
 	access map[string]*accessToken
-	bought map[string]*attempt // by the access or refresh token that it brought
+	bought map[string]*attempt // by the access or refresh token that it got
 }
 
 type grant struct {
 	number  int
 	revoked bool
-	excused bool // that it is dead is not the broker's doing
-	dropped bool // the connection that had it was deleted
+	excused bool // its death is not the broker's fault
+	dropped bool // its connection was deleted
 }
 
 type refreshToken struct {
 	value   string
 	grant   *grant
-	parent  *refreshToken // redeemed for this one; nil: a customer's login
+	parent  *refreshToken // redeemed for this one; nil: this one is from a login
 	spentAt time.Time
 
 	attempts  []*attempt // to redeem it
-	ambiguous int        // leases for it that records have counted as ambiguous
+	ambiguous int        // leases for it that records count as ambiguous
 }
 
 type accessToken struct {
@@ -111,7 +110,7 @@ func (p *provider) redeems(t *refreshToken) bool {
 	return !t.grant.revoked && (t.spentAt.IsZero() || time.Since(t.spentAt) < p.rotation.Window)
 }
 
-// redeem is what the token endpoint does with a request that has reached it.
+// redeem processes a token request.
 func (p *provider) redeem(a *attempt) *http.Response {
 	invalid := func(code string) *http.Response {
 		return brokertest.Response(http.StatusBadRequest, map[string]any{"error": code})
@@ -150,7 +149,7 @@ func (p *provider) redeem(a *attempt) *http.Response {
 	return brokertest.Response(http.StatusOK, answer)
 }
 
-// revoke ends the grant of a spent refresh token that has come back.
+// revoke ends the grant of a spent refresh token that was sent again.
 func (p *provider) revoke(t *refreshToken) {
 	w := p.world
 	w.logf("provider: %s was spent: its grant is revoked", t.value)
@@ -163,17 +162,17 @@ func (p *provider) revoke(t *refreshToken) {
 // How a token request can go wrong.
 const (
 	answered         = "answered"
-	slow             = "slow"               // as answered, after up to a minute in all
+	slow             = "slow"               // answered after up to a minute
 	unsent           = "unsent"             // the connection breaks before the request is written
-	lostBefore       = "lost before"        // it breaks after that, the endpoint has not seen it
-	lostAfter        = "lost after"         // it breaks when the endpoint has answered
-	serverError      = "server error"       // and nothing done
-	serverErrorAfter = "server error after" // the token was spent
-	garbage          = "garbage"            // so it was, and the answer cannot be read
-	truncated        = "truncated"          // so it was, and the answer breaks off
-	onlyRefreshToken = "only refresh token" // so it was, and half of the answer is missing
+	lostBefore       = "lost before"        // it breaks before the endpoint has read the request
+	lostAfter        = "lost after"         // it breaks after the endpoint has answered
+	serverError      = "server error"       // the token is not spent
+	serverErrorAfter = "server error after" // the token is spent
+	garbage          = "garbage"            // the token is spent, the answer unreadable
+	truncated        = "truncated"          // the token is spent, the answer breaks off
+	onlyRefreshToken = "only refresh token" // the token is spent, the answer lacks the access token
 	overloaded       = "overloaded"         // 429 or 503
-	misconfigured    = "misconfigured"      // 3xx, 4xx that are not about the grant
+	misconfigured    = "misconfigured"      // 3xx, or a 4xx that is not about the grant
 )
 
 var answerKinds = []string{
@@ -181,8 +180,7 @@ var answerKinds = []string{
 	onlyRefreshToken, overloaded, misconfigured,
 }
 
-// serve is the way of a token request to the endpoint and back. Errors are those of
-// the connection; class is what a client has to make of what it gets.
+// serve carries a token request to the endpoint, and the reply back.
 func (p *provider) serve(a *attempt) reply {
 	w := p.world
 	w.mu.Lock()
@@ -202,11 +200,11 @@ func (p *provider) serve(a *attempt) reply {
 	return rep
 }
 
-// A reply is what comes back on a connection.
+// A reply is the reply to a token request.
 type reply struct {
 	resp  *http.Response
-	err   error
-	class record.Class // empty: a token
+	err   error        // of the connection
+	class record.Class // as a client must see it; empty: a token
 }
 
 func (r reply) what() string {
@@ -218,7 +216,7 @@ func (r reply) what() string {
 
 var errReset = errors.New("connection reset by peer")
 
-// answer is what the token endpoint makes of a request, in the way that was drawn.
+// answer answers a token request in the way that was drawn for it.
 func (p *provider) answer(a *attempt) reply {
 	pick := func(statuses ...int) *http.Response {
 		return brokertest.Response(statuses[p.world.rng.IntN(len(statuses))], "no")

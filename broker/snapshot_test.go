@@ -1,0 +1,102 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
+
+func TestStoreOutageServesAValidToken(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		var down atomic.Bool
+		h.store.Fail = func(string, record.Key) error {
+			if !down.Load() {
+				return nil
+			}
+			time.Sleep(5 * time.Second) // it hangs
+			return record.ErrStoreUnavailable
+		}
+		h.mustImport("a1", "r1", issued(0))
+		down.Store(true)
+		time.Sleep(10 * time.Minute)
+		begun := time.Now()
+		for range 100 {
+			if got := h.token(h.key); got != "a1" {
+				t.Fatalf("got %q, want a1", got)
+			}
+		}
+		if waited := time.Since(begun); waited > time.Second {
+			t.Errorf("100 calls waited %v for the store", waited)
+		}
+		other := h.of("never read")
+		if _, err := h.Source(other).Token(t.Context()); !errors.Is(err, record.ErrStoreUnavailable) {
+			t.Errorf("got %v, want ErrStoreUnavailable", err)
+		}
+	})
+}
+
+func TestChangeByAnotherReplicaIsSeenWithinTheCacheTTL(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		both := replicas(t, 2)
+		one, two := both[0], both[1]
+		one.mustImport("a1", "r1", issued(0))
+		two.token(two.key)
+		time.Sleep(time.Second)
+		one.mustImport("a2", "r2", issued(0))
+		time.Sleep(broker.DefaultCacheTTL)
+		if got := two.token(two.key); got != "a2" {
+			t.Errorf("got %q, want a2", got)
+		}
+	})
+}
+
+func TestCachedTokenIsHandedOutWithoutAllocating(t *testing.T) {
+	source := cachedSources(t, 1)[0]
+	ctx := context.Background()
+	if got := testing.AllocsPerRun(1000, func() {
+		if _, err := source.Token(ctx); err != nil {
+			t.Error(err)
+		}
+	}); got != 0 {
+		t.Errorf("got %v allocations, want none", got)
+	}
+}
+
+func TestCachedTokenIsHandedOutWhileAllLocksOfARefreshAreTaken(t *testing.T) {
+	t.Parallel()
+	source := cachedSources(t, 1)[0]
+	want, err := source.Token(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock := source.Lock()
+	defer unlock()
+	type handed struct {
+		token broker.Token
+		err   error
+	}
+	got := make(chan handed, 1)
+	go func() {
+		token, err := source.Token(context.Background())
+		got <- handed{token, err}
+	}()
+	select {
+	case h := <-got:
+		if h.err != nil {
+			t.Error(h.err)
+		}
+		if !h.token.AccessToken.Equal(want.AccessToken) {
+			t.Error("got another token than without the locks")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for a lock")
+	}
+}
