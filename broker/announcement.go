@@ -43,7 +43,7 @@ func fingerprint(c *record.Connector) secret.Hash {
 
 // announce reports whether it is this process that tells of the pause of a connector.
 // While the store cannot say, it is: better twice than never.
-func (b *Broker) announce(ctx context.Context, conn *record.Connector, seen *record.Record, now time.Time) bool {
+func (b *Engine) announce(ctx context.Context, conn *record.Connector, seen *record.Record, now time.Time) bool {
 	key := announcementKey(conn, seen)
 	b.refusals.announcements.set(key, true)
 	client := fingerprint(conn)
@@ -56,7 +56,7 @@ func (b *Broker) announce(ctx context.Context, conn *record.Connector, seen *rec
 
 // endAnnouncement is called when the token endpoint has taken a connector's client: if it
 // is wrong another time, that is news. Nothing waits for it.
-func (b *Broker) endAnnouncement(cause context.Context, conn *record.Connector, seen *record.Record) {
+func (b *Engine) endAnnouncement(cause context.Context, conn *record.Connector, seen *record.Record) {
 	key := announcementKey(conn, seen)
 	if !b.refusals.announcements.set(key, false) {
 		return
@@ -94,7 +94,7 @@ func announcementKey(c *record.Connector, rec *record.Record) record.Key {
 
 // updateAnnouncement replaces an announcement if change says so, and reports whether it
 // did.
-func (b *Broker) updateAnnouncement(ctx context.Context, key record.Key, change func(announcement) (announcement, bool)) (bool, error) {
+func (b *Engine) updateAnnouncement(ctx context.Context, key record.Key, change func(announcement) (announcement, bool)) (bool, error) {
 	rec, _, err := b.updateIf(ctx, key, func(rec *record.Record) *record.Record {
 		now := b.clock.Now()
 		if rec == nil {

@@ -1,10 +1,8 @@
 package broker
 
 import (
-	"errors"
-	"fmt"
+	"context"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -32,14 +30,14 @@ func (b *Broker) InjectedHeaders(id connector.ID) []string {
 // to handle: nothing is renewed. Errors: those of [Broker.Authorize] except
 // [*record.TokenError].
 func (b *Broker) AuthorizeWith(req *http.Request, key record.Key, authorization secret.String) (_ *Authorization, err error) {
-	ctx, span := b.tracing.start(req.Context(), "token_broker.inject", trace.WithAttributes(connectorAttribute(key)))
+	ctx, span := b.engine.startSpan(req.Context(), "token_broker.inject", trace.WithAttributes(connectorAttribute(key)))
 	defer func() { endSpan(span, err) }()
 	cfg := b.Config()
 	conn, err := cfg.connector(key)
 	if err != nil {
 		return nil, err
 	}
-	r := b.refresher(key)
+	r := b.engine.refresher(key)
 	snap, err := r.latest(ctx)
 	if err != nil {
 		return nil, err
@@ -85,94 +83,37 @@ func (b *Broker) Authorize(req *http.Request, key record.Key) (*Authorization, e
 	if err := key.Validate(); err != nil {
 		return nil, err
 	}
-	return b.refresher(key).authorize(req, isTraced(req.Context()))
+	return b.authorize(req, b.engine.refresher(key), isTraced(req.Context()))
 }
 
 // Authorize is [Broker.Authorize] for the admitted connection.
 func (a *Admission) Authorize(req *http.Request) (*Authorization, error) {
-	return a.refresher.authorize(req, a.traced)
+	return a.broker.authorize(req, a.refresher, a.traced)
 }
 
 // authorize is Authorize for a refresher whose key is valid.
-func (r *refresher) authorize(req *http.Request, traced bool) (_ *Authorization, err error) {
+func (b *Broker) authorize(req *http.Request, r *refresher, traced bool) (_ *Authorization, err error) {
 	ctx := req.Context()
 	if traced {
 		var span trace.Span
-		ctx, span = r.broker.tracing.start(ctx, "token_broker.inject", trace.WithAttributes(connectorAttribute(r.key)))
+		ctx, span = b.engine.startSpan(ctx, "token_broker.inject", trace.WithAttributes(connectorAttribute(r.key)))
 		defer func() { endSpan(span, err) }()
 	}
-	cfg := r.broker.Config()
+	cfg := b.Config()
 	conn, err := cfg.configured(r.key.Connector)
 	if err != nil {
 		return nil, err
 	}
-	snap, err := r.latest(ctx)
+	snap, err := r.usableAt(ctx, cfg, conn, req.URL)
 	if err != nil {
 		return nil, err
 	}
-	if err := snap.allows(cfg, conn, req.URL); err != nil {
+	credential, err := snap.credential(conn)
+	if err != nil {
 		return nil, err
 	}
-	checked := snap
-	if snap, err = r.usable(ctx, conn, snap); err != nil {
-		return nil, err
-	}
-	if snap != checked { // its settings may differ, too
-		if err := snap.allows(cfg, conn, req.URL); err != nil {
-			return nil, err
-		}
-	}
-	auth := &Authorization{refresher: r, conn: conn, generation: snap.rec.Generation}
-	return auth, auth.put(req, snap)
-}
-
-// An allowance caches the last host check that a snapshot has passed.
-type allowance struct {
-	conn         *record.Connector // as configured at the time of the check
-	private      bool
-	scheme, host string
-}
-
-// allows returns nil if the snapshot's credential may be sent to u, otherwise
-// [ErrHostNotAllowed]. Most requests of a connection go to one host, so the last allowed
-// host is remembered.
-func (s *snapshot) allows(cfg *Config, conn *record.Connector, u *url.URL) error {
-	private := cfg.AllowsPrivate(conn)
-	if known := s.allowed.Load(); known != nil &&
-		known.conn == conn && known.private == private && known.scheme == u.Scheme && known.host == u.Host {
-		return nil
-	}
-	if err := allowsHost(cfg, conn, u, s.rec.Settings); err != nil {
-		return err
-	}
-	s.allowed.Store(&allowance{conn, private, u.Scheme, u.Host})
-	return nil
-}
-
-// allowsHost returns nil if a credential may be sent to u, otherwise [ErrHostNotAllowed].
-func allowsHost(cfg *Config, conn *record.Connector, u *url.URL, settings map[string]any) error {
-	if err := cfg.definition(conn).AllowsHost(u.Scheme, u.Host, settings); err != nil {
-		return fmt.Errorf("%w: %w", ErrHostNotAllowed, err) // err names the connector
-	}
-	return nil
-}
-
-// injectionsFor renders the injections for requests of a connection. Its error is a
-// [*record.TokenError]: a setting or the token is missing, or cannot be put into a request.
-func injectionsFor(c *record.Connector, rec *record.Record) ([]connector.Injection, error) {
-	token := ""
-	if rec.Credentials != nil {
-		token = rec.Credentials.AccessToken.Reveal()
-	}
-	injections, err := c.Injections(rec.Settings, token)
-	if err == nil {
-		return injections, nil
-	}
-	failure := &record.TokenError{Key: rec.Key, Class: record.ClassConfiguration, Code: record.CodeInvalidCredential, BadSettings: true, Err: err}
-	if fault, ok := errors.AsType[*connector.SettingError](err); ok && fault.IsMissing() || errors.Is(err, connector.ErrNoAccessToken) {
-		failure.Code = record.CodeMissingSettings
-	}
-	return nil, failure
+	credential.Put(req)
+	return &Authorization{refresher: r, conn: conn, generation: snap.rec.Generation, credential: credential}, nil
 }
 
 // HandleResponse records a 401 of downstream, and removes credential values and headers
@@ -188,7 +129,7 @@ func (a *Authorization) HandleResponse(resp *http.Response) {
 	switch {
 	case a.callerSupplied:
 	case resp.StatusCode == http.StatusUnauthorized:
-		a.rejected()
+		a.refresher.rejected(a.conn, a.generation)
 	default:
 		a.refresher.accepted(a.generation)
 	}
@@ -203,43 +144,17 @@ func (a *Authorization) Scrub(header http.Header) {
 	a.credential.Scrub(header)
 }
 
-// rejected parks a connection whose token downstream refused and that cannot obtain
-// another one.
-func (a *Authorization) rejected() {
-	r := a.refresher
-	snap := r.memory.snap.Load()
-	if snap == nil || snap.rec.Generation != a.generation || snap.rec.Credentials == nil ||
-		a.conn.AuthType != connector.OAuth2 || a.conn.CanRefresh(snap.rec.Credentials) || snap.rec.IsParked() {
-		return
-	}
-	r.rejectLater(a.conn, a.generation)
+// Renew is called after a 401 of downstream. It reports whether a newer credential exists,
+// so that sending the request again may help: either another request or process has
+// refreshed the token, or Renew does, and waits for the result. If refreshes of a connection
+// do not help, they are forced less and less often.
+func (a *Authorization) Renew(ctx context.Context) bool {
+	return !a.callerSupplied && a.refresher.renew(ctx, a.conn, a.generation)
 }
 
-// maxPrepared is the size in bytes up to which a rendered credential is kept. It costs
-// memory until the connection is idle.
-const maxPrepared = 1 << 10
-
-// A preparedCredential is the rendered credential of a snapshot. The next request can use
-// it unless the connector was reconfigured.
-type preparedCredential struct {
-	conn       *record.Connector // as configured when it was rendered
-	credential *inject.Credential
-}
-
-// put puts the snapshot's credential into req.
-func (a *Authorization) put(req *http.Request, snap *snapshot) error {
-	if known := snap.prepared.Load(); known != nil && known.conn == a.conn {
-		a.credential = known.credential
-	} else {
-		injections, err := injectionsFor(a.conn, snap.rec)
-		if err != nil {
-			return err
-		}
-		a.credential = inject.Prepare(injections)
-		if a.credential.Size() <= maxPrepared {
-			snap.prepared.Store(&preparedCredential{a.conn, a.credential})
-		}
+// RenewInBackground is [Authorization.Renew] for a request that cannot be sent again.
+func (a *Authorization) RenewInBackground() {
+	if !a.callerSupplied {
+		a.refresher.renewLater(a.conn, a.generation)
 	}
-	a.credential.Put(req)
-	return nil
 }

@@ -25,22 +25,22 @@ func (b *Broker) look(ctx context.Context, key record.Key) (*record.Connector, *
 // show reads a connection. If its stored credentials are older than those that this
 // process has seen, it is shown as invalid until it is imported again.
 func (b *Broker) show(ctx context.Context, conn *record.Connector, key record.Key) (*record.Connection, error) {
-	snap, err := b.refresher(key).read(ctx)
+	snap, err := b.engine.refresher(key).read(ctx)
 	if err == nil {
-		view := snap.rec.View(&conn.Definition, b.clock.Now())
+		view := snap.rec.View(&conn.Definition, b.engine.now())
 		return &view, nil
 	}
 	if failed, ok := errors.AsType[*record.TokenError](err); !ok || failed.Code != codeStaleStore {
 		return nil, err
 	}
-	rec, _, err := b.load(ctx, key)
+	rec, _, err := b.engine.load(ctx, key)
 	switch {
 	case errors.Is(err, record.ErrNotFound), err == nil && rec.IsTombstone():
 		return nil, record.ConnectionNotFound(key)
 	case err != nil:
 		return nil, err
 	}
-	view := rec.View(&conn.Definition, b.clock.Now())
+	view := rec.View(&conn.Definition, b.engine.now())
 	view.State, view.Health = record.StateInvalid, record.HealthNeedsAuth
 	return &view, nil
 }
@@ -74,7 +74,7 @@ func (f Filter) selects(id connector.ID) bool {
 // each selected connection; other consumers do not matter. Errors: [*record.InputError],
 // [record.ErrStoreUnavailable], ctx's.
 func (b *Broker) Connections(ctx context.Context, application, consumer string, filter Filter) (_ []*record.Connection, err error) {
-	ctx, span := b.tracing.start(ctx, "token_broker.list")
+	ctx, span := b.engine.startSpan(ctx, "token_broker.list")
 	defer func() { endSpan(span, err) }()
 	keys, err := b.keys(ctx, application, consumer)
 	if err != nil {
@@ -93,7 +93,7 @@ func (b *Broker) Connections(ctx context.Context, application, consumer string, 
 		list = append(list, found...)
 	}
 	if filter.Configured == nil || !*filter.Configured {
-		list = append(list, cfg.available(application, consumer, filter, found)...)
+		list = append(list, available(cfg, application, consumer, filter, found)...)
 	}
 	slices.SortFunc(list, func(a, b *record.Connection) int { return a.Key.Connector.Compare(b.Key.Connector) })
 	span.SetAttributes(attribute.Int("token_broker.connections", len(list)))
@@ -122,7 +122,7 @@ func (b *Broker) loadAll(ctx context.Context, cfg *Config, keys []record.Key) ([
 
 // available returns the connectors that a consumer with the connections found is not
 // connected to.
-func (c *Config) available(application, consumer string, filter Filter, found []*record.Connection) []*record.Connection {
+func available(c *Config, application, consumer string, filter Filter, found []*record.Connection) []*record.Connection {
 	connected := make(map[connector.ID]bool, len(found))
 	for _, conn := range found {
 		connected[conn.Key.Connector] = true
@@ -147,7 +147,7 @@ func (b *Broker) keys(ctx context.Context, application, consumer string) ([]reco
 	if err := record.ValidateName(record.ConsumerField, consumer); err != nil {
 		return nil, err
 	}
-	s, err := b.store(ctx)
+	s, err := b.engine.store(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -36,7 +36,7 @@ func failureAttrs(rec *record.Record) []slog.Attr {
 
 // emit logs an event and passes it to the configured sink. The change that it reports has
 // been saved by this process. If event is empty, emit does nothing.
-func (b *Broker) emit(ctx context.Context, cfg *Config, conn *record.Connector, event record.EventType, rec *record.Record) {
+func (b *Engine) emit(ctx context.Context, cfg *Config, conn *record.Connector, event record.EventType, rec *record.Record) {
 	if event == "" {
 		return
 	}

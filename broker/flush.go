@@ -16,7 +16,7 @@ import (
 
 // replay makes sure that the journal has been read once and that the backlog is saved. Every
 // save begins with it.
-func (b *Broker) replay(ctx context.Context) error {
+func (b *Engine) replay(ctx context.Context) error {
 	if !b.backlog.read.Load() {
 		if err := b.adopt(ctx); err != nil {
 			return fmt.Errorf("%w: nothing is written until the journal has been read: %w", record.ErrStoreUnavailable, err)
@@ -40,7 +40,7 @@ const maxFlushes = 16
 
 // flush saves the backlog. It returns an error if the store is unavailable. An answer that
 // cannot be saved for another reason stays, and blocks only its own connection.
-func (b *Broker) flush(ctx context.Context) error {
+func (b *Engine) flush(ctx context.Context) error {
 	select {
 	case <-b.backlog.flushing:
 		defer func() { b.backlog.flushing <- struct{}{} }()
@@ -78,7 +78,7 @@ func (b *Broker) flush(ctx context.Context) error {
 // takes them. Leaving that to the next save would be too late: another replica could take
 // over the lease first, and redeem the refresh token that is already spent. If the journal
 // is empty, Start does not open the store.
-func (b *Broker) Start() {
+func (b *Engine) Start() {
 	b.lifecycle.begin(func() {
 		for wait := minSaveRetry; ; wait = min(2*wait, maxSaveRetry) {
 			err := b.adopt(b.lifecycle.ctx)
@@ -94,7 +94,7 @@ func (b *Broker) Start() {
 
 // flushAnswer saves one answer. Once its outcome is certain, it leaves the backlog and the
 // journal.
-func (b *Broker) flushAnswer(ctx context.Context, p *pendingAnswer) error {
+func (b *Engine) flushAnswer(ctx context.Context, p *pendingAnswer) error {
 	cfg := b.Config()
 	policy := record.Policy{GiveUp: cfg.refreshGiveUp(), Retention: cfg.retention()}
 	if conn := cfg.Connectors[p.key.Connector]; conn != nil {
@@ -133,7 +133,7 @@ func (b *Broker) flushAnswer(ctx context.Context, p *pendingAnswer) error {
 }
 
 // keep adds an answer to the backlog and, if there is one, to the journal.
-func (b *Broker) keep(ctx context.Context, cfg *Config, p *pendingAnswer) {
+func (b *Engine) keep(ctx context.Context, cfg *Config, p *pendingAnswer) {
 	p.done = make(chan struct{})
 	b.backlog.add(p) // before the journal, or adopt would add it a second time
 	if p.journaled.Load() {
@@ -154,7 +154,7 @@ const slowSave = 2 * time.Second
 // journalIfSlow puts an answer into the journal if its save, which begins now, takes longer
 // than slowSave. Call ended after the save; settled says that the answer was saved or is
 // useless, so that it is removed from the journal.
-func (b *Broker) journalIfSlow(ctx context.Context, cfg *Config, p *pendingAnswer) (ended func(settled bool)) {
+func (b *Engine) journalIfSlow(ctx context.Context, cfg *Config, p *pendingAnswer) (ended func(settled bool)) {
 	if b.storage.journal == nil {
 		return func(bool) {}
 	}
@@ -186,7 +186,7 @@ func (b *Broker) journalIfSlow(ctx context.Context, cfg *Config, p *pendingAnswe
 
 // removeFromJournal removes an answer from the journal, even if ctx has ended: this process
 // does not try again.
-func (b *Broker) removeFromJournal(ctx context.Context, cfg *Config, p *pendingAnswer) {
+func (b *Engine) removeFromJournal(ctx context.Context, cfg *Config, p *pendingAnswer) {
 	if err := b.storage.journal.Remove(context.WithoutCancel(ctx), p.id); err != nil {
 		// Harmless: the next process merges the answer again, and finds that it is saved.
 		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "an entry of the journal could not be removed",
@@ -196,7 +196,7 @@ func (b *Broker) removeFromJournal(ctx context.Context, cfg *Config, p *pendingA
 
 var errNoJournal = errors.New("there is no journal")
 
-func (b *Broker) journalAnswer(ctx context.Context, p *pendingAnswer) error {
+func (b *Engine) journalAnswer(ctx context.Context, p *pendingAnswer) error {
 	if b.storage.journal == nil {
 		return errNoJournal
 	}
@@ -213,7 +213,7 @@ func (b *Broker) journalAnswer(ctx context.Context, p *pendingAnswer) error {
 
 // adopt adds the journal's answers to the backlog: those that a process of this machine
 // could not save before it ended.
-func (b *Broker) adopt(ctx context.Context) error {
+func (b *Engine) adopt(ctx context.Context) error {
 	if b.storage.journal == nil {
 		return nil
 	}
@@ -243,7 +243,7 @@ func (b *Broker) adopt(ctx context.Context) error {
 }
 
 // checkJournal returns nil if the journal could keep an answer, or if there is no journal.
-func (b *Broker) checkJournal(ctx context.Context) error {
+func (b *Engine) checkJournal(ctx context.Context) error {
 	if b.storage.journal == nil {
 		return nil
 	}

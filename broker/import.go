@@ -24,7 +24,7 @@ const longLifetime = 365 * 24 * time.Hour
 // Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrStoreUnavailable]. After the
 // first two nothing was stored; after the last it may have been.
 func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import) (_ *record.Connection, outcome record.ImportOutcome, err error) {
-	ctx, span := b.tracing.start(ctx, "token_broker.import", trace.WithAttributes(connectorAttribute(key)))
+	ctx, span := b.engine.startSpan(ctx, "token_broker.import", trace.WithAttributes(connectorAttribute(key)))
 	defer func() {
 		span.SetAttributes(attribute.String("token_broker.import.outcome", string(outcome)))
 		endSpan(span, err)
@@ -40,11 +40,11 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 			Fault: "is not the consumer of the x-apideck-consumer-id header", Fix: "send the same id, or leave it out",
 		}
 	}
-	now := b.clock.Now()
-	r := b.refresher(key)
+	now := b.engine.now()
+	r := b.engine.refresher(key)
 	defer r.dropIfUnknown()
 	var replaced bool
-	rec, rev, err := b.updateUnpurged(ctx, key, func(old *record.Record) (*record.Record, error) {
+	rec, rev, err := b.engine.updateUnpurged(ctx, key, func(old *record.Record) (*record.Record, error) {
 		rec := old
 		if rec == nil || rec.IsTombstone() {
 			rec = record.New(key, rec, now)
@@ -60,9 +60,9 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 		return nil, "", err
 	}
 	b.warnOfLongLifetime(ctx, cfg, key, imp)
-	r.install(rec, rev, b.clock.Now())
+	r.install(rec, rev, b.engine.now())
 	if replaced {
-		b.destroyEarlier(ctx, key, rev)
+		b.engine.destroyEarlier(ctx, key, rev)
 	}
 	if rec.Cycle.Queued {
 		r.start(ctx)
@@ -79,7 +79,7 @@ func (b *Broker) warnOfLongLifetime(ctx context.Context, cfg *Config, key record
 	var lifetime time.Duration
 	switch {
 	case !c.ExpiresAt.IsZero():
-		lifetime = c.ExpiresAt.Sub(b.clock.Now())
+		lifetime = c.ExpiresAt.Sub(b.engine.now())
 	case c.ExpiresIn != nil:
 		lifetime = *c.ExpiresIn
 	}

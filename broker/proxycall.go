@@ -36,7 +36,7 @@ func (b *Broker) resolve(ctx context.Context, cfg *Config, call ProxyCall) (*ref
 			return nil, nil, err
 		}
 	}
-	r, conn, err := b.find(cfg, key)
+	r, conn, err := b.engine.find(cfg, key)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -125,7 +125,7 @@ type serviceIndex struct {
 }
 
 func (b *Broker) connectorsByService(cfg *Config) map[string][]connector.ID {
-	if index := b.connections.byService.Load(); index != nil && index.cfg == cfg {
+	if index := b.byService.Load(); index != nil && index.cfg == cfg {
 		return index.ids
 	}
 	index := &serviceIndex{cfg: cfg, ids: make(map[string][]connector.ID)}
@@ -136,7 +136,7 @@ func (b *Broker) connectorsByService(cfg *Config) map[string][]connector.ID {
 	for _, ids := range index.ids {
 		slices.SortFunc(ids, connector.ID.Compare)
 	}
-	b.connections.byService.Store(index)
+	b.byService.Store(index)
 	return index.ids
 }
 
@@ -154,7 +154,7 @@ func (b *Broker) connectedAmong(ctx context.Context, cfg *Config, call ProxyCall
 	loads.SetLimit(maxLoads)
 	for i, key := range keys {
 		loads.Go(func() error {
-			snap, err := b.refresher(key).latest(ctx)
+			snap, err := b.engine.refresher(key).latest(ctx)
 			if errors.Is(err, record.ErrConnectionNotFound) {
 				return nil // a tombstone, or deleted a moment ago
 			}
@@ -213,6 +213,6 @@ func (b *Broker) AdmitCall(ctx context.Context, call ProxyCall) (*Admission, *ur
 	if err != nil {
 		return nil, nil, err
 	}
-	admission, err := r.admit(ctx, cfg)
+	admission, err := b.admit(ctx, r, cfg)
 	return admission, u, err
 }

@@ -81,7 +81,7 @@ func (r *refresher) noteUse(now time.Time) {
 
 // A refresher is the state that this process keeps for one connection.
 type refresher struct {
-	broker     *Broker
+	broker     *Engine
 	key        record.Key
 	admissions admissions
 
@@ -164,7 +164,7 @@ func (r *refresher) highestSeen() uint64 {
 
 // refresher returns the refresher of a connection. There is only one for a connection at
 // any time: two would each begin a refresh.
-func (b *Broker) refresher(key record.Key) *refresher {
+func (b *Engine) refresher(key record.Key) *refresher {
 	if r := b.connections.refreshers.load(&key); r != nil {
 		return r
 	}
@@ -174,7 +174,7 @@ func (b *Broker) refresher(key record.Key) *refresher {
 // find returns the refresher of a request's connection, and the connector. A caller that
 // admits no request must call dropIfUnknown. Errors: [record.ErrConnectorNotFound],
 // [*record.InputError].
-func (b *Broker) find(cfg *Config, key record.Key) (*refresher, *record.Connector, error) {
+func (b *Engine) find(cfg *Config, key record.Key) (*refresher, *record.Connector, error) {
 	r := b.connections.refreshers.load(&key)
 	if r == nil || r.memory.snap.Load() == nil { // otherwise a record has this key, so it is valid
 		if err := key.Validate(); err != nil {
@@ -193,7 +193,7 @@ func (b *Broker) find(cfg *Config, key record.Key) (*refresher, *record.Connecto
 
 // evictIdle drops the records of unused connections from memory. The watermarks of existing
 // records stay, to recognise a store that was rolled back.
-func (b *Broker) evictIdle() {
+func (b *Engine) evictIdle() {
 	now := b.clock.Now()
 	b.connections.refreshers.each(func(r *refresher) { r.evict(now) })
 }

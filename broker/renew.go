@@ -15,46 +15,6 @@ const (
 	maxForceCooldown = time.Hour
 )
 
-// Renew is called after a 401 of downstream. It reports whether a newer credential exists,
-// so that sending the request again may help: either another request or process has
-// refreshed the token, or Renew does, and waits for the result. If refreshes of a connection
-// do not help, they are forced less and less often.
-func (a *Authorization) Renew(ctx context.Context) bool {
-	if a.callerSupplied {
-		return false
-	}
-	r := a.refresher
-	b := r.broker
-	if snap := r.memory.snap.Load(); snap != nil && snap.rec.Generation > a.generation {
-		return true
-	}
-	snap, err := r.read(ctx)
-	if err != nil {
-		return false
-	}
-	if snap.rec.Generation > a.generation {
-		return true
-	}
-	if !a.conn.CanRefresh(snap.rec.Credentials) || snap.rec.IsParked() || !r.force(a.generation, b.clock.Now()) {
-		return false
-	}
-	snap, err = r.await(ctx)
-	return err == nil && snap.rec.Generation > a.generation
-}
-
-// RenewInBackground is [Authorization.Renew] for a request that cannot be sent again.
-func (a *Authorization) RenewInBackground() {
-	if a.callerSupplied {
-		return
-	}
-	b := a.refresher.broker
-	a.refresher.react(func() {
-		ctx, cancel := context.WithTimeout(b.lifecycle.ctx, leaseDuration(b.Config().refreshTimeout()))
-		defer cancel()
-		a.Renew(ctx)
-	})
-}
-
 // react runs reaction in the background, at most one at a time per connection.
 func (r *refresher) react(reaction func()) {
 	if r.rejections.reacting.Swap(true) {
@@ -193,4 +153,83 @@ func (r *refresher) isUnparked(parked secret.Hash) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.rejections.refresh.unparked != "" && r.rejections.refresh.unparked == parked
+}
+
+// renew is called when downstream has answered 401 to the token of a generation. It reports
+// whether there is a newer one, from another refresh or from the one that it starts.
+func (r *refresher) renew(ctx context.Context, conn *record.Connector, generation uint64) bool {
+	if snap := r.memory.snap.Load(); snap != nil && snap.rec.Generation > generation {
+		return true
+	}
+	snap, err := r.read(ctx)
+	if err != nil {
+		return false
+	}
+	if snap.rec.Generation > generation {
+		return true
+	}
+	if !conn.CanRefresh(snap.rec.Credentials) || snap.rec.IsParked() || !r.force(generation, r.broker.clock.Now()) {
+		return false
+	}
+	snap, err = r.await(ctx)
+	return err == nil && snap.rec.Generation > generation
+}
+
+// renewLater is renew for a request that cannot be sent again.
+func (r *refresher) renewLater(conn *record.Connector, generation uint64) {
+	b := r.broker
+	r.react(func() {
+		ctx, cancel := context.WithTimeout(b.lifecycle.ctx, leaseDuration(b.Config().refreshTimeout()))
+		defer cancel()
+		r.renew(ctx, conn, generation)
+	})
+}
+
+// renewOnce joins the refresh under way or, unless it is too early for another one, starts
+// one, of a valid token and of one whose refresh token was refused too. It returns what is
+// served after that. A [*record.TokenError] says why there is no valid token.
+func (r *refresher) renewOnce(ctx context.Context, conn *record.Connector) (*snapshot, error) {
+	if f := r.underWay(); f != nil {
+		select {
+		case <-f.done: // its outcome is in the record
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	snap, err := r.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := r.broker.clock.Now()
+	if conn.CanRefresh(snap.rec.Credentials) && r.broker.refusals.breakers.openUntil(conn, snap.rec, now).IsZero() && r.forceOnce(snap.rec, now) {
+		return r.await(ctx)
+	}
+	if snap.servable(now) && !snap.rec.IsRejected() {
+		return snap, nil
+	}
+	if refused := r.refused(snap, conn, now); refused != nil {
+		return nil, refused
+	}
+	return r.await(ctx)
+}
+
+// underWay returns the refresh that has not ended yet, if there is one.
+func (r *refresher) underWay() *flight {
+	r = r.lock()
+	defer r.mu.Unlock()
+	return r.attempts.flight
+}
+
+// isParked reports whether the connection is known to be parked.
+func (r *refresher) isParked() bool {
+	snap := r.memory.snap.Load()
+	return snap != nil && snap.rec.IsParked()
+}
+
+// pausedNow returns the error of a connection whose token requests are paused, or nil.
+func (b *Engine) pausedNow(conn *record.Connector, rec *record.Record, now time.Time) error {
+	if until := b.refusals.breakers.openUntil(conn, rec, now); !until.IsZero() {
+		return pausedError(rec.Key, until)
+	}
+	return nil
 }

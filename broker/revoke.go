@@ -49,7 +49,7 @@ func newRevocation(cfg *Config, conn *record.Connector, key record.Key, settings
 }
 
 // revoke revokes in the background. The outcome is only logged and traced. rv may be nil.
-func (b *Broker) revoke(cause context.Context, rv *revocation) {
+func (b *Engine) revoke(cause context.Context, rv *revocation) {
 	if rv != nil && !b.lifecycle.begin(func() { b.carryOut(cause, rv) }) {
 		rv.report(context.Background(), trace.SpanFromContext(cause), ErrShuttingDown)
 	}
@@ -58,14 +58,14 @@ func (b *Broker) revoke(cause context.Context, rv *revocation) {
 // revokeLate is revoke for a token response that arrived after its connection was deleted.
 // Its caller runs in a goroutine that Close waits for, so while the broker is closing the
 // caller revokes the token itself.
-func (b *Broker) revokeLate(cause context.Context, rv *revocation) {
+func (b *Engine) revokeLate(cause context.Context, rv *revocation) {
 	if rv != nil && !b.lifecycle.begin(func() { b.carryOut(cause, rv) }) {
 		b.carryOut(cause, rv)
 	}
 }
 
 // carryOut revokes, with the timeout of a token request.
-func (b *Broker) carryOut(cause context.Context, rv *revocation) {
+func (b *Engine) carryOut(cause context.Context, rv *revocation) {
 	ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.revoke",
 		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(connectorAttribute(rv.key)))
 	ctx, cancel := context.WithTimeout(ctx, rv.cfg.refreshTimeout())
@@ -75,7 +75,7 @@ func (b *Broker) carryOut(cause context.Context, rv *revocation) {
 	endSpan(span, err)
 }
 
-func (b *Broker) tryToRevoke(ctx context.Context, rv *revocation) error {
+func (b *Engine) tryToRevoke(ctx context.Context, rv *revocation) error {
 	for try := 1; ; try++ {
 		if b.isConnectedAgain(ctx, rv.key) {
 			return errConnectedAgain
@@ -94,7 +94,7 @@ func (b *Broker) tryToRevoke(ctx context.Context, rv *revocation) error {
 // isConnectedAgain reports whether a deleted connection has been imported again. The import
 // may have brought another token of the same grant, which cannot be told from outside, and
 // revoking one token of a grant ends all of them (RFC 7009 section 2.1).
-func (b *Broker) isConnectedAgain(ctx context.Context, key record.Key) bool {
+func (b *Engine) isConnectedAgain(ctx context.Context, key record.Key) bool {
 	rec, _, err := b.load(ctx, key)
 	return err == nil && !rec.IsTombstone() && rec.Credentials != nil
 }
@@ -107,7 +107,7 @@ var (
 
 // sendRevocation sends one revocation request. The same addresses are allowed as for token
 // requests.
-func (b *Broker) sendRevocation(ctx context.Context, rv *revocation) error {
+func (b *Engine) sendRevocation(ctx context.Context, rv *revocation) error {
 	endpoint, err := rv.conn.RenderRevocationURL(rv.settings)
 	if err != nil {
 		return errNoRevokeTarget

@@ -219,7 +219,7 @@ func (a *attempt) settle(ctx context.Context, change func(*record.Record) (recor
 
 // settle changes the record and makes the result what calls are served from. The
 // lease ends with it.
-func (b *Broker) settle(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (record.EventType, error)) (*snapshot, record.EventType, error) {
+func (b *Engine) settle(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (record.EventType, error)) (*snapshot, record.EventType, error) {
 	var event record.EventType
 	rec, rev, err := b.updateWith(ctx, key, save, func(rec *record.Record) (_ *record.Record, err error) {
 		if event, err = change(rec); err != nil {

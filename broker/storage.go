@@ -29,7 +29,7 @@ type storage struct {
 const maxConflicts = 50
 
 // load reads the record of key from the store.
-func (b *Broker) load(ctx context.Context, key record.Key) (rec *record.Record, rev record.Revision, err error) {
+func (b *Engine) load(ctx context.Context, key record.Key) (rec *record.Record, rev record.Revision, err error) {
 	ctx, span := b.startStoreSpan(ctx, "load", key)
 	defer func() {
 		if errors.Is(err, record.ErrNotFound) {
@@ -48,7 +48,7 @@ func (b *Broker) load(ctx context.Context, key record.Key) (rec *record.Record, 
 
 // save replaces revision rev of a record with rec, after saving the backlog. While an answer
 // for the same connection is pending, save fails.
-func (b *Broker) save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
+func (b *Engine) save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
 	if err := b.replay(ctx); err != nil {
 		return 0, err
 	}
@@ -59,7 +59,7 @@ func (b *Broker) save(ctx context.Context, rec *record.Record, rev record.Revisi
 }
 
 // saveNow is save without the backlog.
-func (b *Broker) saveNow(ctx context.Context, rec *record.Record, rev record.Revision) (_ record.Revision, err error) {
+func (b *Engine) saveNow(ctx context.Context, rec *record.Record, rev record.Revision) (_ record.Revision, err error) {
 	ctx, span := b.startStoreSpan(ctx, "save", rec.Key)
 	defer func() { endSpan(span, err) }()
 	s, err := b.store(ctx)
@@ -69,7 +69,7 @@ func (b *Broker) saveNow(ctx context.Context, rec *record.Record, rev record.Rev
 	return s.Save(ctx, rec, rev)
 }
 
-func (b *Broker) startStoreSpan(ctx context.Context, operation string, key record.Key) (context.Context, trace.Span) {
+func (b *Engine) startStoreSpan(ctx context.Context, operation string, key record.Key) (context.Context, trace.Span) {
 	return b.tracing.start(ctx, "token_broker.store."+operation,
 		trace.WithSpanKind(trace.SpanKindClient),
 		trace.WithAttributes(connectorAttribute(key), attribute.String("db.operation.name", operation)))
@@ -78,13 +78,13 @@ func (b *Broker) startStoreSpan(ctx context.Context, operation string, key recor
 // update loads the record of key, changes it and saves it, and repeats that after a
 // conflict with another writer. change gets nil if the record does not exist, and may be
 // called several times. If it returns an error, nothing is saved.
-func (b *Broker) update(ctx context.Context, key record.Key, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
+func (b *Engine) update(ctx context.Context, key record.Key, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
 	return b.updateWith(ctx, key, b.save, change)
 }
 
 // updateIf is update for a change that may not be needed. change then returns nil, and so
 // does updateIf.
-func (b *Broker) updateIf(ctx context.Context, key record.Key, change func(*record.Record) *record.Record) (*record.Record, record.Revision, error) {
+func (b *Engine) updateIf(ctx context.Context, key record.Key, change func(*record.Record) *record.Record) (*record.Record, record.Revision, error) {
 	rec, rev, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
 		next := change(rec)
 		if next == nil {
@@ -102,7 +102,7 @@ func (b *Broker) updateIf(ctx context.Context, key record.Key, change func(*reco
 type saveFunc func(context.Context, *record.Record, record.Revision) (record.Revision, error)
 
 // updateWith is update with another way to save.
-func (b *Broker) updateWith(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
+func (b *Engine) updateWith(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
 	for conflicts := 0; ; conflicts++ {
 		rec, rev, err := b.load(ctx, key)
 		if errors.Is(err, record.ErrNotFound) {
@@ -133,7 +133,7 @@ func (b *Broker) updateWith(ctx context.Context, key record.Key, save saveFunc, 
 // destroyEarlier destroys, in the background, the revisions before rev that the store still
 // has. If that fails, the next call destroys them too. Call it when new credentials were
 // saved.
-func (b *Broker) destroyEarlier(cause context.Context, key record.Key, rev record.Revision) {
+func (b *Engine) destroyEarlier(cause context.Context, key record.Key, rev record.Revision) {
 	b.lifecycle.begin(func() {
 		ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.store.destroy_earlier",
 			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(connectorAttribute(key)))
@@ -156,7 +156,7 @@ func (b *Broker) destroyEarlier(cause context.Context, key record.Key, rev recor
 const openTimeout = 15 * time.Second
 
 // store returns the store, and opens it if necessary.
-func (b *Broker) store(ctx context.Context) (record.Store, error) {
+func (b *Engine) store(ctx context.Context) (record.Store, error) {
 	if s := b.storage.opened.Load(); s != nil {
 		return *s, nil
 	}
@@ -191,7 +191,7 @@ func (b *Broker) store(ctx context.Context) (record.Store, error) {
 	}
 }
 
-func (b *Broker) closeStore() error {
+func (b *Engine) closeStore() error {
 	if s := b.storage.opened.Swap(nil); s != nil {
 		if closer, ok := (*s).(io.Closer); ok {
 			return closer.Close()
@@ -204,7 +204,7 @@ func (b *Broker) closeStore() error {
 func isUnavailable(err error) bool { return errors.Is(err, record.ErrStoreUnavailable) }
 
 // isShared reports whether other processes may write to the store.
-func (b *Broker) isShared() bool {
+func (b *Engine) isShared() bool {
 	if s := b.storage.opened.Load(); s != nil {
 		if shared, ok := (*s).(record.SharedStore); ok {
 			return shared.Shared()

@@ -22,7 +22,7 @@ const (
 )
 
 // sweepRegularly sweeps until the broker closes.
-func (b *Broker) sweepRegularly() {
+func (b *Engine) sweepRegularly() {
 	var observed leaseObserver
 	for {
 		wait := sweepInterval - sweepInterval/5 + rand.N(2*sweepInterval/5)
@@ -38,7 +38,7 @@ func (b *Broker) sweepRegularly() {
 }
 
 // sweep looks at every record once, unless another replica is sweeping.
-func (b *Broker) sweep(ctx context.Context, observed *leaseObserver) (err error) {
+func (b *Engine) sweep(ctx context.Context, observed *leaseObserver) (err error) {
 	ctx, span := b.tracing.startRoot(ctx, context.Background(), "token_broker.sweep")
 	defer func() { endSpan(span, err) }()
 	if err := b.adopt(ctx); err != nil { // other processes of this machine may have died
@@ -89,7 +89,7 @@ func (b *Broker) sweep(ctx context.Context, observed *leaseObserver) (err error)
 
 // leaseSweep takes the lease of the sweep, or renews held. It returns nil if another
 // replica holds the lease.
-func (b *Broker) leaseSweep(ctx context.Context, observed *leaseObserver, held *record.Lease) (*record.Lease, error) {
+func (b *Engine) leaseSweep(ctx context.Context, observed *leaseObserver, held *record.Lease) (*record.Lease, error) {
 	lease := &record.Lease{ID: uuid.NewString(), Duration: sweepLease}
 	taken, err := b.updateSweepLease(ctx, func(current *record.Lease) (*record.Lease, bool) {
 		mine := current != nil && held != nil && current.ID == held.ID
@@ -102,7 +102,7 @@ func (b *Broker) leaseSweep(ctx context.Context, observed *leaseObserver, held *
 }
 
 // sweepRecord does the work that is due for one connection.
-func (b *Broker) sweepRecord(ctx context.Context, key record.Key) error {
+func (b *Engine) sweepRecord(ctx context.Context, key record.Key) error {
 	rec, _, err := b.load(ctx, key)
 	if errors.Is(err, record.ErrNotFound) {
 		return nil
@@ -128,7 +128,7 @@ func (b *Broker) sweepRecord(ctx context.Context, key record.Key) error {
 
 // clearCredentials removes the credentials of a connection whose retention has ended, if it
 // is still parked with the refresh token in seen.
-func (b *Broker) clearCredentials(ctx context.Context, seen *record.Record) error {
+func (b *Engine) clearCredentials(ctx context.Context, seen *record.Record) error {
 	rec, rev, err := b.updateIf(ctx, seen.Key, func(rec *record.Record) *record.Record {
 		if rec == nil || !rec.RetentionEnded(b.clock.Now()) || rec.Cycle.Parked != seen.Cycle.Parked {
 			return nil
@@ -150,7 +150,7 @@ func (b *Broker) clearCredentials(ctx context.Context, seen *record.Record) erro
 
 // revive starts a refresh of a neglected connection. It first marks the record as queued,
 // because the token alone may not be due for a refresh.
-func (b *Broker) revive(ctx context.Context, seen *record.Record, conn *record.Connector) error {
+func (b *Engine) revive(ctx context.Context, seen *record.Record, conn *record.Connector) error {
 	if !seen.Cycle.Queued {
 		rec, rev, err := b.updateIf(ctx, seen.Key, func(rec *record.Record) *record.Record {
 			if rec == nil || rec.IsTombstone() || !rec.IsNeglected(conn, b.clock.Now()) {
@@ -178,7 +178,7 @@ var sweepKey = record.Key{Application: ownApplication, Consumer: "sweep", Connec
 
 // updateSweepLease replaces the lease of the sweep if change returns true, and reports
 // whether it did. change gets the current lease, or nil.
-func (b *Broker) updateSweepLease(ctx context.Context, change func(*record.Lease) (*record.Lease, bool)) (bool, error) {
+func (b *Engine) updateSweepLease(ctx context.Context, change func(*record.Lease) (*record.Lease, bool)) (bool, error) {
 	rec, _, err := b.updateIf(ctx, sweepKey, func(rec *record.Record) *record.Record {
 		if rec == nil {
 			rec = &record.Record{Key: sweepKey, CreatedAt: b.clock.Now()}

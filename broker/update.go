@@ -17,16 +17,16 @@ import (
 // Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrConnectionNotFound],
 // [record.ErrRecordTooLarge], [record.ErrStoreUnavailable]. After the last it may have been stored.
 func (b *Broker) Update(ctx context.Context, key record.Key, up *record.Update) (_ *record.Connection, err error) {
-	ctx, span := b.tracing.start(ctx, "token_broker.update", trace.WithAttributes(connectorAttribute(key)))
+	ctx, span := b.engine.startSpan(ctx, "token_broker.update", trace.WithAttributes(connectorAttribute(key)))
 	defer func() { endSpan(span, err) }()
 	conn, err := b.Config().connector(key)
 	if err != nil {
 		return nil, err
 	}
-	r := b.refresher(key)
+	r := b.engine.refresher(key)
 	defer r.dropIfUnknown()
 	var replaced bool
-	rec, rev, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
+	rec, rev, err := b.engine.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || rec.IsTombstone() {
 			return nil, record.ConnectionNotFound(key)
 		}
@@ -37,7 +37,7 @@ func (b *Broker) Update(ctx context.Context, key record.Key, up *record.Update) 
 		if replaced = rec.Generation != before; replaced {
 			rec.Generation = max(rec.Generation, r.highestSeen()+1)
 		}
-		rec.UpdatedAt = b.clock.Now()
+		rec.UpdatedAt = b.engine.now()
 		return rec, nil
 	})
 	if errors.Is(err, record.ErrUnchanged) {
@@ -46,10 +46,10 @@ func (b *Broker) Update(ctx context.Context, key record.Key, up *record.Update) 
 	if err != nil {
 		return nil, err
 	}
-	r.install(rec, rev, b.clock.Now())
+	r.install(rec, rev, b.engine.now())
 	if replaced {
-		b.destroyEarlier(ctx, key, rev)
+		b.engine.destroyEarlier(ctx, key, rev)
 	}
-	view := rec.View(&conn.Definition, b.clock.Now())
+	view := rec.View(&conn.Definition, b.engine.now())
 	return &view, nil
 }

@@ -24,7 +24,7 @@ import (
 // [ErrConnectionDisabled], [record.ErrStoreUnavailable], ctx's, and a [*record.TokenError] if there is
 // no valid token and it could not be found out whether there can be one.
 func (b *Broker) Validate(ctx context.Context, key record.Key) (_ *record.Connection, err error) {
-	ctx, span := b.tracing.start(ctx, "token_broker.validate", trace.WithAttributes(connectorAttribute(key)))
+	ctx, span := b.engine.startSpan(ctx, "token_broker.validate", trace.WithAttributes(connectorAttribute(key)))
 	defer func() { endSpan(span, err) }()
 	conn, view, err := b.look(ctx, key)
 	switch {
@@ -35,14 +35,14 @@ func (b *Broker) Validate(ctx context.Context, key record.Key) (_ *record.Connec
 	case conn.AuthType != connector.OAuth2, view.State == record.StateAuthorized, view.State == record.StateAdded:
 		return view, nil
 	}
-	r := b.refresher(key)
+	r := b.engine.refresher(key)
 	if _, err := r.renewOnce(ctx, conn); err != nil && !isVerdict(err) {
 		return nil, err
 	}
 	if view, err = b.show(ctx, conn, key); err != nil {
 		return nil, err
 	}
-	if snap := r.memory.snap.Load(); snap != nil && snap.rec.IsParked() {
+	if r.isParked() {
 		view.State = record.StateInvalid
 	}
 	return view, nil
@@ -61,7 +61,7 @@ func isVerdict(err error) bool {
 // [Broker.Validate], a [*record.TokenError] also if the token endpoint refused for good, and a
 // [*record.InputError] if the connector's tokens are not had like that.
 func (b *Broker) ObtainToken(ctx context.Context, key record.Key) (_ *record.Connection, err error) {
-	ctx, span := b.tracing.start(ctx, "token_broker.obtain_token", trace.WithAttributes(connectorAttribute(key)))
+	ctx, span := b.engine.startSpan(ctx, "token_broker.obtain_token", trace.WithAttributes(connectorAttribute(key)))
 	defer func() { endSpan(span, err) }()
 	conn, view, err := b.look(ctx, key)
 	switch {
@@ -72,14 +72,14 @@ func (b *Broker) ObtainToken(ctx context.Context, key record.Key) (_ *record.Con
 	case !view.Enabled:
 		return nil, ErrConnectionDisabled
 	}
-	snap, err := b.refresher(key).renewOnce(ctx, conn)
+	snap, err := b.engine.refresher(key).renewOnce(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
 	// A valid token is served whatever became of its refresh: here that is no success.
-	now := b.clock.Now()
-	if until := b.refusals.breakers.openUntil(conn, snap.rec, now); !until.IsZero() {
-		return nil, pausedError(key, until)
+	now := b.engine.now()
+	if err := b.engine.pausedNow(conn, snap.rec, now); err != nil {
+		return nil, err
 	}
 	if snap.rec.Cycle.Phase != record.PhaseHealthy {
 		return nil, snap.rec.TokenError(now)
@@ -97,39 +97,4 @@ func notFetched(c *record.Connector) error {
 		Fault: fmt.Sprintf("of %s does not fetch tokens (%s)", c.ID, how),
 		Fix:   "import the connection; to refresh its token, validate it",
 	}
-}
-
-// renewOnce joins the refresh under way or, unless it is too early for another one, starts
-// one, of a valid token and of one whose refresh token was refused too. It returns what is
-// served after that. A [*record.TokenError] says why there is no valid token.
-func (r *refresher) renewOnce(ctx context.Context, conn *record.Connector) (*snapshot, error) {
-	if f := r.underWay(); f != nil {
-		select {
-		case <-f.done: // its outcome is in the record
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-	snap, err := r.read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	now := r.broker.clock.Now()
-	if conn.CanRefresh(snap.rec.Credentials) && r.broker.refusals.breakers.openUntil(conn, snap.rec, now).IsZero() && r.forceOnce(snap.rec, now) {
-		return r.await(ctx)
-	}
-	if snap.servable(now) && !snap.rec.IsRejected() {
-		return snap, nil
-	}
-	if refused := r.refused(snap, conn, now); refused != nil {
-		return nil, refused
-	}
-	return r.await(ctx)
-}
-
-// underWay returns the refresh that has not ended yet, if there is one.
-func (r *refresher) underWay() *flight {
-	r = r.lock()
-	defer r.mu.Unlock()
-	return r.attempts.flight
 }
