@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/inject"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
@@ -30,22 +31,22 @@ func (b *Broker) InjectedHeaders(id connector.ID) []string {
 // to handle: nothing is renewed. Errors: those of [Broker.Authorize] except
 // [*record.TokenError].
 func (b *Broker) AuthorizeWith(req *http.Request, key record.Key, authorization secret.String) (_ *Authorization, err error) {
-	ctx, span := b.engine.startSpan(req.Context(), "token_broker.inject", trace.WithAttributes(connectorAttribute(key)))
-	defer func() { endSpan(span, err) }()
+	ctx, span := b.engine.StartSpan(req.Context(), "token_broker.inject", trace.WithAttributes(engine.ConnectorAttribute(key)))
+	defer func() { engine.EndSpan(span, err) }()
 	cfg := b.Config()
-	conn, err := cfg.connector(key)
+	conn, err := cfg.ConnectorOf(key)
 	if err != nil {
 		return nil, err
 	}
-	r := b.engine.refresher(key)
-	snap, err := r.latest(ctx)
+	r := b.engine.Refresher(key)
+	snap, err := r.Latest(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if !snap.rec.Enabled {
-		return nil, ErrConnectionDisabled
+	if !snap.Record.Enabled {
+		return nil, record.ErrConnectionDisabled
 	}
-	if err := snap.allows(cfg, conn, req.URL); err != nil {
+	if err := snap.Allows(cfg, conn, req.URL); err != nil {
 		return nil, err
 	}
 	auth := &Authorization{refresher: r, conn: conn, credential: inject.Supplied(authorization), callerSupplied: true}
@@ -63,7 +64,7 @@ const ImportHeader = "X-Token-Broker-Import"
 
 // An Authorization is a credential that was put into a request.
 type Authorization struct {
-	refresher      *refresher
+	refresher      *engine.Refresher
 	conn           *record.Connector
 	generation     uint64
 	credential     *inject.Credential
@@ -72,18 +73,18 @@ type Authorization struct {
 
 // Authorize puts the connection's credential into req, a request to downstream that it
 // may change. A value where the credential goes is replaced; other headers stay as they
-// are. It is the API for embedders that enforce no [Limits]; with limits, call
+// are. It is the API for embedders that enforce no [record.Limits]; with limits, call
 // [Admission.Authorize].
 //
 // The host of the request is checked before a token is obtained. Errors:
-// [ErrHostNotAllowed], [record.ErrConnectorNotFound], [record.ErrConnectionNotFound],
-// [ErrConnectionDisabled], [*record.TokenError], [*record.InputError],
+// [record.ErrHostNotAllowed], [record.ErrConnectorNotFound], [record.ErrConnectionNotFound],
+// [record.ErrConnectionDisabled], [*record.TokenError], [*record.InputError],
 // [record.ErrStoreUnavailable], the request context's.
 func (b *Broker) Authorize(req *http.Request, key record.Key) (*Authorization, error) {
 	if err := key.Validate(); err != nil {
 		return nil, err
 	}
-	return b.authorize(req, b.engine.refresher(key), isTraced(req.Context()))
+	return b.authorize(req, b.engine.Refresher(key), engine.IsTraced(req.Context()))
 }
 
 // Authorize is [Broker.Authorize] for the admitted connection.
@@ -92,28 +93,28 @@ func (a *Admission) Authorize(req *http.Request) (*Authorization, error) {
 }
 
 // authorize is Authorize for a refresher whose key is valid.
-func (b *Broker) authorize(req *http.Request, r *refresher, traced bool) (_ *Authorization, err error) {
+func (b *Broker) authorize(req *http.Request, r *engine.Refresher, traced bool) (_ *Authorization, err error) {
 	ctx := req.Context()
 	if traced {
 		var span trace.Span
-		ctx, span = b.engine.startSpan(ctx, "token_broker.inject", trace.WithAttributes(connectorAttribute(r.key)))
-		defer func() { endSpan(span, err) }()
+		ctx, span = b.engine.StartSpan(ctx, "token_broker.inject", trace.WithAttributes(engine.ConnectorAttribute(r.Key)))
+		defer func() { engine.EndSpan(span, err) }()
 	}
 	cfg := b.Config()
-	conn, err := cfg.configured(r.key.Connector)
+	conn, err := cfg.Configured(r.Key.Connector)
 	if err != nil {
 		return nil, err
 	}
-	snap, err := r.usableAt(ctx, cfg, conn, req.URL)
+	snap, err := r.UsableAt(ctx, cfg, conn, req.URL)
 	if err != nil {
 		return nil, err
 	}
-	credential, err := snap.credential(conn)
+	credential, err := snap.Credential(conn)
 	if err != nil {
 		return nil, err
 	}
 	credential.Put(req)
-	return &Authorization{refresher: r, conn: conn, generation: snap.rec.Generation, credential: credential}, nil
+	return &Authorization{refresher: r, conn: conn, generation: snap.Record.Generation, credential: credential}, nil
 }
 
 // HandleResponse records a 401 of downstream, and removes credential values and headers
@@ -129,9 +130,9 @@ func (a *Authorization) HandleResponse(resp *http.Response) {
 	switch {
 	case a.callerSupplied:
 	case resp.StatusCode == http.StatusUnauthorized:
-		a.refresher.rejected(a.conn, a.generation)
+		a.refresher.Rejected(a.conn, a.generation)
 	default:
-		a.refresher.accepted(a.generation)
+		a.refresher.Accepted(a.generation)
 	}
 }
 
@@ -149,12 +150,12 @@ func (a *Authorization) Scrub(header http.Header) {
 // refreshed the token, or Renew does, and waits for the result. If refreshes of a connection
 // do not help, they are forced less and less often.
 func (a *Authorization) Renew(ctx context.Context) bool {
-	return !a.callerSupplied && a.refresher.renew(ctx, a.conn, a.generation)
+	return !a.callerSupplied && a.refresher.Renew(ctx, a.conn, a.generation)
 }
 
 // RenewInBackground is [Authorization.Renew] for a request that cannot be sent again.
 func (a *Authorization) RenewInBackground() {
 	if !a.callerSupplied {
-		a.refresher.renewLater(a.conn, a.generation)
+		a.refresher.RenewLater(a.conn, a.generation)
 	}
 }

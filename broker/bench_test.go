@@ -28,7 +28,7 @@ func cachedConnections(tb testing.TB, connections int) (*broker.Broker, []record
 		}
 	})
 	def := connector.Definition{ID: acme, Name: "Acme", AuthType: connector.OAuth2, TokenURL: "https://auth.acme.test/token", AuthStyle: connector.AuthHeader, BaseURL: "https://api.acme.test"}
-	b.Configure(&broker.Config{
+	b.Configure(&record.Config{
 		Connectors: map[connector.ID]*record.Connector{acme: {Definition: def.WithDefaults()}},
 		CacheTTL:   time.Hour,
 	})

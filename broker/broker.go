@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync/atomic"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -12,7 +13,7 @@ import (
 // only one Broker for a store, and reconfigure that one: its knowledge of refreshes in
 // progress keeps a refresh token from being spent twice.
 type Broker struct {
-	engine    *Engine
+	engine    *engine.Engine
 	byService atomic.Pointer[serviceIndex]
 }
 
@@ -27,7 +28,7 @@ type Options struct {
 	Journal record.Journal
 
 	// Clock tells the time, for embedders that simulate it. Default: the system's clock.
-	Clock Clock
+	Clock engine.Clock
 
 	// Transport returns a transport for one token request: HTTP/1.1, on a new connection.
 	// Default: [guard.NewTransport].
@@ -36,14 +37,14 @@ type Options struct {
 
 // New returns a broker without a configuration. It is idle until it is used.
 func New(opts Options) *Broker {
-	return &Broker{engine: newEngine(opts.Open, opts.Journal, opts.Clock, opts.Transport)}
+	return &Broker{engine: engine.New(opts.Open, opts.Journal, opts.Clock, opts.Transport)}
 }
 
 // Configure replaces the configuration.
-func (b *Broker) Configure(cfg *Config) { b.engine.Configure(cfg) }
+func (b *Broker) Configure(cfg *record.Config) { b.engine.Configure(cfg) }
 
 // Config returns the current configuration.
-func (b *Broker) Config() *Config { return b.engine.Config() }
+func (b *Broker) Config() *record.Config { return b.engine.Config() }
 
 // Ready returns nil if the broker can do its work, and otherwise says what prevents it.
 func (b *Broker) Ready(ctx context.Context) error { return b.engine.Ready(ctx) }

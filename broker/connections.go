@@ -9,12 +9,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // look reads a connection and returns it with its connector.
 func (b *Broker) look(ctx context.Context, key record.Key) (*record.Connector, *record.Connection, error) {
-	conn, err := b.Config().connector(key)
+	conn, err := b.Config().ConnectorOf(key)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -25,22 +26,22 @@ func (b *Broker) look(ctx context.Context, key record.Key) (*record.Connector, *
 // show reads a connection. If its stored credentials are older than those that this
 // process has seen, it is shown as invalid until it is imported again.
 func (b *Broker) show(ctx context.Context, conn *record.Connector, key record.Key) (*record.Connection, error) {
-	snap, err := b.engine.refresher(key).read(ctx)
+	snap, err := b.engine.Refresher(key).Read(ctx)
 	if err == nil {
-		view := snap.rec.View(&conn.Definition, b.engine.now())
+		view := snap.Record.View(&conn.Definition, b.engine.Now())
 		return &view, nil
 	}
-	if failed, ok := errors.AsType[*record.TokenError](err); !ok || failed.Code != codeStaleStore {
+	if failed, ok := errors.AsType[*record.TokenError](err); !ok || failed.Code != record.CodeStaleStore {
 		return nil, err
 	}
-	rec, _, err := b.engine.load(ctx, key)
+	rec, _, err := b.engine.Load(ctx, key)
 	switch {
 	case errors.Is(err, record.ErrNotFound), err == nil && rec.IsTombstone():
 		return nil, record.ConnectionNotFound(key)
 	case err != nil:
 		return nil, err
 	}
-	view := rec.View(&conn.Definition, b.engine.now())
+	view := rec.View(&conn.Definition, b.engine.Now())
 	view.State, view.Health = record.StateInvalid, record.HealthNeedsAuth
 	return &view, nil
 }
@@ -74,8 +75,8 @@ func (f Filter) selects(id connector.ID) bool {
 // each selected connection; other consumers do not matter. Errors: [*record.InputError],
 // [record.ErrStoreUnavailable], ctx's.
 func (b *Broker) Connections(ctx context.Context, application, consumer string, filter Filter) (_ []*record.Connection, err error) {
-	ctx, span := b.engine.startSpan(ctx, "token_broker.list")
-	defer func() { endSpan(span, err) }()
+	ctx, span := b.engine.StartSpan(ctx, "token_broker.list")
+	defer func() { engine.EndSpan(span, err) }()
 	keys, err := b.keys(ctx, application, consumer)
 	if err != nil {
 		return nil, err
@@ -101,7 +102,7 @@ func (b *Broker) Connections(ctx context.Context, application, consumer string, 
 }
 
 // loadAll returns the connections that exist among keys.
-func (b *Broker) loadAll(ctx context.Context, cfg *Config, keys []record.Key) ([]*record.Connection, error) {
+func (b *Broker) loadAll(ctx context.Context, cfg *record.Config, keys []record.Key) ([]*record.Connection, error) {
 	found := make([]*record.Connection, len(keys))
 	loads, ctx := errgroup.WithContext(ctx)
 	loads.SetLimit(maxLoads)
@@ -122,7 +123,7 @@ func (b *Broker) loadAll(ctx context.Context, cfg *Config, keys []record.Key) ([
 
 // available returns the connectors that a consumer with the connections found is not
 // connected to.
-func available(c *Config, application, consumer string, filter Filter, found []*record.Connection) []*record.Connection {
+func available(c *record.Config, application, consumer string, filter Filter, found []*record.Connection) []*record.Connection {
 	connected := make(map[connector.ID]bool, len(found))
 	for _, conn := range found {
 		connected[conn.Key.Connector] = true
@@ -147,7 +148,7 @@ func (b *Broker) keys(ctx context.Context, application, consumer string) ([]reco
 	if err := record.ValidateName(record.ConsumerField, consumer); err != nil {
 		return nil, err
 	}
-	s, err := b.engine.store(ctx)
+	s, err := b.engine.Store(ctx)
 	if err != nil {
 		return nil, err
 	}

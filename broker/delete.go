@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -21,20 +22,20 @@ import (
 // revocation, which is then abandoned. Errors: [*record.InputError],
 // [record.ErrConnectorNotFound], [record.ErrConnectionNotFound], [record.ErrStoreUnavailable].
 func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
-	ctx, span := b.engine.startSpan(ctx, "token_broker.delete", trace.WithAttributes(connectorAttribute(key)))
-	defer func() { endSpan(span, err) }()
+	ctx, span := b.engine.StartSpan(ctx, "token_broker.delete", trace.WithAttributes(engine.ConnectorAttribute(key)))
+	defer func() { engine.EndSpan(span, err) }()
 	if err := key.Validate(); err != nil {
 		return err
 	}
 	cfg := b.Config()
-	now := b.engine.now()
-	r := b.engine.refresher(key)
-	defer r.dropIfUnknown()
+	now := b.engine.Now()
+	r := b.engine.Refresher(key)
+	defer r.DropIfUnknown()
 	var last *record.Record
-	tombstone, rev, err := b.engine.updateWith(ctx, key, b.engine.saveTombstone, func(rec *record.Record) (*record.Record, error) {
+	tombstone, rev, err := b.engine.UpdateWith(ctx, key, b.engine.SaveTombstone, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || rec.IsTombstone() {
 			// An unconfigured connector may have connections from when it was configured.
-			if _, err := cfg.connector(key); err != nil {
+			if _, err := cfg.ConnectorOf(key); err != nil {
 				return nil, err
 			}
 			return nil, record.ConnectionNotFound(key)
@@ -42,27 +43,27 @@ func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
 		last = rec
 		return &record.Record{
 			Key: key, CreatedAt: rec.CreatedAt, UpdatedAt: now, Deleted: now,
-			Generation: max(rec.Generation, r.highestSeen()) + 1,
+			Generation: max(rec.Generation, r.HighestSeen()) + 1,
 		}, nil
 	})
 	if err != nil {
 		return err
 	}
-	r.install(tombstone, rev, now)
-	b.engine.destroyEarlier(ctx, key, rev)
+	r.Install(tombstone, rev, now)
+	b.engine.DestroyEarlier(ctx, key, rev)
 	if c := last.Credentials; c != nil {
-		b.engine.revokeGrant(ctx, cfg, cfg.Connectors[key.Connector], key, last.Settings, c.AccessToken, c.RefreshToken)
+		b.engine.RevokeGrant(ctx, cfg, cfg.Connectors[key.Connector], key, last.Settings, c.AccessToken, c.RefreshToken)
 	}
 	return nil
 }
 
 // DeleteConsumer removes all connections of a consumer as [Broker.Delete] does, including
 // those whose connector is no longer configured. After an error some may have been
-// removed; the call can be repeated. Errors: [*record.InputError], [ErrConsumerNotFound],
+// removed; the call can be repeated. Errors: [*record.InputError], [record.ErrConsumerNotFound],
 // [record.ErrStoreUnavailable], ctx's.
 func (b *Broker) DeleteConsumer(ctx context.Context, application, consumer string) (err error) {
-	ctx, span := b.engine.startSpan(ctx, "token_broker.delete_consumer")
-	defer func() { endSpan(span, err) }()
+	ctx, span := b.engine.StartSpan(ctx, "token_broker.delete_consumer")
+	defer func() { engine.EndSpan(span, err) }()
 	if err := record.CheckName(record.InputSyntax, "consumer_id", consumer); err != nil {
 		return err
 	}
@@ -71,7 +72,7 @@ func (b *Broker) DeleteConsumer(ctx context.Context, application, consumer strin
 		return err
 	}
 	if len(keys) == 0 {
-		return fmt.Errorf("%w: it has no connections", ErrConsumerNotFound)
+		return fmt.Errorf("%w: it has no connections", record.ErrConsumerNotFound)
 	}
 	var deleted atomic.Int64
 	var deletes errgroup.Group // without a context, so that a failure does not stop the others

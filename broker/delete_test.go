@@ -8,7 +8,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -164,7 +163,7 @@ func TestConsumerIsDeletedThoughSomeDeletionsFail(t *testing.T) {
 			t.Error("the last connection is not deleted")
 		}
 		time.Sleep(48 * time.Hour) // the sweep has removed the tombstones
-		if err := h.DeleteConsumer(t.Context(), h.key.Application, h.key.Consumer); !errors.Is(err, broker.ErrConsumerNotFound) {
+		if err := h.DeleteConsumer(t.Context(), h.key.Application, h.key.Consumer); !errors.Is(err, record.ErrConsumerNotFound) {
 			t.Errorf("got %v, want ErrConsumerNotFound", err)
 		}
 	})

@@ -36,7 +36,7 @@ type harness struct {
 	journal  *brokertest.MemJournal
 	events   *eventLog
 	log      *brokertest.Log
-	config   *broker.Config
+	config   *record.Config
 	key      record.Key // of a connection to acme
 }
 
@@ -65,7 +65,7 @@ func newHarnessOn(t *testing.T, store *brokertest.MemStore, provider *brokertest
 		key: record.Key{Application: "app", Consumer: "customer", Connector: acme},
 	}
 	provider.ClientSecret = brokertest.ClientSecretCanary
-	h.config = &broker.Config{
+	h.config = &record.Config{
 		RefreshTimeout: 20 * time.Second,
 		Events:         h.events,
 		Logger:         slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -110,9 +110,9 @@ func (h *harness) restart(opts broker.Options) {
 	h.startWith(opts)
 }
 
-// configure hands the broker a changed copy of its configuration: a [broker.Config] must
+// configure hands the broker a changed copy of its configuration: a [record.Config] must
 // not change once it was handed over.
-func (h *harness) configure(change func(*broker.Config)) {
+func (h *harness) configure(change func(*record.Config)) {
 	cfg := *h.config
 	cfg.Connectors = make(map[connector.ID]*record.Connector, len(h.config.Connectors))
 	for id, conn := range h.config.Connectors {
@@ -126,12 +126,12 @@ func (h *harness) configure(change func(*broker.Config)) {
 
 // configureConnector hands the broker a configuration with a changed connector.
 func (h *harness) configureConnector(id connector.ID, change func(*record.Connector)) {
-	h.configure(func(cfg *broker.Config) { change(cfg.Connectors[id]) })
+	h.configure(func(cfg *record.Config) { change(cfg.Connectors[id]) })
 }
 
 // disconnect removes a connector's block from the configuration.
 func (h *harness) disconnect(id connector.ID) {
-	h.configure(func(cfg *broker.Config) { delete(cfg.Connectors, id) })
+	h.configure(func(cfg *record.Config) { delete(cfg.Connectors, id) })
 }
 
 // connect configures a connector, at the harness's provider unless def says otherwise.
@@ -157,7 +157,7 @@ func (h *harness) connect(def connector.Definition) {
 		h.t.Fatal(err)
 	}
 	conn := &record.Connector{Definition: def, Client: record.Client{ID: "client", Secret: secret.New(brokertest.ClientSecretCanary)}}
-	h.configure(func(cfg *broker.Config) { cfg.Connectors[def.ID] = conn })
+	h.configure(func(cfg *record.Config) { cfg.Connectors[def.ID] = conn })
 }
 
 // connectTenants configures cc so that its token requests name the tenant of the settings.

@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -24,13 +25,13 @@ const longLifetime = 365 * 24 * time.Hour
 // Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrStoreUnavailable]. After the
 // first two nothing was stored; after the last it may have been.
 func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import) (_ *record.Connection, outcome record.ImportOutcome, err error) {
-	ctx, span := b.engine.startSpan(ctx, "token_broker.import", trace.WithAttributes(connectorAttribute(key)))
+	ctx, span := b.engine.StartSpan(ctx, "token_broker.import", trace.WithAttributes(engine.ConnectorAttribute(key)))
 	defer func() {
 		span.SetAttributes(attribute.String("token_broker.import.outcome", string(outcome)))
-		endSpan(span, err)
+		engine.EndSpan(span, err)
 	}()
 	cfg := b.Config()
-	conn, err := cfg.connector(key)
+	conn, err := cfg.ConnectorOf(key)
 	if err != nil {
 		return nil, "", err
 	}
@@ -40,11 +41,11 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 			Fault: "is not the consumer of the x-apideck-consumer-id header", Fix: "send the same id, or leave it out",
 		}
 	}
-	now := b.engine.now()
-	r := b.engine.refresher(key)
-	defer r.dropIfUnknown()
+	now := b.engine.Now()
+	r := b.engine.Refresher(key)
+	defer r.DropIfUnknown()
 	var replaced bool
-	rec, rev, err := b.engine.updateUnpurged(ctx, key, func(old *record.Record) (*record.Record, error) {
+	rec, rev, err := b.engine.UpdateUnpurged(ctx, key, func(old *record.Record) (*record.Record, error) {
 		rec := old
 		if rec == nil || rec.IsTombstone() {
 			rec = record.New(key, rec, now)
@@ -52,7 +53,7 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 		before := rec.Generation
 		outcome, err = rec.Import(conn, imp, now)
 		if replaced = rec.Generation != before; replaced {
-			rec.Generation = max(rec.Generation, r.highestSeen()+1)
+			rec.Generation = max(rec.Generation, r.HighestSeen()+1)
 		}
 		return rec, err
 	})
@@ -60,18 +61,18 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 		return nil, "", err
 	}
 	b.warnOfLongLifetime(ctx, cfg, key, imp)
-	r.install(rec, rev, b.engine.now())
+	r.Install(rec, rev, b.engine.Now())
 	if replaced {
-		b.engine.destroyEarlier(ctx, key, rev)
+		b.engine.DestroyEarlier(ctx, key, rev)
 	}
 	if rec.Cycle.Queued {
-		r.start(ctx)
+		r.Start(ctx)
 	}
 	view := rec.View(&conn.Definition, now)
 	return &view, outcome, nil
 }
 
-func (b *Broker) warnOfLongLifetime(ctx context.Context, cfg *Config, key record.Key, imp *record.Import) {
+func (b *Broker) warnOfLongLifetime(ctx context.Context, cfg *record.Config, key record.Key, imp *record.Import) {
 	c := imp.Credentials
 	if c == nil {
 		return
@@ -79,12 +80,12 @@ func (b *Broker) warnOfLongLifetime(ctx context.Context, cfg *Config, key record
 	var lifetime time.Duration
 	switch {
 	case !c.ExpiresAt.IsZero():
-		lifetime = c.ExpiresAt.Sub(b.engine.now())
+		lifetime = c.ExpiresAt.Sub(b.engine.Now())
 	case c.ExpiresIn != nil:
 		lifetime = *c.ExpiresIn
 	}
 	if lifetime >= longLifetime {
-		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "imported token has a lifetime of a year or more; expires_in is in seconds",
+		cfg.Log().LogAttrs(ctx, slog.LevelWarn, "imported token has a lifetime of a year or more; expires_in is in seconds",
 			slog.String("connection", key.String()), slog.Duration("lifetime", lifetime))
 	}
 }

@@ -70,7 +70,7 @@ func TestNothingIsSentToAHostThatTheConnectorDoesNotAllow(t *testing.T) {
 			"https://evil.test#api.acme.test", "https://api.acme.test@evil.test/", "https://xapi.acme.test/", "https://127.0.0.1/",
 		} {
 			req := request(t, url)
-			if _, err := h.Authorize(req, h.key); !errors.Is(err, broker.ErrHostNotAllowed) {
+			if _, err := h.Authorize(req, h.key); !errors.Is(err, record.ErrHostNotAllowed) {
 				t.Errorf("%s: got %v, want ErrHostNotAllowed", url, err)
 			}
 			if len(req.Header) > 0 {
@@ -105,7 +105,7 @@ func TestHostIsCheckedAgainWhenACallHasWaited(t *testing.T) {
 		synctest.Wait()
 		h.mustImportBody(h.key, `{"settings":{"tenant":"two"},"credentials":{"access_token":"a2","refresh_token":"r2",`+issued(0)+`}}`)
 		close(release)
-		if err := <-got; !errors.Is(err, broker.ErrHostNotAllowed) || len(req.Header) > 0 {
+		if err := <-got; !errors.Is(err, record.ErrHostNotAllowed) || len(req.Header) > 0 {
 			t.Errorf("got %v, headers %v, want ErrHostNotAllowed and none", err, req.Header)
 		}
 		if _, err := h.Authorize(request(t, "https://two.acme.test/"), h.key); err != nil {
@@ -128,7 +128,7 @@ func TestAuthorizeFailsForWhatIsNotThere(t *testing.T) {
 		if _, err := h.store.Save(t.Context(), rec, 0); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := h.Authorize(request(t, url), h.key); !errors.Is(err, broker.ErrConnectionDisabled) {
+		if _, err := h.Authorize(request(t, url), h.key); !errors.Is(err, record.ErrConnectionDisabled) {
 			t.Errorf("got %v, want ErrConnectionDisabled", err)
 		}
 	})

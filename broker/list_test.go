@@ -24,8 +24,8 @@ const (
 )
 
 // listConfig returns a configuration with manyConnections connectors.
-func listConfig() *broker.Config {
-	cfg := &broker.Config{Connectors: make(map[connector.ID]*record.Connector)}
+func listConfig() *record.Config {
+	cfg := &record.Config{Connectors: make(map[connector.ID]*record.Connector)}
 	for i := range manyConnections {
 		def := connector.Definition{
 			ID: connector.ID{UnifiedAPI: []string{"crm", "hris"}[i%2], ServiceID: fmt.Sprint("service-", i)}, AuthType: connector.APIKey,
@@ -37,7 +37,7 @@ func listConfig() *broker.Config {
 }
 
 // fill stores the connections of bigConsumer, and some of other consumers.
-func fill(t testing.TB, store record.Store, cfg *broker.Config, others int) {
+func fill(t testing.TB, store record.Store, cfg *record.Config, others int) {
 	t.Helper()
 	save := func(consumer string, id connector.ID) {
 		rec := &record.Record{

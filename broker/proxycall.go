@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -25,7 +26,7 @@ type ProxyCall struct {
 }
 
 // resolve finds the connection and the URL of a call.
-func (b *Broker) resolve(ctx context.Context, cfg *Config, call ProxyCall) (*refresher, *url.URL, error) {
+func (b *Broker) resolve(ctx context.Context, cfg *record.Config, call ProxyCall) (*engine.Refresher, *url.URL, error) {
 	key := record.Key{
 		Application: call.Application, Consumer: call.Consumer,
 		Connector: connector.ID{UnifiedAPI: call.UnifiedAPI, ServiceID: call.ServiceID},
@@ -36,22 +37,22 @@ func (b *Broker) resolve(ctx context.Context, cfg *Config, call ProxyCall) (*ref
 			return nil, nil, err
 		}
 	}
-	r, conn, err := b.engine.find(cfg, key)
+	r, conn, err := b.engine.Find(cfg, key)
 	if err != nil {
 		return nil, nil, err
 	}
 	var settings map[string]any
 	if call.Target.HasSettings() {
-		snap, err := r.latest(ctx)
+		snap, err := r.Latest(ctx)
 		if err != nil {
-			r.dropIfUnknown()
+			r.DropIfUnknown()
 			return nil, nil, err
 		}
-		settings = snap.rec.Settings
+		settings = snap.Record.Settings
 	}
 	u, err := renderTarget(conn, call.Target, settings)
 	if err != nil {
-		r.dropIfUnknown()
+		r.DropIfUnknown()
 		return nil, nil, err
 	}
 	return r, u, nil
@@ -73,7 +74,7 @@ func renderTarget(conn *record.Connector, target *connector.Target, settings map
 }
 
 // choose finds the connector of a call that names it in part or not at all.
-func (b *Broker) choose(ctx context.Context, cfg *Config, call ProxyCall) (connector.ID, error) {
+func (b *Broker) choose(ctx context.Context, cfg *record.Config, call ProxyCall) (connector.ID, error) {
 	if err := record.ValidateName(record.ConsumerField, call.Consumer); err != nil {
 		return connector.ID{}, err
 	}
@@ -89,7 +90,7 @@ func (b *Broker) choose(ctx context.Context, cfg *Config, call ProxyCall) (conne
 	}
 	switch len(ids) {
 	case 0:
-		return connector.ID{}, fmt.Errorf("%w: no configured connector does", ErrHostNotAllowed)
+		return connector.ID{}, fmt.Errorf("%w: no configured connector does", record.ErrHostNotAllowed)
 	case 1:
 		return ids[0], nil
 	}
@@ -107,7 +108,7 @@ func (b *Broker) choose(ctx context.Context, cfg *Config, call ProxyCall) (conne
 }
 
 // named returns the configured connectors that match the call's headers, in order.
-func (b *Broker) named(cfg *Config, call ProxyCall) []connector.ID {
+func (b *Broker) named(cfg *record.Config, call ProxyCall) []connector.ID {
 	var ids []connector.ID
 	for _, id := range b.connectorsByService(cfg)[call.ServiceID] {
 		if call.UnifiedAPI == "" || id.UnifiedAPI == call.UnifiedAPI {
@@ -120,11 +121,11 @@ func (b *Broker) named(cfg *Config, call ProxyCall) []connector.ID {
 // A serviceIndex caches the connectors of a configuration by service id, in order. The
 // empty service id stands for all connectors.
 type serviceIndex struct {
-	cfg *Config
+	cfg *record.Config
 	ids map[string][]connector.ID
 }
 
-func (b *Broker) connectorsByService(cfg *Config) map[string][]connector.ID {
+func (b *Broker) connectorsByService(cfg *record.Config) map[string][]connector.ID {
 	if index := b.byService.Load(); index != nil && index.cfg == cfg {
 		return index.ids
 	}
@@ -143,7 +144,7 @@ func (b *Broker) connectorsByService(cfg *Config) map[string][]connector.ID {
 // connectedAmong returns the connectors among ids to which the consumer has a connection.
 // If the call names no service, the connection must also be allowed to send its credential
 // to the target.
-func (b *Broker) connectedAmong(ctx context.Context, cfg *Config, call ProxyCall, ids []connector.ID) ([]connector.ID, error) {
+func (b *Broker) connectedAmong(ctx context.Context, cfg *record.Config, call ProxyCall, ids []connector.ID) ([]connector.ID, error) {
 	keys, err := b.keys(ctx, call.Application, call.Consumer)
 	if err != nil {
 		return nil, err
@@ -154,7 +155,7 @@ func (b *Broker) connectedAmong(ctx context.Context, cfg *Config, call ProxyCall
 	loads.SetLimit(maxLoads)
 	for i, key := range keys {
 		loads.Go(func() error {
-			snap, err := b.engine.refresher(key).latest(ctx)
+			snap, err := b.engine.Refresher(key).Latest(ctx)
 			if errors.Is(err, record.ErrConnectionNotFound) {
 				return nil // a tombstone, or deleted a moment ago
 			}
@@ -178,9 +179,9 @@ func (b *Broker) connectedAmong(ctx context.Context, cfg *Config, call ProxyCall
 }
 
 // maySendTo reports whether a connection may send its credential to the target.
-func maySendTo(cfg *Config, conn *record.Connector, target *connector.Target, snap *snapshot) bool {
-	u, err := conn.RenderTarget(target, snap.rec.Settings)
-	return err == nil && allowsHost(cfg, conn, u, snap.rec.Settings) == nil
+func maySendTo(cfg *record.Config, conn *record.Connector, target *connector.Target, snap *engine.Snapshot) bool {
+	u, err := conn.RenderTarget(target, snap.Record.Settings)
+	return err == nil && engine.AllowsHost(cfg, conn, u, snap.Record.Settings) == nil
 }
 
 func ambiguous(call ProxyCall, ids []connector.ID) error {
@@ -205,7 +206,7 @@ func ambiguous(call ProxyCall, ids []connector.ID) error {
 // that the connection exists and is enabled; [Admission.Authorize] does.
 //
 // Errors: those of [Broker.Admit] (with an [*record.InputError] that lists the connections if
-// several fit), [record.ErrConnectionNotFound], [ErrHostNotAllowed], [record.ErrStoreUnavailable], a
+// several fit), [record.ErrConnectionNotFound], [record.ErrHostNotAllowed], [record.ErrStoreUnavailable], a
 // [*record.TokenError] if the store was rolled back, ctx's.
 func (b *Broker) AdmitCall(ctx context.Context, call ProxyCall) (*Admission, *url.URL, error) {
 	cfg := b.Config()

@@ -82,7 +82,7 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 				return record.ErrConnectionNotFound
 			},
 			"admission refused": func(key record.Key) error {
-				h.configure(func(cfg *broker.Config) { cfg.Limits.Connection = -1 })
+				h.configure(func(cfg *record.Config) { cfg.Limits.Connection = -1 })
 				admission, err := h.Admit(t.Context(), key)
 				if err == nil {
 					defer admission.Release()

@@ -84,7 +84,7 @@ func (h *harness) revoking() *revocationEndpoint {
 		Transport: func(bool) http.RoundTripper { return e },
 		Journal:   h.journal,
 	})
-	h.configure(func(cfg *broker.Config) {
+	h.configure(func(cfg *record.Config) {
 		for _, conn := range cfg.Connectors {
 			if conn.AuthType == connector.OAuth2 {
 				conn.RevocationURL = "https://auth.acme.test/revoke"

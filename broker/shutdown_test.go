@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 func TestShutdownFinishesARefreshInProgress(t *testing.T) {
@@ -28,7 +28,7 @@ func TestShutdownFinishesARefreshInProgress(t *testing.T) {
 		if rec := h.wantRecord(h.key, recordWant{refresh: "refresh-1-"}); rec.Cycle.Queued {
 			t.Error("the refresh is still queued")
 		}
-		if _, err := h.Source(h.of("other")).Token(t.Context()); !errors.Is(err, broker.ErrShuttingDown) {
+		if _, err := h.Source(h.of("other")).Token(t.Context()); !errors.Is(err, record.ErrShuttingDown) {
 			t.Errorf("got %v, want ErrShuttingDown", err)
 		}
 	})

@@ -51,7 +51,7 @@ func TestChangeByAnotherReplicaIsSeenWithinTheCacheTTL(t *testing.T) {
 		two.token(two.key)
 		time.Sleep(time.Second)
 		one.mustImport("a2", "r2", issued(0))
-		time.Sleep(broker.DefaultCacheTTL)
+		time.Sleep(record.DefaultCacheTTL)
 		if got := two.token(two.key); got != "a2" {
 			t.Errorf("got %q, want a2", got)
 		}

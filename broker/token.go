@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -25,27 +26,27 @@ type Token struct {
 // of the same connection share all state.
 type Source struct {
 	broker    *Broker
-	refresher *refresher
+	refresher *engine.Refresher
 }
 
 // Source returns the source of key's tokens.
-func (b *Broker) Source(key record.Key) Source { return Source{b, b.engine.refresher(key)} }
+func (b *Broker) Source(key record.Key) Source { return Source{b, b.engine.Refresher(key)} }
 
 // Token returns a valid token. It waits for a refresh only if the current token is not
 // valid; when ctx ends it stops waiting, and the refresh goes on.
 //
-// Errors: [record.ErrConnectorNotFound], [record.ErrConnectionNotFound], [ErrConnectionDisabled],
+// Errors: [record.ErrConnectorNotFound], [record.ErrConnectionNotFound], [record.ErrConnectionDisabled],
 // [record.ErrStoreUnavailable], [*record.TokenError], ctx's.
 func (s Source) Token(ctx context.Context) (Token, error) {
-	conn, err := s.broker.Config().connector(s.refresher.key)
+	conn, err := s.broker.Config().ConnectorOf(s.refresher.Key)
 	if err != nil {
 		return Token{}, err
 	}
-	snap, err := s.refresher.current(ctx, conn)
+	snap, err := s.refresher.Current(ctx, conn)
 	if err != nil {
 		return Token{}, err
 	}
-	return tokenOf(snap.rec), nil
+	return tokenOf(snap.Record), nil
 }
 
 // OAuth2 returns the source as an [oauth2.TokenSource], for embedders whose HTTP client

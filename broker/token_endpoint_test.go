@@ -254,12 +254,12 @@ func TestTokenEndpointOnAPrivateAddressIsNotAsked(t *testing.T) {
 func (h *harness) useRealTransport() {
 	h.t.Helper()
 	h.restart(broker.Options{Open: func(context.Context) (record.Store, error) { return h.store, nil }})
-	h.configure(func(cfg *broker.Config) { cfg.RefreshTimeout = time.Minute })
+	h.configure(func(cfg *record.Config) { cfg.RefreshTimeout = time.Minute })
 }
 
 // giveUpSoon shortens the timeout of token requests, for endpoints that hang.
 func (h *harness) giveUpSoon() {
-	h.configure(func(cfg *broker.Config) { cfg.RefreshTimeout = 2 * time.Second })
+	h.configure(func(cfg *record.Config) { cfg.RefreshTimeout = 2 * time.Second })
 }
 
 // pointAt sets the URL of acme's token endpoint.

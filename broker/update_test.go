@@ -9,7 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -73,11 +72,11 @@ func TestDisabledConnectionGetsNoCredential(t *testing.T) {
 		if got := h.mustUpdate(h.key, `{"enabled": false}`); got.Enabled {
 			t.Error("the connection is enabled")
 		}
-		if _, err := h.Authorize(request(t, "https://api.acme.test/"), h.key); !errors.Is(err, broker.ErrConnectionDisabled) {
+		if _, err := h.Authorize(request(t, "https://api.acme.test/"), h.key); !errors.Is(err, record.ErrConnectionDisabled) {
 			t.Errorf("in this process: got %v, want ErrConnectionDisabled at once", err)
 		}
-		time.Sleep(broker.DefaultCacheTTL)
-		if _, err := other.Source(h.key).Token(t.Context()); !errors.Is(err, broker.ErrConnectionDisabled) {
+		time.Sleep(record.DefaultCacheTTL)
+		if _, err := other.Source(h.key).Token(t.Context()); !errors.Is(err, record.ErrConnectionDisabled) {
 			t.Errorf("in another process: got %v, want ErrConnectionDisabled", err)
 		}
 	})
@@ -91,7 +90,7 @@ func TestDisabledConnectionIsRefreshedOnceItIsEnabledAgain(t *testing.T) {
 		h.mustUpdate(h.key, `{"enabled": false}`)
 		for range 3 {
 			time.Sleep(time.Hour) // the token expires after the first
-			if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, broker.ErrConnectionDisabled) {
+			if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, record.ErrConnectionDisabled) {
 				t.Errorf("got %v, want ErrConnectionDisabled", err)
 			}
 		}
@@ -117,7 +116,7 @@ func TestConnectionIsDisabledDuringItsRefresh(t *testing.T) {
 		synctest.Wait()
 		h.mustUpdate(h.key, `{"enabled": false, "metadata": {"why": "left"}}`)
 		close(release)
-		if err := <-answered; !errors.Is(err, broker.ErrConnectionDisabled) {
+		if err := <-answered; !errors.Is(err, record.ErrConnectionDisabled) {
 			t.Errorf("got %v, want ErrConnectionDisabled", err)
 		}
 		rec := h.wantRecord(h.key, recordWant{refresh: "refresh-1"})

@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -21,28 +22,28 @@ import (
 // even while the access token in hand is valid.
 //
 // Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrConnectionNotFound],
-// [ErrConnectionDisabled], [record.ErrStoreUnavailable], ctx's, and a [*record.TokenError] if there is
+// [record.ErrConnectionDisabled], [record.ErrStoreUnavailable], ctx's, and a [*record.TokenError] if there is
 // no valid token and it could not be found out whether there can be one.
 func (b *Broker) Validate(ctx context.Context, key record.Key) (_ *record.Connection, err error) {
-	ctx, span := b.engine.startSpan(ctx, "token_broker.validate", trace.WithAttributes(connectorAttribute(key)))
-	defer func() { endSpan(span, err) }()
+	ctx, span := b.engine.StartSpan(ctx, "token_broker.validate", trace.WithAttributes(engine.ConnectorAttribute(key)))
+	defer func() { engine.EndSpan(span, err) }()
 	conn, view, err := b.look(ctx, key)
 	switch {
 	case err != nil:
 		return nil, err
 	case !view.Enabled:
-		return nil, ErrConnectionDisabled
+		return nil, record.ErrConnectionDisabled
 	case conn.AuthType != connector.OAuth2, view.State == record.StateAuthorized, view.State == record.StateAdded:
 		return view, nil
 	}
-	r := b.engine.refresher(key)
-	if _, err := r.renewOnce(ctx, conn); err != nil && !isVerdict(err) {
+	r := b.engine.Refresher(key)
+	if _, err := r.RenewOnce(ctx, conn); err != nil && !isVerdict(err) {
 		return nil, err
 	}
 	if view, err = b.show(ctx, conn, key); err != nil {
 		return nil, err
 	}
-	if r.isParked() {
+	if r.IsParked() {
 		view.State = record.StateInvalid
 	}
 	return view, nil
@@ -52,7 +53,7 @@ func (b *Broker) Validate(ctx context.Context, key record.Key) (_ *record.Connec
 // could not be found out.
 func isVerdict(err error) bool {
 	failed, ok := errors.AsType[*record.TokenError](err)
-	return ok && failed.Err == nil && (failed.Parked || failed.Code == codeStaleStore)
+	return ok && failed.Err == nil && (failed.Parked || failed.Code == record.CodeStaleStore)
 }
 
 // ObtainToken fetches an access token for a connection whose tokens are had with what is
@@ -61,8 +62,8 @@ func isVerdict(err error) bool {
 // [Broker.Validate], a [*record.TokenError] also if the token endpoint refused for good, and a
 // [*record.InputError] if the connector's tokens are not had like that.
 func (b *Broker) ObtainToken(ctx context.Context, key record.Key) (_ *record.Connection, err error) {
-	ctx, span := b.engine.startSpan(ctx, "token_broker.obtain_token", trace.WithAttributes(connectorAttribute(key)))
-	defer func() { endSpan(span, err) }()
+	ctx, span := b.engine.StartSpan(ctx, "token_broker.obtain_token", trace.WithAttributes(engine.ConnectorAttribute(key)))
+	defer func() { engine.EndSpan(span, err) }()
 	conn, view, err := b.look(ctx, key)
 	switch {
 	case err != nil:
@@ -70,19 +71,19 @@ func (b *Broker) ObtainToken(ctx context.Context, key record.Key) (_ *record.Con
 	case !conn.FetchesTokens():
 		return nil, notFetched(conn)
 	case !view.Enabled:
-		return nil, ErrConnectionDisabled
+		return nil, record.ErrConnectionDisabled
 	}
-	snap, err := b.engine.refresher(key).renewOnce(ctx, conn)
+	snap, err := b.engine.Refresher(key).RenewOnce(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
 	// A valid token is served whatever became of its refresh: here that is no success.
-	now := b.engine.now()
-	if err := b.engine.pausedNow(conn, snap.rec, now); err != nil {
+	now := b.engine.Now()
+	if err := b.engine.PausedNow(conn, snap.Record, now); err != nil {
 		return nil, err
 	}
-	if snap.rec.Cycle.Phase != record.PhaseHealthy {
-		return nil, snap.rec.TokenError(now)
+	if snap.Record.Cycle.Phase != record.PhaseHealthy {
+		return nil, snap.Record.TokenError(now)
 	}
 	return b.show(ctx, conn, key)
 }

@@ -69,3 +69,6 @@ type Answer struct {
 func IsClientError(code string) bool {
 	return code == "invalid_client" || code == "unsupported_grant_type"
 }
+
+// CodeStaleStore is the code of the error for a store that was rolled back.
+const CodeStaleStore = "stale_store"

@@ -10,7 +10,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -38,20 +37,20 @@ func Of(err error, now time.Time) *Error {
 		return newError(http.StatusNotFound, "ConnectorNotFoundError", err)
 	case errors.Is(err, record.ErrConnectionNotFound):
 		return newError(http.StatusNotFound, "ConnectionNotFoundError", err)
-	case errors.Is(err, broker.ErrConsumerNotFound):
+	case errors.Is(err, record.ErrConsumerNotFound):
 		return newError(http.StatusNotFound, "EntityNotFoundError", err)
 	case errors.Is(err, record.ErrRecordTooLarge):
 		return &Error{
 			Status: http.StatusRequestEntityTooLarge, TypeName: "RequestEntityTooLargeError",
 			Message: record.ErrRecordTooLarge.Error(), Detail: "send less in settings or metadata", internal: err,
 		}
-	case errors.Is(err, broker.ErrTooManyRequests):
+	case errors.Is(err, record.ErrTooManyRequests):
 		e := newError(http.StatusTooManyRequests, "TooManyRequestsError", err)
 		e.retryAfter = time.Second
 		return e
-	case errors.Is(err, broker.ErrConnectionDisabled):
+	case errors.Is(err, record.ErrConnectionDisabled):
 		return newError(http.StatusForbidden, "ConnectorDisabledError", err)
-	case errors.Is(err, broker.ErrHostNotAllowed), errors.Is(err, guard.ErrAddressNotAllowed):
+	case errors.Is(err, record.ErrHostNotAllowed), errors.Is(err, guard.ErrAddressNotAllowed):
 		return newError(http.StatusForbidden, "ForbiddenError", err)
 	case errors.Is(err, ErrTimedOut):
 		return timedOut()
@@ -59,7 +58,7 @@ func Of(err error, now time.Time) *Error {
 		return unreadBody(err)
 	case isDownstreamFault(err):
 		return downstreamError(err)
-	case errors.Is(err, record.ErrStoreUnavailable), errors.Is(err, broker.ErrShuttingDown),
+	case errors.Is(err, record.ErrStoreUnavailable), errors.Is(err, record.ErrShuttingDown),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return unavailable(err, storeRetryAfter)
 	default:

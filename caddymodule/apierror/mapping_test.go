@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -44,9 +43,9 @@ func TestErrorsBecomeResponses(t *testing.T) {
 		{"a wrong client", &record.TokenError{Key: key, Class: record.ClassConfiguration, Code: "invalid_client", RetryAt: now.Add(5 * time.Minute)}, 503, "ServiceUnavailableError", "300", "crm/acme, and refreshing it failed (configuration: invalid_client); ask the operator to fix"},
 		{"too large", record.ErrRecordTooLarge, 413, "RequestEntityTooLargeError", "", ""},
 		{"store", fmt.Errorf("x: %w", record.ErrStoreUnavailable), 503, "ServiceUnavailableError", "5", ""},
-		{"shutdown", broker.ErrShuttingDown, 503, "ServiceUnavailableError", "5", ""},
-		{"disabled", broker.ErrConnectionDisabled, 403, "ConnectorDisabledError", "", ""},
-		{"host", broker.ErrHostNotAllowed, 403, "ForbiddenError", "", ""},
+		{"shutdown", record.ErrShuttingDown, 503, "ServiceUnavailableError", "5", ""},
+		{"disabled", record.ErrConnectionDisabled, 403, "ConnectorDisabledError", "", ""},
+		{"host", record.ErrHostNotAllowed, 403, "ForbiddenError", "", ""},
 		{"address", guard.ErrAddressNotAllowed, 403, "ForbiddenError", "", ""},
 		{"anything", errors.New("canary"), 500, "InternalServerError", "", ""},
 	}

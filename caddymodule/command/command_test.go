@@ -133,7 +133,7 @@ func TestWhatConnectorsShowsCanBeImported(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := &broker.Config{Connectors: make(map[connector.ID]*record.Connector)}
+	config := &record.Config{Connectors: make(map[connector.ID]*record.Connector)}
 	for id, k := range known {
 		config.Connectors[id] = &record.Connector{Definition: k.Definition}
 	}

@@ -71,7 +71,7 @@ func newAPI(t testing.TB, provider *brokertest.Provider) http.Handler {
 		}
 	})
 	provider.ClientSecret = brokertest.ClientSecretCanary
-	b.Configure(&broker.Config{Connectors: apiConnectors()})
+	b.Configure(&record.Config{Connectors: apiConnectors()})
 	keyring := caller.NewKeyring()
 	keyring.Add("my-app", secret.New(caddytest.Key))
 	keyring.Add("other", secret.New("other-"+caddytest.Key))

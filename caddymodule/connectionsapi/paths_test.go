@@ -145,7 +145,7 @@ func TestStoreThatIsOutOfReachIsA503(t *testing.T) {
 	t.Parallel()
 	b := broker.New(broker.Options{Open: func(context.Context) (record.Store, error) { return nil, record.ErrStoreUnavailable }})
 	t.Cleanup(func() { _ = b.Close(context.Background()) })
-	b.Configure(&broker.Config{Connectors: apiConnectors()})
+	b.Configure(&record.Config{Connectors: apiConnectors()})
 	keyring := caller.NewKeyring()
 	keyring.Add("my-app", secret.New(caddytest.Key))
 	api := &Handler{app: testApp{keyring, b}, logger: discard()}

@@ -80,7 +80,7 @@ type App struct {
 	storage   storage.Storage
 	byDefault bool // the storage is not configured
 	keyring   *caller.Keyring
-	config    *broker.Config
+	config    *record.Config
 	endpoints []webhook.Endpoint
 
 	shared   *shared // never reset to nil, since requests may outlive the configuration
@@ -211,7 +211,7 @@ func (a *App) provisionConfig() error {
 	if err != nil {
 		return err
 	}
-	a.config = &broker.Config{
+	a.config = &record.Config{
 		Connectors:        connectors,
 		RefreshTimeout:    time.Duration(a.Refresh.Timeout),
 		RefreshGiveUp:     time.Duration(a.Refresh.GiveUp),
@@ -251,7 +251,7 @@ func (a *App) Cleanup() error {
 func (a *App) Broker() *broker.Broker { return a.shared.broker }
 
 // Config returns the broker's part of this configuration.
-func (a *App) Config() *broker.Config { return a.config }
+func (a *App) Config() *record.Config { return a.config }
 
 // Authenticate checks the application id and API key in a request's header and returns the
 // application.

@@ -3,7 +3,7 @@ package tokenbroker
 import (
 	"fmt"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // LimitsConfig limits what callers can use. -1 is no limit.
@@ -28,8 +28,8 @@ const defaultMaxRequestBody = 5 << 30
 const noLimit = -1
 
 // brokerLimits returns the limits that the broker enforces.
-func (a *App) brokerLimits() broker.Limits {
-	limits := broker.Limits{
+func (a *App) brokerLimits() record.Limits {
+	limits := record.Limits{
 		Connection: a.Limits.ConnectionConcurrency, Application: a.Limits.AppConcurrency,
 		Applications: make(map[string]int),
 	}

@@ -109,7 +109,7 @@ func (s *shared) configure(a *App) {
 func (s *shared) Destruct() error {
 	timeout := s.newest.Load().config.RefreshTimeout
 	if timeout <= 0 {
-		timeout = broker.DefaultRefreshTimeout
+		timeout = record.DefaultRefreshTimeout
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout+closeMargin)
 	defer cancel()

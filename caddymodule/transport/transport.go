@@ -15,7 +15,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -252,7 +251,7 @@ func (t *Transport) applicationOf(repl *caddy.Replacer, sent http.Header) (strin
 func checkUpstream(req *http.Request) error {
 	info, ok := reverseproxy.GetDialInfo(req.Context())
 	if ok && !strings.HasPrefix(info.Network, "tcp") {
-		return fmt.Errorf("%w: the upstream %s is not a TCP address", broker.ErrHostNotAllowed, info)
+		return fmt.Errorf("%w: the upstream %s is not a TCP address", record.ErrHostNotAllowed, info)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -208,7 +209,7 @@ func (p *process) Emit(_ context.Context, event record.Event) {
 // process cannot read it.
 type processClock struct{ *process }
 
-// Now implements [broker.Clock].
+// Now implements [engine.Clock].
 func (c processClock) Now() time.Time {
 	_ = c.pass("now") // blocks if the process has crashed
 	return c.now()
@@ -216,7 +217,7 @@ func (c processClock) Now() time.Time {
 
 func (p *process) now() time.Time { return time.Now().Add(p.replica.skew) }
 
-// Sleep implements [broker.Clock].
+// Sleep implements [engine.Clock].
 func (c processClock) Sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -231,6 +232,6 @@ func (c processClock) Sleep(ctx context.Context, d time.Duration) error {
 }
 
 var (
-	_ broker.Clock     = processClock{}
+	_ engine.Clock     = processClock{}
 	_ record.EventSink = (*process)(nil)
 )

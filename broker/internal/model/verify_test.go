@@ -50,7 +50,7 @@ func (w *world) handing(p *process, key record.Key) func(broker.Token, error) {
 			}
 			p.floors[key] = max(p.floors[key], tok.Generation)
 		}
-		if at, ok := h.replaced[access]; ok && at.Before(begun.Add(-broker.DefaultCacheTTL-time.Second)) && !p.disturbedSince(at.Add(-time.Minute)) {
+		if at, ok := h.replaced[access]; ok && at.Before(begun.Add(-record.DefaultCacheTTL-time.Second)) && !p.disturbedSince(at.Add(-time.Minute)) {
 			w.violate("%s hands out %s, which was replaced at %v", p.name, access, at.Sub(w.begun))
 		}
 	}
@@ -59,7 +59,7 @@ func (w *world) handing(p *process, key record.Key) func(broker.Token, error) {
 // checkRefusal checks a call that got no token: there must not be a valid one in the store.
 func (w *world) checkRefusal(h *history, p *process, saves int, begun time.Time, err error) {
 	if h.saves != saves || h.rec == nil || h.rec.IsTombstone() || h.rec.Credentials == nil || errors.Is(err, context.Canceled) ||
-		p.disturbedSince(begun.Add(-time.Minute)) || h.savedAt.After(begun.Add(-broker.DefaultCacheTTL-time.Second)) {
+		p.disturbedSince(begun.Add(-time.Minute)) || h.savedAt.After(begun.Add(-record.DefaultCacheTTL-time.Second)) {
 		return
 	}
 	if c := h.rec.Credentials; !c.Expiry.IsZero() && !c.ExpiredAt(p.now()) {

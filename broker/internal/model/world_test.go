@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -76,13 +75,13 @@ func newWorld(seed uint64) *world {
 }
 
 // config returns the configuration of a process of the replica.
-func (r *replica) config(p *process) *broker.Config {
+func (r *replica) config(p *process) *record.Config {
 	def := connector.Definition{
 		ID: acme, AuthType: connector.OAuth2, BaseURL: "https://api.acme.test", TokenURL: "https://auth.acme.test/token",
 		AuthStyle: connector.AuthHeader, Rotation: r.world.provider.rotation,
 	}
 	def = def.WithDefaults()
-	return &broker.Config{
+	return &record.Config{
 		Connectors: map[connector.ID]*record.Connector{
 			acme: {Definition: def, Client: record.Client{ID: "client", Secret: secret.New(r.secret)}},
 		},

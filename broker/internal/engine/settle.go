@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -18,13 +18,13 @@ var errSuperseded = errors.New("the record has moved on")
 // saveToken merges an answer into the record. The new refresh token may be the only
 // one that works now: what the store does not take goes to the journal, the token is
 // used all the same, and saving is repeated until the store takes it.
-func (a *attempt) saveToken(ctx context.Context, held *heldLease, ans record.Answer) (*snapshot, error) {
+func (a *attempt) saveToken(ctx context.Context, held *heldLease, ans record.Answer) (*Snapshot, error) {
 	r := a.refresher
 	a.clientAccepted(ctx, held)
-	u := &pendingAnswer{id: held.lease.ID, key: r.key, redeemed: held.lease.RefreshToken, replaces: held.rec.Generation, answer: ans}
+	u := &pendingAnswer{id: held.lease.ID, key: r.Key, redeemed: held.lease.RefreshToken, replaces: held.rec.Generation, answer: ans}
 	policy := a.policy(held)
-	saved := r.broker.journalIfSlow(ctx, a.cfg, u)
-	snap, event, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) { return u.merge(rec, policy, r.broker.clock.Now()) })
+	saved := r.engine.journalIfSlow(ctx, a.cfg, u)
+	snap, event, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) { return u.merge(rec, policy, r.engine.clock.Now()) })
 	if errors.Is(err, errSavedAlready) {
 		event = u.outcome.event
 		snap, err = r.load(ctx)
@@ -33,19 +33,19 @@ func (a *attempt) saveToken(ctx context.Context, held *heldLease, ans record.Ans
 	if err != nil && !isFinal(err) {
 		snap, err = a.saveLater(ctx, held, u, err)
 	} else if err == nil {
-		r.broker.destroyEarlier(ctx, r.key, snap.rev)
+		r.engine.DestroyEarlier(ctx, r.Key, snap.rev)
 		a.emit(ctx, event, snap)
 	} else if errors.Is(err, record.ErrConnectionNotFound) {
 		// Nobody will ever use what has come too late.
-		r.broker.revokeLate(ctx, newRevocation(a.cfg, a.conn, r.key, held.rec.Settings, ans.AccessToken, ans.RefreshToken))
+		r.engine.revokeLate(ctx, newRevocation(a.cfg, a.conn, r.Key, held.rec.Settings, ans.AccessToken, ans.RefreshToken))
 	}
 	switch {
 	case err == nil && a.usable(snap):
 		return snap, nil
-	case err == nil && !snap.rec.Enabled:
-		return nil, ErrConnectionDisabled
+	case err == nil && !snap.Record.Enabled:
+		return nil, record.ErrConnectionDisabled
 	case err == nil:
-		return nil, snap.rec.TokenError(r.broker.clock.Now())
+		return nil, snap.Record.TokenError(r.engine.clock.Now())
 	case errors.Is(err, errSuperseded):
 		a.log(ctx, slog.LevelWarn, "a refreshed token was dropped: other credentials were imported meanwhile", nil)
 		return nil, err
@@ -63,29 +63,29 @@ const (
 
 // saveLater keeps an answer and serves it from memory until the store has taken it.
 // It returns only then, or when there is nothing to save any more: Close waits for it.
-func (a *attempt) saveLater(ctx context.Context, held *heldLease, u *pendingAnswer, err error) (*snapshot, error) {
+func (a *attempt) saveLater(ctx context.Context, held *heldLease, u *pendingAnswer, err error) (*Snapshot, error) {
 	r := a.refresher
-	b := r.broker
+	e := r.engine
 	a.log(ctx, slog.LevelError, "the store did not take a refreshed token; it is served from memory, and saving is retried", err)
 	r.memory.unsaved.Store(true)
 	defer r.memory.unsaved.Store(false)
 	rec := held.rec.Clone()
-	_, err = u.merge(rec, a.policy(held), b.clock.Now()) // from then on it belongs to who flushes
-	b.keep(ctx, a.cfg, u)
+	_, err = u.merge(rec, a.policy(held), e.clock.Now()) // from then on it belongs to who flushes
+	e.keep(ctx, a.cfg, u)
 	if err == nil {
-		switch snap := r.install(rec, held.rev, b.clock.Now()); {
+		switch snap := r.Install(rec, held.rev, e.clock.Now()); {
 		case a.landed: // with an answer before this one, which is of no use any more
 		case a.usable(snap):
 			a.land(snap, nil)
 		default:
-			a.land(nil, rec.TokenError(b.clock.Now()))
+			a.land(nil, rec.TokenError(e.clock.Now()))
 		}
 	}
 	for wait := minSaveRetry; ; wait = min(2*wait, maxSaveRetry) {
-		if err := b.clock.Sleep(ctx, wait); err != nil {
+		if err := e.clock.Sleep(ctx, wait); err != nil {
 			return nil, err
 		}
-		_ = b.flush(ctx) // its error is that of this answer or of one before it
+		_ = e.flush(ctx) // its error is that of this answer or of one before it
 		select {
 		case <-u.done:
 			return u.outcome.snap, u.outcome.err
@@ -96,12 +96,12 @@ func (a *attempt) saveLater(ctx context.Context, held *heldLease, u *pendingAnsw
 
 // policy is what the attempt's configuration says about failures.
 func (a *attempt) policy(held *heldLease) record.Policy {
-	return record.Policy{Rotation: a.conn.RotationFor(held.rec.Credentials), GiveUp: a.cfg.refreshGiveUp(), Retention: a.cfg.retention()}
+	return record.Policy{Rotation: a.conn.RotationFor(held.rec.Credentials), GiveUp: a.cfg.GiveUpAfter(), Retention: a.cfg.RetainFor()}
 }
 
 // saveFailure records a failed redeem and releases the lease. Where that cannot be
 // saved the lease stays: others then find out for themselves that it is over.
-func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.Answer) (*snapshot, error) {
+func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.Answer) (*Snapshot, error) {
 	r := a.refresher
 	if ans.Class == record.ClassPermanent && held.takeover && a.awaitNewer(ctx, held) {
 		return nil, errSuperseded
@@ -111,12 +111,12 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 	} else if again {
 		return nil, errSuperseded
 	}
-	now := r.broker.clock.Now()
+	now := r.engine.clock.Now()
 	if ans.Class == record.ClassPermanent {
 		a.clientKnown(held, now)
 	}
 	policy := a.policy(held)
-	policy.OwnFault = ans.Class == record.ClassConfiguration && sharesTokenRequests(a.conn, held.rec) && r.broker.refusals.suspicions.isOwnFault(r.key, ans.Code)
+	policy.OwnFault = ans.Class == record.ClassConfiguration && sharesTokenRequests(a.conn, held.rec) && r.engine.refusals.suspicions.isOwnFault(r.Key, ans.Code)
 	var until time.Time
 	if ans.Class == record.ClassConfiguration && !policy.OwnFault {
 		until = now.Add(probeInterval)
@@ -124,7 +124,7 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 	}
 	snap, event, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) {
 		if rec == nil || rec.IsTombstone() {
-			return "", record.ConnectionNotFound(r.key)
+			return "", record.ConnectionNotFound(r.Key)
 		}
 		if !rec.Holds(held.lease) {
 			return "", errSuperseded
@@ -135,7 +135,7 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 	case err == nil:
 		a.emit(ctx, event, snap)
 		if !a.usable(snap) {
-			failure := snap.rec.TokenError(now)
+			failure := snap.Record.TokenError(now)
 			if !until.IsZero() {
 				failure.RetryAt = until
 			}
@@ -145,16 +145,16 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 	case errors.Is(err, errSuperseded):
 		return nil, err
 	default:
-		return nil, &record.TokenError{Key: r.key, Class: ans.Class, Code: ans.Code, RetryAt: now.Add(storeRetry), FailedAt: now, Err: err}
+		return nil, &record.TokenError{Key: r.Key, Class: ans.Class, Code: ans.Code, RetryAt: now.Add(storeRetry), FailedAt: now, Err: err}
 	}
 }
 
 // pause stops until then what the refusal is about, and tells operators of it. It reports
 // false if that is no news.
 func (a *attempt) pause(ctx context.Context, held *heldLease, ans record.Answer, until, now time.Time) (news bool) {
-	b := a.refresher.broker
-	begun, wide := b.refusals.breakers.trip(a.conn, held.rec, ans.Code, until)
-	if !begun || wide && !b.announce(ctx, a.conn, held.rec, now) {
+	e := a.refresher.engine
+	begun, wide := e.refusals.breakers.trip(a.conn, held.rec, ans.Code, until)
+	if !begun || wide && !e.announce(ctx, a.conn, held.rec, now) {
 		return false
 	}
 	what := "the token endpoint refuses what only this connection's settings say; the connection is paused and has lost nothing. " +
@@ -167,7 +167,7 @@ func (a *attempt) pause(ctx context.Context, held *heldLease, ans record.Answer,
 		what = "the token endpoint refuses the OAuth client; the connector is paused, no connection has lost its credentials. " +
 			"Check its client_id, client_secret, auth_style and token_url"
 	}
-	a.log(ctx, slog.LevelError, what, &record.TokenError{Key: a.refresher.key, Class: ans.Class, Code: ans.Code})
+	a.log(ctx, slog.LevelError, what, &record.TokenError{Key: a.refresher.Key, Class: ans.Class, Code: ans.Code})
 	return true
 }
 
@@ -176,20 +176,20 @@ func (a *attempt) pause(ctx context.Context, held *heldLease, ans record.Answer,
 // whether other credentials came. Its own lease begins anew, so that nobody takes that over
 // meanwhile and asks the token endpoint once more.
 func (a *attempt) awaitNewer(ctx context.Context, held *heldLease) bool {
-	b := a.refresher.broker
-	if !b.isShared() {
+	e := a.refresher.engine
+	if !e.isShared() {
 		return false
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(b.lifecycle.ctx, cancel)()
-	begun := b.clock.Now()
+	defer context.AfterFunc(e.lifecycle.ctx, cancel)()
+	begun := e.clock.Now()
 	a.prolong(ctx, held)
-	for b.clock.Now().Sub(begun) < held.lease.Duration-leaseSlack {
-		if b.clock.Sleep(ctx, leasePoll) != nil {
+	for e.clock.Now().Sub(begun) < held.lease.Duration-leaseSlack {
+		if e.clock.Sleep(ctx, leasePoll) != nil {
 			return false
 		}
-		if snap, err := a.refresher.load(ctx); err == nil && snap.rec.Generation > held.rec.Generation {
+		if snap, err := a.refresher.load(ctx); err == nil && snap.Record.Generation > held.rec.Generation {
 			return true
 		}
 	}
@@ -201,7 +201,7 @@ func (a *attempt) awaitNewer(ctx context.Context, held *heldLease) bool {
 func (a *attempt) prolong(ctx context.Context, held *heldLease) {
 	lease := *held.lease
 	lease.ID = uuid.NewString()
-	_, _, err := a.refresher.broker.update(ctx, a.refresher.key, func(rec *record.Record) (*record.Record, error) {
+	_, _, err := a.refresher.engine.Update(ctx, a.refresher.Key, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || !rec.Holds(held.lease) {
 			return nil, errSuperseded
 		}
@@ -213,41 +213,41 @@ func (a *attempt) prolong(ctx context.Context, held *heldLease) {
 	}
 }
 
-func (a *attempt) settle(ctx context.Context, change func(*record.Record) (record.EventType, error)) (*snapshot, record.EventType, error) {
-	return a.refresher.broker.settle(ctx, a.refresher.key, a.refresher.broker.save, change)
+func (a *attempt) settle(ctx context.Context, change func(*record.Record) (record.EventType, error)) (*Snapshot, record.EventType, error) {
+	return a.refresher.engine.settle(ctx, a.refresher.Key, a.refresher.engine.save, change)
 }
 
 // settle changes the record and makes the result what calls are served from. The
 // lease ends with it.
-func (b *Engine) settle(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (record.EventType, error)) (*snapshot, record.EventType, error) {
+func (e *Engine) settle(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (record.EventType, error)) (*Snapshot, record.EventType, error) {
 	var event record.EventType
-	rec, rev, err := b.updateWith(ctx, key, save, func(rec *record.Record) (_ *record.Record, err error) {
+	rec, rev, err := e.UpdateWith(ctx, key, save, func(rec *record.Record) (_ *record.Record, err error) {
 		if event, err = change(rec); err != nil {
 			return nil, err
 		}
 		rec.Lease = nil
-		rec.UpdatedAt = b.clock.Now()
+		rec.UpdatedAt = e.clock.Now()
 		return rec, nil
 	})
 	if err != nil {
 		return nil, "", err
 	}
-	return b.refresher(key).install(rec, rev, b.clock.Now()), event, nil
+	return e.Refresher(key).Install(rec, rev, e.clock.Now()), event, nil
 }
 
 // usable reports whether a snapshot has a token for those who wait for the flight.
-func (a *attempt) usable(snap *snapshot) bool {
-	return snap.servable(a.refresher.broker.clock.Now()) && !snap.rec.IsRejected()
+func (a *attempt) usable(snap *Snapshot) bool {
+	return snap.servable(a.refresher.engine.clock.Now()) && !snap.Record.IsRejected()
 }
 
 // adopt reads what somebody else has saved, for those who wait.
-func (r *refresher) adopt(ctx context.Context) (*snapshot, error) {
+func (r *Refresher) adopt(ctx context.Context) (*Snapshot, error) {
 	snap, err := r.load(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if now := r.broker.clock.Now(); !snap.servable(now) || snap.rec.IsRejected() {
-		return nil, snap.rec.TokenError(now)
+	if now := r.engine.clock.Now(); !snap.servable(now) || snap.Record.IsRejected() {
+		return nil, snap.Record.TokenError(now)
 	}
 	return snap, nil
 }
@@ -257,14 +257,14 @@ func pausedError(key record.Key, until time.Time) error {
 	return &record.TokenError{Key: key, Class: record.ClassConfiguration, Code: "connector_paused", RetryAt: until, GivenUp: true}
 }
 
-func (a *attempt) emit(ctx context.Context, event record.EventType, snap *snapshot) {
-	a.refresher.broker.emit(ctx, a.cfg, a.conn, event, snap.rec)
+func (a *attempt) emit(ctx context.Context, event record.EventType, snap *Snapshot) {
+	a.refresher.engine.emit(ctx, a.cfg, a.conn, event, snap.Record)
 }
 
 func (a *attempt) log(ctx context.Context, level slog.Level, msg string, err error) {
-	attrs := []slog.Attr{slog.String("connection", a.refresher.key.String())}
+	attrs := []slog.Attr{slog.String("connection", a.refresher.Key.String())}
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
-	a.cfg.logger().LogAttrs(ctx, level, msg, attrs...)
+	a.cfg.Log().LogAttrs(ctx, level, msg, attrs...)
 }

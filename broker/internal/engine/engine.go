@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -25,7 +25,7 @@ import (
 // and what is in progress for each.
 type Engine struct {
 	clock     Clock
-	cfg       atomic.Pointer[Config]
+	cfg       atomic.Pointer[record.Config]
 	transport func(allowPrivate bool) http.RoundTripper
 	tracing   tracing
 
@@ -90,8 +90,8 @@ func (l *lifecycle) close() <-chan struct{} {
 
 // Ready returns nil if the broker can serve and refresh tokens, otherwise an error that
 // says what prevents it.
-func (b *Engine) Ready(ctx context.Context) error {
-	s, err := b.store(ctx)
+func (e *Engine) Ready(ctx context.Context) error {
+	s, err := e.Store(ctx)
 	if err != nil {
 		return err
 	}
@@ -100,75 +100,75 @@ func (b *Engine) Ready(ctx context.Context) error {
 			return err
 		}
 	}
-	if n := len(b.backlog.list()); n > 0 {
+	if n := len(e.backlog.list()); n > 0 {
 		return fmt.Errorf("%w: %d refreshed tokens could not be saved yet", record.ErrStoreUnavailable, n)
 	}
-	if err := b.replay(ctx); err != nil {
+	if err := e.replay(ctx); err != nil {
 		return err
 	}
-	return b.checkJournal(ctx)
+	return e.checkJournal(ctx)
 }
 
 // Close lets no more refreshes begin, waits until those in progress are finished and
 // saved, and closes the store and the journal. If ctx ends first, Close returns its error
 // and logs the connections whose new token was not saved.
-func (b *Engine) Close(ctx context.Context) error {
-	done := b.lifecycle.close()
+func (e *Engine) Close(ctx context.Context) error {
+	done := e.lifecycle.close()
 	select {
 	case <-done:
-		return b.release()
+		return e.release()
 	case <-ctx.Done():
-		b.logUnsaved(ctx)
+		e.logUnsaved(ctx)
 		go func() { // the process may live on
 			<-done
-			_ = b.release()
+			_ = e.release()
 		}()
 		return fmt.Errorf("refreshes are still in progress: %w", ctx.Err())
 	}
 }
 
 // release closes the store and the journal. No work may be in progress.
-func (b *Engine) release() error {
-	err := b.closeStore()
-	if closer, ok := b.storage.journal.(io.Closer); ok {
+func (e *Engine) release() error {
+	err := e.closeStore()
+	if closer, ok := e.storage.journal.(io.Closer); ok {
 		err = errors.Join(err, closer.Close())
 	}
 	return err
 }
 
-func (b *Engine) logUnsaved(ctx context.Context) {
-	for _, p := range b.backlog.list() {
+func (e *Engine) logUnsaved(ctx context.Context) {
+	for _, p := range e.backlog.list() {
 		level, msg := slog.LevelWarn, "the store did not take a refreshed token before the shutdown; the journal has it, and the next process on this machine saves it"
 		if !p.journaled.Load() {
 			level, msg = slog.LevelError, "neither the store nor the journal took a refreshed token before the shutdown; the connection may have to be authorised again"
 		}
-		b.Config().logger().LogAttrs(ctx, level, msg, slog.String("connection", p.key.String()))
+		e.Config().Log().LogAttrs(ctx, level, msg, slog.String("connection", p.key.String()))
 	}
 }
 
-// newEngine returns an engine that does nothing until it is asked to. clock and transport have
+// New returns an engine that does nothing until it is asked to. clock and transport have
 // defaults.
-func newEngine(open func(context.Context) (record.Store, error), journal record.Journal, clock Clock, transport func(allowPrivate bool) http.RoundTripper) *Engine {
+func New(open func(context.Context) (record.Store, error), journal record.Journal, clock Clock, transport func(allowPrivate bool) http.RoundTripper) *Engine {
 	if clock == nil {
 		clock = systemClock{}
 	}
 	if transport == nil {
 		transport = func(allowPrivate bool) http.RoundTripper { return guard.NewTransport(allowPrivate) }
 	}
-	b := &Engine{
+	e := &Engine{
 		clock: clock, transport: transport, backlog: newBacklog(),
 		storage: storage{open: open, journal: journal}, connections: connections{refreshers: newTable()},
 	}
-	b.lifecycle.ctx, b.lifecycle.end = context.WithCancel(context.Background())
-	b.cfg.Store(&Config{})
-	return b
+	e.lifecycle.ctx, e.lifecycle.end = context.WithCancel(context.Background())
+	e.cfg.Store(&record.Config{})
+	return e
 }
 
 // Configure replaces the configuration.
-func (b *Engine) Configure(cfg *Config) { b.cfg.Store(cfg) }
+func (e *Engine) Configure(cfg *record.Config) { e.cfg.Store(cfg) }
 
 // Config returns the newest configuration.
-func (b *Engine) Config() *Config { return b.cfg.Load() }
+func (e *Engine) Config() *record.Config { return e.cfg.Load() }
 
 // acquire counts one more request, unless limit are in progress. A negative limit is no
 // limit.
@@ -186,56 +186,56 @@ func (f *inFlight) release() { f.n.Add(-1) }
 type inFlight struct{ n atomic.Int64 }
 
 // inFlightOf returns the counter of an application's requests.
-func (b *Engine) inFlightOf(application string) *inFlight {
-	if f, ok := b.connections.applications.Load(application); ok {
+func (e *Engine) inFlightOf(application string) *inFlight {
+	if f, ok := e.connections.applications.Load(application); ok {
 		return f.(*inFlight)
 	}
-	f, _ := b.connections.applications.LoadOrStore(application, &inFlight{})
+	f, _ := e.connections.applications.LoadOrStore(application, &inFlight{})
 	return f.(*inFlight)
 }
 
-// admit counts a request as in progress, within the limits, until release.
-func (r *refresher) admit(cfg *Config) error {
-	if limit := cfg.Limits.application(r.key.Application); !r.admissions.application.acquire(limit) {
-		r.dropIfUnknown()
+// Admit counts a request as in progress, within the limits, until release.
+func (r *Refresher) Admit(cfg *record.Config) error {
+	if limit := cfg.Limits.PerApplication(r.Key.Application); !r.admissions.application.acquire(limit) {
+		r.DropIfUnknown()
 		return fmt.Errorf("%w: application %s has %d of them; try again when some have ended",
-			ErrTooManyRequests, record.Quote(r.key.Application), limit)
+			record.ErrTooManyRequests, record.Quote(r.Key.Application), limit)
 	}
-	if limit := cfg.Limits.connection(); !r.admissions.own.acquire(limit) {
+	if limit := cfg.Limits.PerConnection(); !r.admissions.own.acquire(limit) {
 		r.admissions.application.release()
-		r.dropIfUnknown()
-		return fmt.Errorf("%w: this connection has %d of them; try again when some have ended", ErrTooManyRequests, limit)
+		r.DropIfUnknown()
+		return fmt.Errorf("%w: this connection has %d of them; try again when some have ended", record.ErrTooManyRequests, limit)
 	}
 	return nil
 }
 
-// release is called when the request is over.
-func (r *refresher) release() {
+// Release is called when the request is over.
+func (r *Refresher) Release() {
 	r.admissions.own.release()
 	r.admissions.application.release()
-	r.dropIfUnknown()
+	r.DropIfUnknown()
 }
 
-// allows returns nil if the snapshot's credential may be sent to u, otherwise
-// [ErrHostNotAllowed]. Most requests of a connection go to one host, so the last allowed
+// Allows returns nil if the snapshot's credential may be sent to u, otherwise
+// [record.ErrHostNotAllowed]. Most requests of a connection go to one host, so the last allowed
 // host is remembered.
-func (s *snapshot) allows(cfg *Config, conn *record.Connector, u *url.URL) error {
+func (s *Snapshot) Allows(cfg *record.Config, conn *record.Connector, u *url.URL) error {
 	private := cfg.AllowsPrivate(conn)
 	if known := s.allowed.Load(); known != nil &&
 		known.conn == conn && known.private == private && known.scheme == u.Scheme && known.host == u.Host {
 		return nil
 	}
-	if err := allowsHost(cfg, conn, u, s.rec.Settings); err != nil {
+	if err := AllowsHost(cfg, conn, u, s.Record.Settings); err != nil {
 		return err
 	}
 	s.allowed.Store(&allowance{conn, private, u.Scheme, u.Host})
 	return nil
 }
 
-// allowsHost returns nil if a credential may be sent to u, otherwise [ErrHostNotAllowed].
-func allowsHost(cfg *Config, conn *record.Connector, u *url.URL, settings map[string]any) error {
-	if err := cfg.definition(conn).AllowsHost(u.Scheme, u.Host, settings); err != nil {
-		return fmt.Errorf("%w: %w", ErrHostNotAllowed, err) // err names the connector
+// AllowsHost returns nil if a credential may be sent to u, otherwise [record.ErrHostNotAllowed].
+func AllowsHost(cfg *record.Config, conn *record.Connector, u *url.URL, settings map[string]any) error {
+	if err := cfg.DefinitionOf(conn).AllowsHost(u.Scheme, u.Host, settings); err != nil {
+		return fmt.Errorf("%w: %w", record.ErrHostNotAllowed, err) // err names the connector
 	}
 	return nil
 }
@@ -276,12 +276,12 @@ type preparedCredential struct {
 // memory until the connection is idle.
 const maxPrepared = 1 << 10
 
-// credential returns what the snapshot's credential puts into requests.
-func (s *snapshot) credential(conn *record.Connector) (*inject.Credential, error) {
+// Credential returns what the snapshot's Credential puts into requests.
+func (s *Snapshot) Credential(conn *record.Connector) (*inject.Credential, error) {
 	if known := s.prepared.Load(); known != nil && known.conn == conn {
 		return known.credential, nil
 	}
-	injections, err := injectionsFor(conn, s.rec)
+	injections, err := injectionsFor(conn, s.Record)
 	if err != nil {
 		return nil, err
 	}
@@ -292,14 +292,14 @@ func (s *snapshot) credential(conn *record.Connector) (*inject.Credential, error
 	return credential, nil
 }
 
-// usableAt returns a snapshot whose credential can be used now, and may be sent to u. The
+// UsableAt returns a snapshot whose credential can be used now, and may be sent to u. The
 // host is checked before a token is obtained.
-func (r *refresher) usableAt(ctx context.Context, cfg *Config, conn *record.Connector, u *url.URL) (*snapshot, error) {
-	snap, err := r.latest(ctx)
+func (r *Refresher) UsableAt(ctx context.Context, cfg *record.Config, conn *record.Connector, u *url.URL) (*Snapshot, error) {
+	snap, err := r.Latest(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := snap.allows(cfg, conn, u); err != nil {
+	if err := snap.Allows(cfg, conn, u); err != nil {
 		return nil, err
 	}
 	checked := snap
@@ -307,34 +307,34 @@ func (r *refresher) usableAt(ctx context.Context, cfg *Config, conn *record.Conn
 		return nil, err
 	}
 	if snap != checked { // its settings can differ, too
-		if err := snap.allows(cfg, conn, u); err != nil {
+		if err := snap.Allows(cfg, conn, u); err != nil {
 			return nil, err
 		}
 	}
 	return snap, nil
 }
 
-// rejected is called when downstream has refused the token of a generation. It parks a
+// Rejected is called when downstream has refused the token of a generation. It parks a
 // connection that has no way to another token.
-func (r *refresher) rejected(conn *record.Connector, generation uint64) {
+func (r *Refresher) Rejected(conn *record.Connector, generation uint64) {
 	snap := r.memory.snap.Load()
-	if snap == nil || snap.rec.Generation != generation || snap.rec.Credentials == nil ||
-		conn.AuthType != connector.OAuth2 || conn.CanRefresh(snap.rec.Credentials) || snap.rec.IsParked() {
+	if snap == nil || snap.Record.Generation != generation || snap.Record.Credentials == nil ||
+		conn.AuthType != connector.OAuth2 || conn.CanRefresh(snap.Record.Credentials) || snap.Record.IsParked() {
 		return
 	}
 	r.rejectLater(conn, generation)
 }
 
-// now returns the time by the engine's clock.
-func (b *Engine) now() time.Time { return b.clock.Now() }
+// Now returns the time by the engine's clock.
+func (e *Engine) Now() time.Time { return e.clock.Now() }
 
-// startSpan begins a span as a child of the one in ctx.
-func (b *Engine) startSpan(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
-	return b.tracing.start(ctx, name, opts...)
+// StartSpan begins a span as a child of the one in ctx.
+func (e *Engine) StartSpan(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
+	return e.tracing.start(ctx, name, opts...)
 }
 
-// revokeGrant revokes the grant of a deleted connection in the background, if its connector
+// RevokeGrant revokes the grant of a deleted connection in the background, if its connector
 // says where.
-func (b *Engine) revokeGrant(cause context.Context, cfg *Config, conn *record.Connector, key record.Key, settings map[string]any, access, refresh secret.String) {
-	b.revoke(cause, newRevocation(cfg, conn, key, settings, access, refresh))
+func (e *Engine) RevokeGrant(cause context.Context, cfg *record.Config, conn *record.Connector, key record.Key, settings map[string]any, access, refresh secret.String) {
+	e.revoke(cause, newRevocation(cfg, conn, key, settings, access, refresh))
 }

@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -16,17 +16,17 @@ import (
 
 // replay makes sure that the journal has been read once and that the backlog is saved. Every
 // save begins with it.
-func (b *Engine) replay(ctx context.Context) error {
-	if !b.backlog.read.Load() {
-		if err := b.adopt(ctx); err != nil {
+func (e *Engine) replay(ctx context.Context) error {
+	if !e.backlog.read.Load() {
+		if err := e.adopt(ctx); err != nil {
 			return fmt.Errorf("%w: nothing is written until the journal has been read: %w", record.ErrStoreUnavailable, err)
 		}
-		b.backlog.read.Store(true)
+		e.backlog.read.Store(true)
 	}
-	if !b.backlog.pending() {
+	if !e.backlog.pending() {
 		return nil
 	}
-	return b.flush(ctx)
+	return e.flush(ctx)
 }
 
 // flushAgain is how soon an answer that the store refused, while it is available, is tried
@@ -40,32 +40,32 @@ const maxFlushes = 16
 
 // flush saves the backlog. It returns an error if the store is unavailable. An answer that
 // cannot be saved for another reason stays, and blocks only its own connection.
-func (b *Engine) flush(ctx context.Context) error {
+func (e *Engine) flush(ctx context.Context) error {
 	select {
-	case <-b.backlog.flushing:
-		defer func() { b.backlog.flushing <- struct{}{} }()
+	case <-e.backlog.flushing:
+		defer func() { e.backlog.flushing <- struct{}{} }()
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", record.ErrStoreUnavailable, ctx.Err())
 	}
 	var down atomic.Bool
 	var saves errgroup.Group
 	saves.SetLimit(maxFlushes)
-	for _, p := range b.backlog.list() {
-		if isWithin(flushAgain, p.failedAt, b.clock.Now()) {
+	for _, p := range e.backlog.list() {
+		if isWithin(flushAgain, p.failedAt, e.clock.Now()) {
 			continue
 		}
 		saves.Go(func() error {
 			if down.Load() {
 				return nil // another save returns the error
 			}
-			err := b.flushAnswer(ctx, p)
+			err := e.flushAnswer(ctx, p)
 			if isUnavailable(err) {
 				down.Store(true)
 				return err
 			}
 			if err != nil {
-				p.failedAt = b.clock.Now().UnixNano()
-				b.Config().logger().LogAttrs(ctx, slog.LevelError, "a refreshed token cannot be saved; its connection is not written to",
+				p.failedAt = e.clock.Now().UnixNano()
+				e.Config().Log().LogAttrs(ctx, slog.LevelError, "a refreshed token cannot be saved; its connection is not written to",
 					slog.String("connection", p.key.String()), slog.String("error", err.Error()))
 			}
 			return nil
@@ -78,14 +78,14 @@ func (b *Engine) flush(ctx context.Context) error {
 // takes them. Leaving that to the next save would be too late: another replica could take
 // over the lease first, and redeem the refresh token that is already spent. If the journal
 // is empty, Start does not open the store.
-func (b *Engine) Start() {
-	b.lifecycle.begin(func() {
+func (e *Engine) Start() {
+	e.lifecycle.begin(func() {
 		for wait := minSaveRetry; ; wait = min(2*wait, maxSaveRetry) {
-			err := b.adopt(b.lifecycle.ctx)
-			if err == nil && !b.backlog.pending() || err == nil && b.flush(b.lifecycle.ctx) == nil {
+			err := e.adopt(e.lifecycle.ctx)
+			if err == nil && !e.backlog.pending() || err == nil && e.flush(e.lifecycle.ctx) == nil {
 				return
 			}
-			if b.clock.Sleep(b.lifecycle.ctx, wait) != nil {
+			if e.clock.Sleep(e.lifecycle.ctx, wait) != nil {
 				return
 			}
 		}
@@ -94,17 +94,17 @@ func (b *Engine) Start() {
 
 // flushAnswer saves one answer. Once its outcome is certain, it leaves the backlog and the
 // journal.
-func (b *Engine) flushAnswer(ctx context.Context, p *pendingAnswer) error {
-	cfg := b.Config()
-	policy := record.Policy{GiveUp: cfg.refreshGiveUp(), Retention: cfg.retention()}
+func (e *Engine) flushAnswer(ctx context.Context, p *pendingAnswer) error {
+	cfg := e.Config()
+	policy := record.Policy{GiveUp: cfg.GiveUpAfter(), Retention: cfg.RetainFor()}
 	if conn := cfg.Connectors[p.key.Connector]; conn != nil {
 		policy.Rotation = conn.Rotation
 	}
-	snap, _, err := b.settle(ctx, p.key, b.saveNow, func(rec *record.Record) (record.EventType, error) {
-		return p.merge(rec, policy, b.clock.Now())
+	snap, _, err := e.settle(ctx, p.key, e.saveNow, func(rec *record.Record) (record.EventType, error) {
+		return p.merge(rec, policy, e.clock.Now())
 	})
 	if errors.Is(err, errSavedAlready) {
-		snap, err = b.refresher(p.key).load(ctx)
+		snap, err = e.Refresher(p.key).load(ctx)
 	}
 	if err != nil && !isFinal(err) {
 		return err
@@ -112,35 +112,35 @@ func (b *Engine) flushAnswer(ctx context.Context, p *pendingAnswer) error {
 	p.outcome.snap, p.outcome.err = snap, err
 	connection := slog.String("connection", p.key.String())
 	if err != nil {
-		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "a refreshed token that was waiting to be saved was dropped",
+		cfg.Log().LogAttrs(ctx, slog.LevelWarn, "a refreshed token that was waiting to be saved was dropped",
 			connection, slog.String("reason", err.Error()))
 		if errors.Is(err, record.ErrConnectionNotFound) {
-			b.revokeLate(ctx, newRevocation(cfg, cfg.Connectors[p.key.Connector], p.key, nil, p.answer.AccessToken, p.answer.RefreshToken))
+			e.revokeLate(ctx, newRevocation(cfg, cfg.Connectors[p.key.Connector], p.key, nil, p.answer.AccessToken, p.answer.RefreshToken))
 		}
 	} else {
-		cfg.logger().LogAttrs(ctx, slog.LevelInfo, "a refreshed token that was waiting to be saved is now in the store", connection)
-		b.destroyEarlier(ctx, p.key, snap.rev)
+		cfg.Log().LogAttrs(ctx, slog.LevelInfo, "a refreshed token that was waiting to be saved is now in the store", connection)
+		e.DestroyEarlier(ctx, p.key, snap.rev)
 		if conn := cfg.Connectors[p.key.Connector]; conn != nil {
-			b.emit(ctx, cfg, conn, p.outcome.event, snap.rec)
+			e.emit(ctx, cfg, conn, p.outcome.event, snap.Record)
 		}
 	}
 	if p.journaled.Load() {
-		b.removeFromJournal(ctx, cfg, p)
+		e.removeFromJournal(ctx, cfg, p)
 	}
-	b.backlog.remove(p)
+	e.backlog.remove(p)
 	close(p.done)
 	return nil
 }
 
 // keep adds an answer to the backlog and, if there is one, to the journal.
-func (b *Engine) keep(ctx context.Context, cfg *Config, p *pendingAnswer) {
+func (e *Engine) keep(ctx context.Context, cfg *record.Config, p *pendingAnswer) {
 	p.done = make(chan struct{})
-	b.backlog.add(p) // before the journal, or adopt would add it a second time
+	e.backlog.add(p) // before the journal, or adopt would add it a second time
 	if p.journaled.Load() {
 		return
 	}
-	if err := b.journalAnswer(ctx, p); err != nil {
-		cfg.logger().LogAttrs(ctx, slog.LevelError, "neither the store nor the journal takes a refreshed token; it is in memory only",
+	if err := e.journalAnswer(ctx, p); err != nil {
+		cfg.Log().LogAttrs(ctx, slog.LevelError, "neither the store nor the journal takes a refreshed token; it is in memory only",
 			slog.String("connection", p.key.String()), slog.String("error", err.Error()))
 	} else {
 		p.journaled.Store(true)
@@ -154,21 +154,21 @@ const slowSave = 2 * time.Second
 // journalIfSlow puts an answer into the journal if its save, which begins now, takes longer
 // than slowSave. Call ended after the save; settled says that the answer was saved or is
 // useless, so that it is removed from the journal.
-func (b *Engine) journalIfSlow(ctx context.Context, cfg *Config, p *pendingAnswer) (ended func(settled bool)) {
-	if b.storage.journal == nil {
+func (e *Engine) journalIfSlow(ctx context.Context, cfg *record.Config, p *pendingAnswer) (ended func(settled bool)) {
+	if e.storage.journal == nil {
 		return func(bool) {}
 	}
 	waiting, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if b.clock.Sleep(waiting, slowSave) != nil {
+		if e.clock.Sleep(waiting, slowSave) != nil {
 			return
 		}
-		b.backlog.expect(p) // or adopt would read it from the journal and save it as well
-		err := b.journalAnswer(context.WithoutCancel(ctx), p)
+		e.backlog.expect(p) // or adopt would read it from the journal and save it as well
+		err := e.journalAnswer(context.WithoutCancel(ctx), p)
 		p.journaled.Store(err == nil)
-		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "the store is slow to take a refreshed token",
+		cfg.Log().LogAttrs(ctx, slog.LevelWarn, "the store is slow to take a refreshed token",
 			slog.String("connection", p.key.String()), slog.Bool("in_journal", err == nil))
 	}()
 	return func(settled bool) {
@@ -178,26 +178,26 @@ func (b *Engine) journalIfSlow(ctx context.Context, cfg *Config, p *pendingAnswe
 			return // the caller adds it to the backlog
 		}
 		if p.journaled.Load() {
-			b.removeFromJournal(ctx, cfg, p)
+			e.removeFromJournal(ctx, cfg, p)
 		}
-		b.backlog.remove(p)
+		e.backlog.remove(p)
 	}
 }
 
 // removeFromJournal removes an answer from the journal, even if ctx has ended: this process
 // does not try again.
-func (b *Engine) removeFromJournal(ctx context.Context, cfg *Config, p *pendingAnswer) {
-	if err := b.storage.journal.Remove(context.WithoutCancel(ctx), p.id); err != nil {
+func (e *Engine) removeFromJournal(ctx context.Context, cfg *record.Config, p *pendingAnswer) {
+	if err := e.storage.journal.Remove(context.WithoutCancel(ctx), p.id); err != nil {
 		// Harmless: the next process merges the answer again, and finds that it is saved.
-		cfg.logger().LogAttrs(ctx, slog.LevelWarn, "an entry of the journal could not be removed",
+		cfg.Log().LogAttrs(ctx, slog.LevelWarn, "an entry of the journal could not be removed",
 			slog.String("connection", p.key.String()), slog.String("error", err.Error()))
 	}
 }
 
 var errNoJournal = errors.New("there is no journal")
 
-func (b *Engine) journalAnswer(ctx context.Context, p *pendingAnswer) error {
-	if b.storage.journal == nil {
+func (e *Engine) journalAnswer(ctx context.Context, p *pendingAnswer) error {
+	if e.storage.journal == nil {
 		return errNoJournal
 	}
 	data, err := json.Marshal(pendingAnswerJSON{
@@ -208,46 +208,46 @@ func (b *Engine) journalAnswer(ctx context.Context, p *pendingAnswer) error {
 	if err != nil {
 		return fmt.Errorf("encoding an answer: %w", err)
 	}
-	return b.storage.journal.Put(ctx, p.id, data)
+	return e.storage.journal.Put(ctx, p.id, data)
 }
 
 // adopt adds the journal's answers to the backlog: those that a process of this machine
 // could not save before it ended.
-func (b *Engine) adopt(ctx context.Context) error {
-	if b.storage.journal == nil {
+func (e *Engine) adopt(ctx context.Context) error {
+	if e.storage.journal == nil {
 		return nil
 	}
 	select {
-	case <-b.backlog.adopting:
-		defer func() { b.backlog.adopting <- struct{}{} }()
+	case <-e.backlog.adopting:
+		defer func() { e.backlog.adopting <- struct{}{} }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	for entry, err := range b.storage.journal.Entries(ctx) {
+	for entry, err := range e.storage.journal.Entries(ctx) {
 		if err != nil {
 			return fmt.Errorf("reading the journal: %w", err)
 		}
-		if _, known := b.backlog.adopted[entry.ID]; known || b.backlog.has(entry.ID) {
+		if _, known := e.backlog.adopted[entry.ID]; known || e.backlog.has(entry.ID) {
 			continue
 		}
 		p, err := decodePendingAnswer(entry)
 		if err != nil {
 			// The entry stays in the journal and must not hold up the others.
-			b.Config().logger().LogAttrs(ctx, slog.LevelError, "an entry of the journal cannot be read", slog.String("error", err.Error()))
+			e.Config().Log().LogAttrs(ctx, slog.LevelError, "an entry of the journal cannot be read", slog.String("error", err.Error()))
 			continue
 		}
-		b.backlog.adopted[entry.ID] = struct{}{}
-		b.backlog.add(p)
+		e.backlog.adopted[entry.ID] = struct{}{}
+		e.backlog.add(p)
 	}
 	return nil
 }
 
 // checkJournal returns nil if the journal could keep an answer, or if there is no journal.
-func (b *Engine) checkJournal(ctx context.Context) error {
-	if b.storage.journal == nil {
+func (e *Engine) checkJournal(ctx context.Context) error {
+	if e.storage.journal == nil {
 		return nil
 	}
-	if err := b.storage.journal.Check(ctx); err != nil {
+	if err := e.storage.journal.Check(ctx); err != nil {
 		return fmt.Errorf("the journal is not writable, so no refresh can begin: %w", err)
 	}
 	return nil

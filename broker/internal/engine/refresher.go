@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -20,30 +20,30 @@ const (
 
 // lock locks the current refresher of the connection and returns it. Take the lock through
 // this before changing state: r may have been evicted and replaced since the caller got it.
-func (r *refresher) lock() *refresher {
+func (r *Refresher) lock() *Refresher {
 	for {
 		r.mu.Lock()
 		if !r.memory.evicted {
 			return r
 		}
 		r.mu.Unlock()
-		r = r.broker.refresher(r.key)
+		r = r.engine.Refresher(r.Key)
 	}
 }
 
 // discard removes the refresher from the broker unless it holds state that matters. Callers
 // can make up any number of consumers, which must not fill the memory. The caller holds mu.
-func (r *refresher) discard() {
+func (r *Refresher) discard() {
 	if r.memory.exists || r.memory.evicted || r.attempts.flight != nil || r.memory.reading != nil || r.attempts.cancelRetry != nil || r.memory.unsaved.Load() || r.memory.snap.Load() != nil {
 		return
 	}
 	r.memory.evicted = true
-	r.broker.connections.refreshers.remove(r)
+	r.engine.connections.refreshers.remove(r)
 }
 
-// dropIfUnknown discards the refresher if the connection turned out not to exist. Call it
+// DropIfUnknown discards the refresher if the connection turned out not to exist. Call it
 // when done with a connection that may not exist.
-func (r *refresher) dropIfUnknown() {
+func (r *Refresher) DropIfUnknown() {
 	if r.memory.snap.Load() != nil || r.admissions.own.n.Load() > 0 { // the count is needed for the limit
 		return
 	}
@@ -56,14 +56,14 @@ func (r *refresher) dropIfUnknown() {
 
 // evict drops the record from memory, and the refresher if possible, unless the connection
 // is in use.
-func (r *refresher) evict(now time.Time) {
+func (r *Refresher) evict(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.attempts.flight != nil || r.memory.reading != nil || r.memory.unsaved.Load() || now.Sub(time.Unix(0, r.memory.usedAt.Load())) <= idleAfter {
 		return
 	}
-	if snap := r.memory.snap.Load(); snap != nil && snap.rec.IsTombstone() {
-		if !snap.rec.WasPurged(now) {
+	if snap := r.memory.snap.Load(); snap != nil && snap.Record.IsTombstone() {
+		if !snap.Record.WasPurged(now) {
 			return
 		}
 		r.memory.exists = false
@@ -73,16 +73,16 @@ func (r *refresher) evict(now time.Time) {
 }
 
 // noteUse records that the connection is in use.
-func (r *refresher) noteUse(now time.Time) {
+func (r *Refresher) noteUse(now time.Time) {
 	if used := r.memory.usedAt.Load(); now.UnixNano()-used > int64(useResolution) {
 		r.memory.usedAt.Store(now.UnixNano())
 	}
 }
 
-// A refresher is the state that this process keeps for one connection.
-type refresher struct {
-	broker     *Engine
-	key        record.Key
+// A Refresher is the state that this process keeps for one connection.
+type Refresher struct {
+	engine     *Engine
+	Key        record.Key
 	admissions admissions
 
 	mu         sync.Mutex // never held across I/O
@@ -99,7 +99,7 @@ type admissions struct {
 
 // memory is what a refresher knows about the record. mu is the refresher's.
 type memory struct {
-	snap       atomic.Pointer[snapshot] // nil until the record has been read
+	snap       atomic.Pointer[Snapshot] // nil until the record has been read
 	readFailed atomic.Int64             // when a read last failed, in Unix nanoseconds
 	unsaved    atomic.Bool              // snap is newer than the record in the store
 	usedAt     atomic.Int64             // when the connection was last used, in Unix nanoseconds, to within useResolution
@@ -138,14 +138,14 @@ type watermark struct {
 
 // isRolledBack reports whether rec is older than the newest version that this process has
 // seen, as after a restore of a backup. Otherwise it notes rec as seen.
-func (r *refresher) isRolledBack(rec *record.Record) bool {
+func (r *Refresher) isRolledBack(rec *record.Record) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.sawRecord(rec)
 }
 
 // sawRecord is isRolledBack for a caller that holds mu.
-func (r *refresher) sawRecord(rec *record.Record) bool {
+func (r *Refresher) sawRecord(rec *record.Record) bool {
 	r.memory.exists = true
 	if rec.Generation < r.memory.highest.generation && !rec.CreatedAt.After(r.memory.highest.createdAt) {
 		return true
@@ -154,48 +154,48 @@ func (r *refresher) sawRecord(rec *record.Record) bool {
 	return false
 }
 
-// highestSeen returns the highest generation that this process has seen. New credentials
+// HighestSeen returns the highest generation that this process has seen. New credentials
 // count on from there, so that they are not mistaken for those of a rolled back store.
-func (r *refresher) highestSeen() uint64 {
+func (r *Refresher) HighestSeen() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.memory.highest.generation
 }
 
-// refresher returns the refresher of a connection. There is only one for a connection at
+// Refresher returns the Refresher of a connection. There is only one for a connection at
 // any time: two would each begin a refresh.
-func (b *Engine) refresher(key record.Key) *refresher {
-	if r := b.connections.refreshers.load(&key); r != nil {
+func (e *Engine) Refresher(key record.Key) *Refresher {
+	if r := e.connections.refreshers.load(&key); r != nil {
 		return r
 	}
-	return b.connections.refreshers.loadOrStore(&refresher{broker: b, key: key, admissions: admissions{application: b.inFlightOf(key.Application)}})
+	return e.connections.refreshers.loadOrStore(&Refresher{engine: e, Key: key, admissions: admissions{application: e.inFlightOf(key.Application)}})
 }
 
-// find returns the refresher of a request's connection, and the connector. A caller that
+// Find returns the refresher of a request's connection, and the connector. A caller that
 // admits no request must call dropIfUnknown. Errors: [record.ErrConnectorNotFound],
 // [*record.InputError].
-func (b *Engine) find(cfg *Config, key record.Key) (*refresher, *record.Connector, error) {
-	r := b.connections.refreshers.load(&key)
+func (e *Engine) Find(cfg *record.Config, key record.Key) (*Refresher, *record.Connector, error) {
+	r := e.connections.refreshers.load(&key)
 	if r == nil || r.memory.snap.Load() == nil { // otherwise a record has this key, so it is valid
 		if err := key.Validate(); err != nil {
 			return nil, nil, err
 		}
 	}
-	conn, err := cfg.configured(key.Connector)
+	conn, err := cfg.Configured(key.Connector)
 	if err != nil {
 		return nil, nil, err
 	}
 	if r == nil {
-		r = b.refresher(key)
+		r = e.Refresher(key)
 	}
 	return r, conn, nil
 }
 
 // evictIdle drops the records of unused connections from memory. The watermarks of existing
 // records stay, to recognise a store that was rolled back.
-func (b *Engine) evictIdle() {
-	now := b.clock.Now()
-	b.connections.refreshers.each(func(r *refresher) { r.evict(now) })
+func (e *Engine) evictIdle() {
+	now := e.clock.Now()
+	e.connections.refreshers.each(func(r *Refresher) { r.evict(now) })
 }
 
 // A table holds the refreshers of a broker, at most one for a connection. It is divided
@@ -207,13 +207,13 @@ type table struct {
 
 type tablePart struct {
 	mu         sync.RWMutex              // no other lock is taken while it is held
-	refreshers map[record.Key]*refresher // guarded by mu
+	refreshers map[record.Key]*Refresher // guarded by mu
 }
 
 func newTable() *table {
 	t := &table{seed: maphash.MakeSeed()}
 	for i := range t.parts {
-		t.parts[i].refreshers = make(map[record.Key]*refresher)
+		t.parts[i].refreshers = make(map[record.Key]*Refresher)
 	}
 	return t
 }
@@ -223,7 +223,7 @@ func (t *table) part(key *record.Key) *tablePart {
 }
 
 // load returns the refresher of a connection, nil if it has none.
-func (t *table) load(key *record.Key) *refresher {
+func (t *table) load(key *record.Key) *Refresher {
 	part := t.part(key)
 	part.mu.RLock()
 	defer part.mu.RUnlock()
@@ -231,33 +231,33 @@ func (t *table) load(key *record.Key) *refresher {
 }
 
 // loadOrStore returns the refresher of r's connection. If it has none, it is r.
-func (t *table) loadOrStore(r *refresher) *refresher {
-	part := t.part(&r.key)
+func (t *table) loadOrStore(r *Refresher) *Refresher {
+	part := t.part(&r.Key)
 	part.mu.Lock()
 	defer part.mu.Unlock()
-	if known := part.refreshers[r.key]; known != nil {
+	if known := part.refreshers[r.Key]; known != nil {
 		return known
 	}
-	part.refreshers[r.key] = r
+	part.refreshers[r.Key] = r
 	return r
 }
 
 // remove removes r, unless another refresher has replaced it.
-func (t *table) remove(r *refresher) {
-	part := t.part(&r.key)
+func (t *table) remove(r *Refresher) {
+	part := t.part(&r.Key)
 	part.mu.Lock()
 	defer part.mu.Unlock()
-	if part.refreshers[r.key] == r {
-		delete(part.refreshers, r.key)
+	if part.refreshers[r.Key] == r {
+		delete(part.refreshers, r.Key)
 	}
 }
 
 // each calls f for every refresher, without holding a lock.
-func (t *table) each(f func(*refresher)) {
+func (t *table) each(f func(*Refresher)) {
 	for i := range t.parts {
 		part := &t.parts[i]
 		part.mu.RLock()
-		now := slices.AppendSeq(make([]*refresher, 0, len(part.refreshers)), maps.Values(part.refreshers))
+		now := slices.AppendSeq(make([]*Refresher, 0, len(part.refreshers)), maps.Values(part.refreshers))
 		part.mu.RUnlock()
 		for _, r := range now {
 			f(r)

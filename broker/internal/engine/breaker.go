@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -252,20 +252,20 @@ func (d *suspicions) clear(key record.Key) {
 // clientAccepted is called when the token endpoint has taken a token request. What it
 // thinks of a connection's own client says nothing of the connector's.
 func (a *attempt) clientAccepted(ctx context.Context, held *heldLease) {
-	b := a.refresher.broker
-	b.refusals.breakers.reset(a.conn, held.rec)
+	e := a.refresher.engine
+	e.refusals.breakers.reset(a.conn, held.rec)
 	if _, own := a.conn.ClientFor(held.rec.Settings); !own {
-		b.refusals.suspicions.clear(a.refresher.key)
-		b.endAnnouncement(ctx, a.conn, held.rec)
+		e.refusals.suspicions.clear(a.refresher.Key)
+		e.endAnnouncement(ctx, a.conn, held.rec)
 	}
 }
 
 // clientKnown is called when the token endpoint has refused a grant for good, which it
 // says to a client that it knows: the next connection may try at once.
 func (a *attempt) clientKnown(held *heldLease, now time.Time) {
-	b := a.refresher.broker
-	b.refusals.breakers.cancelProbe(a.conn, held.rec, now)
+	e := a.refresher.engine
+	e.refusals.breakers.cancelProbe(a.conn, held.rec, now)
 	if _, own := a.conn.ClientFor(held.rec.Settings); !own {
-		b.refusals.suspicions.clear(a.refresher.key)
+		e.refusals.suspicions.clear(a.refresher.Key)
 	}
 }

@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -28,18 +28,18 @@ type storage struct {
 // maxConflicts is how many conflicts with other writers one change survives.
 const maxConflicts = 50
 
-// load reads the record of key from the store.
-func (b *Engine) load(ctx context.Context, key record.Key) (rec *record.Record, rev record.Revision, err error) {
-	ctx, span := b.startStoreSpan(ctx, "load", key)
+// Load reads the record of key from the store.
+func (e *Engine) Load(ctx context.Context, key record.Key) (rec *record.Record, rev record.Revision, err error) {
+	ctx, span := e.startStoreSpan(ctx, "load", key)
 	defer func() {
 		if errors.Is(err, record.ErrNotFound) {
 			span.SetAttributes(attribute.Bool("token_broker.store.found", false))
 			span.End()
 			return
 		}
-		endSpan(span, err)
+		EndSpan(span, err)
 	}()
-	s, err := b.store(ctx)
+	s, err := e.Store(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -48,44 +48,44 @@ func (b *Engine) load(ctx context.Context, key record.Key) (rec *record.Record, 
 
 // save replaces revision rev of a record with rec, after saving the backlog. While an answer
 // for the same connection is pending, save fails.
-func (b *Engine) save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
-	if err := b.replay(ctx); err != nil {
+func (e *Engine) save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
+	if err := e.replay(ctx); err != nil {
 		return 0, err
 	}
-	if b.backlog.holds(rec.Key) {
+	if e.backlog.holds(rec.Key) {
 		return 0, fmt.Errorf("%w for %s: a refreshed token of it is still waiting to be saved", record.ErrStoreUnavailable, rec.Key)
 	}
-	return b.saveNow(ctx, rec, rev)
+	return e.saveNow(ctx, rec, rev)
 }
 
 // saveNow is save without the backlog.
-func (b *Engine) saveNow(ctx context.Context, rec *record.Record, rev record.Revision) (_ record.Revision, err error) {
-	ctx, span := b.startStoreSpan(ctx, "save", rec.Key)
-	defer func() { endSpan(span, err) }()
-	s, err := b.store(ctx)
+func (e *Engine) saveNow(ctx context.Context, rec *record.Record, rev record.Revision) (_ record.Revision, err error) {
+	ctx, span := e.startStoreSpan(ctx, "save", rec.Key)
+	defer func() { EndSpan(span, err) }()
+	s, err := e.Store(ctx)
 	if err != nil {
 		return 0, err
 	}
 	return s.Save(ctx, rec, rev)
 }
 
-func (b *Engine) startStoreSpan(ctx context.Context, operation string, key record.Key) (context.Context, trace.Span) {
-	return b.tracing.start(ctx, "token_broker.store."+operation,
+func (e *Engine) startStoreSpan(ctx context.Context, operation string, key record.Key) (context.Context, trace.Span) {
+	return e.tracing.start(ctx, "token_broker.store."+operation,
 		trace.WithSpanKind(trace.SpanKindClient),
-		trace.WithAttributes(connectorAttribute(key), attribute.String("db.operation.name", operation)))
+		trace.WithAttributes(ConnectorAttribute(key), attribute.String("db.operation.name", operation)))
 }
 
-// update loads the record of key, changes it and saves it, and repeats that after a
+// Update loads the record of key, changes it and saves it, and repeats that after a
 // conflict with another writer. change gets nil if the record does not exist, and may be
 // called several times. If it returns an error, nothing is saved.
-func (b *Engine) update(ctx context.Context, key record.Key, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
-	return b.updateWith(ctx, key, b.save, change)
+func (e *Engine) Update(ctx context.Context, key record.Key, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
+	return e.UpdateWith(ctx, key, e.save, change)
 }
 
 // updateIf is update for a change that may not be needed. change then returns nil, and so
 // does updateIf.
-func (b *Engine) updateIf(ctx context.Context, key record.Key, change func(*record.Record) *record.Record) (*record.Record, record.Revision, error) {
-	rec, rev, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
+func (e *Engine) updateIf(ctx context.Context, key record.Key, change func(*record.Record) *record.Record) (*record.Record, record.Revision, error) {
+	rec, rev, err := e.Update(ctx, key, func(rec *record.Record) (*record.Record, error) {
 		next := change(rec)
 		if next == nil {
 			return nil, errSuperseded
@@ -98,13 +98,13 @@ func (b *Engine) updateIf(ctx context.Context, key record.Key, change func(*reco
 	return rec, rev, err
 }
 
-// A saveFunc saves a record, such as [Broker.save].
+// A saveFunc saves a record, such as [broker.Broker.save].
 type saveFunc func(context.Context, *record.Record, record.Revision) (record.Revision, error)
 
-// updateWith is update with another way to save.
-func (b *Engine) updateWith(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
+// UpdateWith is update with another way to save.
+func (e *Engine) UpdateWith(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
 	for conflicts := 0; ; conflicts++ {
-		rec, rev, err := b.load(ctx, key)
+		rec, rev, err := e.Load(ctx, key)
 		if errors.Is(err, record.ErrNotFound) {
 			rec, rev = nil, 0
 		} else if err != nil {
@@ -124,30 +124,30 @@ func (b *Engine) updateWith(ctx context.Context, key record.Key, save saveFunc, 
 		if conflicts == maxConflicts {
 			return nil, 0, fmt.Errorf("%w: %s was changed by others %d times in a row", record.ErrStoreUnavailable, key, conflicts)
 		}
-		if err := b.clock.Sleep(ctx, rand.N(time.Duration(conflicts+1)*5*time.Millisecond)); err != nil {
+		if err := e.clock.Sleep(ctx, rand.N(time.Duration(conflicts+1)*5*time.Millisecond)); err != nil {
 			return nil, 0, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 		}
 	}
 }
 
-// destroyEarlier destroys, in the background, the revisions before rev that the store still
+// DestroyEarlier destroys, in the background, the revisions before rev that the store still
 // has. If that fails, the next call destroys them too. Call it when new credentials were
 // saved.
-func (b *Engine) destroyEarlier(cause context.Context, key record.Key, rev record.Revision) {
-	b.lifecycle.begin(func() {
-		ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.store.destroy_earlier",
-			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(connectorAttribute(key)))
+func (e *Engine) DestroyEarlier(cause context.Context, key record.Key, rev record.Revision) {
+	e.lifecycle.begin(func() {
+		ctx, span := e.tracing.startRoot(context.Background(), cause, "token_broker.store.destroy_earlier",
+			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(ConnectorAttribute(key)))
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
-		s, err := b.store(ctx)
+		s, err := e.Store(ctx)
 		if versioned, ok := s.(record.VersionedStore); err == nil && ok {
 			err = versioned.DestroyEarlier(ctx, key, rev)
 		}
 		if err != nil {
-			b.Config().logger().LogAttrs(ctx, slog.LevelWarn, "replaced credentials could not be destroyed in the store yet",
+			e.Config().Log().LogAttrs(ctx, slog.LevelWarn, "replaced credentials could not be destroyed in the store yet",
 				slog.String("connection", key.String()), slog.String("error", err.Error()))
 		}
-		endSpan(span, err)
+		EndSpan(span, err)
 	})
 }
 
@@ -155,31 +155,31 @@ func (b *Engine) destroyEarlier(cause context.Context, key record.Key, rev recor
 // the store.
 const openTimeout = 15 * time.Second
 
-// store returns the store, and opens it if necessary.
-func (b *Engine) store(ctx context.Context) (record.Store, error) {
-	if s := b.storage.opened.Load(); s != nil {
+// Store returns the Store, and opens it if necessary.
+func (e *Engine) Store(ctx context.Context) (record.Store, error) {
+	if s := e.storage.opened.Load(); s != nil {
 		return *s, nil
 	}
-	opening := b.storage.opening.DoChan("", func() (any, error) {
-		if s := b.storage.opened.Load(); s != nil {
+	opening := e.storage.opening.DoChan("", func() (any, error) {
+		if s := e.storage.opened.Load(); s != nil {
 			return *s, nil
 		}
-		if b.lifecycle.ctx.Err() != nil {
-			return nil, ErrShuttingDown
+		if e.lifecycle.ctx.Err() != nil {
+			return nil, record.ErrShuttingDown
 		}
 		// Not the caller's context: others wait for the same opening.
-		ctx, cancel := context.WithTimeout(b.lifecycle.ctx, openTimeout)
+		ctx, cancel := context.WithTimeout(e.lifecycle.ctx, openTimeout)
 		defer cancel()
-		s, err := b.storage.open(ctx)
+		s, err := e.storage.open(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 		}
-		b.storage.opened.Store(&s)
-		if b.lifecycle.ctx.Err() != nil {
-			return nil, errors.Join(ErrShuttingDown, b.closeStore())
+		e.storage.opened.Store(&s)
+		if e.lifecycle.ctx.Err() != nil {
+			return nil, errors.Join(record.ErrShuttingDown, e.closeStore())
 		}
-		b.Start()
-		b.lifecycle.begin(b.sweepRegularly)
+		e.Start()
+		e.lifecycle.begin(e.sweepRegularly)
 		return s, nil
 	})
 	select {
@@ -191,8 +191,8 @@ func (b *Engine) store(ctx context.Context) (record.Store, error) {
 	}
 }
 
-func (b *Engine) closeStore() error {
-	if s := b.storage.opened.Swap(nil); s != nil {
+func (e *Engine) closeStore() error {
+	if s := e.storage.opened.Swap(nil); s != nil {
 		if closer, ok := (*s).(io.Closer); ok {
 			return closer.Close()
 		}
@@ -204,8 +204,8 @@ func (b *Engine) closeStore() error {
 func isUnavailable(err error) bool { return errors.Is(err, record.ErrStoreUnavailable) }
 
 // isShared reports whether other processes may write to the store.
-func (b *Engine) isShared() bool {
-	if s := b.storage.opened.Load(); s != nil {
+func (e *Engine) isShared() bool {
+	if s := e.storage.opened.Load(); s != nil {
 		if shared, ok := (*s).(record.SharedStore); ok {
 			return shared.Shared()
 		}

@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -28,7 +28,7 @@ type heldLease struct {
 	lease    *record.Lease
 	rec      *record.Record // as saved, the lease in it
 	rev      record.Revision
-	snap     *snapshot
+	snap     *Snapshot
 	begun    time.Time // before the lease was written: others cannot have seen it earlier
 	takeover bool      // the lease of another process was taken over, whose outcome nobody knows
 }
@@ -53,20 +53,20 @@ func (o *leaseObserver) overdue(lease *record.Lease, now time.Time) bool {
 // acquire gets the right to redeem the stored refresh token, if that is due. Not to
 // get it never permits a redeem: acquire waits and reads again then.
 func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
-	b := a.refresher.broker
+	e := a.refresher.engine
 	// What only waits ends with the broker; what is sent does not.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(b.lifecycle.ctx, cancel)()
+	defer context.AfterFunc(e.lifecycle.ctx, cancel)()
 
 	var observed leaseObserver
 	for {
-		begun := b.clock.Now()
-		rec, rev, err := b.load(ctx, a.refresher.key)
+		begun := e.clock.Now()
+		rec, rev, err := e.Load(ctx, a.refresher.Key)
 		switch {
 		case errors.Is(err, record.ErrNotFound):
 			a.refresher.forget()
-			return nil, record.ConnectionNotFound(a.refresher.key)
+			return nil, record.ConnectionNotFound(a.refresher.Key)
 		case err != nil:
 			return nil, err
 		}
@@ -74,17 +74,17 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 			snap, err := a.refresher.reportRollback(ctx, rec, begun)
 			return &heldLease{snap: snap}, err
 		}
-		snap := a.refresher.install(rec, rev, begun)
-		if due, err := a.due(ctx, rec, snap, b.clock.Now()); err != nil || !due {
+		snap := a.refresher.Install(rec, rev, begun)
+		if due, err := a.due(ctx, rec, snap, e.clock.Now()); err != nil || !due {
 			return &heldLease{snap: snap}, err
 		}
 		takeover, wait := a.contend(rec, &observed)
-		if (wait || takeover) && snap.servable(b.clock.Now()) && !a.refresher.isRejected(rec.Generation) {
+		if (wait || takeover) && snap.servable(e.clock.Now()) && !a.refresher.isRejected(rec.Generation) {
 			return &heldLease{snap: snap}, nil // it is being refreshed, or may be spent, and valid meanwhile
 		}
 		if wait {
-			if err := b.clock.Sleep(ctx, leasePoll); err != nil {
-				return nil, ErrShuttingDown
+			if err := e.clock.Sleep(ctx, leasePoll); err != nil {
+				return nil, record.ErrShuttingDown
 			}
 			continue
 		}
@@ -93,7 +93,7 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 		}
 		held, err := a.takeLease(ctx, rec, rev, takeover)
 		if err != nil && !errors.Is(err, record.ErrConflict) {
-			b.refusals.breakers.cancelProbe(a.conn, rec, b.clock.Now()) // the try that was claimed was not made
+			e.refusals.breakers.cancelProbe(a.conn, rec, e.clock.Now()) // the try that was claimed was not made
 		}
 		if !errors.Is(err, record.ErrConflict) {
 			return held, err
@@ -104,17 +104,17 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 // mayTry reports what keeps this attempt from a token request: a journal that could not
 // keep the answer, or a pause that another one probes.
 func (a *attempt) mayTry(ctx context.Context, rec *record.Record) error {
-	b := a.refresher.broker
-	if err := b.checkJournal(ctx); err != nil {
+	e := a.refresher.engine
+	if err := e.checkJournal(ctx); err != nil {
 		a.log(ctx, slog.LevelError, "no refresh is begun", err)
 		return &record.TokenError{
-			Key: a.refresher.key, Class: record.ClassTransient, Code: "journal_unavailable",
-			RetryAt: b.clock.Now().Add(storeRetry), Err: err,
+			Key: a.refresher.Key, Class: record.ClassTransient, Code: "journal_unavailable",
+			RetryAt: e.clock.Now().Add(storeRetry), Err: err,
 		}
 	}
 	if !a.probing {
-		if until := b.refusals.breakers.tryProbe(a.conn, rec, b.clock.Now()); !until.IsZero() {
-			return pausedError(a.refresher.key, until)
+		if until := e.refusals.breakers.tryProbe(a.conn, rec, e.clock.Now()); !until.IsZero() {
+			return pausedError(a.refresher.Key, until)
 		}
 		a.probing = true
 	}
@@ -129,21 +129,21 @@ func (a *attempt) contend(rec *record.Record, observed *leaseObserver) (takeover
 		return false, false
 	case a.refresher.isUnsent(rec.Lease.ID):
 		return false, false // this process's own, and nothing was sent with it
-	case !a.refresher.broker.isShared():
+	case !a.refresher.engine.isShared():
 		return true, false // only an earlier process can have written it
 	default:
-		overdue := observed.overdue(rec.Lease, a.refresher.broker.clock.Now())
+		overdue := observed.overdue(rec.Lease, a.refresher.engine.clock.Now())
 		return overdue, !overdue
 	}
 }
 
 // takeLease writes a lease into the record.
 func (a *attempt) takeLease(ctx context.Context, rec *record.Record, rev record.Revision, takeover bool) (*heldLease, error) {
-	b := a.refresher.broker
-	if b.lifecycle.ctx.Err() != nil {
-		return nil, ErrShuttingDown
+	e := a.refresher.engine
+	if e.lifecycle.ctx.Err() != nil {
+		return nil, record.ErrShuttingDown
 	}
-	timeout := a.cfg.refreshTimeout()
+	timeout := a.cfg.RequestTimeout()
 	next := rec.Clone()
 	next.Lease = &record.Lease{ID: uuid.NewString(), Duration: leaseDuration(timeout)}
 	if next.Credentials != nil {
@@ -153,32 +153,32 @@ func (a *attempt) takeLease(ctx context.Context, rec *record.Record, rev record.
 		next.Cycle.Ambiguous++
 	}
 	a.refresher.noteUnsent(next.Lease.ID)
-	begun := b.clock.Now()
-	saved, err := b.save(ctx, next, rev)
+	begun := e.clock.Now()
+	saved, err := e.save(ctx, next, rev)
 	if err != nil {
 		if !errors.Is(err, record.ErrConflict) {
-			a.cfg.logger().LogAttrs(ctx, slog.LevelDebug, "the store did not say whether it has a lease; nothing is sent with it",
-				slog.String("connection", a.refresher.key.String()), slog.String("lease", next.Lease.ID), slog.String("error", err.Error()))
+			a.cfg.Log().LogAttrs(ctx, slog.LevelDebug, "the store did not say whether it has a lease; nothing is sent with it",
+				slog.String("connection", a.refresher.Key.String()), slog.String("lease", next.Lease.ID), slog.String("error", err.Error()))
 		}
 		return nil, err
 	}
 	a.refresher.setUnsent(next.Lease.ID)
 	a.logLease(ctx, next.Lease, rec.Lease, takeover)
 	held := &heldLease{lease: next.Lease, rec: next, rev: saved, takeover: takeover, begun: begun}
-	held.snap = a.refresher.install(next, saved, begun)
+	held.snap = a.refresher.Install(next, saved, begun)
 	return held, nil
 }
 
 // logLease tells of a lease that was taken, and whose it was if it was taken over.
 func (a *attempt) logLease(ctx context.Context, lease, before *record.Lease, takeover bool) {
 	level, msg := slog.LevelDebug, "lease taken"
-	attrs := []slog.Attr{slog.String("connection", a.refresher.key.String()), slog.String("lease", lease.ID)}
+	attrs := []slog.Attr{slog.String("connection", a.refresher.Key.String()), slog.String("lease", lease.ID)}
 	if takeover {
 		level = slog.LevelWarn
 		msg = "the lease of a process that did not give it back was taken over; whether it spent the refresh token nobody knows"
 		attrs = append(attrs, slog.String("from", before.ID))
 	}
-	a.cfg.logger().LogAttrs(ctx, level, msg, attrs...)
+	a.cfg.Log().LogAttrs(ctx, level, msg, attrs...)
 }
 
 // isLate reports whether too little is left of the lease for a request that takes all
@@ -190,7 +190,7 @@ func (h *heldLease) isLate(now time.Time, timeout time.Duration) bool {
 // giveBack removes a lease that nothing was sent with. If that fails the lease stays
 // known as unsent, so that this process can use it still.
 func (a *attempt) giveBack(ctx context.Context, held *heldLease) {
-	rec, rev, err := a.refresher.broker.update(ctx, a.refresher.key, func(rec *record.Record) (*record.Record, error) {
+	rec, rev, err := a.refresher.engine.Update(ctx, a.refresher.Key, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || !rec.Holds(held.lease) {
 			return nil, errSuperseded
 		}
@@ -198,7 +198,7 @@ func (a *attempt) giveBack(ctx context.Context, held *heldLease) {
 		return rec, nil
 	})
 	if err == nil {
-		a.refresher.install(rec, rev, a.refresher.broker.clock.Now())
+		a.refresher.Install(rec, rev, a.refresher.engine.clock.Now())
 	}
 }
 
@@ -207,7 +207,7 @@ const maxUnsent = 32
 
 // noteUnsent remembers a lease that is about to be written: whatever becomes of the
 // save, nothing has been sent with it.
-func (r *refresher) noteUnsent(leaseID string) {
+func (r *Refresher) noteUnsent(leaseID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// As long as a store is read-only there is another one with every attempt.
@@ -215,13 +215,13 @@ func (r *refresher) noteUnsent(leaseID string) {
 }
 
 // setUnsent forgets the leases before: the record holds leaseID, or none that counts.
-func (r *refresher) setUnsent(leaseID ...string) {
+func (r *Refresher) setUnsent(leaseID ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.attempts.unsent = leaseID
 }
 
-func (r *refresher) isUnsent(leaseID string) bool {
+func (r *Refresher) isUnsent(leaseID string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Contains(r.attempts.unsent, leaseID)

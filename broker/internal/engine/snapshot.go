@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -11,10 +11,10 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A snapshot is a record as it was read or saved at some time. It is immutable, except for
+// A Snapshot is a record as it was read or saved at some time. It is immutable, except for
 // the caches below.
-type snapshot struct {
-	rec       *record.Record
+type Snapshot struct {
+	Record    *record.Record
 	rev       record.Revision
 	readAt    time.Time
 	refreshAt time.Time // when to refresh the token ahead of its expiry; zero: never
@@ -26,7 +26,7 @@ type snapshot struct {
 // A reading is a load that several callers wait for.
 type reading struct {
 	done chan struct{} // closed when snap and err are set
-	snap *snapshot
+	snap *Snapshot
 	err  error
 }
 
@@ -64,8 +64,8 @@ func refreshAt(c *record.Credentials) time.Time {
 	return expiry.Add(-refreshMargin(expiry.Sub(issuedAt)))
 }
 
-func newSnapshot(rec *record.Record, rev record.Revision, readAt time.Time) *snapshot {
-	s := &snapshot{rec: rec, rev: rev, readAt: readAt}
+func newSnapshot(rec *record.Record, rev record.Revision, readAt time.Time) *Snapshot {
+	s := &Snapshot{Record: rec, rev: rev, readAt: readAt}
 	if c := rec.Credentials; c != nil {
 		s.refreshAt = refreshAt(c)
 		if margin := c.Expiry.Sub(s.refreshAt); !s.refreshAt.IsZero() && !c.Expiry.IsZero() && margin >= 10 {
@@ -76,20 +76,20 @@ func newSnapshot(rec *record.Record, rev record.Revision, readAt time.Time) *sna
 }
 
 // servable reports whether the snapshot has a token that is valid by the clock.
-func (s *snapshot) servable(now time.Time) bool {
-	c := s.rec.Credentials
-	return s.rec.Enabled && !s.rec.IsTombstone() && c != nil && !c.AccessToken.IsZero() && !c.ExpiredAt(now)
+func (s *Snapshot) servable(now time.Time) bool {
+	c := s.Record.Credentials
+	return s.Record.Enabled && !s.Record.IsTombstone() && c != nil && !c.AccessToken.IsZero() && !c.ExpiredAt(now)
 }
 
 // wantsRefresh reports whether the token is due for a refresh, even if it is valid.
-func (s *snapshot) wantsRefresh(now time.Time) bool {
-	c := &s.rec.Cycle
+func (s *Snapshot) wantsRefresh(now time.Time) bool {
+	c := &s.Record.Cycle
 	return c.Queued || c.Phase == record.PhasePending || !s.refreshAt.IsZero() && !now.Before(s.refreshAt)
 }
 
-// install makes the record the snapshot that calls are served from, unless this process has
+// Install makes the record the snapshot that calls are served from, unless this process has
 // a newer one. It returns the newest.
-func (r *refresher) install(rec *record.Record, rev record.Revision, readAt time.Time) *snapshot {
+func (r *Refresher) Install(rec *record.Record, rev record.Revision, readAt time.Time) *Snapshot {
 	next := newSnapshot(rec, rev, readAt)
 	r = r.lock()
 	r.sawRecord(rec)
@@ -97,11 +97,11 @@ func (r *refresher) install(rec *record.Record, rev record.Revision, readAt time
 	r.mu.Unlock()
 	for {
 		cur := r.memory.snap.Load()
-		if cur != nil && !rec.CreatedAt.After(cur.rec.CreatedAt) && (cur.rec.Generation > rec.Generation ||
-			cur.rec.Generation == rec.Generation && (cur.rev > rev || cur.rev == rev && cur.readAt.After(readAt))) {
+		if cur != nil && !rec.CreatedAt.After(cur.Record.CreatedAt) && (cur.Record.Generation > rec.Generation ||
+			cur.Record.Generation == rec.Generation && (cur.rev > rev || cur.rev == rev && cur.readAt.After(readAt))) {
 			return cur
 		}
-		if cur != nil && cur.rec.Generation == rec.Generation {
+		if cur != nil && cur.Record.Generation == rec.Generation {
 			next.refreshAt = cur.refreshAt // the jitter is drawn once per token
 		}
 		if r.memory.snap.CompareAndSwap(cur, next) {
@@ -111,7 +111,7 @@ func (r *refresher) install(rec *record.Record, rev record.Revision, readAt time
 }
 
 // forget drops the snapshot because the store has no record.
-func (r *refresher) forget() {
+func (r *Refresher) forget() {
 	if r.memory.unsaved.Load() {
 		return
 	}
@@ -121,18 +121,18 @@ func (r *refresher) forget() {
 	r.memory.exists = false
 }
 
-// read loads the record. Concurrent callers share one load, which goes on if one of them
+// Read loads the record. Concurrent callers share one load, which goes on if one of them
 // stops waiting. Errors: [record.ErrConnectionNotFound], [record.ErrStoreUnavailable],
-// [ErrShuttingDown], a [*record.TokenError] if the store was rolled back, ctx's.
-func (r *refresher) read(ctx context.Context) (*snapshot, error) {
+// [record.ErrShuttingDown], a [*record.TokenError] if the store was rolled back, ctx's.
+func (r *Refresher) Read(ctx context.Context) (*Snapshot, error) {
 	r = r.lock()
 	rd := r.memory.reading
 	if rd == nil {
 		rd = &reading{done: make(chan struct{})}
-		if r.broker.lifecycle.begin(func() { r.runReading(context.WithoutCancel(ctx), rd) }) {
+		if r.engine.lifecycle.begin(func() { r.runReading(context.WithoutCancel(ctx), rd) }) {
 			r.memory.reading = rd
 		} else {
-			rd.err = ErrShuttingDown
+			rd.err = record.ErrShuttingDown
 			close(rd.done)
 		}
 	}
@@ -145,7 +145,7 @@ func (r *refresher) read(ctx context.Context) (*snapshot, error) {
 	}
 }
 
-func (r *refresher) runReading(ctx context.Context, rd *reading) {
+func (r *Refresher) runReading(ctx context.Context, rd *reading) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	rd.snap, rd.err = r.load(ctx)
@@ -159,71 +159,68 @@ func (r *refresher) runReading(ctx context.Context, rd *reading) {
 }
 
 // load reads the record and installs it.
-func (r *refresher) load(ctx context.Context) (*snapshot, error) {
-	b := r.broker
-	begun := b.clock.Now()
-	rec, rev, err := b.load(ctx, r.key)
+func (r *Refresher) load(ctx context.Context) (*Snapshot, error) {
+	e := r.engine
+	begun := e.clock.Now()
+	rec, rev, err := e.Load(ctx, r.Key)
 	switch {
 	case errors.Is(err, record.ErrNotFound):
 		r.forget()
-		return nil, record.ConnectionNotFound(r.key)
+		return nil, record.ConnectionNotFound(r.Key)
 	case err != nil:
-		r.memory.readFailed.Store(b.clock.Now().UnixNano())
+		r.memory.readFailed.Store(e.clock.Now().UnixNano())
 		return nil, err
 	case rec.IsTombstone():
-		r.install(rec, rev, begun)
-		return nil, record.ConnectionNotFound(r.key)
+		r.Install(rec, rev, begun)
+		return nil, record.ConnectionNotFound(r.Key)
 	}
 	if r.isRolledBack(rec) {
 		return r.reportRollback(ctx, rec, begun)
 	}
-	return r.install(rec, rev, begun), nil
+	return r.Install(rec, rev, begun), nil
 }
-
-// codeStaleStore is the code of the error for a store that was rolled back.
-const codeStaleStore = "stale_store"
 
 // reportRollback handles a record that is older than the newest version that this process
 // has seen. Its refresh token may be spent, so it is not used. If the newer version is still
 // in memory, that is served.
-func (r *refresher) reportRollback(ctx context.Context, rec *record.Record, readAt time.Time) (*snapshot, error) {
-	b := r.broker
+func (r *Refresher) reportRollback(ctx context.Context, rec *record.Record, readAt time.Time) (*Snapshot, error) {
+	e := r.engine
 	cur := r.memory.snap.Load()
-	known := cur != nil && cur.rec.Generation > rec.Generation
+	known := cur != nil && cur.Record.Generation > rec.Generation
 	if known && (r.memory.unsaved.Load() || !cur.readAt.Before(readAt)) {
 		return cur, nil // no rollback: this process has saved a newer version since the read
 	}
-	b.Config().logger().LogAttrs(ctx, slog.LevelError,
+	e.Config().Log().LogAttrs(ctx, slog.LevelError,
 		"the store has older credentials than this process has seen; they are not used. Was a backup restored? Import the connection again",
-		slog.String("connection", r.key.String()), slog.Uint64("stored_generation", rec.Generation))
-	if known && cur.servable(b.clock.Now()) {
+		slog.String("connection", r.Key.String()), slog.Uint64("stored_generation", rec.Generation))
+	if known && cur.servable(e.clock.Now()) {
 		return cur, nil
 	}
-	return nil, &record.TokenError{Key: r.key, Class: record.ClassConfiguration, Code: codeStaleStore}
+	return nil, &record.TokenError{Key: r.Key, Class: record.ClassConfiguration, Code: record.CodeStaleStore}
 }
 
-// latest returns a snapshot that is no older than [Config.CacheTTL]. While the store is
+// Latest returns a snapshot that is no older than [record.Config.CacheTTL]. While the store is
 // unavailable, it returns one with a valid token, however old.
-func (r *refresher) latest(ctx context.Context) (*snapshot, error) {
-	b := r.broker
-	now := b.clock.Now()
+func (r *Refresher) Latest(ctx context.Context) (*Snapshot, error) {
+	e := r.engine
+	now := e.clock.Now()
 	r.noteUse(now)
 	snap := r.memory.snap.Load()
-	if snap != nil && now.Sub(snap.readAt) < b.Config().cacheTTL() {
-		if snap.rec.IsTombstone() {
-			return nil, record.ConnectionNotFound(r.key)
+	if snap != nil && now.Sub(snap.readAt) < e.Config().CacheFor() {
+		if snap.Record.IsTombstone() {
+			return nil, record.ConnectionNotFound(r.Key)
 		}
 		return snap, nil
 	}
 	if snap == nil || !snap.servable(now) {
-		return r.read(ctx)
+		return r.Read(ctx)
 	}
 	if isWithin(readCooldown, r.memory.readFailed.Load(), now) {
 		return snap, nil
 	}
 	waiting, cancel := context.WithTimeout(ctx, readPatience)
 	defer cancel()
-	fresh, err := r.read(waiting)
+	fresh, err := r.Read(waiting)
 	if err == nil {
 		return fresh, nil
 	}

@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -20,15 +20,15 @@ import (
 // redeem sends the token request that is due for the record, once.
 func (a *attempt) redeem(ctx context.Context, held *heldLease, sentAt time.Time) (ans record.Answer) {
 	r, conn, rec := a.refresher, a.conn, held.rec
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.refreshTimeout())
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.RequestTimeout())
 	defer cancel()
-	ctx, span := r.broker.tracing.start(ctx, "token_broker.token_request", trace.WithSpanKind(trace.SpanKindClient),
-		trace.WithAttributes(connectorAttribute(r.key), attribute.String("http.request.method", http.MethodPost)))
+	ctx, span := r.engine.tracing.start(ctx, "token_broker.token_request", trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(ConnectorAttribute(r.Key), attribute.String("http.request.method", http.MethodPost)))
 	defer func() {
 		if ans.Status != 0 {
 			span.SetAttributes(attribute.Int("http.response.status_code", ans.Status))
 		}
-		endSpan(span, ans.Err())
+		EndSpan(span, ans.Err())
 	}()
 
 	req, err := tokenRequest(conn, rec, sentAt)
@@ -39,7 +39,7 @@ func (a *attempt) redeem(ctx context.Context, held *heldLease, sentAt time.Time)
 		span.SetAttributes(attribute.String("server.address", u.Hostname()))
 	}
 	r.setUnsent()
-	ans = tokenendpoint.Send(ctx, r.broker.transport(a.cfg.AllowsPrivate(conn)), req)
+	ans = tokenendpoint.Send(ctx, r.engine.transport(a.cfg.AllowsPrivate(conn)), req)
 	if conn.Grant().IgnoresRefreshTokens {
 		ans.RefreshToken = secret.String{}
 	}
@@ -76,7 +76,7 @@ func (a *attempt) fellBack(ctx context.Context, held *heldLease, ans record.Answ
 	}
 	_, _, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) {
 		if rec == nil || rec.IsTombstone() {
-			return "", record.ConnectionNotFound(a.refresher.key)
+			return "", record.ConnectionNotFound(a.refresher.Key)
 		}
 		if !rec.Holds(held.lease) || rec.RefreshTokenHash() != held.lease.RefreshToken {
 			return "", errSuperseded

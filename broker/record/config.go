@@ -1,4 +1,4 @@
-package broker
+package record
 
 import (
 	"cmp"
@@ -7,15 +7,14 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
-	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A Config is the part of a [Broker] that operators decide. [Broker.Configure] can replace
+// A Config is the part of a [broker.Broker] that operators decide. [broker.Broker.Configure] can replace
 // it at any time; a refresh in progress keeps the one that it began with. Once passed to
 // Configure, a Config must not be changed.
 type Config struct {
 	// Connectors are the services that connections can use, by id.
-	Connectors map[connector.ID]*record.Connector
+	Connectors map[connector.ID]*Connector
 
 	// RefreshTimeout is the timeout of one request to a token endpoint. Default: 20s.
 	RefreshTimeout time.Duration
@@ -39,7 +38,7 @@ type Config struct {
 	Limits Limits
 
 	// Events receives events. If nil, they are only logged.
-	Events record.EventSink
+	Events EventSink
 
 	// Logger receives operational messages. If nil, they are discarded.
 	Logger *slog.Logger
@@ -53,17 +52,17 @@ const (
 	DefaultCacheTTL       = 30 * time.Second
 )
 
-func (c *Config) refreshTimeout() time.Duration {
+func (c *Config) RequestTimeout() time.Duration {
 	return orDefault(c.RefreshTimeout, DefaultRefreshTimeout)
 }
 
-func (c *Config) refreshGiveUp() time.Duration {
+func (c *Config) GiveUpAfter() time.Duration {
 	return orDefault(c.RefreshGiveUp, defaultRefreshGiveUp)
 }
 
-func (c *Config) cacheTTL() time.Duration { return orDefault(c.CacheTTL, DefaultCacheTTL) }
+func (c *Config) CacheFor() time.Duration { return orDefault(c.CacheTTL, DefaultCacheTTL) }
 
-func (c *Config) retention() time.Duration {
+func (c *Config) RetainFor() time.Duration {
 	if c.Retention < 0 {
 		return 0
 	}
@@ -77,7 +76,7 @@ func orDefault(d, def time.Duration) time.Duration {
 	return d
 }
 
-func (c *Config) logger() *slog.Logger {
+func (c *Config) Log() *slog.Logger {
 	if c.Logger == nil {
 		return slog.New(slog.DiscardHandler)
 	}
@@ -86,18 +85,18 @@ func (c *Config) logger() *slog.Logger {
 
 // AllowsPrivate reports whether the connector's hosts may be on private addresses and
 // speak plain HTTP.
-func (c *Config) AllowsPrivate(conn *record.Connector) bool {
+func (c *Config) AllowsPrivate(conn *Connector) bool {
 	return c.AllowPrivateHosts || conn.AllowPrivate
 }
 
 // MayAllow reports whether some connection of the connector might be allowed to send its
 // credential to the target.
-func (c *Config) MayAllow(conn *record.Connector, target *connector.Target) bool {
-	return c.definition(conn).MayAllow(target)
+func (c *Config) MayAllow(conn *Connector, target *connector.Target) bool {
+	return c.DefinitionOf(conn).MayAllow(target)
 }
 
-// definition returns the connector's definition with AllowPrivateHosts applied.
-func (c *Config) definition(conn *record.Connector) *connector.Definition {
+// DefinitionOf returns the connector's DefinitionOf with AllowPrivateHosts applied.
+func (c *Config) DefinitionOf(conn *Connector) *connector.Definition {
 	if c.AllowsPrivate(conn) == conn.AllowPrivate {
 		return &conn.Definition
 	}
@@ -106,19 +105,19 @@ func (c *Config) definition(conn *record.Connector) *connector.Definition {
 	return &private
 }
 
-// connector returns the connector of key's connection. Errors: [*record.InputError],
-// [record.ErrConnectorNotFound].
-func (c *Config) connector(key record.Key) (*record.Connector, error) {
+// ConnectorOf returns the ConnectorOf of key's connection. Errors: [*InputError],
+// [ErrConnectorNotFound].
+func (c *Config) ConnectorOf(key Key) (*Connector, error) {
 	if err := key.Validate(); err != nil {
 		return nil, err
 	}
-	return c.configured(key.Connector)
+	return c.Configured(key.Connector)
 }
 
-func (c *Config) configured(id connector.ID) (*record.Connector, error) {
+func (c *Config) Configured(id connector.ID) (*Connector, error) {
 	conn, ok := c.Connectors[id]
 	if !ok {
-		return nil, fmt.Errorf("%w: %s has no connector block in the configuration", record.ErrConnectorNotFound, id)
+		return nil, fmt.Errorf("%w: %s has no connector block in the configuration", ErrConnectorNotFound, id)
 	}
 	return conn, nil
 }
@@ -144,8 +143,8 @@ const (
 	defaultApplicationLimit = 20_000
 )
 
-func (l *Limits) connection() int { return cmp.Or(l.Connection, defaultConnectionLimit) }
+func (l *Limits) PerConnection() int { return cmp.Or(l.Connection, defaultConnectionLimit) }
 
-func (l *Limits) application(name string) int {
+func (l *Limits) PerApplication(name string) int {
 	return cmp.Or(l.Applications[name], l.Application, defaultApplicationLimit)
 }

@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -24,9 +24,9 @@ type tracing struct {
 	latest atomic.Pointer[trace.TracerProvider]
 }
 
-// isTraced reports whether ctx belongs to a trace. If not, callers need not even build the
+// IsTraced reports whether ctx belongs to a trace. If not, callers need not even build the
 // attributes of a span.
-func isTraced(ctx context.Context) bool { return trace.SpanFromContext(ctx).SpanContext().IsValid() }
+func IsTraced(ctx context.Context) bool { return trace.SpanFromContext(ctx).SpanContext().IsValid() }
 
 // start begins a span as a child of the span in ctx.
 func (t *tracing) start(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
@@ -57,9 +57,9 @@ func (t *tracing) startRoot(ctx, cause context.Context, name string, opts ...tra
 	return provider.Tracer(scopeName).Start(ctx, name, append(opts, trace.WithNewRoot())...)
 }
 
-// endSpan ends the span. If err is not nil, the span is marked as failed with err's type,
+// EndSpan ends the span. If err is not nil, the span is marked as failed with err's type,
 // but without its text, which may name customers.
-func endSpan(span trace.Span, err error) {
+func EndSpan(span trace.Span, err error) {
 	if err != nil {
 		kind := errorType(err)
 		span.SetAttributes(attribute.String("error.type", kind))
@@ -68,8 +68,8 @@ func endSpan(span trace.Span, err error) {
 	span.End()
 }
 
-// connectorAttribute names the connector of a span. Spans never name customers.
-func connectorAttribute(key record.Key) attribute.KeyValue {
+// ConnectorAttribute names the connector of a span. Spans never name customers.
+func ConnectorAttribute(key record.Key) attribute.KeyValue {
 	return attribute.String("token_broker.connector", key.Connector.String())
 }
 
@@ -89,15 +89,15 @@ func errorType(err error) string {
 		return "connection_not_found"
 	case errors.Is(err, record.ErrConnectorNotFound):
 		return "connector_not_found"
-	case errors.Is(err, ErrConsumerNotFound):
+	case errors.Is(err, record.ErrConsumerNotFound):
 		return "consumer_not_found"
 	case errors.Is(err, tokenendpoint.ErrRevokeLater), errors.Is(err, tokenendpoint.ErrRevokeRefused), errors.Is(err, tokenendpoint.ErrRevokeURL), errors.Is(err, errNoRevokeTarget):
 		return "not_revoked"
 	case errors.Is(err, record.ErrConflict):
 		return "conflict"
-	case errors.Is(err, ErrConnectionDisabled):
+	case errors.Is(err, record.ErrConnectionDisabled):
 		return "connection_disabled"
-	case errors.Is(err, ErrHostNotAllowed):
+	case errors.Is(err, record.ErrHostNotAllowed):
 		return "host_not_allowed"
 	case errors.Is(err, context.Canceled):
 		return "canceled"

@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -24,7 +24,7 @@ const (
 
 // A revocation revokes the grant of a connection that is gone (RFC 7009).
 type revocation struct {
-	cfg      *Config
+	cfg      *record.Config
 	conn     *record.Connector
 	key      record.Key
 	settings map[string]any // the connection's, for the endpoint's URL
@@ -34,7 +34,7 @@ type revocation struct {
 
 // newRevocation returns the revocation of a refresh token or, without one, of an access
 // token. It is nil without a token, or without a revocation endpoint.
-func newRevocation(cfg *Config, conn *record.Connector, key record.Key, settings map[string]any, access, refresh secret.String) *revocation {
+func newRevocation(cfg *record.Config, conn *record.Connector, key record.Key, settings map[string]any, access, refresh secret.String) *revocation {
 	if conn == nil || conn.AuthType != connector.OAuth2 || conn.RevocationURL == "" {
 		return nil
 	}
@@ -49,43 +49,43 @@ func newRevocation(cfg *Config, conn *record.Connector, key record.Key, settings
 }
 
 // revoke revokes in the background. The outcome is only logged and traced. rv may be nil.
-func (b *Engine) revoke(cause context.Context, rv *revocation) {
-	if rv != nil && !b.lifecycle.begin(func() { b.carryOut(cause, rv) }) {
-		rv.report(context.Background(), trace.SpanFromContext(cause), ErrShuttingDown)
+func (e *Engine) revoke(cause context.Context, rv *revocation) {
+	if rv != nil && !e.lifecycle.begin(func() { e.carryOut(cause, rv) }) {
+		rv.report(context.Background(), trace.SpanFromContext(cause), record.ErrShuttingDown)
 	}
 }
 
 // revokeLate is revoke for a token response that arrived after its connection was deleted.
 // Its caller runs in a goroutine that Close waits for, so while the broker is closing the
 // caller revokes the token itself.
-func (b *Engine) revokeLate(cause context.Context, rv *revocation) {
-	if rv != nil && !b.lifecycle.begin(func() { b.carryOut(cause, rv) }) {
-		b.carryOut(cause, rv)
+func (e *Engine) revokeLate(cause context.Context, rv *revocation) {
+	if rv != nil && !e.lifecycle.begin(func() { e.carryOut(cause, rv) }) {
+		e.carryOut(cause, rv)
 	}
 }
 
 // carryOut revokes, with the timeout of a token request.
-func (b *Engine) carryOut(cause context.Context, rv *revocation) {
-	ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.revoke",
-		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(connectorAttribute(rv.key)))
-	ctx, cancel := context.WithTimeout(ctx, rv.cfg.refreshTimeout())
+func (e *Engine) carryOut(cause context.Context, rv *revocation) {
+	ctx, span := e.tracing.startRoot(context.Background(), cause, "token_broker.revoke",
+		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(ConnectorAttribute(rv.key)))
+	ctx, cancel := context.WithTimeout(ctx, rv.cfg.RequestTimeout())
 	defer cancel()
-	err := b.tryToRevoke(ctx, rv)
+	err := e.tryToRevoke(ctx, rv)
 	rv.report(ctx, span, err)
-	endSpan(span, err)
+	EndSpan(span, err)
 }
 
-func (b *Engine) tryToRevoke(ctx context.Context, rv *revocation) error {
+func (e *Engine) tryToRevoke(ctx context.Context, rv *revocation) error {
 	for try := 1; ; try++ {
-		if b.isConnectedAgain(ctx, rv.key) {
+		if e.isConnectedAgain(ctx, rv.key) {
 			return errConnectedAgain
 		}
-		err := b.sendRevocation(ctx, rv)
+		err := e.sendRevocation(ctx, rv)
 		if err == nil || !errors.Is(err, tokenendpoint.ErrRevokeLater) || try == revocationTries {
 			return err
 		}
 		// No request is in progress between two tries, so the broker may close.
-		if b.clock.Sleep(b.lifecycle.ctx, time.Duration(try)*revocationPause) != nil || ctx.Err() != nil {
+		if e.clock.Sleep(e.lifecycle.ctx, time.Duration(try)*revocationPause) != nil || ctx.Err() != nil {
 			return err
 		}
 	}
@@ -94,8 +94,8 @@ func (b *Engine) tryToRevoke(ctx context.Context, rv *revocation) error {
 // isConnectedAgain reports whether a deleted connection has been imported again. The import
 // may have brought another token of the same grant, which cannot be told from outside, and
 // revoking one token of a grant ends all of them (RFC 7009 section 2.1).
-func (b *Engine) isConnectedAgain(ctx context.Context, key record.Key) bool {
-	rec, _, err := b.load(ctx, key)
+func (e *Engine) isConnectedAgain(ctx context.Context, key record.Key) bool {
+	rec, _, err := e.Load(ctx, key)
 	return err == nil && !rec.IsTombstone() && rec.Credentials != nil
 }
 
@@ -107,13 +107,13 @@ var (
 
 // sendRevocation sends one revocation request. The same addresses are allowed as for token
 // requests.
-func (b *Engine) sendRevocation(ctx context.Context, rv *revocation) error {
+func (e *Engine) sendRevocation(ctx context.Context, rv *revocation) error {
 	endpoint, err := rv.conn.RenderRevocationURL(rv.settings)
 	if err != nil {
 		return errNoRevokeTarget
 	}
 	client, _ := rv.conn.ClientFor(rv.settings)
-	return tokenendpoint.Revoke(ctx, b.transport(rv.cfg.AllowsPrivate(rv.conn)), tokenendpoint.Revocation{
+	return tokenendpoint.Revoke(ctx, e.transport(rv.cfg.AllowsPrivate(rv.conn)), tokenendpoint.Revocation{
 		URL: endpoint, Client: client, InParams: rv.conn.AuthenticatesInParams(client), Token: rv.token, Hint: rv.hint,
 	})
 }
@@ -131,5 +131,5 @@ func (rv *revocation) report(ctx context.Context, span trace.Span, err error) {
 	if failed, ok := errors.AsType[*tokenendpoint.RevocationError](err); ok && failed.Status != 0 {
 		span.SetAttributes(attribute.Int("http.response.status_code", failed.Status))
 	}
-	rv.cfg.logger().LogAttrs(ctx, level, msg, attrs...)
+	rv.cfg.Log().LogAttrs(ctx, level, msg, attrs...)
 }

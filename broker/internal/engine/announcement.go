@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -43,11 +43,11 @@ func fingerprint(c *record.Connector) secret.Hash {
 
 // announce reports whether it is this process that tells of the pause of a connector.
 // While the store cannot say, it is: better twice than never.
-func (b *Engine) announce(ctx context.Context, conn *record.Connector, seen *record.Record, now time.Time) bool {
+func (e *Engine) announce(ctx context.Context, conn *record.Connector, seen *record.Record, now time.Time) bool {
 	key := announcementKey(conn, seen)
-	b.refusals.announcements.set(key, true)
+	e.refusals.announcements.set(key, true)
 	client := fingerprint(conn)
-	news, err := b.updateAnnouncement(ctx, key, func(stored announcement) (announcement, bool) {
+	news, err := e.updateAnnouncement(ctx, key, func(stored announcement) (announcement, bool) {
 		known := stored.client == client && now.Sub(stored.at).Abs() < reannounceAfter
 		return announcement{client, now}, !known
 	})
@@ -56,22 +56,22 @@ func (b *Engine) announce(ctx context.Context, conn *record.Connector, seen *rec
 
 // endAnnouncement is called when the token endpoint has taken a connector's client: if it
 // is wrong another time, that is news. Nothing waits for it.
-func (b *Engine) endAnnouncement(cause context.Context, conn *record.Connector, seen *record.Record) {
+func (e *Engine) endAnnouncement(cause context.Context, conn *record.Connector, seen *record.Record) {
 	key := announcementKey(conn, seen)
-	if !b.refusals.announcements.set(key, false) {
+	if !e.refusals.announcements.set(key, false) {
 		return
 	}
-	b.lifecycle.begin(func() {
-		ctx, span := b.tracing.startRoot(context.Background(), cause, "token_broker.resume")
+	e.lifecycle.begin(func() {
+		ctx, span := e.tracing.startRoot(context.Background(), cause, "token_broker.resume")
 		ctx, cancel := context.WithTimeout(ctx, openTimeout)
 		defer cancel()
-		_, err := b.updateAnnouncement(ctx, key, func(stored announcement) (announcement, bool) {
+		_, err := e.updateAnnouncement(ctx, key, func(stored announcement) (announcement, bool) {
 			return announcement{}, stored != announcement{}
 		})
 		if err != nil {
-			b.refusals.announcements.set(key, true) // the next one that succeeds tries again
+			e.refusals.announcements.set(key, true) // the next one that succeeds tries again
 		}
-		endSpan(span, err)
+		EndSpan(span, err)
 	})
 }
 
@@ -94,9 +94,9 @@ func announcementKey(c *record.Connector, rec *record.Record) record.Key {
 
 // updateAnnouncement replaces an announcement if change says so, and reports whether it
 // did.
-func (b *Engine) updateAnnouncement(ctx context.Context, key record.Key, change func(announcement) (announcement, bool)) (bool, error) {
-	rec, _, err := b.updateIf(ctx, key, func(rec *record.Record) *record.Record {
-		now := b.clock.Now()
+func (e *Engine) updateAnnouncement(ctx context.Context, key record.Key, change func(announcement) (announcement, bool)) (bool, error) {
+	rec, _, err := e.updateIf(ctx, key, func(rec *record.Record) *record.Record {
+		now := e.clock.Now()
 		if rec == nil {
 			rec = &record.Record{Key: key, CreatedAt: now}
 		}

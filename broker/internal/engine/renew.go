@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -16,11 +16,11 @@ const (
 )
 
 // react runs reaction in the background, at most one at a time per connection.
-func (r *refresher) react(reaction func()) {
+func (r *Refresher) react(reaction func()) {
 	if r.rejections.reacting.Swap(true) {
 		return
 	}
-	if !r.broker.lifecycle.begin(func() {
+	if !r.engine.lifecycle.begin(func() {
 		defer r.rejections.reacting.Store(false)
 		reaction()
 	}) {
@@ -43,7 +43,7 @@ func (f *forcedRefresh) clear() { f.generation, f.unparked = 0, "" }
 
 // force lets the next flight refresh a token that is valid by the clock, because downstream
 // has rejected it. It reports false while the cooldown lasts.
-func (r *refresher) force(generation uint64, now time.Time) bool {
+func (r *Refresher) force(generation uint64, now time.Time) bool {
 	r = r.lock()
 	defer r.mu.Unlock()
 	f := &r.rejections.refresh
@@ -63,7 +63,7 @@ func (r *refresher) force(generation uint64, now time.Time) bool {
 
 // isForced reports whether the flight must replace that generation even if its token is
 // valid.
-func (r *refresher) isForced(generation uint64) bool {
+func (r *Refresher) isForced(generation uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.rejections.refresh.generation != 0 && r.rejections.refresh.generation == generation
@@ -71,15 +71,15 @@ func (r *refresher) isForced(generation uint64) bool {
 
 // isRejected reports whether the flight must replace that generation because downstream
 // has rejected its token.
-func (r *refresher) isRejected(generation uint64) bool {
+func (r *Refresher) isRejected(generation uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.rejections.refresh.generation != 0 && r.rejections.refresh.generation == generation && r.rejections.refresh.last == generation
 }
 
-// accepted notes that downstream accepted a credential. If it is newer than the one that
+// Accepted notes that downstream Accepted a credential. If it is newer than the one that
 // was rejected last, forcing the refresh has helped, and the cooldown is reset.
-func (r *refresher) accepted(generation uint64) {
+func (r *Refresher) Accepted(generation uint64) {
 	if !r.rejections.forced.Load() {
 		return
 	}
@@ -93,22 +93,22 @@ func (r *refresher) accepted(generation uint64) {
 
 // reject parks a connection that cannot obtain another token, because its token has expired
 // or was refused by downstream. It returns the error for callers.
-func (r *refresher) reject(ctx context.Context, cfg *Config, conn *record.Connector, generation uint64, code string) error {
-	b := r.broker
-	now := b.clock.Now()
+func (r *Refresher) reject(ctx context.Context, cfg *record.Config, conn *record.Connector, generation uint64, code string) error {
+	e := r.engine
+	now := e.clock.Now()
 	var event record.EventType
-	rec, rev, err := b.update(ctx, r.key, func(rec *record.Record) (*record.Record, error) {
+	rec, rev, err := e.Update(ctx, r.Key, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || rec.IsTombstone() || rec.Generation != generation || rec.Credentials == nil || rec.IsParked() {
 			return nil, errSuperseded
 		}
-		event = rec.Fail(record.Answer{Class: record.ClassPermanent, Code: code}, record.Policy{Retention: cfg.retention()}, now)
+		event = rec.Fail(record.Answer{Class: record.ClassPermanent, Code: code}, record.Policy{Retention: cfg.RetainFor()}, now)
 		return rec, nil
 	})
-	failure := &record.TokenError{Key: r.key, Class: record.ClassPermanent, Code: code, Parked: true, FailedAt: now}
+	failure := &record.TokenError{Key: r.Key, Class: record.ClassPermanent, Code: code, Parked: true, FailedAt: now}
 	switch {
 	case err == nil:
-		r.install(rec, rev, now)
-		b.emit(ctx, cfg, conn, event, rec)
+		r.Install(rec, rev, now)
+		e.emit(ctx, cfg, conn, event, rec)
 	case !errors.Is(err, errSuperseded):
 		failure.Err = err
 	}
@@ -116,17 +116,17 @@ func (r *refresher) reject(ctx context.Context, cfg *Config, conn *record.Connec
 }
 
 // rejectLater is reject in the background, for a request that has been answered.
-func (r *refresher) rejectLater(conn *record.Connector, generation uint64) {
+func (r *Refresher) rejectLater(conn *record.Connector, generation uint64) {
 	r.react(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 		defer cancel()
-		_ = r.reject(ctx, r.broker.Config(), conn, generation, record.CodeAccessTokenRejected)
+		_ = r.reject(ctx, r.engine.Config(), conn, generation, record.CodeAccessTokenRejected)
 	})
 }
 
 // forceOnce lets the next flight replace the record's token even if it is valid, and send a
 // refused refresh token once more. It reports false if it is too early for that.
-func (r *refresher) forceOnce(rec *record.Record, now time.Time) bool {
+func (r *Refresher) forceOnce(rec *record.Record, now time.Time) bool {
 	wait := minForceCooldown
 	if rec.IsParked() {
 		wait = record.Cooldown
@@ -149,46 +149,46 @@ func (r *refresher) forceOnce(rec *record.Record, now time.Time) bool {
 }
 
 // isUnparked reports whether the flight may send a refresh token that was refused.
-func (r *refresher) isUnparked(parked secret.Hash) bool {
+func (r *Refresher) isUnparked(parked secret.Hash) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.rejections.refresh.unparked != "" && r.rejections.refresh.unparked == parked
 }
 
-// renew is called when downstream has answered 401 to the token of a generation. It reports
+// Renew is called when downstream has answered 401 to the token of a generation. It reports
 // whether there is a newer one, from another refresh or from the one that it starts.
-func (r *refresher) renew(ctx context.Context, conn *record.Connector, generation uint64) bool {
-	if snap := r.memory.snap.Load(); snap != nil && snap.rec.Generation > generation {
+func (r *Refresher) Renew(ctx context.Context, conn *record.Connector, generation uint64) bool {
+	if snap := r.memory.snap.Load(); snap != nil && snap.Record.Generation > generation {
 		return true
 	}
-	snap, err := r.read(ctx)
+	snap, err := r.Read(ctx)
 	if err != nil {
 		return false
 	}
-	if snap.rec.Generation > generation {
+	if snap.Record.Generation > generation {
 		return true
 	}
-	if !conn.CanRefresh(snap.rec.Credentials) || snap.rec.IsParked() || !r.force(generation, r.broker.clock.Now()) {
+	if !conn.CanRefresh(snap.Record.Credentials) || snap.Record.IsParked() || !r.force(generation, r.engine.clock.Now()) {
 		return false
 	}
 	snap, err = r.await(ctx)
-	return err == nil && snap.rec.Generation > generation
+	return err == nil && snap.Record.Generation > generation
 }
 
-// renewLater is renew for a request that cannot be sent again.
-func (r *refresher) renewLater(conn *record.Connector, generation uint64) {
-	b := r.broker
+// RenewLater is renew for a request that cannot be sent again.
+func (r *Refresher) RenewLater(conn *record.Connector, generation uint64) {
+	e := r.engine
 	r.react(func() {
-		ctx, cancel := context.WithTimeout(b.lifecycle.ctx, leaseDuration(b.Config().refreshTimeout()))
+		ctx, cancel := context.WithTimeout(e.lifecycle.ctx, leaseDuration(e.Config().RequestTimeout()))
 		defer cancel()
-		r.renew(ctx, conn, generation)
+		r.Renew(ctx, conn, generation)
 	})
 }
 
-// renewOnce joins the refresh under way or, unless it is too early for another one, starts
+// RenewOnce joins the refresh under way or, unless it is too early for another one, starts
 // one, of a valid token and of one whose refresh token was refused too. It returns what is
 // served after that. A [*record.TokenError] says why there is no valid token.
-func (r *refresher) renewOnce(ctx context.Context, conn *record.Connector) (*snapshot, error) {
+func (r *Refresher) RenewOnce(ctx context.Context, conn *record.Connector) (*Snapshot, error) {
 	if f := r.underWay(); f != nil {
 		select {
 		case <-f.done: // its outcome is in the record
@@ -196,15 +196,15 @@ func (r *refresher) renewOnce(ctx context.Context, conn *record.Connector) (*sna
 			return nil, ctx.Err()
 		}
 	}
-	snap, err := r.read(ctx)
+	snap, err := r.Read(ctx)
 	if err != nil {
 		return nil, err
 	}
-	now := r.broker.clock.Now()
-	if conn.CanRefresh(snap.rec.Credentials) && r.broker.refusals.breakers.openUntil(conn, snap.rec, now).IsZero() && r.forceOnce(snap.rec, now) {
+	now := r.engine.clock.Now()
+	if conn.CanRefresh(snap.Record.Credentials) && r.engine.refusals.breakers.openUntil(conn, snap.Record, now).IsZero() && r.forceOnce(snap.Record, now) {
 		return r.await(ctx)
 	}
-	if snap.servable(now) && !snap.rec.IsRejected() {
+	if snap.servable(now) && !snap.Record.IsRejected() {
 		return snap, nil
 	}
 	if refused := r.refused(snap, conn, now); refused != nil {
@@ -214,21 +214,21 @@ func (r *refresher) renewOnce(ctx context.Context, conn *record.Connector) (*sna
 }
 
 // underWay returns the refresh that has not ended yet, if there is one.
-func (r *refresher) underWay() *flight {
+func (r *Refresher) underWay() *flight {
 	r = r.lock()
 	defer r.mu.Unlock()
 	return r.attempts.flight
 }
 
-// isParked reports whether the connection is known to be parked.
-func (r *refresher) isParked() bool {
+// IsParked reports whether the connection is known to be parked.
+func (r *Refresher) IsParked() bool {
 	snap := r.memory.snap.Load()
-	return snap != nil && snap.rec.IsParked()
+	return snap != nil && snap.Record.IsParked()
 }
 
-// pausedNow returns the error of a connection whose token requests are paused, or nil.
-func (b *Engine) pausedNow(conn *record.Connector, rec *record.Record, now time.Time) error {
-	if until := b.refusals.breakers.openUntil(conn, rec, now); !until.IsZero() {
+// PausedNow returns the error of a connection whose token requests are paused, or nil.
+func (e *Engine) PausedNow(conn *record.Connector, rec *record.Record, now time.Time) error {
+	if until := e.refusals.breakers.openUntil(conn, rec, now); !until.IsZero() {
 		return pausedError(rec.Key, until)
 	}
 	return nil

@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -11,23 +11,23 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// saveTombstone is save for a deletion, which a pending answer for the same connection
+// SaveTombstone is save for a deletion, which a pending answer for the same connection
 // does not prevent.
-func (b *Engine) saveTombstone(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
-	if err := b.replay(ctx); err != nil {
+func (e *Engine) SaveTombstone(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
+	if err := e.replay(ctx); err != nil {
 		return 0, err
 	}
-	return b.saveNow(ctx, rec, rev)
+	return e.saveNow(ctx, rec, rev)
 }
 
 // purge removes a tombstone for good. Stores cannot delete by compare-and-set, and an
 // import may come at any time. So the tombstone gets a lease first, which imports respect,
 // and the deletion takes at most half of it.
-func (b *Engine) purge(ctx context.Context, key record.Key) error {
+func (e *Engine) purge(ctx context.Context, key record.Key) error {
 	lease := &record.Lease{ID: uuid.NewString(), Duration: purgeLease}
-	begun := b.clock.Now()
-	rec, _, err := b.updateIf(ctx, key, func(rec *record.Record) *record.Record {
-		if rec == nil || !rec.IsPurgeable(b.clock.Now()) {
+	begun := e.clock.Now()
+	rec, _, err := e.updateIf(ctx, key, func(rec *record.Record) *record.Record {
+		if rec == nil || !rec.IsPurgeable(e.clock.Now()) {
 			return nil
 		}
 		rec.Lease = lease
@@ -36,33 +36,33 @@ func (b *Engine) purge(ctx context.Context, key record.Key) error {
 	if err != nil || rec == nil {
 		return err
 	}
-	left := purgeLease/2 - b.clock.Now().Sub(begun)
+	left := purgeLease/2 - e.clock.Now().Sub(begun)
 	if left <= 0 {
 		return nil // the next sweep tries again
 	}
 	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
-	return b.deleteNow(ctx, key)
+	return e.deleteNow(ctx, key)
 }
 
-func (b *Engine) deleteNow(ctx context.Context, key record.Key) (err error) {
-	ctx, span := b.startStoreSpan(ctx, "delete", key)
-	defer func() { endSpan(span, err) }()
-	s, err := b.store(ctx)
+func (e *Engine) deleteNow(ctx context.Context, key record.Key) (err error) {
+	ctx, span := e.startStoreSpan(ctx, "delete", key)
+	defer func() { EndSpan(span, err) }()
+	s, err := e.Store(ctx)
 	if err != nil {
 		return err
 	}
 	return s.Delete(ctx, key)
 }
 
-// updateUnpurged is update for a change that may bring a deleted connection back: it waits
+// UpdateUnpurged is update for a change that may bring a deleted connection back: it waits
 // while the tombstone is being purged. If the process that purges it has died, the wait
 // ends with the lease.
-func (b *Engine) updateUnpurged(ctx context.Context, key record.Key, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
+func (e *Engine) UpdateUnpurged(ctx context.Context, key record.Key, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
 	var observed leaseObserver
 	for {
-		rec, rev, err := b.update(ctx, key, func(rec *record.Record) (*record.Record, error) {
-			if rec != nil && rec.IsTombstone() && rec.Lease != nil && !observed.overdue(rec.Lease, b.clock.Now()) {
+		rec, rev, err := e.Update(ctx, key, func(rec *record.Record) (*record.Record, error) {
+			if rec != nil && rec.IsTombstone() && rec.Lease != nil && !observed.overdue(rec.Lease, e.clock.Now()) {
 				return nil, errPurging
 			}
 			return change(rec)
@@ -70,7 +70,7 @@ func (b *Engine) updateUnpurged(ctx context.Context, key record.Key, change func
 		if !errors.Is(err, errPurging) {
 			return rec, rev, err
 		}
-		if err := b.clock.Sleep(ctx, leasePoll); err != nil {
+		if err := e.clock.Sleep(ctx, leasePoll); err != nil {
 			return nil, 0, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -6,7 +6,7 @@ import (
 )
 
 // A Clock tells the time and waits. Embedders can replace it to simulate time, see
-// [Options].
+// [broker.Options].
 type Clock interface {
 	// Now returns the current time, with a monotonic reading if the clock has one.
 	Now() time.Time

@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"encoding/json"
@@ -44,7 +44,7 @@ type pendingAnswer struct {
 
 // An outcome is the result of saving a pending answer.
 type outcome struct {
-	snap  *snapshot
+	snap  *Snapshot
 	event record.EventType
 	err   error
 }

@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -22,66 +22,66 @@ const (
 )
 
 // sweepRegularly sweeps until the broker closes.
-func (b *Engine) sweepRegularly() {
+func (e *Engine) sweepRegularly() {
 	var observed leaseObserver
 	for {
 		wait := sweepInterval - sweepInterval/5 + rand.N(2*sweepInterval/5)
-		if b.clock.Sleep(b.lifecycle.ctx, wait) != nil {
+		if e.clock.Sleep(e.lifecycle.ctx, wait) != nil {
 			return
 		}
-		b.evictIdle()
-		if err := b.sweep(b.lifecycle.ctx, &observed); err != nil && b.lifecycle.ctx.Err() == nil {
-			b.Config().logger().LogAttrs(b.lifecycle.ctx, slog.LevelWarn, "the sweep has stopped; it starts again later",
+		e.evictIdle()
+		if err := e.sweep(e.lifecycle.ctx, &observed); err != nil && e.lifecycle.ctx.Err() == nil {
+			e.Config().Log().LogAttrs(e.lifecycle.ctx, slog.LevelWarn, "the sweep has stopped; it starts again later",
 				slog.String("error", err.Error()))
 		}
 	}
 }
 
 // sweep looks at every record once, unless another replica is sweeping.
-func (b *Engine) sweep(ctx context.Context, observed *leaseObserver) (err error) {
-	ctx, span := b.tracing.startRoot(ctx, context.Background(), "token_broker.sweep")
-	defer func() { endSpan(span, err) }()
-	if err := b.adopt(ctx); err != nil { // other processes of this machine may have died
+func (e *Engine) sweep(ctx context.Context, observed *leaseObserver) (err error) {
+	ctx, span := e.tracing.startRoot(ctx, context.Background(), "token_broker.sweep")
+	defer func() { EndSpan(span, err) }()
+	if err := e.adopt(ctx); err != nil { // other processes of this machine may have died
 		return err
 	}
-	if b.backlog.pending() {
-		if err := b.flush(ctx); err != nil {
+	if e.backlog.pending() {
+		if err := e.flush(ctx); err != nil {
 			return err
 		}
 	}
-	lease, err := b.leaseSweep(ctx, observed, nil)
+	lease, err := e.leaseSweep(ctx, observed, nil)
 	if err != nil || lease == nil {
 		return err
 	}
-	s, err := b.store(ctx)
+	s, err := e.Store(ctx)
 	if err != nil {
 		return err
 	}
-	renewed := b.clock.Now()
+	renewed := e.clock.Now()
 	for key, err := range s.List(ctx, "", "") {
 		if err != nil {
 			return err
 		}
-		if b.clock.Now().Sub(renewed) > sweepLease/2 {
-			if lease, err = b.leaseSweep(ctx, observed, lease); err != nil || lease == nil {
+		if e.clock.Now().Sub(renewed) > sweepLease/2 {
+			if lease, err = e.leaseSweep(ctx, observed, lease); err != nil || lease == nil {
 				return err
 			}
-			renewed = b.clock.Now()
+			renewed = e.clock.Now()
 		}
 		if key.Application == ownApplication {
 			continue
 		}
-		if err := b.sweepRecord(ctx, key); isUnavailable(err) {
+		if err := e.sweepRecord(ctx, key); isUnavailable(err) {
 			return err
 		} else if err != nil {
-			b.Config().logger().LogAttrs(ctx, slog.LevelWarn, "the sweep skips a connection",
+			e.Config().Log().LogAttrs(ctx, slog.LevelWarn, "the sweep skips a connection",
 				slog.String("connection", key.String()), slog.String("error", err.Error()))
 		}
-		if err := b.clock.Sleep(ctx, sweepPace); err != nil {
+		if err := e.clock.Sleep(ctx, sweepPace); err != nil {
 			return err
 		}
 	}
-	_, err = b.updateSweepLease(ctx, func(current *record.Lease) (*record.Lease, bool) {
+	_, err = e.updateSweepLease(ctx, func(current *record.Lease) (*record.Lease, bool) {
 		return nil, current != nil && current.ID == lease.ID
 	})
 	return err
@@ -89,11 +89,11 @@ func (b *Engine) sweep(ctx context.Context, observed *leaseObserver) (err error)
 
 // leaseSweep takes the lease of the sweep, or renews held. It returns nil if another
 // replica holds the lease.
-func (b *Engine) leaseSweep(ctx context.Context, observed *leaseObserver, held *record.Lease) (*record.Lease, error) {
+func (e *Engine) leaseSweep(ctx context.Context, observed *leaseObserver, held *record.Lease) (*record.Lease, error) {
 	lease := &record.Lease{ID: uuid.NewString(), Duration: sweepLease}
-	taken, err := b.updateSweepLease(ctx, func(current *record.Lease) (*record.Lease, bool) {
+	taken, err := e.updateSweepLease(ctx, func(current *record.Lease) (*record.Lease, bool) {
 		mine := current != nil && held != nil && current.ID == held.ID
-		return lease, current == nil || mine || !b.isShared() || observed.overdue(current, b.clock.Now())
+		return lease, current == nil || mine || !e.isShared() || observed.overdue(current, e.clock.Now())
 	})
 	if err != nil || !taken {
 		return nil, err
@@ -102,58 +102,58 @@ func (b *Engine) leaseSweep(ctx context.Context, observed *leaseObserver, held *
 }
 
 // sweepRecord does the work that is due for one connection.
-func (b *Engine) sweepRecord(ctx context.Context, key record.Key) error {
-	rec, _, err := b.load(ctx, key)
+func (e *Engine) sweepRecord(ctx context.Context, key record.Key) error {
+	rec, _, err := e.Load(ctx, key)
 	if errors.Is(err, record.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	now := b.clock.Now()
+	now := e.clock.Now()
 	switch {
 	case rec.IsTombstone():
 		if rec.IsPurgeable(now) {
-			return b.purge(ctx, key)
+			return e.purge(ctx, key)
 		}
 		return nil
 	case rec.RetentionEnded(now):
-		return b.clearCredentials(ctx, rec)
+		return e.clearCredentials(ctx, rec)
 	}
-	if conn := b.Config().Connectors[key.Connector]; conn != nil && rec.IsNeglected(conn, now) {
-		return b.revive(ctx, rec, conn)
+	if conn := e.Config().Connectors[key.Connector]; conn != nil && rec.IsNeglected(conn, now) {
+		return e.revive(ctx, rec, conn)
 	}
 	return nil
 }
 
 // clearCredentials removes the credentials of a connection whose retention has ended, if it
 // is still parked with the refresh token in seen.
-func (b *Engine) clearCredentials(ctx context.Context, seen *record.Record) error {
-	rec, rev, err := b.updateIf(ctx, seen.Key, func(rec *record.Record) *record.Record {
-		if rec == nil || !rec.RetentionEnded(b.clock.Now()) || rec.Cycle.Parked != seen.Cycle.Parked {
+func (e *Engine) clearCredentials(ctx context.Context, seen *record.Record) error {
+	rec, rev, err := e.updateIf(ctx, seen.Key, func(rec *record.Record) *record.Record {
+		if rec == nil || !rec.RetentionEnded(e.clock.Now()) || rec.Cycle.Parked != seen.Cycle.Parked {
 			return nil
 		}
 		rec.Credentials, rec.Lease = nil, nil
 		rec.Generation++
-		rec.UpdatedAt = b.clock.Now()
+		rec.UpdatedAt = e.clock.Now()
 		return rec
 	})
 	if err != nil || rec == nil {
 		return err
 	}
-	b.refresher(seen.Key).install(rec, rev, b.clock.Now())
-	b.destroyEarlier(ctx, seen.Key, rev)
-	b.Config().logger().LogAttrs(ctx, slog.LevelWarn, "credentials cleared: the connection could not be refreshed for the retention time",
+	e.Refresher(seen.Key).Install(rec, rev, e.clock.Now())
+	e.DestroyEarlier(ctx, seen.Key, rev)
+	e.Config().Log().LogAttrs(ctx, slog.LevelWarn, "credentials cleared: the connection could not be refreshed for the retention time",
 		slog.String("connection", seen.Key.String()))
 	return nil
 }
 
 // revive starts a refresh of a neglected connection. It first marks the record as queued,
 // because the token alone may not be due for a refresh.
-func (b *Engine) revive(ctx context.Context, seen *record.Record, conn *record.Connector) error {
+func (e *Engine) revive(ctx context.Context, seen *record.Record, conn *record.Connector) error {
 	if !seen.Cycle.Queued {
-		rec, rev, err := b.updateIf(ctx, seen.Key, func(rec *record.Record) *record.Record {
-			if rec == nil || rec.IsTombstone() || !rec.IsNeglected(conn, b.clock.Now()) {
+		rec, rev, err := e.updateIf(ctx, seen.Key, func(rec *record.Record) *record.Record {
+			if rec == nil || rec.IsTombstone() || !rec.IsNeglected(conn, e.clock.Now()) {
 				return nil
 			}
 			rec.Cycle.Queued = true
@@ -162,9 +162,9 @@ func (b *Engine) revive(ctx context.Context, seen *record.Record, conn *record.C
 		if err != nil || rec == nil {
 			return err
 		}
-		b.refresher(seen.Key).install(rec, rev, b.clock.Now())
+		e.Refresher(seen.Key).Install(rec, rev, e.clock.Now())
 	}
-	b.refresher(seen.Key).start(ctx)
+	e.Refresher(seen.Key).Start(ctx)
 	return nil
 }
 
@@ -178,10 +178,10 @@ var sweepKey = record.Key{Application: ownApplication, Consumer: "sweep", Connec
 
 // updateSweepLease replaces the lease of the sweep if change returns true, and reports
 // whether it did. change gets the current lease, or nil.
-func (b *Engine) updateSweepLease(ctx context.Context, change func(*record.Lease) (*record.Lease, bool)) (bool, error) {
-	rec, _, err := b.updateIf(ctx, sweepKey, func(rec *record.Record) *record.Record {
+func (e *Engine) updateSweepLease(ctx context.Context, change func(*record.Lease) (*record.Lease, bool)) (bool, error) {
+	rec, _, err := e.updateIf(ctx, sweepKey, func(rec *record.Record) *record.Record {
 		if rec == nil {
-			rec = &record.Record{Key: sweepKey, CreatedAt: b.clock.Now()}
+			rec = &record.Record{Key: sweepKey, CreatedAt: e.clock.Now()}
 		}
 		next, changed := change(rec.Lease)
 		if !changed {

@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -36,7 +36,7 @@ func failureAttrs(rec *record.Record) []slog.Attr {
 
 // emit logs an event and passes it to the configured sink. The change that it reports has
 // been saved by this process. If event is empty, emit does nothing.
-func (b *Engine) emit(ctx context.Context, cfg *Config, conn *record.Connector, event record.EventType, rec *record.Record) {
+func (e *Engine) emit(ctx context.Context, cfg *record.Config, conn *record.Connector, event record.EventType, rec *record.Record) {
 	if event == "" {
 		return
 	}
@@ -45,10 +45,10 @@ func (b *Engine) emit(ctx context.Context, cfg *Config, conn *record.Connector, 
 	if line.attrs != nil {
 		attrs = append(attrs, line.attrs(rec)...)
 	}
-	cfg.logger().LogAttrs(ctx, line.level, string(event), attrs...)
+	cfg.Log().LogAttrs(ctx, line.level, string(event), attrs...)
 	if cfg.Events == nil {
 		return
 	}
-	now := b.clock.Now()
+	now := e.clock.Now()
 	cfg.Events.Emit(ctx, record.Event{ID: uuid.NewString(), Type: event, OccurredAt: now, Connection: rec.View(&conn.Definition, now)})
 }

@@ -1,4 +1,4 @@
-package broker
+package engine
 
 import (
 	"context"
@@ -16,18 +16,18 @@ import (
 // A flight is one refresh, for all callers that want one meanwhile.
 type flight struct {
 	done chan struct{} // closed when snap and err are set
-	snap *snapshot
+	snap *Snapshot
 	err  error
 }
 
-func (f *flight) land(snap *snapshot, err error) {
+func (f *flight) land(snap *Snapshot, err error) {
 	f.snap, f.err = snap, err
 	close(f.done)
 }
 
-// start begins a refresh, unless one is under way, and returns it. The span in
+// Start begins a refresh, unless one is under way, and returns it. The span in
 // cause is what the refresh is linked to; cause's end does not matter.
-func (r *refresher) start(cause context.Context) *flight {
+func (r *Refresher) Start(cause context.Context) *flight {
 	r = r.lock()
 	defer r.mu.Unlock()
 	if r.attempts.flight != nil {
@@ -35,8 +35,8 @@ func (r *refresher) start(cause context.Context) *flight {
 	}
 	f := &flight{done: make(chan struct{})}
 	cause = trace.ContextWithSpan(context.Background(), trace.SpanFromContext(cause))
-	if !r.broker.lifecycle.begin(func() { r.fly(cause, f) }) {
-		f.land(nil, ErrShuttingDown)
+	if !r.engine.lifecycle.begin(func() { r.fly(cause, f) }) {
+		f.land(nil, record.ErrShuttingDown)
 		return f
 	}
 	r.attempts.flight = f
@@ -44,12 +44,12 @@ func (r *refresher) start(cause context.Context) *flight {
 }
 
 // fly carries out a flight and plans the next attempt if this one failed.
-func (r *refresher) fly(cause context.Context, f *flight) {
-	ctx, span := r.broker.tracing.startRoot(context.Background(), cause, "token_broker.refresh",
-		trace.WithAttributes(connectorAttribute(r.key)))
-	attempt := &attempt{refresher: r, flight: f, cfg: r.broker.Config()}
+func (r *Refresher) fly(cause context.Context, f *flight) {
+	ctx, span := r.engine.tracing.startRoot(context.Background(), cause, "token_broker.refresh",
+		trace.WithAttributes(ConnectorAttribute(r.Key)))
+	attempt := &attempt{refresher: r, flight: f, cfg: r.engine.Config()}
 	snap, err := attempt.run(ctx)
-	endSpan(span, err)
+	EndSpan(span, err)
 
 	r.mu.Lock()
 	r.attempts.flight = nil
@@ -72,7 +72,7 @@ const storeRetry = 5 * time.Second
 const maxStoreRetry = time.Minute
 
 // outageWait returns how long to wait for the store this time.
-func (r *refresher) outageWait() time.Duration {
+func (r *Refresher) outageWait() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	wait := min(storeRetry<<min(r.attempts.outages, 8), maxStoreRetry)
@@ -82,22 +82,22 @@ func (r *refresher) outageWait() time.Duration {
 
 // planRetry starts another refresh when the outcome of the last one says that it
 // makes sense, if none is planned yet.
-func (r *refresher) planRetry(cause context.Context, snap *snapshot, err error) {
-	b := r.broker
+func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) {
+	e := r.engine
 	wait := storeRetry
 	var failed *record.TokenError
 	switch {
 	case err == nil:
 		// It may have failed even so: a token that is valid still is served.
-		if snap.rec.Cycle.Phase != record.PhasePending || snap.rec.Cycle.RetryAt.IsZero() {
+		if snap.Record.Cycle.Phase != record.PhasePending || snap.Record.Cycle.RetryAt.IsZero() {
 			return
 		}
-		wait = snap.rec.Cycle.RetryAt.Sub(b.clock.Now())
+		wait = snap.Record.Cycle.RetryAt.Sub(e.clock.Now())
 	case errors.As(err, &failed):
 		if failed.Parked || failed.GivenUp || failed.RetryAt.IsZero() {
 			return
 		}
-		wait = failed.RetryAt.Sub(b.clock.Now())
+		wait = failed.RetryAt.Sub(e.clock.Now())
 	case !isUnavailable(err):
 		return
 	default:
@@ -106,7 +106,7 @@ func (r *refresher) planRetry(cause context.Context, snap *snapshot, err error) 
 	if wait <= 0 {
 		wait = storeRetry // something else was in the way, a paused connector or another replica's lease
 	}
-	at := b.clock.Now().Add(wait)
+	at := e.clock.Now().Add(wait)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.attempts.cancelRetry != nil {
@@ -115,11 +115,11 @@ func (r *refresher) planRetry(cause context.Context, snap *snapshot, err error) 
 		}
 		r.attempts.cancelRetry() // what was planned for later is not to keep this one waiting
 	}
-	ctx, cancel := context.WithCancel(b.lifecycle.ctx)
+	ctx, cancel := context.WithCancel(e.lifecycle.ctx)
 	r.attempts.retryAt, r.attempts.cancelRetry = at, cancel
-	b.lifecycle.begin(func() {
+	e.lifecycle.begin(func() {
 		defer cancel()
-		if b.clock.Sleep(ctx, wait) != nil {
+		if e.clock.Sleep(ctx, wait) != nil {
 			return
 		}
 		r.mu.Lock()
@@ -129,32 +129,32 @@ func (r *refresher) planRetry(cause context.Context, snap *snapshot, err error) 
 		}
 		r.mu.Unlock()
 		if !superseded {
-			r.start(cause)
+			r.Start(cause)
 		}
 	})
 }
 
 // An attempt is the state of one run of a flight.
 type attempt struct {
-	refresher *refresher
+	refresher *Refresher
 	flight    *flight
-	cfg       *Config           // as it was when the flight began
+	cfg       *record.Config    // as it was when the flight began
 	conn      *record.Connector // from cfg
 	landed    bool              // the flight's waiters were released
 	probing   bool              // this attempt is the one that may try a paused connector
 }
 
 // land releases the flight's waiters.
-func (a *attempt) land(snap *snapshot, err error) {
+func (a *attempt) land(snap *Snapshot, err error) {
 	a.landed = true
 	a.flight.land(snap, err)
 }
 
 // run makes sure that the connection has a token that is not due for a refresh. The
 // record is read here, inside the flight: what others saved meanwhile is adopted.
-func (a *attempt) run(ctx context.Context) (*snapshot, error) {
+func (a *attempt) run(ctx context.Context) (*Snapshot, error) {
 	var err error
-	if a.conn, err = a.cfg.connector(a.refresher.key); err != nil {
+	if a.conn, err = a.cfg.ConnectorOf(a.refresher.Key); err != nil {
 		return nil, err
 	}
 	const tries = 3 // of a record that others change meanwhile
@@ -169,20 +169,20 @@ func (a *attempt) run(ctx context.Context) (*snapshot, error) {
 
 // once is run for the record as it is now. Its error is errSuperseded if other
 // credentials have come while it was at it.
-func (a *attempt) once(ctx context.Context) (*snapshot, error) {
+func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 	held, err := a.acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if held.lease == nil {
 		// Nothing to do, or nothing left to do: calls need not ask again at once.
-		a.refresher.attempts.idleSince.Store(a.refresher.broker.clock.Now().UnixNano())
+		a.refresher.attempts.idleSince.Store(a.refresher.engine.clock.Now().UnixNano())
 		return held.snap, nil
 	}
-	sentAt := a.refresher.broker.clock.Now()
-	if held.isLate(sentAt, a.cfg.refreshTimeout()) {
+	sentAt := a.refresher.engine.clock.Now()
+	if held.isLate(sentAt, a.cfg.RequestTimeout()) {
 		a.giveBack(ctx, held)
-		a.refresher.broker.refusals.breakers.cancelProbe(a.conn, held.rec, sentAt)
+		a.refresher.engine.refusals.breakers.cancelProbe(a.conn, held.rec, sentAt)
 		return nil, fmt.Errorf("%w: it took too long to save a lease", record.ErrStoreUnavailable)
 	}
 	answer := a.redeem(ctx, held, sentAt)
@@ -190,8 +190,8 @@ func (a *attempt) once(ctx context.Context) (*snapshot, error) {
 	if answer.Class == record.ClassAmbiguous {
 		level, msg = slog.LevelWarn, "the token endpoint gave no usable answer; whether the refresh token was spent nobody knows"
 	}
-	a.cfg.logger().LogAttrs(ctx, level, msg,
-		slog.String("connection", a.refresher.key.String()), slog.String("class", string(answer.Class)),
+	a.cfg.Log().LogAttrs(ctx, level, msg,
+		slog.String("connection", a.refresher.Key.String()), slog.String("class", string(answer.Class)),
 		slog.String("code", answer.Code), slog.Int("status", answer.Status))
 	if answer.Class == "" || !answer.RefreshToken.IsZero() {
 		return a.saveToken(ctx, held, answer)
@@ -201,17 +201,17 @@ func (a *attempt) once(ctx context.Context) (*snapshot, error) {
 
 // due decides from a record that was just read what is to be done: a refresh (true),
 // nothing (false), or nothing that could help (an error).
-func (a *attempt) due(ctx context.Context, rec *record.Record, snap *snapshot, now time.Time) (bool, error) {
+func (a *attempt) due(ctx context.Context, rec *record.Record, snap *Snapshot, now time.Time) (bool, error) {
 	switch {
 	case rec.IsTombstone():
-		return false, record.ConnectionNotFound(a.refresher.key)
+		return false, record.ConnectionNotFound(a.refresher.Key)
 	case !rec.Enabled:
-		return false, ErrConnectionDisabled
+		return false, record.ErrConnectionDisabled
 	case rec.IsParked() && !a.refresher.isUnparked(rec.Cycle.Parked):
 		return false, rec.TokenError(now)
 	}
 	if rec.Credentials == nil && !a.conn.FetchesTokens() {
-		return false, &record.TokenError{Key: a.refresher.key, Class: record.ClassPermanent, Code: record.CodeNoCredentials, Parked: true, FailedAt: rec.Cycle.FailedAt}
+		return false, &record.TokenError{Key: a.refresher.Key, Class: record.ClassPermanent, Code: record.CodeNoCredentials, Parked: true, FailedAt: rec.Cycle.FailedAt}
 	}
 	expired := rec.Credentials == nil || rec.Credentials.AccessToken.IsZero() || rec.Credentials.ExpiredAt(now)
 	if !a.conn.CanRefresh(rec.Credentials) {
@@ -228,7 +228,7 @@ func (a *attempt) due(ctx context.Context, rec *record.Record, snap *snapshot, n
 		_, err = a.conn.RequestParams(rec)
 	}
 	if err != nil {
-		return false, &record.TokenError{Key: a.refresher.key, Class: record.ClassConfiguration, Code: record.CodeMissingSettings, BadSettings: true, Err: err}
+		return false, &record.TokenError{Key: a.refresher.Key, Class: record.ClassConfiguration, Code: record.CodeMissingSettings, BadSettings: true, Err: err}
 	}
 	if now.Before(rec.Cycle.RetryAt) {
 		if !expired {
@@ -236,11 +236,11 @@ func (a *attempt) due(ctx context.Context, rec *record.Record, snap *snapshot, n
 		}
 		return false, rec.TokenError(now)
 	}
-	if until := a.refresher.broker.refusals.breakers.openUntil(a.conn, rec, now); !until.IsZero() {
+	if until := a.refresher.engine.refusals.breakers.openUntil(a.conn, rec, now); !until.IsZero() {
 		if !expired {
 			return false, nil
 		}
-		return false, pausedError(a.refresher.key, until)
+		return false, pausedError(a.refresher.Key, until)
 	}
 	return true, nil
 }

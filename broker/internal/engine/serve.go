@@ -1,0 +1,72 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
+
+// Current returns a snapshot whose credentials are usable now.
+func (r *Refresher) Current(ctx context.Context, conn *record.Connector) (*Snapshot, error) {
+	snap, err := r.Latest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.usable(ctx, conn, snap)
+}
+
+// usable returns snap if its credentials are usable now, and otherwise the result of a
+// refresh.
+func (r *Refresher) usable(ctx context.Context, conn *record.Connector, snap *Snapshot) (*Snapshot, error) {
+	if !snap.Record.Enabled {
+		return nil, record.ErrConnectionDisabled
+	}
+	if conn.AuthType != connector.OAuth2 {
+		return snap, nil
+	}
+	now := r.engine.clock.Now()
+	refused := r.refused(snap, conn, now)
+	switch {
+	case snap.servable(now) && !snap.Record.IsRejected():
+		if snap.wantsRefresh(now) && conn.CanRefresh(snap.Record.Credentials) && refused == nil && !isWithin(storeRetry, r.attempts.idleSince.Load(), now) {
+			r.Start(ctx) // without waiting, since the token is still valid
+		}
+		return snap, nil
+	case refused != nil:
+		return nil, refused
+	default:
+		return r.await(ctx)
+	}
+}
+
+// refused returns an error if, according to the snapshot, no refresh can begin now. This
+// spares the store, since a dead connection may get very many calls.
+func (r *Refresher) refused(snap *Snapshot, conn *record.Connector, now time.Time) error {
+	if snap.servable(now) && !snap.wantsRefresh(now) && !snap.Record.IsRejected() {
+		return nil
+	}
+	if snap.Record.IsParked() || now.Before(snap.Record.Cycle.RetryAt) {
+		return snap.Record.TokenError(now)
+	}
+	if until := r.engine.refusals.breakers.openUntil(conn, snap.Record, now); !until.IsZero() {
+		return pausedError(r.Key, until)
+	}
+	return nil
+}
+
+// await joins the refresh in progress, or starts one, and returns its result.
+func (r *Refresher) await(ctx context.Context) (*Snapshot, error) {
+	f := r.Start(ctx)
+	select {
+	case <-f.done:
+		if now := r.engine.clock.Now(); f.err == nil && !f.snap.servable(now) {
+			// The flight landed long ago and is still saving its token, which has expired.
+			return nil, &record.TokenError{Key: r.Key, Class: record.ClassTransient, RetryAt: now.Add(storeRetry), Err: record.ErrStoreUnavailable}
+		}
+		return f.snap, f.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
