@@ -36,8 +36,11 @@ var allowed = map[string]string{
 	"caddymodule/sandbox":            "",
 	"caddymodule/internal/caddytest": "",
 
-	// The library. The engine is package broker; stores, journal and webhooks do not know it.
-	"broker":                        "broker/connector broker/guard broker/internal/inject broker/internal/tokenendpoint broker/record broker/secret",
+	// The library: the facade, the engine and its mechanism. Stores, journal and webhooks know
+	// the records and none of these.
+	"broker":                        "broker/connector broker/internal/engine broker/internal/inject broker/record broker/secret",
+	"broker/internal/engine":        "broker/connector broker/guard broker/internal/breaker broker/internal/inject broker/internal/tokenendpoint broker/record broker/secret",
+	"broker/internal/breaker":       "broker/connector broker/record broker/secret",
 	"broker/apideck":                "broker/connector broker/record broker/secret",
 	"broker/webhook":                "broker/guard broker/internal/retryafter broker/record broker/secret",
 	"broker/vaultkv":                "broker/connector broker/record broker/secret",
@@ -53,6 +56,7 @@ var allowed = map[string]string{
 	"broker/internal/retryafter":    "",
 
 	// For tests.
+	"broker/internal/model":       "",
 	"broker/brokertest":           "broker/connector broker/record broker/secret",
 	"broker/brokertest/dnstest":   "",
 	"broker/brokertest/vaulttest": "broker/brokertest",

@@ -49,7 +49,7 @@ func TestInventedConsumersLeaveNothingInMemory(t *testing.T) {
 			}
 			wg.Wait()
 			synctest.Wait()
-			if got := h.Refreshers(); got != 1 {
+			if got := h.InMemory(); got != 1 {
 				t.Errorf("outage %t: %d connections are in memory, want 1", outage, got)
 			}
 		}
@@ -106,7 +106,7 @@ func TestRefusedCallsForInventedConsumersLeaveNothingInMemory(t *testing.T) {
 				}
 			}
 			synctest.Wait()
-			if got := h.Refreshers(); got != 0 {
+			if got := h.InMemory(); got != 0 {
 				t.Errorf("%s: %d connections are in memory, want none", name, got)
 			}
 		}
@@ -186,11 +186,11 @@ func TestDeletedConnectionsLeaveMemoryAfterTheirTombstones(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(20 * time.Hour)
-		if got := h.Refreshers(); got != 1 {
+		if got := h.InMemory(); got != 1 {
 			t.Errorf("after 20 hours %d connections are in memory, want 1", got)
 		}
 		time.Sleep(10 * time.Hour)
-		if got := h.Refreshers(); got != 0 {
+		if got := h.InMemory(); got != 0 {
 			t.Errorf("after 30 hours %d connections are in memory, want none", got)
 		}
 	})

@@ -8,7 +8,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -67,36 +66,5 @@ func TestCachedTokenIsHandedOutWithoutAllocating(t *testing.T) {
 		}
 	}); got != 0 {
 		t.Errorf("got %v allocations, want none", got)
-	}
-}
-
-func TestCachedTokenIsHandedOutWhileAllLocksOfARefreshAreTaken(t *testing.T) {
-	t.Parallel()
-	source := cachedSources(t, 1)[0]
-	want, err := source.Token(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	unlock := source.Lock()
-	defer unlock()
-	type handed struct {
-		token broker.Token
-		err   error
-	}
-	got := make(chan handed, 1)
-	go func() {
-		token, err := source.Token(context.Background())
-		got <- handed{token, err}
-	}()
-	select {
-	case h := <-got:
-		if h.err != nil {
-			t.Error(h.err)
-		}
-		if !h.token.AccessToken.Equal(want.AccessToken) {
-			t.Error("got another token than without the locks")
-		}
-	case <-time.After(10 * time.Second):
-		t.Error("it waits for a lock")
 	}
 }

@@ -2,10 +2,10 @@ package engine
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -36,17 +36,12 @@ func (a *announcements) set(key record.Key, known bool) (before bool) {
 	return before
 }
 
-// fingerprint identifies the client of a connector, and how it asks for tokens.
-func fingerprint(c *record.Connector) secret.Hash {
-	return secret.New(fmt.Sprintf("%q", clientSettingsOf(c, breakerScope{connector: c.ID}, nil))).Hash()
-}
-
 // announce reports whether it is this process that tells of the pause of a connector.
 // While the store cannot say, it is: better twice than never.
 func (e *Engine) announce(ctx context.Context, conn *record.Connector, seen *record.Record, now time.Time) bool {
 	key := announcementKey(conn, seen)
 	e.refusals.announcements.set(key, true)
-	client := fingerprint(conn)
+	client := breaker.Fingerprint(conn)
 	news, err := e.updateAnnouncement(ctx, key, func(stored announcement) (announcement, bool) {
 		known := stored.client == client && now.Sub(stored.at).Abs() < reannounceAfter
 		return announcement{client, now}, !known
@@ -86,7 +81,7 @@ type announcement struct {
 // the connector or, if settings decide the token endpoint, for each endpoint.
 func announcementKey(c *record.Connector, rec *record.Record) record.Key {
 	key := record.Key{Application: ownApplication, Consumer: "pause", Connector: c.ID}
-	if endpoint := endpointOf(c, rec); endpoint != "" {
+	if endpoint := breaker.EndpointOf(c, rec); endpoint != "" {
 		key.Consumer += " " + string(secret.New(endpoint).Hash())
 	}
 	return key

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/inject"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
@@ -44,8 +45,8 @@ type connections struct {
 
 // refusals are the refusals of token endpoints that may concern more than one connection.
 type refusals struct {
-	breakers      breakers
-	suspicions    suspicions
+	breakers      breaker.Set
+	suspicions    breaker.Suspicions
 	announcements announcements
 }
 

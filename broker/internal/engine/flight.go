@@ -182,7 +182,7 @@ func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 	sentAt := a.refresher.engine.clock.Now()
 	if held.isLate(sentAt, a.cfg.RequestTimeout()) {
 		a.giveBack(ctx, held)
-		a.refresher.engine.refusals.breakers.cancelProbe(a.conn, held.rec, sentAt)
+		a.refresher.engine.refusals.breakers.CancelProbe(a.conn, held.rec, sentAt)
 		return nil, fmt.Errorf("%w: it took too long to save a lease", record.ErrStoreUnavailable)
 	}
 	answer := a.redeem(ctx, held, sentAt)
@@ -236,7 +236,7 @@ func (a *attempt) due(ctx context.Context, rec *record.Record, snap *Snapshot, n
 		}
 		return false, rec.TokenError(now)
 	}
-	if until := a.refresher.engine.refusals.breakers.openUntil(a.conn, rec, now); !until.IsZero() {
+	if until := a.refresher.engine.refusals.breakers.OpenUntil(a.conn, rec, now); !until.IsZero() {
 		if !expired {
 			return false, nil
 		}

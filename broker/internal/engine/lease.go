@@ -93,7 +93,7 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 		}
 		held, err := a.takeLease(ctx, rec, rev, takeover)
 		if err != nil && !errors.Is(err, record.ErrConflict) {
-			e.refusals.breakers.cancelProbe(a.conn, rec, e.clock.Now()) // the try that was claimed was not made
+			e.refusals.breakers.CancelProbe(a.conn, rec, e.clock.Now()) // the try that was claimed was not made
 		}
 		if !errors.Is(err, record.ErrConflict) {
 			return held, err
@@ -113,7 +113,7 @@ func (a *attempt) mayTry(ctx context.Context, rec *record.Record) error {
 		}
 	}
 	if !a.probing {
-		if until := e.refusals.breakers.tryProbe(a.conn, rec, e.clock.Now()); !until.IsZero() {
+		if until := e.refusals.breakers.TryProbe(a.conn, rec, e.clock.Now()); !until.IsZero() {
 			return pausedError(a.refresher.Key, until)
 		}
 		a.probing = true

@@ -191,6 +191,13 @@ func (e *Engine) Find(cfg *record.Config, key record.Key) (*Refresher, *record.C
 	return r, conn, nil
 }
 
+// InMemory returns the number of connections that this process keeps in memory.
+func (e *Engine) InMemory() int {
+	n := 0
+	e.connections.refreshers.each(func(*Refresher) { n++ })
+	return n
+}
+
 // evictIdle drops the records of unused connections from memory. The watermarks of existing
 // records stay, to recognise a store that was rolled back.
 func (e *Engine) evictIdle() {

@@ -201,7 +201,7 @@ func (r *Refresher) RenewOnce(ctx context.Context, conn *record.Connector) (*Sna
 		return nil, err
 	}
 	now := r.engine.clock.Now()
-	if conn.CanRefresh(snap.Record.Credentials) && r.engine.refusals.breakers.openUntil(conn, snap.Record, now).IsZero() && r.forceOnce(snap.Record, now) {
+	if conn.CanRefresh(snap.Record.Credentials) && r.engine.refusals.breakers.OpenUntil(conn, snap.Record, now).IsZero() && r.forceOnce(snap.Record, now) {
 		return r.await(ctx)
 	}
 	if snap.servable(now) && !snap.Record.IsRejected() {
@@ -228,7 +228,7 @@ func (r *Refresher) IsParked() bool {
 
 // PausedNow returns the error of a connection whose token requests are paused, or nil.
 func (e *Engine) PausedNow(conn *record.Connector, rec *record.Record, now time.Time) error {
-	if until := e.refusals.breakers.openUntil(conn, rec, now); !until.IsZero() {
+	if until := e.refusals.breakers.OpenUntil(conn, rec, now); !until.IsZero() {
 		return pausedError(rec.Key, until)
 	}
 	return nil

@@ -50,7 +50,7 @@ func (r *Refresher) refused(snap *Snapshot, conn *record.Connector, now time.Tim
 	if snap.Record.IsParked() || now.Before(snap.Record.Cycle.RetryAt) {
 		return snap.Record.TokenError(now)
 	}
-	if until := r.engine.refusals.breakers.openUntil(conn, snap.Record, now); !until.IsZero() {
+	if until := r.engine.refusals.breakers.OpenUntil(conn, snap.Record, now); !until.IsZero() {
 		return pausedError(r.Key, until)
 	}
 	return nil

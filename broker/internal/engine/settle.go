@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -116,10 +117,10 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 		a.clientKnown(held, now)
 	}
 	policy := a.policy(held)
-	policy.OwnFault = ans.Class == record.ClassConfiguration && sharesTokenRequests(a.conn, held.rec) && r.engine.refusals.suspicions.isOwnFault(r.Key, ans.Code)
+	policy.OwnFault = ans.Class == record.ClassConfiguration && breaker.SharesTokenRequests(a.conn, held.rec) && r.engine.refusals.suspicions.IsOwnFault(r.Key, ans.Code)
 	var until time.Time
 	if ans.Class == record.ClassConfiguration && !policy.OwnFault {
-		until = now.Add(probeInterval)
+		until = now.Add(breaker.ProbeInterval)
 		policy.Announced = !a.pause(ctx, held, ans, until, now)
 	}
 	snap, event, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) {
@@ -153,14 +154,14 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 // false if that is no news.
 func (a *attempt) pause(ctx context.Context, held *heldLease, ans record.Answer, until, now time.Time) (news bool) {
 	e := a.refresher.engine
-	begun, wide := e.refusals.breakers.trip(a.conn, held.rec, ans.Code, until)
+	begun, wide := e.refusals.breakers.Trip(a.conn, held.rec, ans.Code, until)
 	if !begun || wide && !e.announce(ctx, a.conn, held.rec, now) {
 		return false
 	}
 	what := "the token endpoint refuses what only this connection's settings say; the connection is paused and has lost nothing. " +
 		"Check the settings that token requests have in them"
 	switch {
-	case wide && endpointOf(a.conn, held.rec) != "":
+	case wide && breaker.EndpointOf(a.conn, held.rec) != "":
 		what = "a token endpoint that settings decide refuses the OAuth client; the connections with the same settings for it are paused, " +
 			"none has lost its credentials. Check these settings, and the connector's client_id, client_secret and auth_style"
 	case wide:
@@ -267,4 +268,25 @@ func (a *attempt) log(ctx context.Context, level slog.Level, msg string, err err
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
 	a.cfg.Log().LogAttrs(ctx, level, msg, attrs...)
+}
+
+// clientAccepted is called when the token endpoint has taken a token request. What it
+// thinks of a connection's own client says nothing of the connector's.
+func (a *attempt) clientAccepted(ctx context.Context, held *heldLease) {
+	e := a.refresher.engine
+	e.refusals.breakers.Reset(a.conn, held.rec)
+	if _, own := a.conn.ClientFor(held.rec.Settings); !own {
+		e.refusals.suspicions.Clear(a.refresher.Key)
+		e.endAnnouncement(ctx, a.conn, held.rec)
+	}
+}
+
+// clientKnown is called when the token endpoint has refused a grant for good, which it
+// says to a client that it knows: the next connection may try at once.
+func (a *attempt) clientKnown(held *heldLease, now time.Time) {
+	e := a.refresher.engine
+	e.refusals.breakers.CancelProbe(a.conn, held.rec, now)
+	if _, own := a.conn.ClientFor(held.rec.Settings); !own {
+		e.refusals.suspicions.Clear(a.refresher.Key)
+	}
 }

@@ -1,7 +1,6 @@
-package engine
+package breaker
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,20 +13,25 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// probeInterval is how often a connector whose client the token endpoint refuses is
-// tried again, with one connection.
-const probeInterval = 5 * time.Minute
-
-// breakers knows the connectors whose OAuth client is configured wrongly, and the
-// connections whose own settings are what a token endpoint refuses. That is no fault of
-// the other connections and costs none its credentials.
-type breakers struct {
-	mu   sync.Mutex                // guards what is below
-	open map[breakerScope]*breaker // nil until there is one
+// Fingerprint identifies the client of a connector, and how it asks for tokens.
+func Fingerprint(c *record.Connector) secret.Hash {
+	return secret.New(fmt.Sprintf("%q", clientSettingsOf(c, subject{connector: c.ID}, nil))).Hash()
 }
 
-// A breakerScope is what a pause is about.
-type breakerScope struct {
+// ProbeInterval is how often a connector whose client the token endpoint refuses is
+// tried again, with one connection.
+const ProbeInterval = 5 * time.Minute
+
+// Set knows the connectors whose OAuth client is configured wrongly, and the
+// connections whose own settings are what a token endpoint refuses. That is no fault of
+// the other connections and costs none its credentials.
+type Set struct {
+	mu   sync.Mutex           // guards what is below
+	open map[subject]*breaker // nil until there is one
+}
+
+// A subject is what a pause is about.
+type subject struct {
 	connector  connector.ID
 	endpoint   string     // a token endpoint that settings decide; empty: the connector's
 	connection record.Key // zero: every connection of the connector, or of that endpoint
@@ -51,21 +55,21 @@ type clientSettings struct {
 // scopes are what a refusal of the record's token request may be about: the connector
 // first, then the connection alone, whose settings may be what is refused. One that has
 // a client of its own has nothing to do with the connector's.
-func breakerScopes(c *record.Connector, rec *record.Record) []breakerScope {
-	wide, narrow := breakerScope{connector: c.ID, endpoint: endpointOf(c, rec)}, breakerScope{connector: c.ID, connection: rec.Key}
+func subjects(c *record.Connector, rec *record.Record) []subject {
+	wide, narrow := subject{connector: c.ID, endpoint: EndpointOf(c, rec)}, subject{connector: c.ID, connection: rec.Key}
 	if _, own := c.ClientFor(rec.Settings); own {
-		return []breakerScope{narrow}
+		return []subject{narrow}
 	}
 	if c.VariesTokenRequests() {
-		return []breakerScope{wide, narrow}
+		return []subject{wide, narrow}
 	}
-	return []breakerScope{wide}
+	return []subject{wide}
 }
 
-// endpointOf returns the token endpoint of the record's tenant, empty if all connections
+// EndpointOf returns the token endpoint of the record's tenant, empty if all connections
 // have the same. What one tenant's endpoint thinks of the client says nothing of others: it
 // may be in another region, or belong to a customer who has removed the integration.
-func endpointOf(c *record.Connector, rec *record.Record) string {
+func EndpointOf(c *record.Connector, rec *record.Record) string {
 	if !strings.Contains(c.TokenURL+c.RefreshURL, "{") {
 		return ""
 	}
@@ -76,14 +80,14 @@ func endpointOf(c *record.Connector, rec *record.Record) string {
 	return endpoint
 }
 
-// sharesTokenRequests reports whether the record's token requests differ from those of
+// SharesTokenRequests reports whether the record's token requests differ from those of
 // other connections in the refresh token alone.
-func sharesTokenRequests(c *record.Connector, rec *record.Record) bool {
-	scopes := breakerScopes(c, rec)
+func SharesTokenRequests(c *record.Connector, rec *record.Record) bool {
+	scopes := subjects(c, rec)
 	return len(scopes) == 1 && scopes[0].connection == (record.Key{})
 }
 
-func clientSettingsOf(c *record.Connector, scope breakerScope, rec *record.Record) clientSettings {
+func clientSettingsOf(c *record.Connector, scope subject, rec *record.Record) clientSettings {
 	client, more := c.Client, strings.Builder{}
 	for _, name := range slices.Sorted(maps.Keys(c.TokenParams)) {
 		fmt.Fprintf(&more, "%q=%q ", name, c.TokenParams[name])
@@ -101,12 +105,12 @@ func clientSettingsOf(c *record.Connector, scope breakerScope, rec *record.Recor
 
 // current returns the pauses that are about the record, if they are still: others are
 // forgotten. The caller holds mu.
-func (p *breakers) current(conn *record.Connector, rec *record.Record) []*breaker {
+func (p *Set) current(conn *record.Connector, rec *record.Record) []*breaker {
 	if len(p.open) == 0 {
 		return nil
 	}
 	var found []*breaker
-	for _, scope := range breakerScopes(conn, rec) {
+	for _, scope := range subjects(conn, rec) {
 		paused, ok := p.open[scope]
 		switch {
 		case !ok:
@@ -130,17 +134,17 @@ func lastToClose(pauses []*breaker, now time.Time) time.Time {
 	return until
 }
 
-// openUntil returns when a token request for the record may be made again, zero if it may
+// OpenUntil returns when a token request for the record may be made again, zero if it may
 // be now.
-func (p *breakers) openUntil(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
+func (p *Set) OpenUntil(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return lastToClose(p.current(conn, rec), now)
 }
 
-// tryProbe is until, but of several callers that could try now after a pause only one
+// TryProbe is until, but of several callers that could try now after a pause only one
 // gets zero: the others wait for what it finds.
-func (p *breakers) tryProbe(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
+func (p *Set) TryProbe(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	found := p.current(conn, rec)
@@ -148,13 +152,13 @@ func (p *breakers) tryProbe(conn *record.Connector, rec *record.Record, now time
 		return until
 	}
 	for _, paused := range found {
-		paused.until = now.Add(probeInterval)
+		paused.until = now.Add(ProbeInterval)
 	}
 	return time.Time{}
 }
 
-// cancelProbe gives back what claim allowed, since nothing was tried.
-func (p *breakers) cancelProbe(conn *record.Connector, rec *record.Record, now time.Time) {
+// CancelProbe gives back what claim allowed, since nothing was tried.
+func (p *Set) CancelProbe(conn *record.Connector, rec *record.Record, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, paused := range p.current(conn, rec) {
@@ -162,21 +166,21 @@ func (p *breakers) cancelProbe(conn *record.Connector, rec *record.Record, now t
 	}
 }
 
-// trip stops for a while what the code of a refusal is about. It reports whether that
+// Trip stops for a while what the code of a refusal is about. It reports whether that
 // was not paused yet, and whether it is about more than the one connection.
-func (p *breakers) trip(conn *record.Connector, rec *record.Record, code string, until time.Time) (begun, wide bool) {
+func (p *Set) Trip(conn *record.Connector, rec *record.Record, code string, until time.Time) (begun, wide bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	scopes := breakerScopes(conn, rec)
+	scopes := subjects(conn, rec)
 	scope := scopes[len(scopes)-1]
 	if record.IsClientError(code) {
 		scope = scopes[0]
 	}
 	next := &breaker{clientSettingsOf(conn, scope, rec), until}
 	old := p.open[scope]
-	p.prune(until.Add(-probeInterval))
+	p.prune(until.Add(-ProbeInterval))
 	if p.open == nil {
-		p.open = make(map[breakerScope]*breaker)
+		p.open = make(map[subject]*breaker)
 	}
 	p.open[scope] = next
 	return old == nil || old.client != next.client, scope.connection == (record.Key{})
@@ -188,23 +192,23 @@ const maxBreakers = 1024
 
 // prune forgets pauses of single connections and tenants that have been over for a while. The
 // caller holds mu.
-func (p *breakers) prune(now time.Time) {
+func (p *Set) prune(now time.Time) {
 	if len(p.open) < maxBreakers {
 		return
 	}
-	maps.DeleteFunc(p.open, func(scope breakerScope, paused *breaker) bool {
-		return (scope.connection != (record.Key{}) || scope.endpoint != "") && now.Sub(paused.until) > probeInterval
+	maps.DeleteFunc(p.open, func(scope subject, paused *breaker) bool {
+		return (scope.connection != (record.Key{}) || scope.endpoint != "") && now.Sub(paused.until) > ProbeInterval
 	})
 }
 
-// reset ends the pauses: the token endpoint has accepted the request.
-func (p *breakers) reset(conn *record.Connector, rec *record.Record) {
+// Reset ends the pauses: the token endpoint has accepted the request.
+func (p *Set) Reset(conn *record.Connector, rec *record.Record) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.open) == 0 {
 		return
 	}
-	for _, scope := range breakerScopes(conn, rec) {
+	for _, scope := range subjects(conn, rec) {
 		delete(p.open, scope)
 	}
 }
@@ -213,19 +217,19 @@ func (p *breakers) reset(conn *record.Connector, rec *record.Record) {
 // may be their own reasons, until that is taken for the connector's.
 const enoughRefusals = 3
 
-// suspicions knows the connections that a token endpoint has refused without saying that it
+// Suspicions knows the connections that a token endpoint has refused without saying that it
 // is for the client, since it last took one of the connector's. A malformed refresh
 // token, or a customer whose account is closed, gets an invalid_request here and a bare
 // 403 there, just as a wrong token_url does. One such connection must not keep a
 // thousand others waiting.
-type suspicions struct {
+type Suspicions struct {
 	mu      sync.Mutex // guards refused
 	refused map[connector.ID][]record.Key
 }
 
-// isOwnFault notes a refusal with a code, and reports whether it is taken to isOwnFault the
+// IsOwnFault notes a refusal with a code, and reports whether it is taken to IsOwnFault the
 // connection alone.
-func (d *suspicions) isOwnFault(key record.Key, code string) bool {
+func (d *Suspicions) IsOwnFault(key record.Key, code string) bool {
 	if record.IsClientError(code) {
 		return false
 	}
@@ -242,30 +246,15 @@ func (d *suspicions) isOwnFault(key record.Key, code string) bool {
 	return len(refused) < enoughRefusals
 }
 
-// clear is called when the token endpoint has taken a connection's refresh token.
-func (d *suspicions) clear(key record.Key) {
+// Clear is called when the token endpoint has taken a connection's refresh token.
+func (d *Suspicions) Clear(key record.Key) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.refused, key.Connector)
 }
 
-// clientAccepted is called when the token endpoint has taken a token request. What it
-// thinks of a connection's own client says nothing of the connector's.
-func (a *attempt) clientAccepted(ctx context.Context, held *heldLease) {
-	e := a.refresher.engine
-	e.refusals.breakers.reset(a.conn, held.rec)
-	if _, own := a.conn.ClientFor(held.rec.Settings); !own {
-		e.refusals.suspicions.clear(a.refresher.Key)
-		e.endAnnouncement(ctx, a.conn, held.rec)
-	}
-}
+// Locker returns the set's mutex, for a test that holds everything that a refresh locks.
+func (p *Set) Locker() sync.Locker { return &p.mu }
 
-// clientKnown is called when the token endpoint has refused a grant for good, which it
-// says to a client that it knows: the next connection may try at once.
-func (a *attempt) clientKnown(held *heldLease, now time.Time) {
-	e := a.refresher.engine
-	e.refusals.breakers.cancelProbe(a.conn, held.rec, now)
-	if _, own := a.conn.ClientFor(held.rec.Settings); !own {
-		e.refusals.suspicions.clear(a.refresher.Key)
-	}
-}
+// Locker returns the mutex, as that of a [Set].
+func (d *Suspicions) Locker() sync.Locker { return &d.mu }

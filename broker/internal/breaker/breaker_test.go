@@ -1,4 +1,4 @@
-package engine
+package breaker
 
 import (
 	"strconv"
@@ -16,26 +16,26 @@ func TestBreakersOfConnectionsDoNotPileUp(t *testing.T) {
 	conn := &record.Connector{Definition: connector.Definition{
 		ID: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}, AuthType: connector.OAuth2, GrantType: connector.Password,
 	}}
-	var p breakers
+	var p Set
 	now := time.Unix(0, 0)
 	common := &record.Record{Key: record.Key{Consumer: "any"}}
-	if begun, wide := p.trip(conn, common, "invalid_client", now.Add(probeInterval)); !begun || !wide {
+	if begun, wide := p.Trip(conn, common, "invalid_client", now.Add(ProbeInterval)); !begun || !wide {
 		t.Errorf("got begun %t, wide %t; want both", begun, wide)
 	}
 	for i := range 10 * maxBreakers {
 		now = now.Add(time.Second)
 		rec := &record.Record{Key: record.Key{Consumer: strconv.Itoa(i)}}
-		if begun, wide := p.trip(conn, rec, "http_404", now.Add(probeInterval)); !begun || wide {
+		if begun, wide := p.Trip(conn, rec, "http_404", now.Add(ProbeInterval)); !begun || wide {
 			t.Fatalf("%d: got begun %t, wide %t; want begun only", i, begun, wide)
 		}
-		if p.openUntil(conn, rec, now).IsZero() {
+		if p.OpenUntil(conn, rec, now).IsZero() {
 			t.Fatalf("%d: no breaker is open", i)
 		}
 	}
 	if len(p.open) > maxBreakers {
 		t.Errorf("got %d open breakers, want at most %d", len(p.open), maxBreakers)
 	}
-	if p.open[breakerScope{connector: conn.ID}] == nil {
+	if p.open[subject{connector: conn.ID}] == nil {
 		t.Error("the breaker of the connector is gone")
 	}
 }
