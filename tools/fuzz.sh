@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the repository, each for the given time (go help testflag,
-# -fuzztime). What a target finds is a file under its package's testdata/fuzz: commit it.
+# Runs every fuzz target of the repository, each for the given time (see -fuzztime in
+# `go help testflag`). If a target fails, Go writes the input to the package's testdata/fuzz:
+# commit that file with the fix.
 set -euo pipefail
 
 fuzztime=${1:?usage: $0 <time>, e.g. 20s}

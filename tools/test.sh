@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Runs the tests of both modules, and all of them even if some fail. Prints a line for each
-# package as it finishes, the output of each test that fails, and at the end their names. The
-# output of all tests is in .cache/test.log, and as JSON events in .cache/test.json.
+# Runs all tests of both modules, and does not stop at a failure. Prints a line for each
+# package when it finishes, the output of each failed test, and at the end the names of the
+# failed tests. The output of every test goes to .cache/test.log, and as JSON events to
+# .cache/test.json.
 #
-# The Makefile sets TEST_TIMEOUT, E2E_TIMEOUT, SEEDS and FIRST_SEED, and first builds what the
-# tests need.
+# The Makefile sets TEST_TIMEOUT, E2E_TIMEOUT, SEEDS and FIRST_SEED, and builds what the tests
+# need before it runs this.
 set -uo pipefail
 cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-# The parts run one after the other: the first two keep every core busy, and the end-to-end
-# tests have deadlines.
+# The three parts do not run at the same time: the first two keep every core busy, and the
+# end-to-end tests have deadlines.
 events() {
 	local status=0
 	go test -json -race -timeout "${TEST_TIMEOUT:-10m}" ./... || status=1
@@ -21,7 +22,7 @@ events() {
 
 case ${1-} in
 '') ;;
-events) # what gotestsum runs
+events) # run by gotestsum, below
 	events
 	exit
 	;;

@@ -15,8 +15,8 @@ import (
 const maxFile = 1 << 20
 
 // ParseFile reads a connector file: one JSON object, the JSON form of a [Definition].
-// Unknown and repeated members are errors. The definition has its defaults and obeys all
-// rules of [Definition.Validate].
+// docs/connectors.md explains its members. Unknown and repeated ones are errors. The
+// definition has its defaults and obeys all rules of [Definition.Validate].
 func ParseFile(b []byte) (Definition, error) {
 	f, err := decodeFile(b)
 	if err != nil {

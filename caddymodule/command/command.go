@@ -150,6 +150,6 @@ func unknownConnector(name string, err error, known map[connector.ID]tokenbroker
 	case err != nil:
 		return err
 	default:
-		return fmt.Errorf("there is no connector %s; `connectors` lists them, and CONTRIBUTING.md says how to add one", name)
+		return fmt.Errorf("there is no connector %s; `connectors` lists them, and docs/connectors.md says how to add one", name)
 	}
 }

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Prints the path of a Vault binary: $VAULT_BIN, or the one on PATH, or else one that
-# is built from the source that go.mod names. A build takes some minutes and 4 GB of
-# Go build cache, once; the binary is kept in the user's cache directory.
+# Prints the path of a Vault binary: $VAULT_BIN if it is set, else the vault on PATH, else one
+# built from the source that go.mod pins. The build takes some minutes and 4 GB of Go's build
+# cache. It happens once: the binary stays in the user's cache directory.
 set -eu
 
 if [ -n "${VAULT_BIN:-}" ]; then
@@ -18,8 +18,8 @@ hash=$(cat go.mod go.sum | cksum | tr ' ' -)
 dir=${XDG_CACHE_HOME:-$HOME/.cache}/caddy-token-broker/vault-$version-$hash
 mkdir -p "$dir"
 
-# One build at a time. Without flock two may run, which is slow but does no harm:
-# the binary appears whole, under its name, or not at all.
+# One build at a time. Without flock two may run at once, which is slow but harmless: a
+# binary gets its final name only when it is complete.
 if command -v flock >/dev/null; then
 	exec 9>"$dir/lock"
 	flock 9
