@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"sync/atomic"
+	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -17,6 +18,14 @@ type Broker struct {
 	byService atomic.Pointer[serviceIndex]
 }
 
+// A Clock tells the time and waits. Embedders can replace it to simulate time.
+type Clock interface {
+	// Now returns the current time, with a monotonic reading if the clock has one.
+	Now() time.Time
+	// Sleep returns nil after d, or ctx's error as soon as ctx is done.
+	Sleep(ctx context.Context, d time.Duration) error
+}
+
 // Options are the parts that a [Broker] is built from. They cannot be changed later.
 type Options struct {
 	// Open opens the store. It is called at first use and, if that fails, at the next use,
@@ -28,7 +37,7 @@ type Options struct {
 	Journal record.Journal
 
 	// Clock tells the time, for embedders that simulate it. Default: the system's clock.
-	Clock engine.Clock
+	Clock Clock
 
 	// Transport returns a transport for one token request: HTTP/1.1, on a new connection.
 	// Default: [guard.NewTransport].

@@ -32,7 +32,7 @@
 //
 // # A request to downstream
 //
-// [Broker.Admit] counts the request against the [Limits] until it is released;
+// [Broker.Admit] counts the request against the [record.Limits] until it is released;
 // [Broker.AdmitCall] does so for a request that names its URL itself, and perhaps not the
 // whole connection. [Admission.Authorize] puts the credential in, as the
 // [connector.Definition] says, if the connector allows the host.
@@ -61,38 +61,17 @@
 //     for it. Until the store takes it, it goes to the journal and is served from
 //     memory, saving is repeated, and [Broker.Close] waits.
 //
-// # The shape of a refresh
-//
-//	start -> flight             one per connection                           flight.go
-//	  |
-//	attempt.run -> once         again if the record has changed              flight.go
-//	  |
-//	  +- acquire -> heldLease   or adopts a token that is fresh already      lease.go
-//	  +- redeem                 tokenendpoint.Send: one request              redeem.go
-//	  |
-//	  +- saveToken              a token arrived                              settle.go
-//	  |    +- journalIfSlow     while the store takes long                   flush.go
-//	  |    +- saveLater         the store does not take it: a pendingAnswer  settle.go, backlog.go
-//	  |         +- keep, flush  is journaled and served from memory          flush.go
-//	  |
-//	  +- saveFailure            no token: retry, park or pause               settle.go
-//	  |
-//	  +- settle -> install      both save, end the lease, and serve          settle.go, snapshot.go
-//	  +- emit                   to the log and the EventSink                 events.go
-//	  |
-//	land, planRetry             release the waiting callers                  flight.go
-//
 // # For embedders
 //
 // The Caddy module is one user of this package; other programs can embed it. [New] takes
 // the [Options]: a [record.Store], which may implement [record.CheckedStore],
 // [record.VersionedStore] and [record.SharedStore] as well, optionally a [record.Journal],
-// and a [Clock] to simulate time. [Broker.Configure] takes a [Config] with the connectors and
+// and a [Clock] to simulate time. [Broker.Configure] takes a [record.Config] with the connectors and
 // a [record.EventSink]. [Broker.Start] saves what an earlier process left in the journal, and
 // [Broker.Close] waits until everything is saved.
 //
 // There are three ways to use a credential. [Broker.Admit] and [Admission.Authorize], as
-// above, are for callers that share [Limits]. [Broker.Authorize] does the same without
+// above, are for callers that share [record.Limits]. [Broker.Authorize] does the same without
 // limits. [Source.Token] returns a [Token], and [Source.OAuth2] an oauth2.TokenSource; the
 // embedder then sees the token, and decides itself where it goes.
 //
@@ -107,14 +86,14 @@
 //	vaultkv, boltstore      the stores: HashiCorp Vault, and a local file
 //	journal                 token responses that the store did not take, on disk
 //	webhook                 an EventSink that posts events
+//	internal/engine         refreshes: who sends what when, and what is kept in memory
+//	internal/breaker        pauses connectors whose client is refused
 //	internal/tokenendpoint  sends token requests and revocations, and classes the answers
 //	internal/inject         puts credentials into requests, and scrubs responses
 //
-// This package is the engine over these. Besides the files above: broker.go and config.go
-// set it up; admission.go, authorize.go, proxycall.go, renew.go and token.go serve requests;
-// import.go, update.go, delete.go, revoke.go, connections.go and validate.go are the
-// operations; refresher.go and snapshot.go hold what is in memory; breaker.go and
-// announcement.go pause connectors; storage.go and sweep.go work on the store.
+// This package is the facade over these: broker.go sets it up; admission.go, authorize.go,
+// proxycall.go and token.go serve requests; import.go, update.go, delete.go, connections.go
+// and validate.go are the operations.
 //
 // # What is never written
 //

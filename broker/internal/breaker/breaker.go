@@ -1,3 +1,5 @@
+// Package breaker has circuit breakers for token endpoints: it decides that a connector, an
+// endpoint or a connection is paused, and which request may probe whether that is over.
 package breaker
 
 import (

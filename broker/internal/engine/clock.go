@@ -5,8 +5,7 @@ import (
 	"time"
 )
 
-// A Clock tells the time and waits. Embedders can replace it to simulate time, see
-// [broker.Options].
+// A Clock is as in package broker.
 type Clock interface {
 	// Now returns the current time, with a monotonic reading if the clock has one.
 	Now() time.Time
