@@ -204,7 +204,6 @@ func TestDeletedConnectionIsGoneAndStaysGone(t *testing.T) {
 		}
 		synctest.Wait()
 		brokertest.NoCanary(t, "the store, earlier revisions included,", h.store.Contents())
-
 	})
 }
 

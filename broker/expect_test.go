@@ -10,22 +10,22 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// wantTokenError checks that err is a TokenError of the class, and returns it.
-func wantTokenError(t *testing.T, err error, class record.Class) *record.TokenError {
+// wantTokenError checks that err is a TokenError of the class, and returns a copy of it.
+func wantTokenError(t *testing.T, err error, class record.Class) record.TokenError {
 	t.Helper()
 	failed, ok := errors.AsType[*record.TokenError](err)
 	if !ok {
 		t.Errorf("got %v, want a TokenError", err)
-		return &record.TokenError{}
+		return record.TokenError{}
 	}
 	if failed.Class != class {
 		t.Errorf("got class %s (%v), want %s", failed.Class, err, class)
 	}
-	return failed
+	return *failed
 }
 
 // wantTokenErrorCode checks that err is a TokenError of the class and with the code.
-func wantTokenErrorCode(t *testing.T, err error, class record.Class, code string) *record.TokenError {
+func wantTokenErrorCode(t *testing.T, err error, class record.Class, code string) record.TokenError {
 	t.Helper()
 	failed := wantTokenError(t, err, class)
 	if failed.Code != code {
@@ -35,7 +35,7 @@ func wantTokenErrorCode(t *testing.T, err error, class record.Class, code string
 }
 
 // wantParked checks that err is the TokenError of a parked connection.
-func wantParked(t *testing.T, err error) *record.TokenError {
+func wantParked(t *testing.T, err error) record.TokenError {
 	t.Helper()
 	failed := wantTokenError(t, err, record.ClassPermanent)
 	if !failed.Parked {

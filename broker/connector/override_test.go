@@ -3,6 +3,7 @@ package connector
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
 	"testing"
 )
 
@@ -55,11 +56,11 @@ func TestMembersAreThoseThatAreSet(t *testing.T) {
 		}
 	}
 	bare := Definition{ID: d.ID, AuthType: None, AllowHosts: []string{"acme.test"}}
-	names := ""
+	var names []string
 	for name := range bare.Members() {
-		names += name + " "
+		names = append(names, name)
 	}
-	if want := "id auth_type hosts "; names != want {
+	if want := []string{"id", "auth_type", "hosts"}; !slices.Equal(names, want) {
 		t.Errorf("got %q, want %q", names, want)
 	}
 }

@@ -70,7 +70,7 @@ func (s *Store) readDir(ctx context.Context, dir string) ([]string, error) {
 			Keys []string `json:"keys"`
 		} `json:"data"`
 	}
-	if _, err := s.get(ctx, r, &answer); err != nil {
+	if err := s.get(ctx, r, &answer); err != nil {
 		return nil, err
 	}
 	return answer.Data.Keys, nil

@@ -47,20 +47,20 @@ func (s *Store) policyPath(r request) string {
 	return s.mount + "/" + r.engine + "/" + s.prefix + "/*"
 }
 
-// get sends a GET request and decodes the response into answer. A 404 is no error:
-// found is false then, and answer unchanged.
-func (s *Store) get(ctx context.Context, r request, answer any) (found bool, err error) {
+// get sends a GET request and decodes the response into answer. A 404 leaves answer
+// unchanged.
+func (s *Store) get(ctx context.Context, r request, answer any) error {
 	r.method = http.MethodGet
 	body, err := s.do(ctx, r)
 	switch {
 	case isNotFound(err):
-		return false, nil
+		return nil
 	case err != nil:
-		return false, err
+		return err
 	case json.Unmarshal(body, answer) != nil:
-		return false, s.unreadable(r)
+		return s.unreadable(r)
 	}
-	return true, nil
+	return nil
 }
 
 // do sends a request. If the response was lost or the server failed, it repeats the

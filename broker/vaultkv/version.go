@@ -74,7 +74,7 @@ func (s *Store) versionsBefore(ctx context.Context, key record.Key, number uint6
 			} `json:"versions"`
 		} `json:"data"`
 	}
-	if _, err := s.get(ctx, r, &answer); err != nil {
+	if err := s.get(ctx, r, &answer); err != nil {
 		return nil, err
 	}
 	var before []uint64
