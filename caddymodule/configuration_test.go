@@ -133,6 +133,19 @@ func TestConfigurationPageHasEveryJSONMember(t *testing.T) {
 	}
 }
 
+// TestConfigurationPageHasEveryModule requires a row in the table for each registered module
+// that has options.
+func TestConfigurationPageHasEveryModule(t *testing.T) {
+	t.Parallel()
+	for id, typ := range registeredModules(t) {
+		hasRow := slices.ContainsFunc(documented, func(d documentedType) bool { return reflect.TypeOf(d.config) == typ })
+		if options := jsonNames(typ, ""); len(options) > 0 && !hasRow {
+			t.Errorf("the module %s has the options %v: describe them in %s, and say in the table of this test where",
+				id, options, configurationPage)
+		}
+	}
+}
+
 // TestConfigurationPageHasEveryDefault holds the page to the defaults that the documentation
 // of the types' fields names.
 func TestConfigurationPageHasEveryDefault(t *testing.T) {

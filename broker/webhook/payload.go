@@ -1,14 +1,10 @@
 package webhook
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"maps"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
-	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // Names from the webhooks of the Apideck API, which receivers rely on.
@@ -100,11 +96,4 @@ func timestamp(t time.Time) any {
 		return nil
 	}
 	return t.UTC().Format("2006-01-02T15:04:05.000Z")
-}
-
-// signature returns the hex HMAC-SHA256 of the body under the endpoint's secret.
-func signature(key secret.String, body []byte) string {
-	mac := hmac.New(sha256.New, []byte(key.Reveal()))
-	mac.Write(body)
-	return hex.EncodeToString(mac.Sum(nil))
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -62,6 +63,30 @@ func TestProxyRenewsACredentialInTheQuery(t *testing.T) {
 	}
 	if first, second := <-asked, <-asked; first != "/x?a=1&b=2&key=access-1" || second != "/x?a=1&b=2&key=access-2" {
 		t.Errorf("downstream was asked for %s, then %s", first, second)
+	}
+}
+
+// The test also changes the path, which no placement does yet.
+func TestRepeatedRequestsStartWithoutTheFirstCredential(t *testing.T) {
+	t.Parallel()
+	const target = "https://api.acme.test/a%2Fb/c?a=1"
+	u, err := url.Parse(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &passage{r: httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://broker/proxy", nil), callOptions: callOptions{method: http.MethodGet}}
+	for _, token := range []string{"access-1", "access-2"} {
+		out := p.outgoing(t.Context(), u)
+		if out.URL.String() != target || out.Header.Get("X-Key") != "" {
+			t.Fatalf("before it has %s, the request to %s has the header %v", token, out.URL, out.Header)
+		}
+		// Change the URL in place, as package inject does.
+		out.URL.Path, out.URL.RawPath = "/"+token+out.URL.Path, "/"+token+out.URL.RawPath
+		out.URL.RawQuery += "&key=" + token
+		out.Header.Set("X-Key", token)
+		if got, want := out.URL.String(), "https://api.acme.test/"+token+"/a%2Fb/c?a=1&key="+token; got != want {
+			t.Errorf("the request goes to %s, want %s", got, want)
+		}
 	}
 }
 

@@ -72,18 +72,13 @@ func (p *passage) serve() (err error) {
 	}
 	x.Hook(&p.trace)
 	ctx = httptrace.WithClientTrace(ctx, &p.trace)
-	query := u.RawQuery // before a credential is added to it
 	out := p.outgoing(ctx, u)
 	defer func() {
 		if p.body != nil {
 			_ = p.body.Close()
 		}
 	}()
-	resp, err := x.Do(out, func() *http.Request {
-		again := *u
-		again.RawQuery = query
-		return p.outgoing(ctx, &again)
-	})
+	resp, err := x.Do(out, func() *http.Request { return p.outgoing(ctx, u) })
 	p.answer.begin()
 	if !p.stopWaiting() {
 		if err == nil {
@@ -102,11 +97,12 @@ func hasBody(r *http.Request) bool {
 	return r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
 }
 
-// outgoing returns the request to u, without a credential.
+// outgoing returns the request to u, without a credential. It copies u, because a credential
+// may be put into the request's URL, and a repeated request must start without it.
 func (p *passage) outgoing(ctx context.Context, u *url.URL) *http.Request {
-	r := p.r
+	r, clean := p.r, *u
 	out := (&http.Request{ // stays on the stack; WithContext returns the copy on the heap
-		Method: p.method, URL: u, Host: u.Host,
+		Method: p.method, URL: &clean, Host: u.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: requestHeader(r), ContentLength: r.ContentLength,
 	}).WithContext(ctx)

@@ -66,10 +66,12 @@ func (c *Credential) Put(req *http.Request) {
 		req.Header[h.name] = h.value
 	}
 	for _, i := range c.others {
-		if i.Kind == connector.InQuery {
+		switch i.Kind {
+		case connector.InQuery:
 			setQuery(req.URL, i.Name, i.Value)
-		} else {
+		case connector.InCookie:
 			setCookie(req, i.Name, i.Value)
+		case connector.InHeader, connector.InBasic: // in c.headers
 		}
 	}
 }
