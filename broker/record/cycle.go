@@ -93,7 +93,7 @@ func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 		c.Ambiguous++
 	}
 	if r.IsParked() && ans.Class != ClassPermanent {
-		return "" // the extra try was inconclusive: the token counts as refused still
+		return "" // the extra try was inconclusive: the token still counts as refused
 	}
 	c.Class, c.Code = ans.Class, ans.Code
 	switch ans.Class {
@@ -218,7 +218,7 @@ type Phase string
 const (
 	PhaseHealthy Phase = ""        // no failure
 	PhasePending Phase = "pending" // failed, being retried
-	PhaseFailed  Phase = "failed"  // parked, or given up until the next call
+	PhaseFailed  Phase = "failed"  // parked, or given up until the next request
 )
 
 // IsRejected reports whether the access token is unusable and cannot be refreshed: downstream

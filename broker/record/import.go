@@ -209,7 +209,7 @@ func (c *ImportCredentials) empty() bool {
 }
 
 // sameGrant reports whether the tokens sent belong to the stored refresh token. If no refresh
-// token is sent they are taken to. If none is stored either, access tokens are compared.
+// token is sent they count as belonging to it. If none is stored, access tokens are compared.
 func (c *ImportCredentials) sameGrant(stored *Credentials) bool {
 	if stored.RefreshToken.IsZero() {
 		return c.RefreshToken.IsZero() && c.AccessToken.Equal(stored.AccessToken)

@@ -80,7 +80,7 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 		}
 		takeover, wait := a.contend(rec, &observed)
 		if (wait || takeover) && snap.servable(e.clock.Now()) && !a.refresher.isRejected(rec.Generation) {
-			return &heldLease{snap: snap}, nil // another process has the lease, and the token is still valid
+			return &heldLease{snap: snap}, nil // the refresh token is in use or may be spent, and the access token is valid
 		}
 		if wait {
 			if err := e.clock.Sleep(ctx, leasePoll); err != nil {
