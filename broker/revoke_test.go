@@ -179,7 +179,7 @@ func TestDeleteDoesNotDependOnRevocation(t *testing.T) {
 				return resp, nil
 			}, 1, "http_307",
 		},
-		"a reset": {func(int) (*http.Response, error) { return nil, errors.New(brokertest.RefreshCanary) }, 3, "out of reach"},
+		"a reset": {func(int) (*http.Response, error) { return nil, errors.New(brokertest.RefreshCanary) }, 3, "unavailable"},
 		"an address that is not allowed": {
 			func(int) (*http.Response, error) { return nil, fmt.Errorf("x: %w", guard.ErrAddressNotAllowed) }, 1, "address is not allowed",
 		},
@@ -191,7 +191,7 @@ func TestDeleteDoesNotDependOnRevocation(t *testing.T) {
 				return nil, nil
 			}, 3, "was revoked",
 		},
-		"silence": {nil, 1, "out of reach"},
+		"silence": {nil, 1, "unavailable"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

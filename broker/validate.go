@@ -12,18 +12,18 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// Validate says what state a connection is in after a look at its credentials. One with an
-// OAuth token is refreshed, however long that is valid, and if its refresh token was
-// refused for good that is tried once more. Of others the required settings must be there.
+// Validate checks a connection's credentials and returns the connection with its new state.
+// An OAuth token is refreshed even if it is still valid, and a refresh token that was refused
+// for good is sent once more. Other connections need only have their required settings.
 //
-// A refresh is not forced more often than a 401 forces one, nor that of a refused refresh
-// token more often than every 30 s, nor while an earlier failure says to wait: the state is
-// then that of the last attempt. It is [record.StateInvalid] if the refresh token was refused,
-// even while the access token in hand is valid.
+// A refresh is forced at most as often as by 401s, with a refused refresh token at most every
+// 30 s, and not while an earlier failure says to wait; the state is then that of the last
+// attempt. It is [record.StateInvalid] if the refresh token was refused, even while the access
+// token is still valid.
 //
 // Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrConnectionNotFound],
 // [record.ErrConnectionDisabled], [record.ErrStoreUnavailable], ctx's, and a [*record.TokenError] if there is
-// no valid token and it could not be found out whether there can be one.
+// no valid token and the broker could not determine whether one can be obtained.
 func (b *Broker) Validate(ctx context.Context, key record.Key) (_ *record.Connection, err error) {
 	ctx, span := b.engine.StartSpan(ctx, "token_broker.validate", trace.WithAttributes(engine.ConnectorAttribute(key)))
 	defer func() { engine.EndSpan(span, err) }()
@@ -49,18 +49,19 @@ func (b *Broker) Validate(ctx context.Context, key record.Key) (_ *record.Connec
 	return view, nil
 }
 
-// isVerdict reports whether err says that there can be no token, rather than that it
-// could not be found out.
+// isVerdict reports whether err says that no token can be obtained, rather than that the
+// broker could not determine it.
 func isVerdict(err error) bool {
 	failed, ok := errors.AsType[*record.TokenError](err)
 	return ok && failed.Err == nil && (failed.Parked || failed.Code == record.CodeStaleStore)
 }
 
-// ObtainToken fetches an access token for a connection whose tokens are had with what is
-// stored, and stores it; calls use it from then on. Within the time that [Broker.Validate]
-// waits between two refreshes a valid one is left as it is. Errors: those of
-// [Broker.Validate], a [*record.TokenError] also if the token endpoint refused for good, and a
-// [*record.InputError] if the connector's tokens are not had like that.
+// ObtainToken obtains an access token for a connection whose tokens are fetched with stored
+// credentials (client_credentials, password), and stores it; calls use it from then on. A
+// valid token is left as it is for the time that [Broker.Validate] waits between two
+// refreshes. Errors: those of [Broker.Validate], a [*record.TokenError] also if the token
+// endpoint refused for good, and a [*record.InputError] if the connector's grant does not
+// fetch tokens.
 func (b *Broker) ObtainToken(ctx context.Context, key record.Key) (_ *record.Connection, err error) {
 	ctx, span := b.engine.StartSpan(ctx, "token_broker.obtain_token", trace.WithAttributes(engine.ConnectorAttribute(key)))
 	defer func() { engine.EndSpan(span, err) }()
@@ -77,7 +78,7 @@ func (b *Broker) ObtainToken(ctx context.Context, key record.Key) (_ *record.Con
 	if err != nil {
 		return nil, err
 	}
-	// A valid token is served whatever became of its refresh: here that is no success.
+	// Calls get a valid token even if its refresh failed. Here that is an error.
 	now := b.engine.Now()
 	if err := b.engine.PausedNow(conn, snap.Record, now); err != nil {
 		return nil, err
@@ -88,6 +89,7 @@ func (b *Broker) ObtainToken(ctx context.Context, key record.Key) (_ *record.Con
 	return b.show(ctx, conn, key)
 }
 
+// notFetched returns the error for a connector whose grant does not fetch tokens.
 func notFetched(c *record.Connector) error {
 	how := "auth_type " + string(c.AuthType)
 	if c.AuthType == connector.OAuth2 {

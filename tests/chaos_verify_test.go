@@ -77,7 +77,7 @@ func isAmbiguous(l logLine) bool {
 // isUnsaved reports whether the line is about a lease that may not be in the store, because
 // Vault did not answer. Its holder sends nothing; other replicas cannot know that.
 func isUnsaved(l logLine) bool {
-	return strings.HasPrefix(l.Message, "the store did not say whether it has a lease")
+	return strings.HasPrefix(l.Message, "the store did not say whether it has saved a lease")
 }
 
 func isTakeover(l logLine) bool { return strings.Contains(l.Message, "was taken over") }

@@ -13,33 +13,33 @@ type Class string
 const (
 	// ClassPermanent: the token endpoint refused this refresh token for good.
 	ClassPermanent Class = "permanent"
-	// ClassConfiguration: the client, not the connection, is wrong; nothing is lost.
+	// ClassConfiguration: the client is wrong, not the connection; nothing is lost.
 	ClassConfiguration Class = "configuration"
-	// ClassTransient: the refresh token was surely not spent; try again later.
+	// ClassTransient: the refresh token was certainly not spent; try again later.
 	ClassTransient Class = "transient"
-	// ClassAmbiguous: nobody knows whether the refresh token was spent.
+	// ClassAmbiguous: the refresh token may have been spent.
 	ClassAmbiguous Class = "ambiguous"
 )
 
-// Codes of failures: RFC 6749 section 5.2's where the token endpoint gave one, and
-// these words of the broker's own where it did not.
+// Codes of failures. If the token endpoint gave a code of RFC 6749 section 5.2, that is used;
+// otherwise one of these.
 const (
 	CodeInvalidGrant        = "invalid_grant"         // RFC 6749 section 5.2
-	CodeNotSent             = "not_sent"              // the request did not reach the token endpoint whole
-	CodeAddressNotAllowed   = "address_not_allowed"   // nor could it, see [guard.NewDialer]
-	CodeNoAnswer            = "no_answer"             // it reached it, and no response came, or its body timed out
-	CodeHTTPStatus          = "http_"                 // and the status, where the response had no code
-	CodeUnusableAnswer      = "unusable_answer"       // a 2xx without a token in it
+	CodeNotSent             = "not_sent"              // the token endpoint did not get the whole request
+	CodeAddressNotAllowed   = "address_not_allowed"   // the dialer refused the address, see [guard.NewDialer]
+	CodeNoAnswer            = "no_answer"             // the request was sent, and no response came or its body timed out
+	CodeHTTPStatus          = "http_"                 // prefix; the status follows. For a response without a code
+	CodeUnusableAnswer      = "unusable_answer"       // a 2xx without a token
 	CodeNoAccessToken       = "no_access_token"       // a 2xx with only a refresh token
-	CodeUnknownError        = "unknown_error"         // a code that is not fit to be shown
-	CodeNoRefreshToken      = "no_refresh_token"      // the token has expired, there is no way to another
-	CodeAccessTokenRejected = "access_token_rejected" // downstream answered 401, there is no way to another
-	CodeNoCredentials       = "no_credentials"        // there are none, or none any more
-	CodeMissingSettings     = "missing_settings"      // a setting that a URL or a header needs is not there
-	CodeInvalidCredential   = "invalid_credential"    // a token or a setting cannot stand where it is to be put
+	CodeUnknownError        = "unknown_error"         // the endpoint's code is not safe to show
+	CodeNoRefreshToken      = "no_refresh_token"      // the token has expired and cannot be refreshed
+	CodeAccessTokenRejected = "access_token_rejected" // downstream answered 401, and the token cannot be refreshed
+	CodeNoCredentials       = "no_credentials"        // there are none, or they were removed
+	CodeMissingSettings     = "missing_settings"      // a setting that a URL or a header needs is missing
+	CodeInvalidCredential   = "invalid_credential"    // a token or setting is not valid where it has to go
 )
 
-// Err returns the answer as an error for a span, nil if it brought a token.
+// Err returns the answer as an error for a span, nil if it has an access token.
 func (a Answer) Err() error {
 	if a.Class == "" {
 		return nil
@@ -47,25 +47,25 @@ func (a Answer) Err() error {
 	return &TokenError{Class: a.Class, Code: a.Code}
 }
 
-// An Answer is what a token endpoint's response means. The class is empty if it
-// brought an access token.
+// An Answer is the outcome of a token request. The class is empty if the response has an
+// access token.
 type Answer struct {
 	Class      Class
 	Code       string
 	Status     int           // HTTP status, 0 without a response
-	RetryAfter time.Duration // as the response asked for, 0 if it did not
+	RetryAfter time.Duration // as the response asked for; 0: not given
 
 	AccessToken  secret.String
 	RefreshToken secret.String // empty if it brought none, or the one that was sent
 	TokenType    string
-	Lifetime     time.Duration // 0: not said
-	SentAt       time.Time     // before the request, so that a lifetime from then on is safe
+	Lifetime     time.Duration // 0: not given
+	SentAt       time.Time     // before the request, so that a lifetime counted from it is on the safe side
 }
 
 // IsClientError reports whether a code of RFC 6749 section 5.2 concerns the client
 // alone. unauthorized_client, which concerns a client and a grant type, does not count:
-// some token endpoints say it of a refresh token that was issued to another client,
-// where RFC 6749 has invalid_grant, and anybody who may import can bring one of those.
+// some token endpoints answer it, where RFC 6749 has invalid_grant, to a refresh token that
+// was issued to another client, and every caller who may import can send such a token.
 func IsClientError(code string) bool {
 	return code == "invalid_client" || code == "unsupported_grant_type"
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
-// A Config is the part of a [broker.Broker] that operators decide. [broker.Broker.Configure] can replace
-// it at any time; a refresh in progress keeps the one that it began with. Once passed to
+// A Config is the configuration of a [broker.Broker]. [broker.Broker.Configure] can replace it
+// at any time; a refresh in progress keeps the one that it began with. Once passed to
 // Configure, a Config must not be changed.
 type Config struct {
 	// Connectors are the services that connections can use, by id.
@@ -52,16 +52,20 @@ const (
 	DefaultCacheTTL       = 30 * time.Second
 )
 
+// RequestTimeout returns RefreshTimeout or its default.
 func (c *Config) RequestTimeout() time.Duration {
 	return orDefault(c.RefreshTimeout, DefaultRefreshTimeout)
 }
 
+// GiveUpAfter returns RefreshGiveUp or its default.
 func (c *Config) GiveUpAfter() time.Duration {
 	return orDefault(c.RefreshGiveUp, defaultRefreshGiveUp)
 }
 
+// CacheFor returns CacheTTL or its default.
 func (c *Config) CacheFor() time.Duration { return orDefault(c.CacheTTL, DefaultCacheTTL) }
 
+// RetainFor returns Retention or its default, 0 for ever.
 func (c *Config) RetainFor() time.Duration {
 	if c.Retention < 0 {
 		return 0
@@ -76,6 +80,7 @@ func orDefault(d, def time.Duration) time.Duration {
 	return d
 }
 
+// Log returns Logger, or one that discards everything.
 func (c *Config) Log() *slog.Logger {
 	if c.Logger == nil {
 		return slog.New(slog.DiscardHandler)
@@ -95,7 +100,7 @@ func (c *Config) MayAllow(conn *Connector, target *connector.Target) bool {
 	return c.DefinitionOf(conn).MayAllow(target)
 }
 
-// DefinitionOf returns the connector's DefinitionOf with AllowPrivateHosts applied.
+// DefinitionOf returns the connector's definition with AllowPrivateHosts applied.
 func (c *Config) DefinitionOf(conn *Connector) *connector.Definition {
 	if c.AllowsPrivate(conn) == conn.AllowPrivate {
 		return &conn.Definition
@@ -105,7 +110,7 @@ func (c *Config) DefinitionOf(conn *Connector) *connector.Definition {
 	return &private
 }
 
-// ConnectorOf returns the ConnectorOf of key's connection. Errors: [*InputError],
+// ConnectorOf returns the connector of key's connection. Errors: [*InputError],
 // [ErrConnectorNotFound].
 func (c *Config) ConnectorOf(key Key) (*Connector, error) {
 	if err := key.Validate(); err != nil {
@@ -114,6 +119,7 @@ func (c *Config) ConnectorOf(key Key) (*Connector, error) {
 	return c.Configured(key.Connector)
 }
 
+// Configured returns a connector by id. Its error is [ErrConnectorNotFound].
 func (c *Config) Configured(id connector.ID) (*Connector, error) {
 	conn, ok := c.Connectors[id]
 	if !ok {
@@ -143,8 +149,10 @@ const (
 	defaultApplicationLimit = 20_000
 )
 
+// PerConnection returns the limit of each connection.
 func (l *Limits) PerConnection() int { return cmp.Or(l.Connection, defaultConnectionLimit) }
 
+// PerApplication returns the limit of an application.
 func (l *Limits) PerApplication(name string) int {
 	return cmp.Or(l.Applications[name], l.Application, defaultApplicationLimit)
 }

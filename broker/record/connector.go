@@ -11,8 +11,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// A Connector is a service as this deployment uses it: its definition and the OAuth
-// client that the connections were authorised for.
+// A Connector is a service as this deployment uses it: its definition and the OAuth client
+// for which the connections were authorised.
 type Connector struct {
 	connector.Definition
 	Client Client
@@ -24,12 +24,13 @@ type Client struct {
 	Secret secret.String
 }
 
-// GrantRefreshToken is the grant_type of a redeem (RFC 6749 section 6).
+// GrantRefreshToken is the grant_type of a request that redeems a refresh token (RFC 6749
+// section 6).
 const GrantRefreshToken = "refresh_token"
 
 // NextGrant returns the grant_type of the next token request for a connection, empty if no
-// request can bring a token. A refresh token is used where there is one, unless the
-// connector's grant ignores them.
+// request can obtain a token. A refresh token is used if there is one, unless the connector's
+// grant ignores refresh tokens.
 func (c *Connector) NextGrant(cred *Credentials) string {
 	g := c.Grant()
 	switch {
@@ -42,10 +43,11 @@ func (c *Connector) NextGrant(cred *Credentials) string {
 	}
 }
 
-// CanRefresh reports whether there is a way to a new token.
+// CanRefresh reports whether a new token can be obtained.
 func (c *Connector) CanRefresh(cred *Credentials) bool { return c.NextGrant(cred) != "" }
 
-// RotationFor returns what an attempt may cost: without a refresh token, nothing.
+// RotationFor returns what the next attempt does to the refresh token. Without one there is
+// nothing to lose.
 func (c *Connector) RotationFor(cred *Credentials) connector.Rotation {
 	if c.NextGrant(cred) != GrantRefreshToken {
 		return connector.Rotation{Kind: connector.RotationNever}
@@ -53,9 +55,9 @@ func (c *Connector) RotationFor(cred *Credentials) connector.Rotation {
 	return c.Rotation
 }
 
-// ClientFor returns the OAuth client of a connection: its own, from its settings, if
-// the connector allows that and there is one. The two are never mixed: the secret of
-// the configuration's client goes with no other id.
+// ClientFor returns the OAuth client of a connection: its own, from its settings, if the
+// connector allows that and the connection has one, otherwise the connector's. The two are
+// never mixed: the configured secret is sent only with the configured id.
 func (c *Connector) ClientFor(settings map[string]any) (client Client, own bool) {
 	if id, clientSecret, ok := c.OwnClient(settings); ok {
 		return Client{ID: id, Secret: secret.New(clientSecret)}, true
@@ -71,7 +73,7 @@ func (c *Connector) TokenEndpoint(rec *Record) (string, error) {
 	return c.RenderTokenURL(rec.Settings)
 }
 
-// RequestParams returns the parameters of the next token request for the record, but for
+// RequestParams returns the parameters of the next token request for the record, without
 // the client's. It fails if a setting for them is missing.
 func (c *Connector) RequestParams(rec *Record) (url.Values, error) {
 	params := make(url.Values)
@@ -98,14 +100,14 @@ func (c *Connector) RequestParams(rec *Record) (url.Values, error) {
 	return params, nil
 }
 
-// AuthenticatesInParams reports whether the client says who it is in the body of a
-// request. A public client does, whatever the style: that is its only way to say its id
-// (RFC 6749 section 3.2.1).
+// AuthenticatesInParams reports whether the client authenticates in the body of a request. A
+// public client always does: it has no other way to send its id (RFC 6749 section 3.2.1).
 func (c *Connector) AuthenticatesInParams(client Client) bool {
 	return c.AuthStyle == connector.AuthParams || client.Secret.IsZero()
 }
 
-// Secrets are what an answer must not be able to smuggle into a log.
+// Secrets returns the values that an error code from a token endpoint must not contain, since
+// codes are logged.
 func (c *Connector) Secrets(rec *Record) []string {
 	client, _ := c.ClientFor(rec.Settings)
 	secrets := []string{client.Secret.Reveal()}
@@ -114,14 +116,14 @@ func (c *Connector) Secrets(rec *Record) []string {
 	}
 	for name, value := range rec.Settings {
 		if c.IsSensitive(name) {
-			secrets = append(secrets, fmt.Sprint(value)) // numbers too
+			secrets = append(secrets, fmt.Sprint(value)) // it can be a number
 		}
 	}
 	return secrets
 }
 
-// checkFit reports a setting that cannot stand where the connector puts it. One that is
-// missing is no fault yet.
+// checkFit reports a setting that is not valid where the connector puts it. A missing setting
+// is not a fault yet.
 func (c *Connector) checkFit(settings map[string]any) error {
 	if unfit, ok := errors.AsType[*connector.SettingError](c.CheckSettings(settings)); ok {
 		return &InputError{
@@ -149,8 +151,8 @@ func (c *Connector) requireTokens(sent *ImportCredentials) error {
 	return nil
 }
 
-// requireSettings reports settings that are missing where they are the credentials, or
-// what it takes to get them.
+// requireSettings reports missing settings. Call it if the settings are the credentials, or
+// are needed to obtain a token.
 func (c *Connector) requireSettings(settings map[string]any) error {
 	missing := c.MissingSettings(settings)
 	if len(missing) == 0 {
@@ -162,10 +164,9 @@ func (c *Connector) requireSettings(settings map[string]any) error {
 	}
 }
 
-// injectsOther reports whether a change of settings is one of the credentials that calls
-// leave with.
+// injectsOther reports whether a change of settings changes what is injected into calls.
 func (c *Connector) injectsOther(before, after map[string]any) bool {
-	const token = "any" // which stays as it is
+	const token = "any" // the same before and after
 	was, wasErr := c.Injections(before, token)
 	is, isErr := c.Injections(after, token)
 	return (wasErr == nil) != (isErr == nil) || !reflect.DeepEqual(was, is)

@@ -8,18 +8,18 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// Backoff between attempts, and after the background job has given up.
+// Bounds of the backoff between attempts.
 const (
 	minBackoff = time.Second
 	maxBackoff = 5 * time.Minute
 )
 
-// Cooldown is how long a connection is left alone after its background refresh has given
-// up, and how often a refused refresh token is tried again for whoever asks.
+// Cooldown is how long a connection waits after its background refresh has given up, and how
+// often a refused refresh token may be tried again on request.
 const Cooldown = 30 * time.Second
 
-// backoff returns how long to wait after so many failed attempts: between half and
-// all of a time that doubles from one attempt to the next.
+// backoff returns how long to wait after so many failed attempts: between half and all of a
+// ceiling that doubles with each attempt.
 func backoff(attempts int) time.Duration {
 	ceiling := maxBackoff
 	if shift := attempts - 1; shift < 16 {
@@ -28,13 +28,14 @@ func backoff(attempts int) time.Duration {
 	return ceiling/2 + rand.N(ceiling/2+1)
 }
 
-// A Policy is what a connector and the configuration say about failures.
+// A Policy says how a failure is handled: it comes from the connector, the configuration and
+// the circumstances of the attempt.
 type Policy struct {
 	Rotation  connector.Rotation
-	GiveUp    time.Duration
+	GiveUp    time.Duration // how long the background job retries
 	Retention time.Duration // of a parked connection's credentials; 0: for ever
-	Announced bool          // the event was emitted for another connection
-	OwnFault  bool          // a refusal of the client is taken for one of this connection
+	Announced bool          // the event was already emitted for another connection
+	OwnFault  bool          // a refusal of the client is attributed to this connection
 }
 
 // Succeed merges a token endpoint's answer into the record and ends the cycle. It
@@ -59,7 +60,7 @@ func (r *Record) Succeed(ans Answer) EventType {
 	return ""
 }
 
-// Rotate makes next the refresh token, if it is another one, and remembers the old.
+// Rotate replaces the refresh token by next, if it is another one, and remembers the old one.
 func (r *Record) Rotate(next secret.String) {
 	c := r.Credentials
 	if next.IsZero() || next.Equal(c.RefreshToken) {
@@ -71,6 +72,7 @@ func (r *Record) Rotate(next secret.String) {
 // DropRefreshToken removes a refresh token that was refused for good.
 func (r *Record) DropRefreshToken() { r.replaceRefreshToken(secret.String{}) }
 
+// replaceRefreshToken sets the refresh token and remembers the hash of the old one.
 func (r *Record) replaceRefreshToken(next secret.String) {
 	c := r.Credentials
 	r.rememberReplaced(c.RefreshToken)
@@ -80,8 +82,8 @@ func (r *Record) replaceRefreshToken(next secret.String) {
 	c.RefreshToken, c.FromImport = next, false
 }
 
-// Fail records a failed attempt and plans the next one. It returns the event to
-// emit, if any: each phase of a cycle is announced once.
+// Fail records a failed attempt and plans the next one. It returns the event to emit, if any:
+// each phase of a cycle has one event.
 func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 	c := &r.Cycle
 	before := c.Phase
@@ -91,18 +93,18 @@ func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 		c.Ambiguous++
 	}
 	if r.IsParked() && ans.Class != ClassPermanent {
-		return "" // one more try was asked for, and has found out nothing: it stays refused
+		return "" // the extra try was inconclusive: the token still counts as refused
 	}
 	c.Class, c.Code = ans.Class, ans.Code
 	switch ans.Class {
 	case ClassPermanent:
 		c.Queued, c.Phase, c.RetryAt = false, PhaseFailed, time.Time{}
 		c.Parked = r.Credentials.identity()
-		if policy.Retention > 0 && r.Credentials != nil && c.CredentialsExpireAt.IsZero() { // another try does not prolong it
+		if policy.Retention > 0 && r.Credentials != nil && c.CredentialsExpireAt.IsZero() { // another try does not extend it
 			c.CredentialsExpireAt = now.Add(policy.Retention)
 		}
 	case ClassConfiguration:
-		c.RetryAt = time.Time{} // the connector's pause says when
+		c.RetryAt = time.Time{} // the breaker decides when
 		if policy.OwnFault {
 			c.RetryAt = now.Add(max(Cooldown, backoff(c.Attempts)))
 		}
@@ -132,7 +134,7 @@ func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 	}
 }
 
-// retryDelay returns when a failure that may pass is worth another attempt.
+// retryDelay returns how long to wait after a transient or ambiguous failure.
 func (r *Record) retryDelay(ans Answer, policy Policy, now time.Time) time.Duration {
 	delay := max(backoff(r.Cycle.Attempts), ans.RetryAfter)
 	if ans.Class != ClassAmbiguous {
@@ -142,13 +144,13 @@ func (r *Record) retryDelay(ans Answer, policy Policy, now time.Time) time.Durat
 	case connector.RotationNever:
 		return delay
 	case connector.RotationWindow:
-		// Inside the window a spent token still works: the sooner the better.
+		// A spent token still works inside the window, so retry soon.
 		if r.Cycle.Attempts == 1 && policy.Rotation.Window > time.Second {
 			return rand.N(time.Second)
 		}
 		return delay
 	default:
-		// The retry may cost the grant, so it waits until there is nothing to lose.
+		// The retry may cost the grant, so it waits until the access token has expired.
 		if c := r.Credentials; c != nil && c.Expiry.After(now) {
 			return max(delay, c.Expiry.Sub(now))
 		}
@@ -156,7 +158,7 @@ func (r *Record) retryDelay(ans Answer, policy Policy, now time.Time) time.Durat
 	}
 }
 
-// TokenError says why the record has no valid token.
+// TokenError returns the reason why the record has no valid token.
 func (r *Record) TokenError(now time.Time) *TokenError {
 	c := &r.Cycle
 	err := &TokenError{
@@ -176,8 +178,8 @@ func (r *Record) TokenError(now time.Time) *TokenError {
 	return err
 }
 
-// RefreshTokenHash identifies the refresh token that the record holds, as a [Lease]
-// does; it is empty for none.
+// RefreshTokenHash returns the hash of the refresh token, as in a [Lease]; empty if the record
+// has none.
 func (r *Record) RefreshTokenHash() secret.Hash {
 	if r.Credentials == nil {
 		return ""
@@ -185,24 +187,24 @@ func (r *Record) RefreshTokenHash() secret.Hash {
 	return r.Credentials.RefreshToken.Hash()
 }
 
-// A Cycle begins with the first failed refresh and ends with the next success, or
-// with other credentials.
+// A Cycle is a series of failed refreshes. It begins with the first failure and ends with the
+// next success, or when other credentials are imported.
 type Cycle struct {
-	// Queued: a refresh has been asked for that nobody has finished yet.
+	// Queued says that a refresh was requested and has not finished yet.
 	Queued bool
 
 	Phase     Phase
-	Class     Class // of the last failure
-	Code      string
+	Class     Class     // of the last failure
+	Code      string    // of the last failure
 	FailedAt  time.Time // of the last failure
-	Attempts  int       // failed ones
+	Attempts  int       // failed attempts
 	RetryAt   time.Time // no attempt before this
-	GiveUpAt  time.Time // the background job ends then
-	Ambiguous int       // attempts of which nobody knows whether they spent the refresh token
+	GiveUpAt  time.Time // when the background job stops retrying
+	Ambiguous int       // attempts that may have spent the refresh token
 
-	// Parked holds the hash of the refresh token that the token endpoint refused for
-	// good (of the access token, where there is no refresh token). While it is that of
-	// the current credentials, nothing is sent to the token endpoint.
+	// Parked is the hash of the refresh token that the token endpoint refused for good, or of
+	// the access token if there is no refresh token. While the current credentials have this
+	// hash, nothing is sent to the token endpoint.
 	Parked secret.Hash
 
 	// CredentialsExpireAt is when the credentials of a parked connection are cleared.
@@ -216,11 +218,11 @@ type Phase string
 const (
 	PhaseHealthy Phase = ""        // no failure
 	PhasePending Phase = "pending" // failed, being retried
-	PhaseFailed  Phase = "failed"  // parked, or given up until somebody asks again
+	PhaseFailed  Phase = "failed"  // parked, or given up until the next request
 )
 
-// IsRejected reports whether downstream has refused an access token that there is
-// no way to another from.
+// IsRejected reports whether the access token is unusable and cannot be refreshed: downstream
+// has refused it, or it has expired.
 func (r *Record) IsRejected() bool {
 	return r.IsParked() && (r.Cycle.Code == CodeAccessTokenRejected || r.Cycle.Code == CodeNoRefreshToken)
 }

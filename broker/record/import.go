@@ -15,12 +15,12 @@ type ImportOutcome string
 
 // The outcomes of an import.
 const (
-	ImportStored ImportOutcome = "stored" // the credentials sent are the connection's now
-	ImportKept   ImportOutcome = "kept"   // the connection has kept those that it had
+	ImportStored ImportOutcome = "stored" // the connection now has the credentials sent
+	ImportKept   ImportOutcome = "kept"   // the connection keeps the stored ones
 )
 
-// New returns the record of a connection that does not exist yet. It goes on
-// counting where a tombstone stopped.
+// New returns the record of a connection that does not exist yet. Its generation continues a
+// tombstone's, if there is one.
 func New(key Key, tombstone *Record, now time.Time) *Record {
 	rec := &Record{Key: key, Enabled: true, CreatedAt: now}
 	if tombstone != nil {
@@ -29,7 +29,7 @@ func New(key Key, tombstone *Record, now time.Time) *Record {
 	return rec
 }
 
-// Import applies imp to the record, which is the caller's own copy.
+// Import applies imp to the record, which belongs to the caller.
 func (r *Record) Import(conn *Connector, imp *Import, now time.Time) (ImportOutcome, error) {
 	bound, patch := r.binding(conn), conn.unmask(imp.Settings)
 	r.Settings = mergePatch(r.Settings, patch)
@@ -61,10 +61,11 @@ func (r *Record) Import(conn *Connector, imp *Import, now time.Time) (ImportOutc
 	return outcome, nil
 }
 
-// maxObjects bounds what settings and metadata of a connection are together, encoded, in
-// bytes: merging could make them grow for ever, and stores have limits of their own.
+// maxObjects bounds the settings and metadata of a connection together, encoded, in bytes.
+// Merging could make them grow for ever, and stores have limits too.
 const maxObjects = 256 << 10
 
+// checkSize reports settings and metadata that exceed maxObjects.
 func (r *Record) checkSize() error {
 	size := 0
 	for _, object := range []map[string]any{r.Settings, r.Metadata} {
@@ -77,20 +78,20 @@ func (r *Record) checkSize() error {
 	if size > maxObjects {
 		return &InputError{
 			Kind: InputInvalid, Field: "settings and metadata",
-			Fault: fmt.Sprintf("have %d bytes together with what is stored", size),
+			Fault: fmt.Sprintf("have %d bytes together with the stored ones", size),
 			Fix:   fmt.Sprintf("keep them below %d, null removes a member", maxObjects),
 		}
 	}
 	return nil
 }
 
-// MaxToken bounds a token, in bytes. The longest in use have some ten thousand.
+// MaxToken bounds a token, in bytes. The longest in use have about ten thousand.
 const MaxToken = 64 << 10
 
-// An Import is what a caller sends to create a connection or to update it. What is
-// nil was not sent, and stays as it is stored.
+// An Import is what a caller sends to create a connection or to update it. A nil field was
+// not sent, and leaves the stored value as it is.
 type Import struct {
-	ConsumerID  string // optional; must be the header's
+	ConsumerID  string // optional; must match the header
 	Credentials *ImportCredentials
 	Settings    map[string]any // JSON merge patch (RFC 7396)
 	Metadata    map[string]any // JSON merge patch (RFC 7396)
@@ -102,7 +103,7 @@ type ImportCredentials struct {
 	RefreshToken secret.String
 	IssuedAt     time.Time      // zero: not given
 	ExpiresIn    *time.Duration // nil: not given; counts from IssuedAt
-	ExpiresAt    time.Time      // zero: not given; wins over ExpiresIn
+	ExpiresAt    time.Time      // zero: not given; takes precedence over ExpiresIn
 }
 
 // How many hashes of past refresh tokens a record remembers.
@@ -111,7 +112,7 @@ const (
 	maxReplaced = 16
 )
 
-// importSecrets takes what the connector has for credentials.
+// importSecrets imports the connection's credentials: tokens, or settings.
 func (r *Record) importSecrets(conn *Connector, imp *Import, now time.Time) (ImportOutcome, error) {
 	switch {
 	case conn.AuthType != connector.OAuth2:
@@ -126,8 +127,8 @@ func (r *Record) importSecrets(conn *Connector, imp *Import, now time.Time) (Imp
 	return r.importCredentials(conn, imp.Credentials, now)
 }
 
-// importIdentity is the import of a connection whose tokens are fetched: what it takes
-// to fetch them is in the settings and in the configuration.
+// importIdentity imports a connection whose tokens are fetched with the credentials in the
+// settings and the configuration.
 func (r *Record) importIdentity(conn *Connector) (ImportOutcome, error) {
 	if err := conn.requireSettings(r.Settings); err != nil {
 		return "", err
@@ -139,7 +140,7 @@ func (r *Record) importIdentity(conn *Connector) (ImportOutcome, error) {
 	return ImportStored, nil
 }
 
-// importSettings is the import of a connection whose credentials are settings.
+// importSettings imports a connection whose credentials are settings.
 func (r *Record) importSettings(conn *Connector, imp *Import) (ImportOutcome, error) {
 	if imp.Credentials != nil && !imp.Credentials.empty() {
 		return "", &InputError{
@@ -170,7 +171,7 @@ func (r *Record) importCredentials(conn *Connector, sent *ImportCredentials, now
 	stored := r.Credentials
 	switch {
 	case stored == nil:
-		// Nothing to protect: what is sent is stored.
+		// Nothing to protect: store the tokens sent.
 	case sent.empty():
 		return ImportKept, nil
 	case sent.sameGrant(stored):
@@ -198,17 +199,17 @@ func (r *Record) importCredentials(conn *Connector, sent *ImportCredentials, now
 	}
 	r.Generation++
 	r.Cycle = Cycle{}
-	r.Lease = nil // it was for the other refresh token, of which nothing is to be recorded any more
+	r.Lease = nil // it was for the old refresh token, whose outcome no longer matters
 	return ImportStored, nil
 }
 
+// empty reports whether no token was sent.
 func (c *ImportCredentials) empty() bool {
 	return c.AccessToken.IsZero() && c.RefreshToken.IsZero()
 }
 
-// sameGrant reports whether the tokens sent come with the refresh token that is
-// stored; one that is not sent is taken to be that. Where there is no refresh token
-// at all, the access token tells.
+// sameGrant reports whether the tokens sent belong to the stored refresh token. If no refresh
+// token is sent they count as belonging to it. If none is stored, access tokens are compared.
 func (c *ImportCredentials) sameGrant(stored *Credentials) bool {
 	if stored.RefreshToken.IsZero() {
 		return c.RefreshToken.IsZero() && c.AccessToken.Equal(stored.AccessToken)
@@ -216,8 +217,8 @@ func (c *ImportCredentials) sameGrant(stored *Credentials) bool {
 	return c.RefreshToken.IsZero() || c.RefreshToken.Equal(stored.RefreshToken)
 }
 
-// expiry returns when the access token expires, zero if that was not said:
-// expires_in alone means nothing as long as it is not known since when.
+// expiry returns when the access token expires, zero if that is unknown: expires_in alone does
+// not say from when it counts.
 func (c *ImportCredentials) expiry(issuedAt time.Time) time.Time {
 	if !c.ExpiresAt.IsZero() {
 		return c.ExpiresAt
@@ -228,8 +229,8 @@ func (c *ImportCredentials) expiry(issuedAt time.Time) time.Time {
 	return issuedAt.Add(*c.ExpiresIn)
 }
 
-// needsFirstRefresh reports whether an import is to be followed by a refresh: the
-// token is expired or it is not known when it does, or the last one failed for good.
+// needsFirstRefresh reports whether a refresh must follow an import: the token has expired, its
+// expiry or its age is unknown, or the last refresh failed for good.
 func (r *Record) needsFirstRefresh(now time.Time) bool {
 	c := r.Credentials
 	switch {
@@ -242,8 +243,9 @@ func (r *Record) needsFirstRefresh(now time.Time) bool {
 	}
 }
 
-// unpark allows one attempt to redeem a refresh token that was refused before. One
-// that may be spent, and then costs the grant, waits until the access token expires.
+// unpark allows one attempt to redeem a refresh token that was refused before. If the token
+// may be spent, so that the attempt could cost the grant, the attempt waits until the access
+// token expires.
 func (r *Record) unpark(rotation connector.Rotation, now time.Time) {
 	r.Cycle.Parked = ""
 	r.Cycle.RetryAt = time.Time{}
@@ -262,15 +264,17 @@ func (r *Record) remembers(token secret.String) bool {
 	return slices.Contains(r.Imported, hash) || slices.Contains(r.Replaced, hash)
 }
 
+// rememberImported notes that an imported refresh token was replaced.
 func (r *Record) rememberImported(token secret.String) {
 	r.Imported = appendHash(r.Imported, token, maxImported)
 }
 
+// rememberReplaced notes that a refresh token was replaced by a refresh.
 func (r *Record) rememberReplaced(token secret.String) {
 	r.Replaced = appendHash(r.Replaced, token, maxReplaced)
 }
 
-// appendHash adds token's hash as the latest and keeps at most most.
+// appendHash appends token's hash, without duplicates, and keeps the last most of them.
 func appendHash(hashes []secret.Hash, token secret.String, most int) []secret.Hash {
 	if token.IsZero() {
 		return hashes

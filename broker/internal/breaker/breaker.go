@@ -1,5 +1,6 @@
-// Package breaker has circuit breakers for token endpoints: it decides that a connector, an
-// endpoint or a connection is paused, and which request may probe whether that is over.
+// Package breaker has circuit breakers for token endpoints. An open breaker pauses token
+// requests of a connector, of a tenant's endpoint or of one connection, until a probe
+// succeeds.
 package breaker
 
 import (
@@ -15,61 +16,65 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// Fingerprint identifies the client of a connector, and how it asks for tokens.
+// Fingerprint identifies a connector's client and how it requests tokens.
 func Fingerprint(c *record.Connector) secret.Hash {
 	return secret.New(fmt.Sprintf("%q", clientSettingsOf(c, subject{connector: c.ID}, nil))).Hash()
 }
 
-// ProbeInterval is how often a connector whose client the token endpoint refuses is
-// tried again, with one connection.
+// ProbeInterval is how often a refused client is tried again, with one connection.
 const ProbeInterval = 5 * time.Minute
 
-// Set knows the connectors whose OAuth client is configured wrongly, and the
-// connections whose own settings are what a token endpoint refuses. That is no fault of
-// the other connections and costs none its credentials.
+// A Set holds the breakers that are open: those of connectors whose OAuth client is refused,
+// and those of connections whose own settings are refused. A connection behind an open
+// breaker is not at fault and keeps its credentials. The zero Set is ready for use.
 type Set struct {
-	mu   sync.Mutex           // guards what is below
-	open map[subject]*breaker // nil until there is one
+	mu   sync.Mutex
+	open map[subject]*breaker // guarded by mu; nil until the first one opens
 }
 
-// A subject is what a pause is about.
+// A subject is the part of the configuration or the connection that a breaker pauses.
 type subject struct {
 	connector  connector.ID
-	endpoint   string     // a token endpoint that settings decide; empty: the connector's
-	connection record.Key // zero: every connection of the connector, or of that endpoint
+	endpoint   string     // of a tenant, if it depends on settings; empty: the connector's
+	connection record.Key // zero: every connection of the connector, or of the endpoint
 }
 
+// isShared reports whether the subject covers more than one connection.
+func (s *subject) isShared() bool { return s.connection == (record.Key{}) }
+
+// A breaker is open while token requests of its subject are paused.
 type breaker struct {
-	client clientSettings // as they were; others are worth a try at once
-	until  time.Time
+	client clientSettings // at the time of the refusal; a changed client is tried at once
+	until  time.Time      // then one request may probe
 }
 
-// clientSettings are what a token endpoint's opinion of the client depends on.
+// clientSettings is everything that decides whether a token endpoint accepts the client.
 type clientSettings struct {
 	tokenURL, refreshURL string
 	authStyle            connector.AuthStyle
 	body                 connector.TokenBody
 	clientID             string
 	secret               secret.Hash
-	more                 secret.Hash // of the parameters, and for a single connection of its settings
+	more                 secret.Hash // of the parameters; for a single connection also of its settings
 }
 
-// scopes are what a refusal of the record's token request may be about: the connector
-// first, then the connection alone, whose settings may be what is refused. One that has
-// a client of its own has nothing to do with the connector's.
+// subjects returns what a refusal of the record's token request may concern: the shared
+// subject first, which is the connector or the tenant's endpoint, then the connection alone
+// if its token requests contain settings. A connection with its own client does not use the
+// connector's, and has only the latter.
 func subjects(c *record.Connector, rec *record.Record) []subject {
-	wide, narrow := subject{connector: c.ID, endpoint: EndpointOf(c, rec)}, subject{connector: c.ID, connection: rec.Key}
+	shared, single := subject{connector: c.ID, endpoint: EndpointOf(c, rec)}, subject{connector: c.ID, connection: rec.Key}
 	if _, own := c.ClientFor(rec.Settings); own {
-		return []subject{narrow}
+		return []subject{single}
 	}
 	if c.VariesTokenRequests() {
-		return []subject{wide, narrow}
+		return []subject{shared, single}
 	}
-	return []subject{wide}
+	return []subject{shared}
 }
 
-// EndpointOf returns the token endpoint of the record's tenant, empty if all connections
-// have the same. What one tenant's endpoint thinks of the client says nothing of others: it
+// EndpointOf returns the token endpoint of the record's tenant, empty if all connections have
+// the same. That one tenant's endpoint refuses the client says nothing about another's: it
 // may be in another region, or belong to a customer who has removed the integration.
 func EndpointOf(c *record.Connector, rec *record.Record) string {
 	if !strings.Contains(c.TokenURL+c.RefreshURL, "{") {
@@ -77,24 +82,26 @@ func EndpointOf(c *record.Connector, rec *record.Record) string {
 	}
 	endpoint, err := c.TokenEndpoint(rec)
 	if err != nil {
-		return "" // a setting is missing, and so there will be no request
+		return "" // a setting is missing, so no request will be sent
 	}
 	return endpoint
 }
 
-// SharesTokenRequests reports whether the record's token requests differ from those of
-// other connections in the refresh token alone.
+// SharesTokenRequests reports whether the record's token requests differ from those of other
+// connections only in the refresh token.
 func SharesTokenRequests(c *record.Connector, rec *record.Record) bool {
-	scopes := subjects(c, rec)
-	return len(scopes) == 1 && scopes[0].connection == (record.Key{})
+	found := subjects(c, rec)
+	return len(found) == 1 && found[0].isShared()
 }
 
-func clientSettingsOf(c *record.Connector, scope subject, rec *record.Record) clientSettings {
+// clientSettingsOf returns the client settings for requests of a subject. rec may be nil if
+// the subject is shared.
+func clientSettingsOf(c *record.Connector, subj subject, rec *record.Record) clientSettings {
 	client, more := c.Client, strings.Builder{}
 	for _, name := range slices.Sorted(maps.Keys(c.TokenParams)) {
 		fmt.Fprintf(&more, "%q=%q ", name, c.TokenParams[name])
 	}
-	if scope.connection != (record.Key{}) {
+	if !subj.isShared() {
 		client, _ = c.ClientFor(rec.Settings)
 		for _, name := range c.TokenSettings() {
 			fmt.Fprintf(&more, "%q=%q ", name, fmt.Sprint(rec.Settings[name]))
@@ -105,158 +112,160 @@ func clientSettingsOf(c *record.Connector, scope subject, rec *record.Record) cl
 	}
 }
 
-// current returns the pauses that are about the record, if they are still: others are
-// forgotten. The caller holds mu.
-func (p *Set) current(conn *record.Connector, rec *record.Record) []*breaker {
-	if len(p.open) == 0 {
+// current returns the open breakers that cover the record, and drops those whose client has
+// changed since. The caller holds mu.
+func (s *Set) current(conn *record.Connector, rec *record.Record) []*breaker {
+	if len(s.open) == 0 {
 		return nil
 	}
 	var found []*breaker
-	for _, scope := range subjects(conn, rec) {
-		paused, ok := p.open[scope]
+	for _, subj := range subjects(conn, rec) {
+		b, ok := s.open[subj]
 		switch {
 		case !ok:
-		case paused.client != clientSettingsOf(conn, scope, rec):
-			delete(p.open, scope)
+		case b.client != clientSettingsOf(conn, subj, rec):
+			delete(s.open, subj)
 		default:
-			found = append(found, paused)
+			found = append(found, b)
 		}
 	}
 	return found
 }
 
-// lastToClose returns when all of the pauses are over, zero if they are.
-func lastToClose(pauses []*breaker, now time.Time) time.Time {
+// lastToClose returns when the last of the breakers allows a probe, zero if all do now.
+func lastToClose(breakers []*breaker, now time.Time) time.Time {
 	var until time.Time
-	for _, paused := range pauses {
-		if now.Before(paused.until) && paused.until.After(until) {
-			until = paused.until
+	for _, b := range breakers {
+		if now.Before(b.until) && b.until.After(until) {
+			until = b.until
 		}
 	}
 	return until
 }
 
-// OpenUntil returns when a token request for the record may be made again, zero if it may
-// be now.
-func (p *Set) OpenUntil(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return lastToClose(p.current(conn, rec), now)
+// OpenUntil returns when the next token request for the record may be sent, zero if one may
+// be sent now.
+func (s *Set) OpenUntil(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return lastToClose(s.current(conn, rec), now)
 }
 
-// TryProbe is until, but of several callers that could try now after a pause only one
-// gets zero: the others wait for what it finds.
-func (p *Set) TryProbe(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	found := p.current(conn, rec)
+// TryProbe is [Set.OpenUntil] for a caller that is about to send a request. After a pause it
+// returns zero to one caller only, which probes; the others wait for the outcome.
+func (s *Set) TryProbe(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := s.current(conn, rec)
 	if until := lastToClose(found, now); !until.IsZero() {
 		return until
 	}
-	for _, paused := range found {
-		paused.until = now.Add(ProbeInterval)
+	for _, b := range found {
+		b.until = now.Add(ProbeInterval)
 	}
 	return time.Time{}
 }
 
-// CancelProbe gives back what claim allowed, since nothing was tried.
-func (p *Set) CancelProbe(conn *record.Connector, rec *record.Record, now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, paused := range p.current(conn, rec) {
-		paused.until = now
+// CancelProbe lets another request probe at once, since the outcome of this one does not
+// decide whether the pause is over.
+func (s *Set) CancelProbe(conn *record.Connector, rec *record.Record, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.current(conn, rec) {
+		b.until = now
 	}
 }
 
-// Trip stops for a while what the code of a refusal is about. It reports whether that
-// was not paused yet, and whether it is about more than the one connection.
-func (p *Set) Trip(conn *record.Connector, rec *record.Record, code string, until time.Time) (begun, wide bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	scopes := subjects(conn, rec)
-	scope := scopes[len(scopes)-1]
+// Trip opens the breaker of the subject that a refusal with this code concerns, until then.
+// It reports whether the pause begins with it, and whether it covers more than the one
+// connection.
+func (s *Set) Trip(conn *record.Connector, rec *record.Record, code string, until time.Time) (begun, shared bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	possible := subjects(conn, rec)
+	subj := possible[len(possible)-1]
 	if record.IsClientError(code) {
-		scope = scopes[0]
+		subj = possible[0]
 	}
-	next := &breaker{clientSettingsOf(conn, scope, rec), until}
-	old := p.open[scope]
-	p.prune(until.Add(-ProbeInterval))
-	if p.open == nil {
-		p.open = make(map[subject]*breaker)
+	next := &breaker{clientSettingsOf(conn, subj, rec), until}
+	old := s.open[subj]
+	s.prune(until.Add(-ProbeInterval))
+	if s.open == nil {
+		s.open = make(map[subject]*breaker)
 	}
-	p.open[scope] = next
-	return old == nil || old.client != next.client, scope.connection == (record.Key{})
+	s.open[subj] = next
+	return old == nil || old.client != next.client, subj.isShared()
 }
 
-// maxBreakers is from how many on those of single connections, and tenants, are thrown
-// away again: nobody may ever ask for them any more.
+// maxBreakers is how many breakers are kept before stale ones of single connections and
+// tenants are pruned: their connections may be gone.
 const maxBreakers = 1024
 
-// prune forgets pauses of single connections and tenants that have been over for a while. The
-// caller holds mu.
-func (p *Set) prune(now time.Time) {
-	if len(p.open) < maxBreakers {
+// prune drops breakers of single connections and tenants whose pause ended more than a
+// ProbeInterval ago. The caller holds mu.
+func (s *Set) prune(now time.Time) {
+	if len(s.open) < maxBreakers {
 		return
 	}
-	maps.DeleteFunc(p.open, func(scope subject, paused *breaker) bool {
-		return (scope.connection != (record.Key{}) || scope.endpoint != "") && now.Sub(paused.until) > ProbeInterval
+	maps.DeleteFunc(s.open, func(subj subject, b *breaker) bool {
+		return (!subj.isShared() || subj.endpoint != "") && now.Sub(b.until) > ProbeInterval
 	})
 }
 
-// Reset ends the pauses: the token endpoint has accepted the request.
-func (p *Set) Reset(conn *record.Connector, rec *record.Record) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.open) == 0 {
+// Reset closes the breakers that cover the record: the token endpoint has accepted a request.
+func (s *Set) Reset(conn *record.Connector, rec *record.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.open) == 0 {
 		return
 	}
-	for _, scope := range subjects(conn, rec) {
-		delete(p.open, scope)
+	for _, subj := range subjects(conn, rec) {
+		delete(s.open, subj)
 	}
 }
 
-// enoughRefusals is how many connections in a row a token endpoint has to refuse, for what
-// may be their own reasons, until that is taken for the connector's.
+// enoughRefusals is how many connections a token endpoint must refuse in a row, for reasons
+// that may be their own, before the connector is taken to be at fault.
 const enoughRefusals = 3
 
-// Suspicions knows the connections that a token endpoint has refused without saying that it
-// is for the client, since it last took one of the connector's. A malformed refresh
-// token, or a customer whose account is closed, gets an invalid_request here and a bare
-// 403 there, just as a wrong token_url does. One such connection must not keep a
-// thousand others waiting.
+// Suspicions records, for each connector, the connections whose token request was refused
+// with an ambiguous code since the last one was accepted. A malformed refresh token or a
+// closed account gets an invalid_request here and a bare 403 there, just as a wrong token_url
+// does. One such connection must not pause a thousand others. The zero Suspicions is ready
+// for use.
 type Suspicions struct {
-	mu      sync.Mutex // guards refused
-	refused map[connector.ID][]record.Key
+	mu      sync.Mutex
+	refused map[connector.ID][]record.Key // guarded by mu; at most enoughRefusals each
 }
 
-// IsOwnFault notes a refusal with a code, and reports whether it is taken to IsOwnFault the
-// connection alone.
-func (d *Suspicions) IsOwnFault(key record.Key, code string) bool {
+// Note records a refusal with this code, and reports whether it is taken for the fault of
+// this connection alone.
+func (s *Suspicions) Note(key record.Key, code string) (ownFault bool) {
 	if record.IsClientError(code) {
 		return false
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	refused := d.refused[key.Connector]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	refused := s.refused[key.Connector]
 	if len(refused) < enoughRefusals && !slices.Contains(refused, key) {
-		if d.refused == nil {
-			d.refused = make(map[connector.ID][]record.Key)
+		if s.refused == nil {
+			s.refused = make(map[connector.ID][]record.Key)
 		}
 		refused = append(refused, key)
-		d.refused[key.Connector] = refused
+		s.refused[key.Connector] = refused
 	}
 	return len(refused) < enoughRefusals
 }
 
-// Clear is called when the token endpoint has taken a connection's refresh token.
-func (d *Suspicions) Clear(key record.Key) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.refused, key.Connector)
+// Clear forgets the refusals at key's connector: the token endpoint has accepted its client.
+func (s *Suspicions) Clear(key record.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.refused, key.Connector)
 }
 
-// Locker returns the set's mutex, for a test that holds everything that a refresh locks.
-func (p *Set) Locker() sync.Locker { return &p.mu }
+// Locker returns the set's mutex, for a test that holds every lock that a refresh takes.
+func (s *Set) Locker() sync.Locker { return &s.mu }
 
-// Locker returns the mutex, as that of a [Set].
-func (d *Suspicions) Locker() sync.Locker { return &d.mu }
+// Locker returns the mutex, for the same test as [Set.Locker].
+func (s *Suspicions) Locker() sync.Locker { return &s.mu }

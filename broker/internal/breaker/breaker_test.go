@@ -9,33 +9,33 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// Every caller that may import can make connections whose settings a token endpoint
+// Every caller that may import can create connections whose settings a token endpoint
 // refuses.
 func TestBreakersOfConnectionsDoNotPileUp(t *testing.T) {
 	t.Parallel()
 	conn := &record.Connector{Definition: connector.Definition{
 		ID: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}, AuthType: connector.OAuth2, GrantType: connector.Password,
 	}}
-	var p Set
+	var s Set
 	now := time.Unix(0, 0)
 	common := &record.Record{Key: record.Key{Consumer: "any"}}
-	if begun, wide := p.Trip(conn, common, "invalid_client", now.Add(ProbeInterval)); !begun || !wide {
-		t.Errorf("got begun %t, wide %t; want both", begun, wide)
+	if begun, shared := s.Trip(conn, common, "invalid_client", now.Add(ProbeInterval)); !begun || !shared {
+		t.Errorf("got begun %t, shared %t; want both", begun, shared)
 	}
 	for i := range 10 * maxBreakers {
 		now = now.Add(time.Second)
 		rec := &record.Record{Key: record.Key{Consumer: strconv.Itoa(i)}}
-		if begun, wide := p.Trip(conn, rec, "http_404", now.Add(ProbeInterval)); !begun || wide {
-			t.Fatalf("%d: got begun %t, wide %t; want begun only", i, begun, wide)
+		if begun, shared := s.Trip(conn, rec, "http_404", now.Add(ProbeInterval)); !begun || shared {
+			t.Fatalf("%d: got begun %t, shared %t; want begun only", i, begun, shared)
 		}
-		if p.OpenUntil(conn, rec, now).IsZero() {
+		if s.OpenUntil(conn, rec, now).IsZero() {
 			t.Fatalf("%d: no breaker is open", i)
 		}
 	}
-	if len(p.open) > maxBreakers {
-		t.Errorf("got %d open breakers, want at most %d", len(p.open), maxBreakers)
+	if len(s.open) > maxBreakers {
+		t.Errorf("got %d open breakers, want at most %d", len(s.open), maxBreakers)
 	}
-	if p.open[subject{connector: conn.ID}] == nil {
+	if s.open[subject{connector: conn.ID}] == nil {
 		t.Error("the breaker of the connector is gone")
 	}
 }

@@ -10,17 +10,19 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// reannounceAfter is how long after it was told of a pause is old news.
+// reannounceAfter is how long after an announcement the same pause is announced again.
 const reannounceAfter = 24 * time.Hour
 
-// announcements knows the connectors whose pause this process has found to be told of. What
-// counts is in the store, in a record of the broker's own for each connector: replicas
-// find out one by one that a client is wrong, and again after each restart.
+// announcements caches which pauses were announced to operators, so that the end of a pause
+// costs no read of the store while nothing is paused. The store decides, in an internal
+// record for each connector: each replica learns separately that a client is refused, and
+// learns it again after a restart.
 type announcements struct {
-	mu    sync.Mutex // guards known
-	known map[record.Key]bool
+	mu    sync.Mutex
+	known map[record.Key]bool // guarded by mu; by announcementKey
 }
 
+// set replaces what is known about key, and returns what was known before.
 func (a *announcements) set(key record.Key, known bool) (before bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -36,8 +38,8 @@ func (a *announcements) set(key record.Key, known bool) (before bool) {
 	return before
 }
 
-// announce reports whether it is this process that tells of the pause of a connector.
-// While the store cannot say, it is: better twice than never.
+// announce reports whether this process must announce the pause of a connector. It must if
+// the store is unavailable: an announcement may be repeated but not lost.
 func (e *Engine) announce(ctx context.Context, conn *record.Connector, seen *record.Record, now time.Time) bool {
 	key := announcementKey(conn, seen)
 	e.refusals.announcements.set(key, true)
@@ -49,8 +51,8 @@ func (e *Engine) announce(ctx context.Context, conn *record.Connector, seen *rec
 	return news || err != nil
 }
 
-// endAnnouncement is called when the token endpoint has taken a connector's client: if it
-// is wrong another time, that is news. Nothing waits for it.
+// endAnnouncement is called when the token endpoint has accepted a connector's client. The
+// next refusal of the client is then announced again. It works in the background.
 func (e *Engine) endAnnouncement(cause context.Context, conn *record.Connector, seen *record.Record) {
 	key := announcementKey(conn, seen)
 	if !e.refusals.announcements.set(key, false) {
@@ -64,21 +66,21 @@ func (e *Engine) endAnnouncement(cause context.Context, conn *record.Connector, 
 			return announcement{}, stored != announcement{}
 		})
 		if err != nil {
-			e.refusals.announcements.set(key, true) // the next one that succeeds tries again
+			e.refusals.announcements.set(key, true) // the next successful refresh tries again
 		}
 		EndSpan(span, err)
 	})
 }
 
-// An announcement says that operators have been told of a refused client. The zero
-// announcement says that they have not.
+// An announcement records that operators were told of a refused client. The zero value
+// means that they were not.
 type announcement struct {
-	client secret.Hash // fingerprint of the client as it was
-	at     time.Time
+	client secret.Hash // fingerprint of the refused client
+	at     time.Time   // of the announcement
 }
 
-// announcementKey is where the announcement about a connector's client is stored: one for
-// the connector or, if settings decide the token endpoint, for each endpoint.
+// announcementKey returns the key of the record that holds the announcement: one for each
+// connector or, if the token endpoint depends on settings, one for each endpoint.
 func announcementKey(c *record.Connector, rec *record.Record) record.Key {
 	key := record.Key{Application: ownApplication, Consumer: "pause", Connector: c.ID}
 	if endpoint := breaker.EndpointOf(c, rec); endpoint != "" {
@@ -87,8 +89,8 @@ func announcementKey(c *record.Connector, rec *record.Record) record.Key {
 	return key
 }
 
-// updateAnnouncement replaces an announcement if change says so, and reports whether it
-// did.
+// updateAnnouncement replaces the stored announcement if change asks for it, and reports
+// whether it did.
 func (e *Engine) updateAnnouncement(ctx context.Context, key record.Key, change func(announcement) (announcement, bool)) (bool, error) {
 	rec, _, err := e.updateIf(ctx, key, func(rec *record.Record) *record.Record {
 		now := e.clock.Now()

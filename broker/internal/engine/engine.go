@@ -58,7 +58,7 @@ type lifecycle struct {
 	end context.CancelFunc
 
 	mu     sync.Mutex
-	closed bool           // guarded by mu; begin does nothing
+	closed bool           // guarded by mu; begin refuses work
 	work   sync.WaitGroup // Add is guarded by mu
 }
 
@@ -137,6 +137,7 @@ func (e *Engine) release() error {
 	return err
 }
 
+// logUnsaved logs the connections whose new token was not saved.
 func (e *Engine) logUnsaved(ctx context.Context) {
 	for _, p := range e.backlog.list() {
 		level, msg := slog.LevelWarn, "the store did not take a refreshed token before the shutdown; the journal has it, and the next process on this machine saves it"
@@ -147,8 +148,8 @@ func (e *Engine) logUnsaved(ctx context.Context) {
 	}
 }
 
-// New returns an engine that does nothing until it is asked to. clock and transport have
-// defaults.
+// New returns an engine with an empty configuration. It opens the store when it first needs
+// it. If clock or transport is nil a default is used.
 func New(open func(context.Context) (record.Store, error), journal record.Journal, clock Clock, transport func(allowPrivate bool) http.RoundTripper) *Engine {
 	if clock == nil {
 		clock = systemClock{}
@@ -171,8 +172,8 @@ func (e *Engine) Configure(cfg *record.Config) { e.cfg.Store(cfg) }
 // Config returns the newest configuration.
 func (e *Engine) Config() *record.Config { return e.cfg.Load() }
 
-// acquire counts one more request, unless limit are in progress. A negative limit is no
-// limit.
+// acquire counts one more request, and reports false if limit requests are in progress
+// already. A negative limit means no limit.
 func (f *inFlight) acquire(limit int) bool {
 	if f.n.Add(1) > int64(limit) && limit >= 0 {
 		f.n.Add(-1)
@@ -181,6 +182,7 @@ func (f *inFlight) acquire(limit int) bool {
 	return true
 }
 
+// release ends a request that acquire has counted.
 func (f *inFlight) release() { f.n.Add(-1) }
 
 // inFlight counts requests in progress. It outlives configurations, as requests do.
@@ -195,7 +197,8 @@ func (e *Engine) inFlightOf(application string) *inFlight {
 	return f.(*inFlight)
 }
 
-// Admit counts a request as in progress, within the limits, until release.
+// Admit counts a request as in progress until Release. Its error is
+// [record.ErrTooManyRequests].
 func (r *Refresher) Admit(cfg *record.Config) error {
 	if limit := cfg.Limits.PerApplication(r.Key.Application); !r.admissions.application.acquire(limit) {
 		r.DropIfUnknown()
@@ -210,7 +213,7 @@ func (r *Refresher) Admit(cfg *record.Config) error {
 	return nil
 }
 
-// Release is called when the request is over.
+// Release ends a request that Admit has counted.
 func (r *Refresher) Release() {
 	r.admissions.own.release()
 	r.admissions.application.release()
@@ -273,11 +276,11 @@ type preparedCredential struct {
 	credential *inject.Credential
 }
 
-// maxPrepared is the size in bytes up to which a rendered credential is kept. It costs
-// memory until the connection is idle.
+// maxPrepared is the size in bytes up to which a rendered credential is kept. It uses memory
+// until the snapshot is dropped.
 const maxPrepared = 1 << 10
 
-// Credential returns what the snapshot's Credential puts into requests.
+// Credential returns the snapshot's credential, rendered for requests.
 func (s *Snapshot) Credential(conn *record.Connector) (*inject.Credential, error) {
 	if known := s.prepared.Load(); known != nil && known.conn == conn {
 		return known.credential, nil
@@ -307,7 +310,7 @@ func (r *Refresher) UsableAt(ctx context.Context, cfg *record.Config, conn *reco
 	if snap, err = r.usable(ctx, conn, snap); err != nil {
 		return nil, err
 	}
-	if snap != checked { // its settings can differ, too
+	if snap != checked { // its settings can differ too
 		if err := snap.Allows(cfg, conn, u); err != nil {
 			return nil, err
 		}
@@ -315,8 +318,8 @@ func (r *Refresher) UsableAt(ctx context.Context, cfg *record.Config, conn *reco
 	return snap, nil
 }
 
-// Rejected is called when downstream has refused the token of a generation. It parks a
-// connection that has no way to another token.
+// Rejected is called when downstream has refused the token of a generation. It parks the
+// connection, in the background, if its token cannot be refreshed.
 func (r *Refresher) Rejected(conn *record.Connector, generation uint64) {
 	snap := r.memory.snap.Load()
 	if snap == nil || snap.Record.Generation != generation || snap.Record.Credentials == nil ||
@@ -335,7 +338,7 @@ func (e *Engine) StartSpan(ctx context.Context, name string, opts ...trace.SpanS
 }
 
 // RevokeGrant revokes the grant of a deleted connection in the background, if its connector
-// says where.
+// has a revocation endpoint.
 func (e *Engine) RevokeGrant(cause context.Context, cfg *record.Config, conn *record.Connector, key record.Key, settings map[string]any, access, refresh secret.String) {
 	e.revoke(cause, newRevocation(cfg, conn, key, settings, access, refresh))
 }

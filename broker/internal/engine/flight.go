@@ -13,20 +13,21 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A flight is one refresh, for all callers that want one meanwhile.
+// A flight is one refresh, shared by all callers that ask for one while it lasts.
 type flight struct {
 	done chan struct{} // closed when snap and err are set
 	snap *Snapshot
 	err  error
 }
 
+// land ends the flight for its waiters.
 func (f *flight) land(snap *Snapshot, err error) {
 	f.snap, f.err = snap, err
 	close(f.done)
 }
 
-// Start begins a refresh, unless one is under way, and returns it. The span in
-// cause is what the refresh is linked to; cause's end does not matter.
+// Start begins a refresh, unless one is in progress, and returns it. The refresh is linked
+// to the span in cause; it goes on if cause is cancelled.
 func (r *Refresher) Start(cause context.Context) *flight {
 	r = r.lock()
 	defer r.mu.Unlock()
@@ -43,7 +44,7 @@ func (r *Refresher) Start(cause context.Context) *flight {
 	return f
 }
 
-// fly carries out a flight and plans the next attempt if this one failed.
+// fly runs a flight and plans the next attempt if this one failed.
 func (r *Refresher) fly(cause context.Context, f *flight) {
 	ctx, span := r.engine.tracing.startRoot(context.Background(), cause, "token_broker.refresh",
 		trace.WithAttributes(ConnectorAttribute(r.Key)))
@@ -64,14 +65,14 @@ func (r *Refresher) fly(cause context.Context, f *flight) {
 	r.planRetry(cause, snap, err)
 }
 
-// storeRetry is how long a refresh waits for a store that does not answer.
+// storeRetry is how long a refresh waits before it tries an unavailable store again.
 const storeRetry = 5 * time.Second
 
-// maxStoreRetry bounds what becomes of that while the store goes on not answering: all
-// that could not be refreshed would else ask for it every few seconds.
+// maxStoreRetry bounds that delay, which grows while the store is unavailable. Otherwise
+// every connection that is due for a refresh would poll the store every few seconds.
 const maxStoreRetry = time.Minute
 
-// outageWait returns how long to wait for the store this time.
+// outageWait returns how long to wait for the store after one more failure.
 func (r *Refresher) outageWait() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -80,15 +81,15 @@ func (r *Refresher) outageWait() time.Duration {
 	return wait - rand.N(wait/4)
 }
 
-// planRetry starts another refresh when the outcome of the last one says that it
-// makes sense, if none is planned yet.
+// planRetry plans another refresh if the outcome of the last one calls for it and none is
+// planned for an earlier time.
 func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) {
 	e := r.engine
 	wait := storeRetry
 	var failed *record.TokenError
 	switch {
 	case err == nil:
-		// It may have failed even so: a token that is valid still is served.
+		// The refresh may still have failed: a token that is still valid is served.
 		if snap.Record.Cycle.Phase != record.PhasePending || snap.Record.Cycle.RetryAt.IsZero() {
 			return
 		}
@@ -104,7 +105,7 @@ func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) 
 		wait = r.outageWait()
 	}
 	if wait <= 0 {
-		wait = storeRetry // something else was in the way, a paused connector or another replica's lease
+		wait = storeRetry // a paused connector or another replica's lease prevented the refresh
 	}
 	at := e.clock.Now().Add(wait)
 	r.mu.Lock()
@@ -113,7 +114,7 @@ func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) 
 		if !at.Before(r.attempts.retryAt) {
 			return
 		}
-		r.attempts.cancelRetry() // what was planned for later is not to keep this one waiting
+		r.attempts.cancelRetry() // this attempt comes first
 	}
 	ctx, cancel := context.WithCancel(e.lifecycle.ctx)
 	r.attempts.retryAt, r.attempts.cancelRetry = at, cancel
@@ -138,10 +139,10 @@ func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) 
 type attempt struct {
 	refresher *Refresher
 	flight    *flight
-	cfg       *record.Config    // as it was when the flight began
+	cfg       *record.Config    // when the flight began
 	conn      *record.Connector // from cfg
 	landed    bool              // the flight's waiters were released
-	probing   bool              // this attempt is the one that may try a paused connector
+	probing   bool              // this attempt may probe a paused connector
 }
 
 // land releases the flight's waiters.
@@ -150,14 +151,14 @@ func (a *attempt) land(snap *Snapshot, err error) {
 	a.flight.land(snap, err)
 }
 
-// run makes sure that the connection has a token that is not due for a refresh. The
-// record is read here, inside the flight: what others saved meanwhile is adopted.
+// run makes sure that the connection has a token that is not due for a refresh. It reads
+// the record inside the flight, so it adopts a token that another process has saved.
 func (a *attempt) run(ctx context.Context) (*Snapshot, error) {
 	var err error
 	if a.conn, err = a.cfg.ConnectorOf(a.refresher.Key); err != nil {
 		return nil, err
 	}
-	const tries = 3 // of a record that others change meanwhile
+	const tries = 3 // while others change the record
 	for range tries {
 		snap, err := a.once(ctx)
 		if !errors.Is(err, errSuperseded) {
@@ -167,15 +168,15 @@ func (a *attempt) run(ctx context.Context) (*Snapshot, error) {
 	return a.refresher.adopt(ctx)
 }
 
-// once is run for the record as it is now. Its error is errSuperseded if other
-// credentials have come while it was at it.
+// once makes one try with the record as it is now. Its error is errSuperseded if the
+// credentials were replaced during the try.
 func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 	held, err := a.acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if held.lease == nil {
-		// Nothing to do, or nothing left to do: calls need not ask again at once.
+		// Nothing to do: calls need not start another flight soon.
 		a.refresher.attempts.idleSince.Store(a.refresher.engine.clock.Now().UnixNano())
 		return held.snap, nil
 	}
@@ -183,12 +184,12 @@ func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 	if held.isLate(sentAt, a.cfg.RequestTimeout()) {
 		a.giveBack(ctx, held)
 		a.refresher.engine.refusals.breakers.CancelProbe(a.conn, held.rec, sentAt)
-		return nil, fmt.Errorf("%w: it took too long to save a lease", record.ErrStoreUnavailable)
+		return nil, fmt.Errorf("%w: saving the lease took too long", record.ErrStoreUnavailable)
 	}
 	answer := a.redeem(ctx, held, sentAt)
 	level, msg := slog.LevelDebug, "token endpoint answered"
 	if answer.Class == record.ClassAmbiguous {
-		level, msg = slog.LevelWarn, "the token endpoint gave no usable answer; whether the refresh token was spent nobody knows"
+		level, msg = slog.LevelWarn, "the token endpoint gave no usable answer; the refresh token may have been spent"
 	}
 	a.cfg.Log().LogAttrs(ctx, level, msg,
 		slog.String("connection", a.refresher.Key.String()), slog.String("class", string(answer.Class)),
@@ -199,8 +200,8 @@ func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 	return a.saveFailure(ctx, held, answer)
 }
 
-// due decides from a record that was just read what is to be done: a refresh (true),
-// nothing (false), or nothing that could help (an error).
+// due decides what to do for a record that was just read: refresh (true), nothing (false),
+// or fail because a refresh cannot help (an error).
 func (a *attempt) due(ctx context.Context, rec *record.Record, snap *Snapshot, now time.Time) (bool, error) {
 	switch {
 	case rec.IsTombstone():

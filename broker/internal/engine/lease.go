@@ -12,36 +12,36 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// leaseSlack is the time that is left for everything but the token request.
+// leaseSlack is the part of a lease that is reserved for everything but the token request.
 const leaseSlack = 5 * time.Second
 
-// leasePoll is how often a process looks whether another one is done.
+// leasePoll is how often a process checks whether another one has released its lease.
 const leasePoll = 500 * time.Millisecond
 
-// leaseDuration is how long others wait for the holder of a lease: it may send within
-// half of that, and the request may take all of its timeout then.
+// leaseDuration is how long others wait for the holder of a lease. The holder may send
+// within the first timeout, and the request may take another one.
 func leaseDuration(timeout time.Duration) time.Duration { return 2*timeout + leaseSlack }
 
-// A heldLease is a lease that this process has written, and what it was written over.
-// Without a lease there is nothing to redeem, and snap is what to use.
+// A heldLease is a lease that this process has saved, with the record that contains it. If
+// lease is nil there is nothing to redeem, and callers get snap.
 type heldLease struct {
 	lease    *record.Lease
-	rec      *record.Record // as saved, the lease in it
+	rec      *record.Record // as saved, with the lease
 	rev      record.Revision
 	snap     *Snapshot
-	begun    time.Time // before the lease was written: others cannot have seen it earlier
-	takeover bool      // the lease of another process was taken over, whose outcome nobody knows
+	begun    time.Time // before the lease was saved: others cannot have seen it earlier
+	takeover bool      // the lease was taken over from another process, with an unknown outcome
 }
 
-// An leaseObserver times the lease of another process on this process's own clock, since
-// the wall clocks of two machines say nothing about each other.
+// A leaseObserver times another process's lease on this process's clock, since the clocks
+// of two machines may differ.
 type leaseObserver struct {
 	id    string
 	since time.Time
 }
 
-// overdue reports whether lease was seen, without a failed read in between, for all
-// of its duration.
+// overdue reports whether lease has been observed for all of its duration, without a failed
+// read in between.
 func (o *leaseObserver) overdue(lease *record.Lease, now time.Time) bool {
 	if o.id != lease.ID {
 		o.id, o.since = lease.ID, now
@@ -50,11 +50,11 @@ func (o *leaseObserver) overdue(lease *record.Lease, now time.Time) bool {
 	return now.Sub(o.since) >= lease.Duration
 }
 
-// acquire gets the right to redeem the stored refresh token, if that is due. Not to
-// get it never permits a redeem: acquire waits and reads again then.
+// acquire obtains the right to redeem the stored refresh token, if a refresh is due. Without
+// the lease nothing is sent: acquire waits and reads the record again.
 func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 	e := a.refresher.engine
-	// What only waits ends with the broker; what is sent does not.
+	// Waiting ends when the broker closes; a request that was sent is completed.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(e.lifecycle.ctx, cancel)()
@@ -80,7 +80,7 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 		}
 		takeover, wait := a.contend(rec, &observed)
 		if (wait || takeover) && snap.servable(e.clock.Now()) && !a.refresher.isRejected(rec.Generation) {
-			return &heldLease{snap: snap}, nil // it is being refreshed, or may be spent, and valid meanwhile
+			return &heldLease{snap: snap}, nil // the refresh token is in use or may be spent, and the access token is valid
 		}
 		if wait {
 			if err := e.clock.Sleep(ctx, leasePoll); err != nil {
@@ -93,7 +93,7 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 		}
 		held, err := a.takeLease(ctx, rec, rev, takeover)
 		if err != nil && !errors.Is(err, record.ErrConflict) {
-			e.refusals.breakers.CancelProbe(a.conn, rec, e.clock.Now()) // the try that was claimed was not made
+			e.refusals.breakers.CancelProbe(a.conn, rec, e.clock.Now()) // the probe was not sent
 		}
 		if !errors.Is(err, record.ErrConflict) {
 			return held, err
@@ -101,12 +101,12 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 	}
 }
 
-// mayTry reports what keeps this attempt from a token request: a journal that could not
-// keep the answer, or a pause that another one probes.
+// mayTry returns an error if this attempt must not send a token request: the journal could
+// not keep the answer, or another attempt probes the paused connector.
 func (a *attempt) mayTry(ctx context.Context, rec *record.Record) error {
 	e := a.refresher.engine
 	if err := e.checkJournal(ctx); err != nil {
-		a.log(ctx, slog.LevelError, "no refresh is begun", err)
+		a.log(ctx, slog.LevelError, "no refresh can begin: the journal is unavailable", err)
 		return &record.TokenError{
 			Key: a.refresher.Key, Class: record.ClassTransient, Code: "journal_unavailable",
 			RetryAt: e.clock.Now().Add(storeRetry), Err: err,
@@ -121,14 +121,14 @@ func (a *attempt) mayTry(ctx context.Context, rec *record.Record) error {
 	return nil
 }
 
-// contend decides whether the lease in rec, if any, has to be waited for, or is that
-// of a process which has had its time.
+// contend decides what to do about the lease in rec, if any: wait for it, or take it over
+// because it has expired.
 func (a *attempt) contend(rec *record.Record, observed *leaseObserver) (takeover, wait bool) {
 	switch {
 	case rec.Lease == nil:
 		return false, false
 	case a.refresher.isUnsent(rec.Lease.ID):
-		return false, false // this process's own, and nothing was sent with it
+		return false, false // this process wrote it and has sent nothing
 	case !a.refresher.engine.isShared():
 		return true, false // only an earlier process can have written it
 	default:
@@ -137,7 +137,7 @@ func (a *attempt) contend(rec *record.Record, observed *leaseObserver) (takeover
 	}
 }
 
-// takeLease writes a lease into the record.
+// takeLease saves the record with a new lease.
 func (a *attempt) takeLease(ctx context.Context, rec *record.Record, rev record.Revision, takeover bool) (*heldLease, error) {
 	e := a.refresher.engine
 	if e.lifecycle.ctx.Err() != nil {
@@ -157,7 +157,7 @@ func (a *attempt) takeLease(ctx context.Context, rec *record.Record, rev record.
 	saved, err := e.save(ctx, next, rev)
 	if err != nil {
 		if !errors.Is(err, record.ErrConflict) {
-			a.cfg.Log().LogAttrs(ctx, slog.LevelDebug, "the store did not say whether it has a lease; nothing is sent with it",
+			a.cfg.Log().LogAttrs(ctx, slog.LevelDebug, "the store did not say whether it has saved a lease; nothing is sent",
 				slog.String("connection", a.refresher.Key.String()), slog.String("lease", next.Lease.ID), slog.String("error", err.Error()))
 		}
 		return nil, err
@@ -169,26 +169,26 @@ func (a *attempt) takeLease(ctx context.Context, rec *record.Record, rev record.
 	return held, nil
 }
 
-// logLease tells of a lease that was taken, and whose it was if it was taken over.
+// logLease logs that a lease was taken, and from which lease if it was taken over.
 func (a *attempt) logLease(ctx context.Context, lease, before *record.Lease, takeover bool) {
 	level, msg := slog.LevelDebug, "lease taken"
 	attrs := []slog.Attr{slog.String("connection", a.refresher.Key.String()), slog.String("lease", lease.ID)}
 	if takeover {
 		level = slog.LevelWarn
-		msg = "the lease of a process that did not give it back was taken over; whether it spent the refresh token nobody knows"
+		msg = "the lease of a process that did not give it back was taken over; the refresh token may have been spent"
 		attrs = append(attrs, slog.String("from", before.ID))
 	}
 	a.cfg.Log().LogAttrs(ctx, level, msg, attrs...)
 }
 
-// isLate reports whether too little is left of the lease for a request that takes all
-// of its timeout: somebody might take it over before the answer is saved.
+// isLate reports whether too little of the lease is left for a request that takes all of its
+// timeout: another process might take the lease over before the answer is saved.
 func (h *heldLease) isLate(now time.Time, timeout time.Duration) bool {
 	return h.lease.Duration-now.Sub(h.begun) < timeout+leaseSlack
 }
 
-// giveBack removes a lease that nothing was sent with. If that fails the lease stays
-// known as unsent, so that this process can use it still.
+// giveBack removes a lease with which nothing was sent. If that fails this process still
+// knows the lease as unsent, and can use it.
 func (a *attempt) giveBack(ctx context.Context, held *heldLease) {
 	rec, rev, err := a.refresher.engine.Update(ctx, a.refresher.Key, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || !rec.Holds(held.lease) {
@@ -202,25 +202,27 @@ func (a *attempt) giveBack(ctx context.Context, held *heldLease) {
 	}
 }
 
-// maxUnsent is how many leases are remembered that may have been written and were not used.
+// maxUnsent is how many leases are remembered that may have been saved but were not used.
 const maxUnsent = 32
 
-// noteUnsent remembers a lease that is about to be written: whatever becomes of the
-// save, nothing has been sent with it.
+// noteUnsent remembers a lease that is about to be saved. If the save fails without saying
+// whether the store has the lease, nothing was sent with it.
 func (r *Refresher) noteUnsent(leaseID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	// As long as a store is read-only there is another one with every attempt.
+	// While a store is read-only, every attempt adds a lease.
 	r.attempts.unsent = append(r.attempts.unsent[max(0, len(r.attempts.unsent)-maxUnsent+1):], leaseID)
 }
 
-// setUnsent forgets the leases before: the record holds leaseID, or none that counts.
+// setUnsent replaces the remembered leases: by the one that the record holds, if nothing was
+// sent with it.
 func (r *Refresher) setUnsent(leaseID ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.attempts.unsent = leaseID
 }
 
+// isUnsent reports whether a lease is this process's, and nothing was sent with it.
 func (r *Refresher) isUnsent(leaseID string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// redeem sends the token request that is due for the record, once.
+// redeem sends the record's token request, once.
 func (a *attempt) redeem(ctx context.Context, held *heldLease, sentAt time.Time) (ans record.Answer) {
 	r, conn, rec := a.refresher, a.conn, held.rec
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.RequestTimeout())
@@ -67,9 +67,9 @@ func tokenRequest(conn *record.Connector, rec *record.Record, sentAt time.Time) 
 	}, nil
 }
 
-// fellBack removes a refresh token that was refused for good if the grant can fetch another
-// one, and reports whether it has: then another attempt is due. Nothing can be lost by it, and
-// if the grant's own credentials are refused too, that parks the connection.
+// fellBack removes a refresh token that was refused for good, if the grant can obtain a token
+// without it, and reports whether it did: then another try is due. The refused token is of no
+// use. If the grant's own credentials are refused too, the connection is parked.
 func (a *attempt) fellBack(ctx context.Context, held *heldLease, ans record.Answer) (bool, error) {
 	if ans.Class != record.ClassPermanent || !a.conn.Grant().FallsBack || a.conn.NextGrant(held.rec.Credentials) != record.GrantRefreshToken {
 		return false, nil

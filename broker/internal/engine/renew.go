@@ -31,11 +31,11 @@ func (r *Refresher) react(reaction func()) {
 // A forcedRefresh lets the next flight refresh a token that is valid by the clock, after a
 // 401 or to validate the connection. mu is the refresher's.
 type forcedRefresh struct {
-	generation uint64        // guarded by mu; generation to replace even if its token is valid; 0: none
-	unparked   secret.Hash   // guarded by mu; of a refused refresh token to send once more; empty: none
-	last       uint64        // guarded by mu; generation that downstream rejected last
+	generation uint64        // guarded by mu; to replace even if its token is valid; 0: unset
+	unparked   secret.Hash   // guarded by mu; of a refused refresh token to send once more; empty: unset
+	last       uint64        // guarded by mu; the generation that downstream rejected last
 	next       time.Time     // guarded by mu; when a refresh may be forced again
-	cooldown   time.Duration // guarded by mu; between forced refreshes that do not help
+	cooldown   time.Duration // guarded by mu; between forced refreshes, while they do not help
 }
 
 // clear is called when the flight has ended. The caller holds the refresher's mu.
@@ -77,8 +77,8 @@ func (r *Refresher) isRejected(generation uint64) bool {
 	return r.rejections.refresh.generation != 0 && r.rejections.refresh.generation == generation && r.rejections.refresh.last == generation
 }
 
-// Accepted notes that downstream Accepted a credential. If it is newer than the one that
-// was rejected last, forcing the refresh has helped, and the cooldown is reset.
+// Accepted notes that downstream has accepted a credential. If the credential is newer than
+// the one that was rejected last, the forced refresh helped, and the cooldown is reset.
 func (r *Refresher) Accepted(generation uint64) {
 	if !r.rejections.forced.Load() {
 		return
@@ -175,7 +175,7 @@ func (r *Refresher) Renew(ctx context.Context, conn *record.Connector, generatio
 	return err == nil && snap.Record.Generation > generation
 }
 
-// RenewLater is renew for a request that cannot be sent again.
+// RenewLater is [Refresher.Renew] in the background, for a request that cannot be sent again.
 func (r *Refresher) RenewLater(conn *record.Connector, generation uint64) {
 	e := r.engine
 	r.react(func() {
@@ -185,11 +185,11 @@ func (r *Refresher) RenewLater(conn *record.Connector, generation uint64) {
 	})
 }
 
-// RenewOnce joins the refresh under way or, unless it is too early for another one, starts
-// one, of a valid token and of one whose refresh token was refused too. It returns what is
-// served after that. A [*record.TokenError] says why there is no valid token.
+// RenewOnce joins the refresh in progress or, unless it is too early, starts one, even if the
+// token is valid or its refresh token was refused. It returns the snapshot to serve after
+// that. A [*record.TokenError] says why there is no valid token.
 func (r *Refresher) RenewOnce(ctx context.Context, conn *record.Connector) (*Snapshot, error) {
-	if f := r.underWay(); f != nil {
+	if f := r.inProgress(); f != nil {
 		select {
 		case <-f.done: // its outcome is in the record
 		case <-ctx.Done():
@@ -213,8 +213,8 @@ func (r *Refresher) RenewOnce(ctx context.Context, conn *record.Connector) (*Sna
 	return r.await(ctx)
 }
 
-// underWay returns the refresh that has not ended yet, if there is one.
-func (r *Refresher) underWay() *flight {
+// inProgress returns the refresh in progress, or nil.
+func (r *Refresher) inProgress() *flight {
 	r = r.lock()
 	defer r.mu.Unlock()
 	return r.attempts.flight

@@ -12,13 +12,13 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// errSuperseded ends an update because the record holds another refresh token, or
-// another lease, than the answer at hand belongs to.
+// errSuperseded ends an update because the answer belongs to a refresh token, or a lease,
+// that the record no longer holds.
 var errSuperseded = errors.New("the record has moved on")
 
-// saveToken merges an answer into the record. The new refresh token may be the only
-// one that works now: what the store does not take goes to the journal, the token is
-// used all the same, and saving is repeated until the store takes it.
+// saveToken merges an answer into the record. Its refresh token may be the only one that
+// works now. If the store does not take the answer, the journal keeps it, calls are served
+// the token from memory, and saving is retried until the store takes it.
 func (a *attempt) saveToken(ctx context.Context, held *heldLease, ans record.Answer) (*Snapshot, error) {
 	r := a.refresher
 	a.clientAccepted(ctx, held)
@@ -37,7 +37,7 @@ func (a *attempt) saveToken(ctx context.Context, held *heldLease, ans record.Ans
 		r.engine.DestroyEarlier(ctx, r.Key, snap.rev)
 		a.emit(ctx, event, snap)
 	} else if errors.Is(err, record.ErrConnectionNotFound) {
-		// Nobody will ever use what has come too late.
+		// The connection was deleted, so the new tokens are of no use.
 		r.engine.revokeLate(ctx, newRevocation(a.cfg, a.conn, r.Key, held.rec.Settings, ans.AccessToken, ans.RefreshToken))
 	}
 	switch {
@@ -48,7 +48,7 @@ func (a *attempt) saveToken(ctx context.Context, held *heldLease, ans record.Ans
 	case err == nil:
 		return nil, snap.Record.TokenError(r.engine.clock.Now())
 	case errors.Is(err, errSuperseded):
-		a.log(ctx, slog.LevelWarn, "a refreshed token was dropped: other credentials were imported meanwhile", nil)
+		a.log(ctx, slog.LevelWarn, "a refreshed token was dropped: other credentials were imported in the meantime", nil)
 		return nil, err
 	default:
 		a.log(ctx, slog.LevelWarn, "a refreshed token was dropped", err)
@@ -56,14 +56,14 @@ func (a *attempt) saveToken(ctx context.Context, held *heldLease, ans record.Ans
 	}
 }
 
-// How often saving is repeated while the store does not take an answer.
+// How long to wait before saving is retried; the delay doubles each time.
 const (
 	minSaveRetry = 100 * time.Millisecond
 	maxSaveRetry = 5 * time.Second
 )
 
-// saveLater keeps an answer and serves it from memory until the store has taken it.
-// It returns only then, or when there is nothing to save any more: Close waits for it.
+// saveLater keeps an answer that the store did not take, and serves it from memory. It
+// returns when the answer is saved or there is nothing left to save: Close waits for that.
 func (a *attempt) saveLater(ctx context.Context, held *heldLease, u *pendingAnswer, err error) (*Snapshot, error) {
 	r := a.refresher
 	e := r.engine
@@ -71,11 +71,11 @@ func (a *attempt) saveLater(ctx context.Context, held *heldLease, u *pendingAnsw
 	r.memory.unsaved.Store(true)
 	defer r.memory.unsaved.Store(false)
 	rec := held.rec.Clone()
-	_, err = u.merge(rec, a.policy(held), e.clock.Now()) // from then on it belongs to who flushes
+	_, err = u.merge(rec, a.policy(held), e.clock.Now()) // after keep, only the flush may touch u
 	e.keep(ctx, a.cfg, u)
 	if err == nil {
 		switch snap := r.Install(rec, held.rev, e.clock.Now()); {
-		case a.landed: // with an answer before this one, which is of no use any more
+		case a.landed: // with an earlier answer, which this one has replaced
 		case a.usable(snap):
 			a.land(snap, nil)
 		default:
@@ -86,7 +86,7 @@ func (a *attempt) saveLater(ctx context.Context, held *heldLease, u *pendingAnsw
 		if err := e.clock.Sleep(ctx, wait); err != nil {
 			return nil, err
 		}
-		_ = e.flush(ctx) // its error is that of this answer or of one before it
+		_ = e.flush(ctx) // u.outcome has this answer's error
 		select {
 		case <-u.done:
 			return u.outcome.snap, u.outcome.err
@@ -95,13 +95,13 @@ func (a *attempt) saveLater(ctx context.Context, held *heldLease, u *pendingAnsw
 	}
 }
 
-// policy is what the attempt's configuration says about failures.
+// policy returns how the attempt's configuration handles failures.
 func (a *attempt) policy(held *heldLease) record.Policy {
 	return record.Policy{Rotation: a.conn.RotationFor(held.rec.Credentials), GiveUp: a.cfg.GiveUpAfter(), Retention: a.cfg.RetainFor()}
 }
 
-// saveFailure records a failed redeem and releases the lease. Where that cannot be
-// saved the lease stays: others then find out for themselves that it is over.
+// saveFailure records a failed token request and releases the lease. If that cannot be saved
+// the lease stays, and others wait until it expires.
 func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.Answer) (*Snapshot, error) {
 	r := a.refresher
 	if ans.Class == record.ClassPermanent && held.takeover && a.awaitNewer(ctx, held) {
@@ -117,7 +117,7 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 		a.clientKnown(held, now)
 	}
 	policy := a.policy(held)
-	policy.OwnFault = ans.Class == record.ClassConfiguration && breaker.SharesTokenRequests(a.conn, held.rec) && r.engine.refusals.suspicions.IsOwnFault(r.Key, ans.Code)
+	policy.OwnFault = ans.Class == record.ClassConfiguration && breaker.SharesTokenRequests(a.conn, held.rec) && r.engine.refusals.suspicions.Note(r.Key, ans.Code)
 	var until time.Time
 	if ans.Class == record.ClassConfiguration && !policy.OwnFault {
 		until = now.Add(breaker.ProbeInterval)
@@ -150,32 +150,32 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 	}
 }
 
-// pause stops until then what the refusal is about, and tells operators of it. It reports
-// false if that is no news.
+// pause pauses the subject of the refusal until then, and logs it for operators. It reports
+// whether the pause is new to them.
 func (a *attempt) pause(ctx context.Context, held *heldLease, ans record.Answer, until, now time.Time) (news bool) {
 	e := a.refresher.engine
-	begun, wide := e.refusals.breakers.Trip(a.conn, held.rec, ans.Code, until)
-	if !begun || wide && !e.announce(ctx, a.conn, held.rec, now) {
+	begun, shared := e.refusals.breakers.Trip(a.conn, held.rec, ans.Code, until)
+	if !begun || shared && !e.announce(ctx, a.conn, held.rec, now) {
 		return false
 	}
-	what := "the token endpoint refuses what only this connection's settings say; the connection is paused and has lost nothing. " +
-		"Check the settings that token requests have in them"
+	msg := "the token endpoint refuses this connection's settings; the connection is paused and has lost nothing. " +
+		"Check the settings that its token requests contain"
 	switch {
-	case wide && breaker.EndpointOf(a.conn, held.rec) != "":
-		what = "a token endpoint that settings decide refuses the OAuth client; the connections with the same settings for it are paused, " +
-			"none has lost its credentials. Check these settings, and the connector's client_id, client_secret and auth_style"
-	case wide:
-		what = "the token endpoint refuses the OAuth client; the connector is paused, no connection has lost its credentials. " +
-			"Check its client_id, client_secret, auth_style and token_url"
+	case shared && breaker.EndpointOf(a.conn, held.rec) != "":
+		msg = "a tenant's token endpoint refuses the OAuth client; the tenant's connections are paused, no connection has lost its credentials. " +
+			"Check the settings that decide the token endpoint, and the connector's client_id, client_secret and auth_style"
+	case shared:
+		msg = "the token endpoint refuses the OAuth client; the connector is paused, no connection has lost its credentials. " +
+			"Check the connector's client_id, client_secret, auth_style and token_url"
 	}
-	a.log(ctx, slog.LevelError, what, &record.TokenError{Key: a.refresher.Key, Class: ans.Class, Code: ans.Code})
+	a.log(ctx, slog.LevelError, msg, &record.TokenError{Key: a.refresher.Key, Class: ans.Class, Code: ans.Code})
 	return true
 }
 
-// awaitNewer gives the process whose lease was taken over the time to save what it
-// may have got: its answer explains why the refresh token was refused. It reports
-// whether other credentials came. Its own lease begins anew, so that nobody takes that over
-// meanwhile and asks the token endpoint once more.
+// awaitNewer gives the process whose lease was taken over time to save a token that it may
+// have obtained, which would explain why the refresh token was refused. It reports whether
+// newer credentials were saved. It renews this process's lease first, so that no other
+// process takes the lease over and sends one more token request.
 func (a *attempt) awaitNewer(ctx context.Context, held *heldLease) bool {
 	e := a.refresher.engine
 	if !e.isShared() {
@@ -197,8 +197,8 @@ func (a *attempt) awaitNewer(ctx context.Context, held *heldLease) bool {
 	return false
 }
 
-// prolong gives the lease another id, so that others watch it from the beginning. If
-// that cannot be saved it stays as it is.
+// prolong gives the lease another id, so that others observe it for its full duration again.
+// If that cannot be saved the lease stays as it is.
 func (a *attempt) prolong(ctx context.Context, held *heldLease) {
 	lease := *held.lease
 	lease.ID = uuid.NewString()
@@ -214,12 +214,12 @@ func (a *attempt) prolong(ctx context.Context, held *heldLease) {
 	}
 }
 
+// settle is [Engine.settle] for the attempt's connection.
 func (a *attempt) settle(ctx context.Context, change func(*record.Record) (record.EventType, error)) (*Snapshot, record.EventType, error) {
 	return a.refresher.engine.settle(ctx, a.refresher.Key, a.refresher.engine.save, change)
 }
 
-// settle changes the record and makes the result what calls are served from. The
-// lease ends with it.
+// settle changes the record, releases its lease and serves calls from the result.
 func (e *Engine) settle(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (record.EventType, error)) (*Snapshot, record.EventType, error) {
 	var event record.EventType
 	rec, rev, err := e.UpdateWith(ctx, key, save, func(rec *record.Record) (_ *record.Record, err error) {
@@ -236,12 +236,12 @@ func (e *Engine) settle(ctx context.Context, key record.Key, save saveFunc, chan
 	return e.Refresher(key).Install(rec, rev, e.clock.Now()), event, nil
 }
 
-// usable reports whether a snapshot has a token for those who wait for the flight.
+// usable reports whether a snapshot has a token for the flight's waiters.
 func (a *attempt) usable(snap *Snapshot) bool {
 	return snap.servable(a.refresher.engine.clock.Now()) && !snap.Record.IsRejected()
 }
 
-// adopt reads what somebody else has saved, for those who wait.
+// adopt returns a token that another process or request has saved.
 func (r *Refresher) adopt(ctx context.Context) (*Snapshot, error) {
 	snap, err := r.load(ctx)
 	if err != nil {
@@ -253,7 +253,7 @@ func (r *Refresher) adopt(ctx context.Context) (*Snapshot, error) {
 	return snap, nil
 }
 
-// pausedError is the error of a connection whose connector waits for a mended client.
+// pausedError returns the error of a connection whose token requests are paused.
 func pausedError(key record.Key, until time.Time) error {
 	return &record.TokenError{Key: key, Class: record.ClassConfiguration, Code: "connector_paused", RetryAt: until, GivenUp: true}
 }
@@ -270,8 +270,8 @@ func (a *attempt) log(ctx context.Context, level slog.Level, msg string, err err
 	a.cfg.Log().LogAttrs(ctx, level, msg, attrs...)
 }
 
-// clientAccepted is called when the token endpoint has taken a token request. What it
-// thinks of a connection's own client says nothing of the connector's.
+// clientAccepted is called when the token endpoint has accepted a token request. If that had
+// the connection's own client it says nothing about the connector's.
 func (a *attempt) clientAccepted(ctx context.Context, held *heldLease) {
 	e := a.refresher.engine
 	e.refusals.breakers.Reset(a.conn, held.rec)
@@ -281,8 +281,8 @@ func (a *attempt) clientAccepted(ctx context.Context, held *heldLease) {
 	}
 }
 
-// clientKnown is called when the token endpoint has refused a grant for good, which it
-// says to a client that it knows: the next connection may try at once.
+// clientKnown is called when the token endpoint has refused a grant for good. It has then
+// accepted the client, so the next connection may try at once.
 func (a *attempt) clientKnown(held *heldLease, now time.Time) {
 	e := a.refresher.engine
 	e.refusals.breakers.CancelProbe(a.conn, held.rec, now)

@@ -11,8 +11,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// SaveTombstone is save for a deletion, which a pending answer for the same connection
-// does not prevent.
+// SaveTombstone saves a deletion, even while an answer for the same connection is pending.
 func (e *Engine) SaveTombstone(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
 	if err := e.replay(ctx); err != nil {
 		return 0, err
@@ -45,6 +44,7 @@ func (e *Engine) purge(ctx context.Context, key record.Key) error {
 	return e.deleteNow(ctx, key)
 }
 
+// deleteNow deletes the record from the store.
 func (e *Engine) deleteNow(ctx context.Context, key record.Key) (err error) {
 	ctx, span := e.startStoreSpan(ctx, "delete", key)
 	defer func() { EndSpan(span, err) }()
@@ -55,9 +55,9 @@ func (e *Engine) deleteNow(ctx context.Context, key record.Key) (err error) {
 	return s.Delete(ctx, key)
 }
 
-// UpdateUnpurged is update for a change that may bring a deleted connection back: it waits
-// while the tombstone is being purged. If the process that purges it has died, the wait
-// ends with the lease.
+// UpdateUnpurged is [Engine.Update] for a change that may bring a deleted connection back: it
+// waits while the tombstone is being purged. If the purging process has died, the wait ends
+// when its lease expires.
 func (e *Engine) UpdateUnpurged(ctx context.Context, key record.Key, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
 	var observed leaseObserver
 	for {

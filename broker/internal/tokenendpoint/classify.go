@@ -16,7 +16,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// classify says what became of the one token request that x carried. token and err are
+// classify returns the outcome of the token request that x carried. token and err are
 // x/oauth2's reading of the response; err's text can contain secrets and is never used.
 func classify(x *exchange, req *Request, token *oauth2.Token, err error) record.Answer {
 	ans := record.Answer{Status: x.status}
@@ -33,7 +33,7 @@ func classify(x *exchange, req *Request, token *oauth2.Token, err error) record.
 	case x.status == http.StatusRequestTimeout, x.status >= 500, x.status < 200:
 		ans.Class, ans.Code = record.ClassAmbiguous, record.CodeHTTPStatus+strconv.Itoa(x.status)
 	case x.status >= 400 && x.cut:
-		// The rest could have said anything, also about this refresh token.
+		// The missing part could have refused this refresh token, or the client.
 		ans.Class, ans.Code = record.ClassAmbiguous, record.CodeHTTPStatus+strconv.Itoa(x.status)
 	case x.status >= 300:
 		ans.Class, ans.Code = classifyRefusal(x, req)
@@ -75,7 +75,7 @@ func classifySuccess(ans record.Answer, x *exchange, req *Request, token *oauth2
 	}
 	if err == nil && x.complete && len(token.AccessToken) <= record.MaxToken && len(token.RefreshToken) <= record.MaxToken {
 		ans.AccessToken, ans.RefreshToken, ans.TokenType = secret.New(token.AccessToken), secret.New(token.RefreshToken), token.Type()
-		ans.Lifetime = x.lifetime() // not from token.Expiry, which goes by the wall clock
+		ans.Lifetime = x.lifetime() // token.Expiry is based on the wall clock
 		return ans
 	}
 	// What x/oauth2 could not read may hold the only copy of the next refresh token.
@@ -98,15 +98,16 @@ func classifySuccess(ans record.Answer, x *exchange, req *Request, token *oauth2
 	return ans
 }
 
-// requestErrors are the codes of RFC 6749 section 5.2 that can concern this one request
-// as well as the client. They are no verdict on the refresh token.
+// requestErrors are the codes of RFC 6749 section 5.2 that can concern this one request as
+// well as the client. They say nothing about the refresh token.
 var requestErrors = []string{"unauthorized_client", "invalid_scope", "invalid_request"}
 
-// errorFields are where token endpoints say what is wrong: RFC 6749 section 5.2 has
-// only the first, HubSpot has "status", others have an object in "error".
+// errorFields are the members of a response that can hold an error code. RFC 6749 section 5.2
+// has only the first, HubSpot has "status", and others have an object in "error".
 var errorFields = []string{"error", "error.code", "error.type", "error.status", "error_code", "errorCode", "code", "status", "type"}
 
-// permanentWord returns the word in an answer that means invalid_grant, if there is one.
+// permanentWord returns the code in a response that means invalid_grant, empty if there is
+// none.
 func (r *Request) permanentWord(fields map[string]string) string {
 	for _, name := range errorFields {
 		if word := fields[name]; word == record.CodeInvalidGrant || word != "" && slices.Contains(r.PermanentErrors, word) {
@@ -116,12 +117,13 @@ func (r *Request) permanentWord(fields map[string]string) string {
 	return ""
 }
 
+// showable returns code if it is safe to show, see the function.
 func (r *Request) showable(code string) string { return showable(code, r.Secrets) }
 
-// showable returns an error code that a token endpoint sent if it looks like one
-// (RFC 6749 section 5.2) and contains no secret.
+// showable returns an error code that a token endpoint sent, or [record.CodeUnknownError] if
+// it does not look like a code (RFC 6749 section 5.2) or contains a secret.
 func showable(code string, secrets []string) string {
-	const most, shortest = 64, 6 // what is shorter is no secret
+	const most, shortest = 64, 6 // a shorter string is not a secret
 	if len(code) > most || strings.Trim(code, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") != "" {
 		return record.CodeUnknownError
 	}
@@ -133,5 +135,5 @@ func showable(code string, secrets []string) string {
 	return code
 }
 
-// maxRetryAfter bounds what a token endpoint can ask for.
+// maxRetryAfter bounds the delay that a token endpoint can ask for.
 const maxRetryAfter = time.Hour

@@ -12,27 +12,27 @@ import (
 	"sync/atomic"
 )
 
-// maxResponse bounds what is read of a token endpoint's answer, in bytes.
+// maxResponse bounds how much of a token endpoint's response is read, in bytes.
 const maxResponse = 1 << 20
 
-// An exchange carries one token request and keeps the response. x/oauth2 drops a
-// refresh token that comes without an access token, or in a body that it cannot read;
-// it would be lost if it were not kept here.
+// An exchange carries one token request and keeps the response. x/oauth2 drops a refresh token
+// that comes without an access token, or in a body that it cannot read. It would be lost if it
+// were not kept here.
 type exchange struct {
 	base http.RoundTripper
 	json bool // send the request as a JSON object
 
-	handed   atomic.Bool // the whole request was handed over for writing
+	handed   atomic.Bool // the whole request was read for writing
 	unsent   atomic.Bool // writing it failed
 	status   int
 	header   http.Header
 	body     []byte
-	complete bool // body is the whole of the response's
+	complete bool // body is all of the response's
 	cut      bool // the body broke off
-	timedOut bool // it broke off because the time was up
+	timedOut bool // it broke off because ctx's deadline passed
 }
 
-var errSentAlready = errors.New("the token request was sent already")
+var errSentAlready = errors.New("the token request was already sent")
 
 // RoundTrip implements [http.RoundTripper].
 func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -54,7 +54,7 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Body != nil {
 		req.Body = &handedBody{ReadCloser: req.Body, left: req.ContentLength, handed: &x.handed}
 	}
-	req.GetBody = nil // with it net/http could send the body again
+	req.GetBody = nil // net/http could use it to send the body again
 	req.Header.Set("Accept", "application/json")
 	resp, err := x.base.RoundTrip(req)
 	if err != nil {
@@ -68,14 +68,14 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	x.body = body[:min(len(body), maxResponse)]
 	resp.Body = io.NopCloser(bytes.NewReader(x.body))
 	if x.isJSON() {
-		// Some endpoints name another type, which x/oauth2 would believe.
+		// Some endpoints send another type, and x/oauth2 trusts it.
 		resp.Header = resp.Header.Clone()
 		resp.Header.Set("Content-Type", "application/json")
 	}
 	return resp, nil
 }
 
-// encodeJSON makes the form in the body of a request a JSON object of strings.
+// encodeJSON replaces the form in the body of a request by a JSON object of strings.
 func encodeJSON(req *http.Request) error {
 	form, err := io.ReadAll(req.Body)
 	if err != nil {
@@ -98,16 +98,16 @@ func encodeJSON(req *http.Request) error {
 	return nil
 }
 
-// sent reports whether the token endpoint may have the whole request. net/http tells
-// of a finished write only afterwards, and too late for an answer that has timed out
-// meanwhile: so a request counts as sent from the moment that its last byte was read
-// for writing, unless writing is known to have failed.
+// sent reports whether the token endpoint may have the whole request. net/http reports a
+// finished write only afterwards, which can be after the response has timed out. So a request
+// counts as sent once its last byte was read for writing, unless writing is known to have
+// failed.
 func (x *exchange) sent() bool { return x.handed.Load() && !x.unsent.Load() }
 
-// A handedBody notes when all of it was read.
+// A handedBody records that all of it was read.
 type handedBody struct {
 	io.ReadCloser
-	left   int64 // bytes of it, as far as known
+	left   int64 // unread bytes, by the Content-Length
 	handed *atomic.Bool
 }
 
@@ -120,6 +120,7 @@ func (b *handedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// isJSON reports whether the response looks like a JSON object, whatever its Content-Type.
 func (x *exchange) isJSON() bool {
 	return bytes.HasPrefix(bytes.TrimSpace(x.body), []byte("{"))
 }

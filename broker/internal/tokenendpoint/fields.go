@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// fields reads the members of the answer that are strings, as leniently as can be, and
-// those of an object in "error" as "error.code" and the like.
+// fields returns the members of the response that are strings, read leniently. Those of an
+// object in "error" are "error.code" and so on.
 func (x *exchange) fields() map[string]string {
 	fields := make(map[string]string)
 	if x.isJSON() {
@@ -37,6 +37,7 @@ func (x *exchange) fields() map[string]string {
 	return fields
 }
 
+// addStrings adds the members that are strings to fields, with a prefix.
 func addStrings(fields map[string]string, prefix string, members map[string]json.RawMessage) {
 	for name, raw := range members {
 		var s string
@@ -46,14 +47,14 @@ func addStrings(fields map[string]string, prefix string, members map[string]json
 	}
 }
 
-// lifetime returns the answer's expires_in (RFC 6749 section 5.1), 0 if it has none. Some
-// endpoints send it as a string.
+// lifetime returns the response's expires_in (RFC 6749 section 5.1), 0 if it has none. Some
+// endpoints send a string.
 func (x *exchange) lifetime() time.Duration {
 	var answer struct {
 		ExpiresIn json.Number `json:"expires_in"`
 	}
 	if x.isJSON() {
-		_ = json.Unmarshal(x.body, &answer) // one that cannot be read is not given
+		_ = json.Unmarshal(x.body, &answer) // an unreadable one counts as missing
 	} else if form, err := url.ParseQuery(string(x.body)); err == nil {
 		answer.ExpiresIn = json.Number(form.Get("expires_in"))
 	}

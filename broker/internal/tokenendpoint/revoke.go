@@ -16,7 +16,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// maxRevocation bounds what is read of a revocation endpoint's answer, in bytes.
+// maxRevocation bounds how much of a revocation endpoint's response is read, in bytes.
 const maxRevocation = 64 << 10
 
 // A Revocation is one revocation request (RFC 7009 section 2.1).
@@ -30,17 +30,17 @@ type Revocation struct {
 
 // Kinds of failed revocations.
 var (
-	ErrRevokeLater   = errors.New("the revocation endpoint is out of reach")
-	ErrRevokeRefused = errors.New("the revocation endpoint refuses")
+	ErrRevokeLater   = errors.New("the revocation endpoint is unavailable")
+	ErrRevokeRefused = errors.New("the revocation endpoint refused")
 	ErrRevokeURL     = errors.New("the revocation_url is not a URL")
 )
 
-// A RevocationError says why a revocation failed. Of the endpoint's answer it contains
-// the code alone.
+// A RevocationError says why a revocation failed. It contains only the code of the endpoint's
+// response.
 type RevocationError struct {
 	Status int    // 0: no response
 	Code   string // RFC 7009 section 2.2.1, or empty
-	Kind   error
+	Kind   error  // one of the kinds above, or [guard.ErrAddressNotAllowed]
 }
 
 // Error implements error.
@@ -105,7 +105,7 @@ func (rv *Revocation) request(ctx context.Context) (*http.Request, error) {
 	return req, nil
 }
 
-// errorCode returns the code in the body of an error, if it may be shown.
+// errorCode returns the code in the body of an error response, as far as it is safe to show.
 func (rv *Revocation) errorCode(body []byte) string {
 	var answer struct {
 		Error string `json:"error"`
