@@ -36,7 +36,7 @@ const (
 	CodeAccessTokenRejected = "access_token_rejected" // downstream answered 401, and the token cannot be refreshed
 	CodeNoCredentials       = "no_credentials"        // there are none, or they were removed
 	CodeMissingSettings     = "missing_settings"      // a setting that a URL or a header needs is missing
-	CodeInvalidCredential   = "invalid_credential"    // a token or setting is not valid where it has to go
+	CodeInvalidCredential   = "invalid_credential"    //nolint:gosec // a code, not a credential; a token or setting is not valid where it has to go
 )
 
 // Err returns the answer as an error for a span, nil if it has an access token.

@@ -157,11 +157,12 @@ func New(open func(context.Context) (record.Store, error), journal record.Journa
 	if transport == nil {
 		transport = func(allowPrivate bool) http.RoundTripper { return guard.NewTransport(allowPrivate) }
 	}
+	ctx, end := context.WithCancel(context.Background())
 	e := &Engine{
 		clock: clock, transport: transport, backlog: newBacklog(),
 		storage: storage{open: open, journal: journal}, connections: connections{refreshers: newTable()},
+		lifecycle: lifecycle{ctx: ctx, end: end},
 	}
-	e.lifecycle.ctx, e.lifecycle.end = context.WithCancel(context.Background())
 	e.cfg.Store(&record.Config{})
 	return e
 }

@@ -26,9 +26,13 @@ func (f *flight) land(snap *Snapshot, err error) {
 	close(f.done)
 }
 
-// Start begins a refresh, unless one is in progress, and returns it. The refresh is linked
+// Start begins a refresh in the background, unless one is in progress. The refresh is linked
+// to the span in cause, whose end does not matter.
+func (r *Refresher) Start(cause context.Context) { r.start(cause) }
+
+// start begins a refresh, unless one is in progress, and returns it. The refresh is linked
 // to the span in cause; it goes on if cause is cancelled.
-func (r *Refresher) Start(cause context.Context) *flight {
+func (r *Refresher) start(cause context.Context) *flight {
 	r = r.lock()
 	defer r.mu.Unlock()
 	if r.attempts.flight != nil {

@@ -58,7 +58,7 @@ func (r *Refresher) refused(snap *Snapshot, conn *record.Connector, now time.Tim
 
 // await joins the refresh in progress, or starts one, and returns its result.
 func (r *Refresher) await(ctx context.Context) (*Snapshot, error) {
-	f := r.Start(ctx)
+	f := r.start(ctx)
 	select {
 	case <-f.done:
 		if now := r.engine.clock.Now(); f.err == nil && !f.snap.servable(now) {
