@@ -20,7 +20,7 @@ func hasOwnCredential(r *http.Request) bool {
 // the caller's credential. The function it returns logs the request, without headers and
 // query, if the server has an access log.
 func (p *passage) logInstead() (write func()) {
-	ctx := p.r.Context()
+	ctx := p.caller.r.Context()
 	if ctx.Value(caddyhttp.VarsCtxKey) == nil {
 		return func() {} // not in a Caddy server
 	}
@@ -30,7 +30,7 @@ func (p *passage) logInstead() (write func()) {
 		return func() {}
 	}
 	// Taken now, before handlers change the request.
-	begun, r := time.Now(), p.r
+	begun, r := time.Now(), p.caller.r
 	clientIP, _ := caddyhttp.GetVar(ctx, caddyhttp.ClientIPVarKey).(string)
 	request := slog.Group("request",
 		slog.String("remote_addr", r.RemoteAddr), slog.String("client_ip", clientIP), slog.String("proto", r.Proto),
@@ -41,6 +41,6 @@ func (p *passage) logInstead() (write func()) {
 			level = slog.LevelError
 		}
 		p.proxy.logger.LogAttrs(ctx, level, "handled request", request,
-			slog.Int("status", p.answer.status), slog.Duration("duration", time.Since(begun)), slog.String("request_id", p.id))
+			slog.Int("status", p.answer.status), slog.Duration("duration", time.Since(begun)), slog.String("request_id", p.caller.id))
 	}
 }

@@ -58,19 +58,19 @@ func (p *passage) respond(resp *http.Response) error {
 		return apierror.ErrBadResponse // net/http could not write it
 	}
 	p.answer.status = resp.StatusCode
-	answerHeader(p.w.Header(), resp, p.method, p.r.Method, time.Now())
+	answerHeader(p.caller.w.Header(), resp, p.method, p.caller.r.Method, time.Now())
 	p.closeIfUnread()
-	announced := announceTrailers(p.w.Header(), resp.Trailer)
-	p.w.WriteHeader(resp.StatusCode)
-	if p.r.Method == http.MethodHead || resp.Body == http.NoBody {
+	announced := announceTrailers(p.caller.w.Header(), resp.Trailer)
+	p.caller.w.WriteHeader(resp.StatusCode)
+	if p.caller.r.Method == http.MethodHead || resp.Body == http.NoBody {
 		return nil
 	}
-	if err := copyBody(p.w, resp); err != nil {
+	if err := copyBody(p.caller.w, resp); err != nil {
 		// Reset the connection or the HTTP/2 stream, so that the caller does not mistake the
 		// part for the whole.
 		panic(http.ErrAbortHandler)
 	}
-	addTrailers(p.w.Header(), resp.Trailer, announced)
+	addTrailers(p.caller.w.Header(), resp.Trailer, announced)
 	return nil
 }
 

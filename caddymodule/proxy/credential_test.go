@@ -74,7 +74,7 @@ func TestRepeatedRequestsStartWithoutTheFirstCredential(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &passage{r: httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://broker/proxy", nil), callOptions: callOptions{method: http.MethodGet}}
+	p := &passage{caller: callersRequest{r: httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://broker/proxy", nil)}, callOptions: callOptions{method: http.MethodGet}}
 	for _, token := range []string{"access-1", "access-2"} {
 		out := p.outgoing(t.Context(), u)
 		if out.URL.String() != target || out.Header.Get("X-Key") != "" {

@@ -99,8 +99,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !ok {
 		return next.ServeHTTP(w, r)
 	}
-	p := &passage{proxy: h, w: w, r: r, below: below, id: newRequestID()}
-	w.Header()[apideck.RequestIDHeader] = []string{p.id}
+	p := &passage{proxy: h, caller: callersRequest{w: w, r: r, below: below, id: newRequestID()}}
+	w.Header()[apideck.RequestIDHeader] = []string{p.caller.id}
 	if hasOwnCredential(r) {
 		defer p.logInstead()()
 	}

@@ -19,36 +19,45 @@ import (
 
 // A passage is one request to downstream and its response.
 type passage struct {
-	proxy *Handler
-	w     http.ResponseWriter
-	r     *http.Request
-	below string // the path below /proxy
-	id    string
+	proxy  *Handler
+	caller callersRequest
 
 	callOptions
 	exchange exchange.Exchange
 	trace    httptrace.ClientTrace // of the exchange
 	body     *callersBody          // nil if the request has no body
 	answer   answer
+	deadline deadline
+}
 
+// A callersRequest is the request as it came, and where its response goes.
+type callersRequest struct {
+	w     http.ResponseWriter
+	r     *http.Request
+	below string // the path below /proxy
+	id    string
+}
+
+// A deadline ends the wait for the response header.
+type deadline struct {
 	cancel  context.CancelCauseFunc
 	alarm   *alarm
 	movedAt atomic.Int64 // when data of the request body was last read, in Unix nanoseconds
 
-	waiting sync.Mutex // also guards the ResponseWriter while expire runs
-	over    bool       // guarded by waiting; the wait for the response header is over
-	late    bool       // guarded by waiting; it timed out
+	mu   sync.Mutex // also guards the ResponseWriter while expire runs
+	over bool       // guarded by mu; the wait for the response header is over
+	late bool       // guarded by mu; it timed out
 }
 
 // serve handles the request. If it returns an error, no response was written yet.
 func (p *passage) serve() (err error) {
-	if p.callOptions, err = p.proxy.readOptions(p.r, p.below); err != nil {
+	if p.callOptions, err = p.proxy.readOptions(p.caller.r, p.caller.below); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(p.r.Context())
+	ctx, cancel := context.WithCancelCause(p.caller.r.Context())
 	defer cancel(nil)
-	if hasBody(p.r) {
-		p.body = &callersBody{ReadCloser: p.r.Body, movedAt: &p.movedAt}
+	if hasBody(p.caller.r) {
+		p.body = &callersBody{ReadCloser: p.caller.r.Body, movedAt: &p.deadline.movedAt}
 	}
 	p.wait(cancel)
 	defer p.stopWaiting()
@@ -62,7 +71,7 @@ func (p *passage) serve() (err error) {
 	key := admission.Key()
 	x := &p.exchange
 	*x = exchange.Exchange{
-		Admission: admission, Via: p.proxy.transportFor(key.Connector), Early: p.answer.early(p.w),
+		Admission: admission, Via: p.proxy.transportFor(key.Connector), Early: p.answer.early(p.caller.w),
 		MaxBody: p.proxy.app.MaxRequestBody(key.Application),
 	}
 	if !p.authorization.IsZero() {
@@ -100,7 +109,7 @@ func hasBody(r *http.Request) bool {
 // outgoing returns the request to u, without a credential. It copies u, because a credential
 // may be put into the request's URL, and a repeated request must start without it.
 func (p *passage) outgoing(ctx context.Context, u *url.URL) *http.Request {
-	r, clean := p.r, *u
+	r, clean := p.caller.r, *u
 	out := (&http.Request{ // stays on the stack; WithContext returns the copy on the heap
 		Method: p.method, URL: &clean, Host: u.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -119,7 +128,7 @@ func (p *passage) outgoing(ctx context.Context, u *url.URL) *http.Request {
 		p.body.onEnd = onEnd
 		// Otherwise the server reads the rest of the body before it writes the response. HTTP/2
 		// does not need this.
-		_ = http.NewResponseController(p.w).EnableFullDuplex()
+		_ = http.NewResponseController(p.caller.w).EnableFullDuplex()
 	} else {
 		onEnd() // the request is repeated: its body has been read, so the trailers are known
 	}
@@ -131,8 +140,8 @@ func (p *passage) outgoing(ctx context.Context, u *url.URL) *http.Request {
 // In full duplex the server does not discard the rest, and might parse it as the next
 // request.
 func (p *passage) closeIfUnread() {
-	if p.r.ProtoMajor == 1 && p.body.isUnread() {
-		p.w.Header()["Connection"] = connectionClose
+	if p.caller.r.ProtoMajor == 1 && p.body.isUnread() {
+		p.caller.w.Header()["Connection"] = connectionClose
 	}
 }
 
@@ -141,18 +150,18 @@ func (p *passage) fail(err error) {
 	p.answer.begin()
 	const clientClosedRequest = 499 // as Caddy does, for the access log: the caller is gone
 	switch fault := p.body.fault(); {
-	case p.late: // no longer changes after stopWaiting
+	case p.deadline.late: // no longer changes after stopWaiting
 		err = apierror.ErrTimedOut
-	case p.r.Context().Err() != nil:
-		p.w.WriteHeader(clientClosedRequest)
+	case p.caller.r.Context().Err() != nil:
+		p.caller.w.WriteHeader(clientClosedRequest)
 		return
 	case fault != nil:
 		err = errors.Join(apierror.ErrUnreadBody, fault)
 	}
 	e := apierror.Of(err, time.Now())
-	e.Log(p.r.Context(), p.proxy.logger.With(slog.String("request_id", p.id)))
+	e.Log(p.caller.r.Context(), p.proxy.logger.With(slog.String("request_id", p.caller.id)))
 	p.answer.status = e.Status
-	p.w.Header()[apideck.DownstreamErrorHeader] = []string{"false"}
+	p.caller.w.Header()[apideck.DownstreamErrorHeader] = []string{"false"}
 	p.closeIfUnread()
-	e.Write(p.w)
+	e.Write(p.caller.w)
 }

@@ -85,7 +85,7 @@ func TestProxyTimeoutCountsWhileNothingMoves(t *testing.T) {
 		p.wait(cancel)
 		for range 10 {
 			time.Sleep(20 * time.Second)
-			p.movedAt.Store(time.Now().UnixNano())
+			p.deadline.movedAt.Store(time.Now().UnixNano())
 		}
 		time.Sleep(27 * time.Second)
 		synctest.Wait()
@@ -114,7 +114,7 @@ func TestProxyTimeoutCountsWhileNothingMoves(t *testing.T) {
 
 func waitingPassage(alarms *sync.Pool) *passage {
 	return &passage{
-		proxy: &Handler{alarms: alarms}, r: httptest.NewRequest(http.MethodPost, "/proxy", nil),
+		proxy: &Handler{alarms: alarms}, caller: callersRequest{r: httptest.NewRequest(http.MethodPost, "/proxy", nil)},
 		callOptions: callOptions{timeout: 28 * time.Second},
 	}
 }

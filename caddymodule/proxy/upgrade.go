@@ -16,15 +16,15 @@ import (
 // ends.
 func (p *passage) upgrade(resp *http.Response) error {
 	downstream, ok := resp.Body.(io.ReadWriteCloser)
-	if !ok || !wantsWebSocket(p.r) || !strings.EqualFold(resp.Header.Get("Upgrade"), "websocket") {
+	if !ok || !wantsWebSocket(p.caller.r) || !strings.EqualFold(resp.Header.Get("Upgrade"), "websocket") {
 		return apierror.ErrBadResponse // the caller did not ask for it
 	}
 	p.answer.status = http.StatusSwitchingProtocols
-	header := p.w.Header()
+	header := p.caller.w.Header()
 	copyHeader(header, resp.Header)
 	header["Connection"], header["Upgrade"] = upgrade, websocket
-	p.w.WriteHeader(http.StatusSwitchingProtocols)
-	caller, buffered, err := http.NewResponseController(innermost(p.w)).Hijack()
+	p.caller.w.WriteHeader(http.StatusSwitchingProtocols)
+	caller, buffered, err := http.NewResponseController(innermost(p.caller.w)).Hijack()
 	if err != nil {
 		panic(http.ErrAbortHandler) // the caller has been told 101, so there is no other way to fail
 	}
@@ -45,7 +45,7 @@ func (p *passage) upgrade(resp *http.Response) error {
 		return nil
 	}
 	defer p.proxy.tunnels.remove(t)
-	defer context.AfterFunc(p.r.Context(), t.end)()
+	defer context.AfterFunc(p.caller.r.Context(), t.end)()
 	t.copy()
 	return nil
 }

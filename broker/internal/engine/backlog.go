@@ -1,15 +1,12 @@
 package engine
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -47,20 +44,6 @@ type outcome struct {
 	snap  *Snapshot
 	event record.EventType
 	err   error
-}
-
-// pendingAnswerJSON is the form of a pending answer in the journal.
-type pendingAnswerJSON struct {
-	Application  string        `json:"application"`
-	Consumer     string        `json:"consumer"`
-	Connector    string        `json:"connector"`
-	Redeemed     secret.Hash   `json:"bought"`
-	AccessToken  string        `json:"access_token,omitempty"`
-	RefreshToken string        `json:"refresh_token,omitempty"`
-	TokenType    string        `json:"token_type,omitempty"`
-	Lifetime     time.Duration `json:"lifetime,omitempty"`
-	SentAt       time.Time     `json:"sent_at"`
-	Replaces     uint64        `json:"over,omitempty"`
 }
 
 func newBacklog() *backlog {
@@ -186,30 +169,6 @@ func (b *backlog) has(id string) bool {
 	defer b.mu.Unlock()
 	_, slow := b.slow[id]
 	return slow || b.answers[id] != nil
-}
-
-func decodePendingAnswer(entry record.JournalEntry) (*pendingAnswer, error) {
-	var w pendingAnswerJSON
-	if json.Unmarshal(entry.Data, &w) != nil {
-		return nil, fmt.Errorf("journal entry %s is not readable", entry.ID) // the decoder's error could quote a token
-	}
-	id, err := connector.ParseID(w.Connector)
-	if err != nil {
-		return nil, fmt.Errorf("journal entry %s: %w", entry.ID, err)
-	}
-	ans := record.Answer{
-		AccessToken: secret.New(w.AccessToken), RefreshToken: secret.New(w.RefreshToken),
-		TokenType: w.TokenType, Lifetime: w.Lifetime, SentAt: w.SentAt,
-	}
-	if ans.AccessToken.IsZero() {
-		ans.Class, ans.Code = record.ClassTransient, record.CodeNoAccessToken
-	}
-	p := &pendingAnswer{
-		id: entry.ID, key: record.Key{Application: w.Application, Consumer: w.Consumer, Connector: id},
-		redeemed: w.Redeemed, replaces: w.Replaces, answer: ans, done: make(chan struct{}),
-	}
-	p.journaled.Store(true)
-	return p, nil
 }
 
 // noRefreshToken are the hashes in leases of requests that sent no refresh token.

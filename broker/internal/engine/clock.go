@@ -40,3 +40,6 @@ func isWithin(d time.Duration, then int64, now time.Time) bool {
 }
 
 var _ Clock = systemClock{}
+
+// Now returns the time by the engine's clock.
+func (e *Engine) Now() time.Time { return e.clock.Now() }

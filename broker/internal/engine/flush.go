@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,7 +17,7 @@ import (
 // save begins with it.
 func (e *Engine) replay(ctx context.Context) error {
 	if !e.backlog.read.Load() {
-		if err := e.adopt(ctx); err != nil {
+		if err := e.adoptJournal(ctx); err != nil {
 			return fmt.Errorf("%w: nothing is written until the journal has been read: %w", record.ErrStoreUnavailable, err)
 		}
 		e.backlog.read.Store(true)
@@ -81,7 +80,7 @@ func (e *Engine) flush(ctx context.Context) error {
 func (e *Engine) Start() {
 	e.lifecycle.begin(func() {
 		for wait := minSaveRetry; ; wait = min(2*wait, maxSaveRetry) {
-			err := e.adopt(e.lifecycle.ctx)
+			err := e.adoptJournal(e.lifecycle.ctx)
 			if err == nil && !e.backlog.pending() || err == nil && e.flush(e.lifecycle.ctx) == nil {
 				return
 			}
@@ -182,73 +181,4 @@ func (e *Engine) journalIfSlow(ctx context.Context, cfg *record.Config, p *pendi
 		}
 		e.backlog.remove(p)
 	}
-}
-
-// removeFromJournal removes an answer from the journal, even if ctx has ended: this process
-// does not try again.
-func (e *Engine) removeFromJournal(ctx context.Context, cfg *record.Config, p *pendingAnswer) {
-	if err := e.storage.journal.Remove(context.WithoutCancel(ctx), p.id); err != nil {
-		// Harmless: the next process merges the answer again, and finds that it is saved.
-		cfg.Log().LogAttrs(ctx, slog.LevelWarn, "an entry of the journal could not be removed",
-			slog.String("connection", p.key.String()), slog.String("error", err.Error()))
-	}
-}
-
-var errNoJournal = errors.New("there is no journal")
-
-func (e *Engine) journalAnswer(ctx context.Context, p *pendingAnswer) error {
-	if e.storage.journal == nil {
-		return errNoJournal
-	}
-	data, err := json.Marshal(pendingAnswerJSON{
-		Application: p.key.Application, Consumer: p.key.Consumer, Connector: p.key.Connector.String(), Redeemed: p.redeemed,
-		AccessToken: p.answer.AccessToken.Reveal(), RefreshToken: p.answer.RefreshToken.Reveal(),
-		TokenType: p.answer.TokenType, Lifetime: p.answer.Lifetime, SentAt: p.answer.SentAt.UTC(), Replaces: p.replaces,
-	})
-	if err != nil {
-		return fmt.Errorf("encoding an answer: %w", err)
-	}
-	return e.storage.journal.Put(ctx, p.id, data)
-}
-
-// adopt adds the journal's answers to the backlog: those that a process of this machine
-// could not save before it ended.
-func (e *Engine) adopt(ctx context.Context) error {
-	if e.storage.journal == nil {
-		return nil
-	}
-	select {
-	case <-e.backlog.adopting:
-		defer func() { e.backlog.adopting <- struct{}{} }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	for entry, err := range e.storage.journal.Entries(ctx) {
-		if err != nil {
-			return fmt.Errorf("reading the journal: %w", err)
-		}
-		if _, known := e.backlog.adopted[entry.ID]; known || e.backlog.has(entry.ID) {
-			continue
-		}
-		p, err := decodePendingAnswer(entry)
-		if err != nil {
-			// The entry stays in the journal and must not hold up the others.
-			e.Config().Log().LogAttrs(ctx, slog.LevelError, "an entry of the journal cannot be read", slog.String("error", err.Error()))
-			continue
-		}
-		e.backlog.adopted[entry.ID] = struct{}{}
-		e.backlog.add(p)
-	}
-	return nil
-}
-
-// checkJournal returns nil if the journal could keep an answer, or if there is no journal.
-func (e *Engine) checkJournal(ctx context.Context) error {
-	if e.storage.journal == nil {
-		return nil
-	}
-	if err := e.storage.journal.Check(ctx); err != nil {
-		return fmt.Errorf("the journal is not writable, so no refresh can begin: %w", err)
-	}
-	return nil
 }

@@ -91,12 +91,6 @@ type Refresher struct {
 	rejections rejections
 }
 
-// admissions are the numbers of requests in progress.
-type admissions struct {
-	own         inFlight  // of this connection
-	application *inFlight // of all connections of its application
-}
-
 // memory is what a refresher knows about the record. mu is the refresher's.
 type memory struct {
 	snap       atomic.Pointer[Snapshot] // nil until the record has been read

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -232,4 +233,15 @@ func (e *Engine) PausedNow(conn *record.Connector, rec *record.Record, now time.
 		return pausedError(rec.Key, until)
 	}
 	return nil
+}
+
+// Rejected is called when downstream has refused the token of a generation. It parks the
+// connection, in the background, if its token cannot be refreshed.
+func (r *Refresher) Rejected(conn *record.Connector, generation uint64) {
+	snap := r.memory.snap.Load()
+	if snap == nil || snap.Record.Generation != generation || snap.Record.Credentials == nil ||
+		conn.AuthType != connector.OAuth2 || conn.CanRefresh(snap.Record.Credentials) || snap.Record.IsParked() {
+		return
+	}
+	r.rejectLater(conn, generation)
 }

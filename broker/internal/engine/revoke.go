@@ -102,7 +102,6 @@ func (e *Engine) isConnectedAgain(ctx context.Context, key record.Key) bool {
 // Errors that prevent a revocation.
 var (
 	errConnectedAgain = errors.New("the connection was imported again, possibly with the same grant")
-	errNoRevokeTarget = errors.New("the revocation_url needs a setting that the connection does not have")
 )
 
 // sendRevocation sends one revocation request. The same addresses are allowed as for token
@@ -110,7 +109,7 @@ var (
 func (e *Engine) sendRevocation(ctx context.Context, rv *revocation) error {
 	endpoint, err := rv.conn.RenderRevocationURL(rv.settings)
 	if err != nil {
-		return errNoRevokeTarget
+		return tokenendpoint.ErrRevokeTarget
 	}
 	client, _ := rv.conn.ClientFor(rv.settings)
 	return tokenendpoint.Revoke(ctx, e.transport(rv.cfg.AllowsPrivate(rv.conn)), tokenendpoint.Revocation{
@@ -132,4 +131,10 @@ func (rv *revocation) report(ctx context.Context, span trace.Span, err error) {
 		span.SetAttributes(attribute.Int("http.response.status_code", failed.Status))
 	}
 	rv.cfg.Log().LogAttrs(ctx, level, msg, attrs...)
+}
+
+// RevokeGrant revokes the grant of a deleted connection in the background, if its connector
+// has a revocation endpoint.
+func (e *Engine) RevokeGrant(cause context.Context, cfg *record.Config, conn *record.Connector, key record.Key, settings map[string]any, access, refresh secret.String) {
+	e.revoke(cause, newRevocation(cfg, conn, key, settings, access, refresh))
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"net/url"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
@@ -69,4 +70,26 @@ func (r *Refresher) await(ctx context.Context) (*Snapshot, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// UsableAt returns a snapshot whose credential can be used now, and may be sent to u. The
+// host is checked before a token is obtained.
+func (r *Refresher) UsableAt(ctx context.Context, cfg *record.Config, conn *record.Connector, u *url.URL) (*Snapshot, error) {
+	snap, err := r.Latest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := snap.Allows(cfg, conn, u); err != nil {
+		return nil, err
+	}
+	checked := snap
+	if snap, err = r.usable(ctx, conn, snap); err != nil {
+		return nil, err
+	}
+	if snap != checked { // its settings can differ too
+		if err := snap.Allows(cfg, conn, u); err != nil {
+			return nil, err
+		}
+	}
+	return snap, nil
 }

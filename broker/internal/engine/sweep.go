@@ -41,7 +41,7 @@ func (e *Engine) sweepRegularly() {
 func (e *Engine) sweep(ctx context.Context, observed *leaseObserver) (err error) {
 	ctx, span := e.tracing.startRoot(ctx, context.Background(), "token_broker.sweep")
 	defer func() { EndSpan(span, err) }()
-	if err := e.adopt(ctx); err != nil { // other processes of this machine may have died
+	if err := e.adoptJournal(ctx); err != nil { // other processes of this machine may have died
 		return err
 	}
 	if e.backlog.pending() {

@@ -91,7 +91,7 @@ func errorType(err error) string {
 		return "connector_not_found"
 	case errors.Is(err, record.ErrConsumerNotFound):
 		return "consumer_not_found"
-	case errors.Is(err, tokenendpoint.ErrRevokeLater), errors.Is(err, tokenendpoint.ErrRevokeRefused), errors.Is(err, tokenendpoint.ErrRevokeURL), errors.Is(err, errNoRevokeTarget):
+	case errors.Is(err, tokenendpoint.ErrRevokeLater), errors.Is(err, tokenendpoint.ErrRevokeRefused), errors.Is(err, tokenendpoint.ErrRevokeURL), errors.Is(err, tokenendpoint.ErrRevokeTarget):
 		return "not_revoked"
 	case errors.Is(err, record.ErrConflict):
 		return "conflict"
@@ -106,4 +106,9 @@ func errorType(err error) string {
 	default:
 		return "_OTHER"
 	}
+}
+
+// StartSpan begins a span as a child of the one in ctx.
+func (e *Engine) StartSpan(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
+	return e.tracing.start(ctx, name, opts...)
 }

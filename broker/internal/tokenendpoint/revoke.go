@@ -33,6 +33,7 @@ var (
 	ErrRevokeLater   = errors.New("the revocation endpoint is unavailable")
 	ErrRevokeRefused = errors.New("the revocation endpoint refused")
 	ErrRevokeURL     = errors.New("the revocation_url is not a URL")
+	ErrRevokeTarget  = errors.New("the revocation_url needs a setting that the connection does not have")
 )
 
 // A RevocationError says why a revocation failed. It contains only the code of the endpoint's
