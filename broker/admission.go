@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -34,7 +35,7 @@ func (b *Broker) admit(ctx context.Context, r *engine.Refresher, cfg *record.Con
 	if err := r.Admit(cfg); err != nil {
 		return nil, err
 	}
-	return &Admission{broker: b, refresher: r, traced: engine.IsTraced(ctx)}, nil
+	return &Admission{broker: b, refresher: r, traced: tracing.IsTraced(ctx)}, nil
 }
 
 // Key returns the key of the connection.

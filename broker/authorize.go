@@ -11,6 +11,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/inject"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -31,8 +32,8 @@ func (b *Broker) InjectedHeaders(id connector.ID) []string {
 // to handle: nothing is renewed. Errors: those of [Broker.Authorize] except
 // [*record.TokenError].
 func (b *Broker) AuthorizeWith(req *http.Request, key record.Key, authorization secret.String) (_ *Authorization, err error) {
-	ctx, span := b.engine.StartSpan(req.Context(), "token_broker.inject", trace.WithAttributes(engine.ConnectorAttribute(key)))
-	defer func() { engine.EndSpan(span, err) }()
+	ctx, span := b.engine.StartSpan(req.Context(), "token_broker.inject", trace.WithAttributes(tracing.ConnectorAttribute(key)))
+	defer func() { tracing.EndSpan(span, err) }()
 	cfg := b.Config()
 	conn, err := cfg.ConnectorOf(key)
 	if err != nil {
@@ -84,7 +85,7 @@ func (b *Broker) Authorize(req *http.Request, key record.Key) (*Authorization, e
 	if err := key.Validate(); err != nil {
 		return nil, err
 	}
-	return b.authorize(req, b.engine.Refresher(key), engine.IsTraced(req.Context()))
+	return b.authorize(req, b.engine.Refresher(key), tracing.IsTraced(req.Context()))
 }
 
 // Authorize is [Broker.Authorize] for the admitted connection.
@@ -97,8 +98,8 @@ func (b *Broker) authorize(req *http.Request, r *engine.Refresher, traced bool) 
 	ctx := req.Context()
 	if traced {
 		var span trace.Span
-		ctx, span = b.engine.StartSpan(ctx, "token_broker.inject", trace.WithAttributes(engine.ConnectorAttribute(r.Key)))
-		defer func() { engine.EndSpan(span, err) }()
+		ctx, span = b.engine.StartSpan(ctx, "token_broker.inject", trace.WithAttributes(tracing.ConnectorAttribute(r.Key)))
+		defer func() { tracing.EndSpan(span, err) }()
 	}
 	cfg := b.Config()
 	conn, err := cfg.Configured(r.Key.Connector)

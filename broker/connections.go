@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -76,7 +76,7 @@ func (f Filter) selects(id connector.ID) bool {
 // [record.ErrStoreUnavailable], ctx's.
 func (b *Broker) Connections(ctx context.Context, application, consumer string, filter Filter) (_ []*record.Connection, err error) {
 	ctx, span := b.engine.StartSpan(ctx, "token_broker.list")
-	defer func() { engine.EndSpan(span, err) }()
+	defer func() { tracing.EndSpan(span, err) }()
 	keys, err := b.keys(ctx, application, consumer)
 	if err != nil {
 		return nil, err

@@ -10,7 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -22,8 +22,8 @@ import (
 // revocation, which is then abandoned. Errors: [*record.InputError],
 // [record.ErrConnectorNotFound], [record.ErrConnectionNotFound], [record.ErrStoreUnavailable].
 func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
-	ctx, span := b.engine.StartSpan(ctx, "token_broker.delete", trace.WithAttributes(engine.ConnectorAttribute(key)))
-	defer func() { engine.EndSpan(span, err) }()
+	ctx, span := b.engine.StartSpan(ctx, "token_broker.delete", trace.WithAttributes(tracing.ConnectorAttribute(key)))
+	defer func() { tracing.EndSpan(span, err) }()
 	if err := key.Validate(); err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
 // [record.ErrStoreUnavailable], ctx's.
 func (b *Broker) DeleteConsumer(ctx context.Context, application, consumer string) (err error) {
 	ctx, span := b.engine.StartSpan(ctx, "token_broker.delete_consumer")
-	defer func() { engine.EndSpan(span, err) }()
+	defer func() { tracing.EndSpan(span, err) }()
 	if err := record.CheckName(record.InputSyntax, "consumer_id", consumer); err != nil {
 		return err
 	}

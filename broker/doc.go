@@ -88,6 +88,7 @@
 //	webhook                 an EventSink that posts events
 //	internal/engine         refreshes: who sends what when, and what is kept in memory
 //	internal/breaker        pauses connectors whose client is refused
+//	internal/tracing        spans
 //	internal/tokenendpoint  sends token requests and revocations, and classes the answers
 //	internal/inject         puts credentials into requests, and scrubs responses
 //

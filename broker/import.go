@@ -8,7 +8,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -25,10 +25,10 @@ const longLifetime = 365 * 24 * time.Hour
 // Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrStoreUnavailable]. After the
 // first two nothing was stored; after the last it may have been.
 func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import) (_ *record.Connection, outcome record.ImportOutcome, err error) {
-	ctx, span := b.engine.StartSpan(ctx, "token_broker.import", trace.WithAttributes(engine.ConnectorAttribute(key)))
+	ctx, span := b.engine.StartSpan(ctx, "token_broker.import", trace.WithAttributes(tracing.ConnectorAttribute(key)))
 	defer func() {
 		span.SetAttributes(attribute.String("token_broker.import.outcome", string(outcome)))
-		engine.EndSpan(span, err)
+		tracing.EndSpan(span, err)
 	}()
 	cfg := b.Config()
 	conn, err := cfg.ConnectorOf(key)

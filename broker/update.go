@@ -6,7 +6,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -18,8 +18,8 @@ import (
 // Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrConnectionNotFound],
 // [record.ErrRecordTooLarge], [record.ErrStoreUnavailable]. After the last it may have been stored.
 func (b *Broker) Update(ctx context.Context, key record.Key, up *record.Update) (_ *record.Connection, err error) {
-	ctx, span := b.engine.StartSpan(ctx, "token_broker.update", trace.WithAttributes(engine.ConnectorAttribute(key)))
-	defer func() { engine.EndSpan(span, err) }()
+	ctx, span := b.engine.StartSpan(ctx, "token_broker.update", trace.WithAttributes(tracing.ConnectorAttribute(key)))
+	defer func() { tracing.EndSpan(span, err) }()
 	conn, err := b.Config().ConnectorOf(key)
 	if err != nil {
 		return nil, err

@@ -8,7 +8,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -25,8 +25,8 @@ import (
 // [record.ErrConnectionDisabled], [record.ErrStoreUnavailable], ctx's, and a [*record.TokenError] if there is
 // no valid token and the broker could not determine whether one can be obtained.
 func (b *Broker) Validate(ctx context.Context, key record.Key) (_ *record.Connection, err error) {
-	ctx, span := b.engine.StartSpan(ctx, "token_broker.validate", trace.WithAttributes(engine.ConnectorAttribute(key)))
-	defer func() { engine.EndSpan(span, err) }()
+	ctx, span := b.engine.StartSpan(ctx, "token_broker.validate", trace.WithAttributes(tracing.ConnectorAttribute(key)))
+	defer func() { tracing.EndSpan(span, err) }()
 	conn, view, err := b.look(ctx, key)
 	switch {
 	case err != nil:
@@ -63,8 +63,8 @@ func isVerdict(err error) bool {
 // endpoint refused for good, and a [*record.InputError] if the connector's grant does not
 // fetch tokens.
 func (b *Broker) ObtainToken(ctx context.Context, key record.Key) (_ *record.Connection, err error) {
-	ctx, span := b.engine.StartSpan(ctx, "token_broker.obtain_token", trace.WithAttributes(engine.ConnectorAttribute(key)))
-	defer func() { engine.EndSpan(span, err) }()
+	ctx, span := b.engine.StartSpan(ctx, "token_broker.obtain_token", trace.WithAttributes(tracing.ConnectorAttribute(key)))
+	defer func() { tracing.EndSpan(span, err) }()
 	conn, view, err := b.look(ctx, key)
 	switch {
 	case err != nil:

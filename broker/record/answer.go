@@ -37,6 +37,9 @@ const (
 	CodeNoCredentials       = "no_credentials"        // there are none, or they were removed
 	CodeMissingSettings     = "missing_settings"      // a setting that a URL or a header needs is missing
 	CodeInvalidCredential   = "invalid_credential"    //nolint:gosec // a code, not a credential; a token or setting is not valid where it has to go
+	CodeStaleStore          = "stale_store"           // the store has older credentials than this process has seen
+	CodeConnectorPaused     = "connector_paused"      // the token endpoint refuses the client; a breaker is open
+	CodeJournalUnavailable  = "journal_unavailable"   // an answer could not be kept, so no request is sent
 )
 
 // Err returns the answer as an error for a span, nil if it has an access token.
@@ -69,6 +72,3 @@ type Answer struct {
 func IsClientError(code string) bool {
 	return code == "invalid_client" || code == "unsupported_grant_type"
 }
-
-// CodeStaleStore is the code of the error for a store that was rolled back.
-const CodeStaleStore = "stale_store"

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -59,7 +60,7 @@ func (e *Engine) endAnnouncement(cause context.Context, conn *record.Connector, 
 		return
 	}
 	e.lifecycle.begin(func() {
-		ctx, span := e.tracing.startRoot(context.Background(), cause, "token_broker.resume")
+		ctx, span := e.tracing.StartRoot(context.Background(), cause, "token_broker.resume")
 		ctx, cancel := context.WithTimeout(ctx, openTimeout)
 		defer cancel()
 		_, err := e.updateAnnouncement(ctx, key, func(stored announcement) (announcement, bool) {
@@ -68,7 +69,7 @@ func (e *Engine) endAnnouncement(cause context.Context, conn *record.Connector, 
 		if err != nil {
 			e.refusals.announcements.set(key, true) // the next successful refresh tries again
 		}
-		EndSpan(span, err)
+		tracing.EndSpan(span, err)
 	})
 }
 

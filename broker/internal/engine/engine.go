@@ -10,8 +10,11 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -21,7 +24,7 @@ type Engine struct {
 	clock     Clock
 	cfg       atomic.Pointer[record.Config]
 	transport func(allowPrivate bool) http.RoundTripper
-	tracing   tracing
+	tracing   tracing.Tracer
 
 	storage     storage
 	connections connections
@@ -126,3 +129,8 @@ func (e *Engine) Configure(cfg *record.Config) { e.cfg.Store(cfg) }
 
 // Config returns the newest configuration.
 func (e *Engine) Config() *record.Config { return e.cfg.Load() }
+
+// StartSpan begins a span as a child of the one in ctx.
+func (e *Engine) StartSpan(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
+	return e.tracing.Start(ctx, name, opts...)
+}

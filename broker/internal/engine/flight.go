@@ -10,6 +10,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -50,11 +51,11 @@ func (r *Refresher) start(cause context.Context) *flight {
 
 // fly runs a flight and plans the next attempt if this one failed.
 func (r *Refresher) fly(cause context.Context, f *flight) {
-	ctx, span := r.engine.tracing.startRoot(context.Background(), cause, "token_broker.refresh",
-		trace.WithAttributes(ConnectorAttribute(r.Key)))
+	ctx, span := r.engine.tracing.StartRoot(context.Background(), cause, "token_broker.refresh",
+		trace.WithAttributes(tracing.ConnectorAttribute(r.Key)))
 	attempt := &attempt{refresher: r, flight: f, cfg: r.engine.Config()}
 	snap, err := attempt.run(ctx)
-	EndSpan(span, err)
+	tracing.EndSpan(span, err)
 
 	r.mu.Lock()
 	r.attempts.flight = nil

@@ -108,7 +108,7 @@ func (a *attempt) mayTry(ctx context.Context, rec *record.Record) error {
 	if err := e.checkJournal(ctx); err != nil {
 		a.log(ctx, slog.LevelError, "no refresh can begin: the journal is unavailable", err)
 		return &record.TokenError{
-			Key: a.refresher.Key, Class: record.ClassTransient, Code: "journal_unavailable",
+			Key: a.refresher.Key, Class: record.ClassTransient, Code: record.CodeJournalUnavailable,
 			RetryAt: e.clock.Now().Add(storeRetry), Err: err,
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tokenendpoint"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -22,13 +23,13 @@ func (a *attempt) redeem(ctx context.Context, held *heldLease, sentAt time.Time)
 	r, conn, rec := a.refresher, a.conn, held.rec
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.RequestTimeout())
 	defer cancel()
-	ctx, span := r.engine.tracing.start(ctx, "token_broker.token_request", trace.WithSpanKind(trace.SpanKindClient),
-		trace.WithAttributes(ConnectorAttribute(r.Key), attribute.String("http.request.method", http.MethodPost)))
+	ctx, span := r.engine.tracing.Start(ctx, "token_broker.token_request", trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(tracing.ConnectorAttribute(r.Key), attribute.String("http.request.method", http.MethodPost)))
 	defer func() {
 		if ans.Status != 0 {
 			span.SetAttributes(attribute.Int("http.response.status_code", ans.Status))
 		}
-		EndSpan(span, ans.Err())
+		tracing.EndSpan(span, ans.Err())
 	}()
 
 	req, err := tokenRequest(conn, rec, sentAt)

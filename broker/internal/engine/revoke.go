@@ -11,6 +11,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tokenendpoint"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -66,13 +67,13 @@ func (e *Engine) revokeLate(cause context.Context, rv *revocation) {
 
 // carryOut revokes, with the timeout of a token request.
 func (e *Engine) carryOut(cause context.Context, rv *revocation) {
-	ctx, span := e.tracing.startRoot(context.Background(), cause, "token_broker.revoke",
-		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(ConnectorAttribute(rv.key)))
+	ctx, span := e.tracing.StartRoot(context.Background(), cause, "token_broker.revoke",
+		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(tracing.ConnectorAttribute(rv.key)))
 	ctx, cancel := context.WithTimeout(ctx, rv.cfg.RequestTimeout())
 	defer cancel()
 	err := e.tryToRevoke(ctx, rv)
 	rv.report(ctx, span, err)
-	EndSpan(span, err)
+	tracing.EndSpan(span, err)
 }
 
 func (e *Engine) tryToRevoke(ctx context.Context, rv *revocation) error {

@@ -255,7 +255,7 @@ func (r *Refresher) adopt(ctx context.Context) (*Snapshot, error) {
 
 // pausedError returns the error of a connection whose token requests are paused.
 func pausedError(key record.Key, until time.Time) error {
-	return &record.TokenError{Key: key, Class: record.ClassConfiguration, Code: "connector_paused", RetryAt: until, GivenUp: true}
+	return &record.TokenError{Key: key, Class: record.ClassConfiguration, Code: record.CodeConnectorPaused, RetryAt: until, GivenUp: true}
 }
 
 func (a *attempt) emit(ctx context.Context, event record.EventType, snap *Snapshot) {

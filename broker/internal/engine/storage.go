@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -37,7 +38,7 @@ func (e *Engine) Load(ctx context.Context, key record.Key) (rec *record.Record, 
 			span.End()
 			return
 		}
-		EndSpan(span, err)
+		tracing.EndSpan(span, err)
 	}()
 	s, err := e.Store(ctx)
 	if err != nil {
@@ -61,7 +62,7 @@ func (e *Engine) save(ctx context.Context, rec *record.Record, rev record.Revisi
 // saveNow is save without the backlog.
 func (e *Engine) saveNow(ctx context.Context, rec *record.Record, rev record.Revision) (_ record.Revision, err error) {
 	ctx, span := e.startStoreSpan(ctx, "save", rec.Key)
-	defer func() { EndSpan(span, err) }()
+	defer func() { tracing.EndSpan(span, err) }()
 	s, err := e.Store(ctx)
 	if err != nil {
 		return 0, err
@@ -70,9 +71,9 @@ func (e *Engine) saveNow(ctx context.Context, rec *record.Record, rev record.Rev
 }
 
 func (e *Engine) startStoreSpan(ctx context.Context, operation string, key record.Key) (context.Context, trace.Span) {
-	return e.tracing.start(ctx, "token_broker.store."+operation,
+	return e.tracing.Start(ctx, "token_broker.store."+operation,
 		trace.WithSpanKind(trace.SpanKindClient),
-		trace.WithAttributes(ConnectorAttribute(key), attribute.String("db.operation.name", operation)))
+		trace.WithAttributes(tracing.ConnectorAttribute(key), attribute.String("db.operation.name", operation)))
 }
 
 // Update loads the record of key, changes it and saves it, and repeats that after a
@@ -135,8 +136,8 @@ func (e *Engine) UpdateWith(ctx context.Context, key record.Key, save saveFunc, 
 // saved.
 func (e *Engine) DestroyEarlier(cause context.Context, key record.Key, rev record.Revision) {
 	e.lifecycle.begin(func() {
-		ctx, span := e.tracing.startRoot(context.Background(), cause, "token_broker.store.destroy_earlier",
-			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(ConnectorAttribute(key)))
+		ctx, span := e.tracing.StartRoot(context.Background(), cause, "token_broker.store.destroy_earlier",
+			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(tracing.ConnectorAttribute(key)))
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		s, err := e.Store(ctx)
@@ -147,7 +148,7 @@ func (e *Engine) DestroyEarlier(cause context.Context, key record.Key, rev recor
 			e.Config().Log().LogAttrs(ctx, slog.LevelWarn, "replaced credentials could not be destroyed in the store yet",
 				slog.String("connection", key.String()), slog.String("error", err.Error()))
 		}
-		EndSpan(span, err)
+		tracing.EndSpan(span, err)
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -47,7 +48,7 @@ func (e *Engine) purge(ctx context.Context, key record.Key) error {
 // deleteNow deletes the record from the store.
 func (e *Engine) deleteNow(ctx context.Context, key record.Key) (err error) {
 	ctx, span := e.startStoreSpan(ctx, "delete", key)
-	defer func() { EndSpan(span, err) }()
+	defer func() { tracing.EndSpan(span, err) }()
 	s, err := e.Store(ctx)
 	if err != nil {
 		return err

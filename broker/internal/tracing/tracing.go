@@ -1,4 +1,6 @@
-package engine
+// Package tracing makes the spans of the broker. A span names the connector and the type of
+// an error, never a customer.
+package tracing
 
 import (
 	"context"
@@ -17,10 +19,10 @@ import (
 // scopeName is the instrumentation scope of the broker's spans.
 const scopeName = "github.com/tokenbroker/caddy-token-broker/broker"
 
-// tracing finds the tracer provider for spans. The host's provider is not the global one, so
+// Tracer finds the tracer provider for spans. The host's provider is not the global one, so
 // it is taken from the span in the context. Background work uses the provider of the latest
 // traced request; before the first one, nothing is recorded.
-type tracing struct {
+type Tracer struct {
 	latest atomic.Pointer[trace.TracerProvider]
 }
 
@@ -28,8 +30,8 @@ type tracing struct {
 // attributes of a span.
 func IsTraced(ctx context.Context) bool { return trace.SpanFromContext(ctx).SpanContext().IsValid() }
 
-// start begins a span as a child of the span in ctx.
-func (t *tracing) start(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
+// Start begins a span as a child of the span in ctx.
+func (t *Tracer) Start(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
 	parent := trace.SpanFromContext(ctx)
 	if !parent.SpanContext().IsValid() {
 		return ctx, noop.Span{}
@@ -41,9 +43,9 @@ func (t *tracing) start(ctx context.Context, name string, opts ...trace.SpanStar
 	return provider.Tracer(scopeName).Start(ctx, name, opts...)
 }
 
-// startRoot begins the span of background work: a root span, linked to the span in cause,
+// StartRoot begins the span of background work: a root span, linked to the span in cause,
 // which may have ended long ago.
-func (t *tracing) startRoot(ctx, cause context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
+func (t *Tracer) StartRoot(ctx, cause context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
 	var provider trace.TracerProvider
 	link := trace.LinkFromContext(cause)
 	if link.SpanContext.IsValid() {
@@ -106,9 +108,4 @@ func errorType(err error) string {
 	default:
 		return "_OTHER"
 	}
-}
-
-// StartSpan begins a span as a child of the one in ctx.
-func (e *Engine) StartSpan(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
-	return e.tracing.start(ctx, name, opts...)
 }
