@@ -60,7 +60,7 @@ func (b *Broker) Ready(ctx context.Context) error { return b.engine.Ready(ctx) }
 
 // Start reads the journal, in the background, and saves what it holds as soon as the store
 // takes it. Without it that waits for the first save, and another replica could take over
-// a lease in the meantime, and send the refresh token that the answer was bought with.
+// a lease in the meantime, and send a refresh token that is already spent.
 func (b *Broker) Start() { b.engine.Start() }
 
 // Close begins no new refresh, waits until those in progress are finished and saved, and

@@ -71,3 +71,17 @@ func TestHeadersForTheBrokerStayThere(t *testing.T) {
 		}
 	}
 }
+
+// TestErrorsNameHeadersAsTheyAre: package record knows no HTTP, and spells the headers that
+// its errors name itself.
+func TestErrorsNameHeadersAsTheyAre(t *testing.T) {
+	t.Parallel()
+	for field, header := range map[string]string{
+		record.ApplicationField: AppHeader, record.ConsumerField: ConsumerHeader, record.UnifiedAPIField: UnifiedAPIHeader,
+		record.ServiceField: ServiceHeader, record.DownstreamURLField: DownstreamURLHeader,
+	} {
+		if http.CanonicalHeaderKey(field) != header {
+			t.Errorf("errors say %s for the header %s", field, header)
+		}
+	}
+}

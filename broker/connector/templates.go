@@ -12,7 +12,7 @@ type templates struct {
 }
 
 // parseTemplates parses all templates of the definition. Those with a syntax error are left
-// out: whoever asks for one parses it again, and gets the error.
+// out: they are parsed again at each use, which returns the error.
 func (d *Definition) parseTemplates() *templates {
 	t := &templates{
 		urls: make(map[string]*urlTemplate), texts: make(map[string]text), hosts: make(map[string]hostPattern),

@@ -42,14 +42,6 @@ const (
 	CodeJournalUnavailable  = "journal_unavailable"   // an answer could not be kept, so no request is sent
 )
 
-// Err returns the answer as an error for a span, nil if it has an access token.
-func (a Answer) Err() error {
-	if a.Class == "" {
-		return nil
-	}
-	return &TokenError{Class: a.Class, Code: a.Code}
-}
-
 // An Answer is the outcome of a token request. The class is empty if the response has an
 // access token.
 type Answer struct {
@@ -63,6 +55,14 @@ type Answer struct {
 	TokenType    string
 	Lifetime     time.Duration // 0: not given
 	SentAt       time.Time     // before the request, so that a lifetime counted from it is on the safe side
+}
+
+// Err returns the answer as an error for a span, nil if it has an access token.
+func (a Answer) Err() error {
+	if a.Class == "" {
+		return nil
+	}
+	return &TokenError{Class: a.Class, Code: a.Code}
 }
 
 // IsClientError reports whether a code of RFC 6749 section 5.2 concerns the client

@@ -9,9 +9,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
-// A Config is the configuration of a [broker.Broker]. [broker.Broker.Configure] can replace it
-// at any time; a refresh in progress keeps the one that it began with. Once passed to
-// Configure, a Config must not be changed.
+// A Config is the configuration of a broker, which can be replaced at any time. A refresh
+// in progress keeps the one that it began with, so a Config must not be changed once the
+// broker has it.
 type Config struct {
 	// Connectors are the services that connections can use, by id.
 	Connectors map[connector.ID]*Connector

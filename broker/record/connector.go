@@ -125,9 +125,9 @@ func (c *Connector) Secrets(rec *Record) []string {
 // checkFit reports a setting that is not valid where the connector puts it. A missing setting
 // is not a fault yet.
 func (c *Connector) checkFit(settings map[string]any) error {
-	if unfit, ok := errors.AsType[*connector.SettingError](c.CheckSettings(settings)); ok {
+	if wrong, ok := errors.AsType[*connector.SettingError](c.CheckSettings(settings)); ok {
 		return &InputError{
-			Kind: InputInvalid, Field: "settings." + unfit.Setting, Fault: unfit.Fault,
+			Kind: InputInvalid, Field: "settings." + wrong.Setting, Fault: wrong.Fault,
 			Fix: fmt.Sprintf("send one that fits %s", c.ID),
 		}
 	}

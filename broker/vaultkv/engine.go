@@ -78,21 +78,21 @@ func (s *Store) startCheck(ctx context.Context, always bool) *check {
 func (s *Store) runCheck(ctx context.Context, c *check) {
 	timed, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	unfit := ""
+	fault := ""
 	c.err = s.checkMount(timed)
 	if errors.Is(c.err, errUnfit) {
-		unfit = c.err.Error()
+		fault = c.err.Error()
 	}
 	e := &s.engine
 	e.mu.Lock()
-	news := unfit != "" && unfit != e.reported
+	news := fault != "" && fault != e.reported
 	// An unreachable Vault says nothing new about the mount.
-	e.verified = c.err == nil || e.verified && unfit == ""
-	e.checking, e.reported = nil, unfit
+	e.verified = c.err == nil || e.verified && fault == ""
+	e.checking, e.reported = nil, fault
 	e.mu.Unlock()
 	close(c.done)
 	if news {
-		s.logger.ErrorContext(ctx, "the store cannot be used", "error", unfit)
+		s.logger.ErrorContext(ctx, "the store cannot be used", "error", fault)
 	}
 }
 
@@ -116,17 +116,17 @@ func (s *Store) checkMount(ctx context.Context) error {
 		return s.unreadable(r)
 	}
 	mount := strings.Trim(answer.Data.Path, "/")
-	unfit := func(format string, args ...any) error {
+	fault := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %w: %s", record.ErrStoreUnavailable, errUnfit, fmt.Sprintf(format, args...))
 	}
 	switch {
 	case mount != s.mount:
-		return unfit("the secrets engine for the path %s is mounted at %s: set the mount to that and put the rest into the prefix",
+		return fault("the secrets engine for the path %s is mounted at %s: set the mount to that and put the rest into the prefix",
 			s.mount, mount)
 	case answer.Data.Type != "kv" && answer.Data.Type != "generic":
-		return unfit("the secrets engine at %s/ is of type %s, not KV version 2: use another mount", mount, answer.Data.Type)
+		return fault("the secrets engine at %s/ is of type %s, not KV version 2: use another mount", mount, answer.Data.Type)
 	case answer.Data.Options["version"] != "2":
-		return unfit("the secrets engine at %s/ is KV version 1, which has no compare-and-set, and nothing is written there: "+
+		return fault("the secrets engine at %s/ is KV version 1, which has no compare-and-set, and nothing is written there: "+
 			"enable version 2 (vault kv enable-versioning %s) or use another mount", mount, mount)
 	}
 	return nil

@@ -7,6 +7,15 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
+// admissions are the numbers of requests in progress.
+type admissions struct {
+	own         inFlight  // of this connection
+	application *inFlight // of all connections of its application
+}
+
+// inFlight counts requests in progress. It outlives configurations, as requests do.
+type inFlight struct{ n atomic.Int64 }
+
 // acquire counts one more request, and reports false if limit requests are in progress
 // already. A negative limit means no limit.
 func (f *inFlight) acquire(limit int) bool {
@@ -19,9 +28,6 @@ func (f *inFlight) acquire(limit int) bool {
 
 // release ends a request that acquire has counted.
 func (f *inFlight) release() { f.n.Add(-1) }
-
-// inFlight counts requests in progress. It outlives configurations, as requests do.
-type inFlight struct{ n atomic.Int64 }
 
 // inFlightOf returns the counter of an application's requests.
 func (e *Engine) inFlightOf(application string) *inFlight {
@@ -53,10 +59,4 @@ func (r *Refresher) Release() {
 	r.admissions.own.release()
 	r.admissions.application.release()
 	r.DropIfUnknown()
-}
-
-// admissions are the numbers of requests in progress.
-type admissions struct {
-	own         inFlight  // of this connection
-	application *inFlight // of all connections of its application
 }

@@ -10,6 +10,13 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
+// An allowance caches the last host check that a snapshot has passed.
+type allowance struct {
+	conn         *record.Connector // as configured at the time of the check
+	private      bool
+	scheme, host string
+}
+
 // Allows returns nil if the snapshot's credential may be sent to u, otherwise
 // [record.ErrHostNotAllowed]. Most requests of a connection go to one host, so the last allowed
 // host is remembered.
@@ -50,13 +57,6 @@ func injectionsFor(c *record.Connector, rec *record.Record) ([]connector.Injecti
 		failure.Code = record.CodeMissingSettings
 	}
 	return nil, failure
-}
-
-// An allowance caches the last host check that a snapshot has passed.
-type allowance struct {
-	conn         *record.Connector // as configured at the time of the check
-	private      bool
-	scheme, host string
 }
 
 // A preparedCredential is the rendered credential of a snapshot. The next request can use

@@ -18,6 +18,18 @@ const (
 	useResolution = time.Minute // of memory.usedAt
 )
 
+// A Refresher is the state that this process keeps for one connection.
+type Refresher struct {
+	engine     *Engine
+	Key        record.Key
+	admissions admissions
+
+	mu         sync.Mutex // never held across I/O
+	memory     memory
+	attempts   attempts
+	rejections rejections
+}
+
 // lock locks the current refresher of the connection and returns it. Take the lock through
 // this before changing state: r may have been evicted and replaced since the caller got it.
 func (r *Refresher) lock() *Refresher {
@@ -77,18 +89,6 @@ func (r *Refresher) noteUse(now time.Time) {
 	if used := r.memory.usedAt.Load(); now.UnixNano()-used > int64(useResolution) {
 		r.memory.usedAt.Store(now.UnixNano())
 	}
-}
-
-// A Refresher is the state that this process keeps for one connection.
-type Refresher struct {
-	engine     *Engine
-	Key        record.Key
-	admissions admissions
-
-	mu         sync.Mutex // never held across I/O
-	memory     memory
-	attempts   attempts
-	rejections rejections
 }
 
 // memory is what a refresher knows about the record. mu is the refresher's.

@@ -59,7 +59,7 @@ func (e *Engine) save(ctx context.Context, rec *record.Record, rev record.Revisi
 	return e.saveNow(ctx, rec, rev)
 }
 
-// saveNow is save without the backlog.
+// saveNow saves without the backlog.
 func (e *Engine) saveNow(ctx context.Context, rec *record.Record, rev record.Revision) (_ record.Revision, err error) {
 	ctx, span := e.startStoreSpan(ctx, "save", rec.Key)
 	defer func() { tracing.EndSpan(span, err) }()
@@ -83,7 +83,7 @@ func (e *Engine) Update(ctx context.Context, key record.Key, change func(*record
 	return e.UpdateWith(ctx, key, e.save, change)
 }
 
-// updateIf is update for a change that may not be needed. change then returns nil, and so
+// updateIf is [Engine.Update] for a change that may not be needed. change then returns nil, and so
 // does updateIf.
 func (e *Engine) updateIf(ctx context.Context, key record.Key, change func(*record.Record) *record.Record) (*record.Record, record.Revision, error) {
 	rec, rev, err := e.Update(ctx, key, func(rec *record.Record) (*record.Record, error) {
@@ -99,10 +99,10 @@ func (e *Engine) updateIf(ctx context.Context, key record.Key, change func(*reco
 	return rec, rev, err
 }
 
-// A saveFunc saves a record, such as [broker.Broker.save].
+// A saveFunc saves a record, such as [Engine.save].
 type saveFunc func(context.Context, *record.Record, record.Revision) (record.Revision, error)
 
-// UpdateWith is update with another way to save.
+// UpdateWith is [Engine.Update] with another way to save.
 func (e *Engine) UpdateWith(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
 	for conflicts := 0; ; conflicts++ {
 		rec, rev, err := e.Load(ctx, key)
@@ -156,7 +156,7 @@ func (e *Engine) DestroyEarlier(cause context.Context, key record.Key, rev recor
 // the store.
 const openTimeout = 15 * time.Second
 
-// Store returns the Store, and opens it if necessary.
+// Store returns the store, and opens it if necessary.
 func (e *Engine) Store(ctx context.Context) (record.Store, error) {
 	if s := e.storage.opened.Load(); s != nil {
 		return *s, nil
