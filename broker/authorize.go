@@ -34,6 +34,7 @@ func (b *Broker) InjectedHeaders(id connector.ID) []string {
 func (b *Broker) AuthorizeWith(req *http.Request, key record.Key, authorization secret.String) (_ *Authorization, err error) {
 	ctx, span := b.engine.StartSpan(req.Context(), "token_broker.inject", trace.WithAttributes(tracing.ConnectorAttribute(key)))
 	defer func() { tracing.EndSpan(span, err) }()
+	spellHost(req)
 	cfg := b.Config()
 	conn, err := cfg.ConnectorOf(key)
 	if err != nil {
@@ -74,7 +75,7 @@ type Authorization struct {
 
 // Authorize puts the connection's credential into req, a request to downstream that it
 // may change. A value where the credential goes is replaced; other headers stay as they
-// are. It is the API for embedders that enforce no [record.Limits]; with limits, call
+// are. The host gets its canonical spelling, in the URL and as Host. It is the API for embedders that enforce no [record.Limits]; with limits, call
 // [Admission.Authorize].
 //
 // The host of the request is checked before a token is obtained. Errors:
@@ -85,17 +86,24 @@ func (b *Broker) Authorize(req *http.Request, key record.Key) (*Authorization, e
 	if err := key.Validate(); err != nil {
 		return nil, err
 	}
-	return b.authorize(req, b.engine.Refresher(key), tracing.IsTraced(req.Context()))
+	return b.authorize(req, b.engine.Refresher(key), tracing.IsTraced(req.Context()), false)
 }
 
 // Authorize is [Broker.Authorize] for the admitted connection.
 func (a *Admission) Authorize(req *http.Request) (*Authorization, error) {
-	return a.broker.authorize(req, a.refresher, a.traced)
+	return a.broker.authorize(req, a.refresher, a.traced, false)
+}
+
+// AuthorizeNamed is [Admission.Authorize] for a request whose Host header the caller may
+// have influenced. The connector must allow that host, too: servers choose their tenant by it.
+func (a *Admission) AuthorizeNamed(req *http.Request) (*Authorization, error) {
+	return a.broker.authorize(req, a.refresher, a.traced, true)
 }
 
 // authorize is Authorize for a refresher whose key is valid.
-func (b *Broker) authorize(req *http.Request, r *engine.Refresher, traced bool) (_ *Authorization, err error) {
+func (b *Broker) authorize(req *http.Request, r *engine.Refresher, traced, named bool) (_ *Authorization, err error) {
 	ctx := req.Context()
+	spellHost(req)
 	if traced {
 		var span trace.Span
 		ctx, span = b.engine.StartSpan(ctx, "token_broker.inject", trace.WithAttributes(tracing.ConnectorAttribute(r.Key)))
@@ -109,6 +117,11 @@ func (b *Broker) authorize(req *http.Request, r *engine.Refresher, traced bool) 
 	snap, err := r.UsableAt(ctx, cfg, conn, req.URL)
 	if err != nil {
 		return nil, err
+	}
+	if named {
+		if err := checkHostHeader(req, cfg, conn, snap.Record.Settings); err != nil {
+			return nil, err
+		}
 	}
 	credential, err := snap.Credential(conn)
 	if err != nil {

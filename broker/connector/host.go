@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 	"golang.org/x/net/publicsuffix"
@@ -52,6 +53,9 @@ func parseHostPort(s string) (hostPort, error) {
 
 func normalizeHost(s string) (host string, ip bool, err error) {
 	if strings.IndexFunc(s, func(r rune) bool { return r >= 0x80 }) >= 0 {
+		if !utf8.ValidString(s) {
+			return "", false, errHostSyntax
+		}
 		if s, err = idna.Lookup.ToASCII(s); err != nil {
 			return "", false, errHostSyntax
 		}
@@ -91,14 +95,10 @@ func validLabel(s string) bool {
 
 // portFor returns the port that a request of the scheme goes to.
 func (h hostPort) portFor(scheme string) string {
-	switch {
-	case h.port != "":
+	if h.port != "" {
 		return h.port
-	case scheme == "http":
-		return "80"
-	default:
-		return "443"
 	}
+	return defaultPort(scheme)
 }
 
 // bracketed returns the host as it is written in a URL.

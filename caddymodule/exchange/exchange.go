@@ -3,10 +3,8 @@
 package exchange
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -47,6 +45,7 @@ func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Resp
 		return nil, BrokerError{err}
 	}
 	body := recordBody(out)
+	defer body.end()
 	auth, resp, err := x.attempt(out)
 	if tooLarge := limited.exceeded(); tooLarge != nil {
 		if err == nil {
@@ -67,7 +66,7 @@ func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Resp
 	}
 	out = again()
 	if body != nil {
-		out.Body = io.NopCloser(bytes.NewReader(sent))
+		resend(out, sent)
 	}
 	_, second, err := x.attempt(out)
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 )
 
 // A callersBody is the body of a caller's request. It records when data was last read, and
@@ -99,22 +101,14 @@ func (b *callersBody) isUnread() bool {
 	return !b.ended || b.cut
 }
 
-// sendTrailers declares the caller's trailers on out and returns a function that fills them
-// in at the end of the body. Trailers are filtered like headers, since some servers merge
-// the two.
-func sendTrailers(out, r *http.Request, injected []string) (onEnd func()) {
-	if len(r.Trailer) == 0 {
+// sendTrailers declares the caller's trailers on out. The function it returns fills them in,
+// at the end of the body.
+func (p *passage) sendTrailers(out *http.Request) (atEnd func()) {
+	if len(p.caller.r.Trailer) == 0 {
 		return func() {}
 	}
-	out.Trailer = make(http.Header, len(r.Trailer))
-	for name, values := range r.Trailer {
-		if name != "" && !dropInRequest(name) && !slices.Contains(injected, name) {
-			out.Trailer[name] = values
-		}
-	}
-	return func() {
-		for name := range out.Trailer {
-			out.Trailer[name] = r.Trailer[name]
-		}
-	}
+	injected := p.proxy.app.Broker().InjectedHeaders(p.exchange.Admission.Key().Connector)
+	return exchange.SendTrailers(out, p.caller.r.Trailer, func(name string) bool {
+		return name == "" || dropInRequest(name) || slices.Contains(injected, name)
+	})
 }

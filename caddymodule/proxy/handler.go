@@ -135,7 +135,11 @@ func belowProxy(u *url.URL) (below string, ok bool) {
 		}
 		return strings.TrimPrefix(u.EscapedPath(), root), below[0] == '/'
 	}
-	first, rest, slash := strings.Cut(strings.TrimPrefix(u.EscapedPath(), "/"), "/")
+	escaped := u.RawPath // EscapedPath would decode it if it had a space, which HTTP/2 carries
+	if decoded, err := url.PathUnescape(escaped); err != nil || decoded != u.Path {
+		escaped = u.EscapedPath() // another handler has rewritten the path
+	}
+	first, rest, slash := strings.Cut(strings.TrimPrefix(escaped, "/"), "/")
 	if decoded, err := url.PathUnescape(first); err != nil || "/"+decoded != root {
 		return "", false
 	}

@@ -123,7 +123,7 @@ func (p *passage) outgoing(ctx context.Context, u *url.URL) *http.Request {
 	// If downstream refuses the request before it answers 100, net/http still sends the body
 	// to keep the connection usable, and the caller would have to send it.
 	out.Close = r.Header["Expect"] != nil
-	onEnd := sendTrailers(out, r, p.proxy.app.Broker().InjectedHeaders(p.exchange.Admission.Key().Connector))
+	onEnd := p.sendTrailers(out)
 	if p.body.onEnd == nil {
 		p.body.onEnd = onEnd
 		// Otherwise the server reads the rest of the body before it writes the response. HTTP/2

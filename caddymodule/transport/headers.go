@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
 )
 
@@ -66,6 +67,37 @@ func (h callerHeaders) mayBeSet(ctx caddy.Context) bool {
 	return false
 }
 
+// mayNameHost reports whether the parent reverse_proxy sets Host to something that a request
+// can influence.
+func mayNameHost(ctx caddy.Context) bool {
+	proxy := parentProxy(ctx)
+	if proxy == nil || proxy.Headers == nil || proxy.Headers.Request == nil {
+		return false
+	}
+	ops := proxy.Headers.Request
+	for name := range ops.Replace {
+		if strings.EqualFold(name, "Host") || strings.ContainsAny(name, "*{") {
+			return true
+		}
+	}
+	for _, set := range []http.Header{ops.Add, ops.Set} {
+		for name, values := range set {
+			if strings.Contains(name, "{") || strings.EqualFold(name, "Host") && slices.ContainsFunc(values, readsRequest) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// readsRequest reports whether s has placeholders other than those of the process.
+func readsRequest(s string) bool {
+	for _, prefix := range []string{"{env.", "{file.", "{system."} {
+		s = strings.ReplaceAll(s, prefix, "")
+	}
+	return strings.Contains(s, "{")
+}
+
 // RequestHeaderOps removes the headers that callers send to the broker and sets Host, if the
 // operator sets such headers too: Caddy applies it before the operator's header_up, which
 // therefore takes effect. RoundTrip could not tell the two apart. If the operator sets none,
@@ -87,9 +119,13 @@ func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
 
 // outgoing returns a copy of req to add the credential to, since Caddy logs the original
 // and retries with it. Header values are shared: replace them, do not change them.
-func (t *Transport) outgoing(ctx context.Context, req *http.Request) *http.Request {
+func (t *Transport) outgoing(ctx context.Context, req *http.Request, body *callersBody, id connector.ID) *http.Request {
 	out := t.direct(ctx, req, t.operatorSetsHeaders)
 	out.Header = t.outgoingHeader(req.Header)
+	if body != nil {
+		out.Body = body
+		t.sendTrailers(out, req.Trailer, body, id)
+	}
 	return out
 }
 
@@ -110,8 +146,18 @@ func (t *Transport) direct(ctx context.Context, req *http.Request, keepHost bool
 	if toUpstream {
 		out.Host = target.Host
 	}
+	target.RawPath, target.RawQuery = onOneLine(target.RawPath), onOneLine(target.RawQuery)
 	out.Trailer = nil // the caller's, which nothing has checked
 	return out
+}
+
+// onOneLine encodes the bytes of a path or query that HTTP/2 carries but that would end it in
+// the request line of HTTP/1.1, or in a URL. Others are left as they are.
+func onOneLine(s string) string {
+	if !strings.ContainsAny(s, " #") {
+		return s
+	}
+	return strings.NewReplacer(" ", "%20", "#", "%23").Replace(s)
 }
 
 // forwardingHeaders is the number of headers that reverse_proxy adds to each request and

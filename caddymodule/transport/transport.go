@@ -62,6 +62,7 @@ type Transport struct {
 
 	callers             callerHeaders
 	operatorSetsHeaders bool // reverse_proxy may set headers that are otherwise the caller's
+	callerMayNameHost   bool // reverse_proxy may set Host to something of the request
 	leavesUnread        bool // reverse_proxy may leave response bodies open
 }
 
@@ -88,7 +89,7 @@ func (t *Transport) Provision(ctx caddy.Context) (err error) {
 	}
 	t.connector, t.application, t.consumer = prepareValue(t.Connector), prepareValue(t.App), prepareValue(t.Consumer)
 	t.callers = newCallerHeaders(t.Connector, t.App, t.Consumer)
-	t.operatorSetsHeaders = t.callers.mayBeSet(ctx)
+	t.operatorSetsHeaders, t.callerMayNameHost = t.callers.mayBeSet(ctx), mayNameHost(ctx)
 	t.leavesUnread = mayLeaveUnread(ctx)
 	t.warnOfUpstreams(ctx)
 	return t.provisionTransports(ctx)
@@ -184,27 +185,48 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.refuse(req, err)
 	}
 	x := exchange.Exchange{Admission: admission, Via: t.transportFor(key.Connector), MaxBody: t.app.MaxRequestBody(key.Application)}
+	if t.callerMayNameHost {
+		x.Authorize = admission.AuthorizeNamed
+	}
 	answered := false
 	defer func() { // deferred to run on a panic, too
 		if !answered {
 			admission.Release()
 		}
 	}()
-	ctx := x.Watch(req.Context())
-	resp, err := x.Do(t.outgoing(ctx, req), func() *http.Request { return t.outgoing(ctx, req) })
+	ctx, body := x.Watch(req.Context()), newCallersBody(req)
+	outgoing := func() *http.Request { return t.outgoing(ctx, req, body, key.Connector) }
+	resp, err := x.Do(outgoing(), outgoing)
 	if err != nil {
-		if refused, ok := errors.AsType[exchange.BrokerError](err); ok {
-			return t.refuse(req, refused.Unwrap())
-		}
-		return nil, err
+		return t.failed(req, body, err)
 	}
 	resp.Request = req // the outgoing copy carries the credential
+	body.endConnection(resp)
 	releaseAtEnd(resp, admission)
 	if t.leavesUnread {
 		context.AfterFunc(req.Context(), admission.Release)
 	}
 	answered = true
 	return resp, nil
+}
+
+// failed handles the error of an exchange.
+func (t *Transport) failed(req *http.Request, body *callersBody, err error) (*http.Response, error) {
+	refused, isRefused := errors.AsType[exchange.BrokerError](err)
+	fault := body.fault()
+	switch {
+	case isRefused:
+		err = refused.Unwrap()
+	case fault != nil:
+		err = fault
+	default:
+		return nil, err
+	}
+	resp, err := t.refuse(req, err)
+	if err == nil {
+		body.endConnection(resp)
+	}
+	return resp, err
 }
 
 // authenticate returns the connection that the request is for.
