@@ -27,7 +27,8 @@ func (b *Broker) InjectedHeaders(id connector.ID) []string {
 }
 
 // AuthorizeWith puts authorization, the caller's own credential, into the header
-// Authorization of req instead of the connection's credential. The host is checked as in
+// Authorization of req instead of the connection's credential. If it is zero, req is sent
+// without a credential, as to a URL that is signed. The host is checked as in
 // [Broker.Authorize], and responses are scrubbed of the credential. A 401 is for the caller
 // to handle: nothing is renewed. Errors: those of [Broker.Authorize] except
 // [*record.TokenError].

@@ -128,6 +128,9 @@ func checkText(body []byte, fix string) error {
 	if !utf8.Valid(body) {
 		return badBody("", "the body is not valid UTF-8", "")
 	}
+	if hasLoneSurrogate(body) {
+		return badBody("", `the body has half of a surrogate pair, such as \ud800`, "send whole characters")
+	}
 	return nil
 }
 

@@ -25,6 +25,9 @@ const (
 	AuthorizationHeader = "X-Apideck-Downstream-Authorization"
 	TimeoutHeader       = "X-Apideck-Timeout"
 
+	// NoAuthorization is the value of AuthorizationHeader that sends a call without a credential.
+	NoAuthorization = "none"
+
 	// Response headers of the Proxy API.
 	RequestIDHeader       = "X-Apideck-Request-Id"
 	DownstreamErrorHeader = "X-Apideck-Downstream-Error"

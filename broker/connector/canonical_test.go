@@ -19,10 +19,10 @@ func TestHostHasOneSpelling(t *testing.T) {
 		{"http", "api.acme.test:80", "api.acme.test"},
 		{"http", "api.acme.test:443", "api.acme.test:443"},
 		{"https", "api.acme.test:08443", "api.acme.test:8443"},
-		{"https", "mi\u00adne.acme.test", "mine.acme.test"},    // the soft hyphen maps to nothing
-		{"https", "mi\u200bne.acme.test", "mine.acme.test"},    // and so does the zero width space
-		{"https", "ﬁne.acme.test", "fine.acme.test"},           // a ligature
-		{"https", "ＡＰＩ．acme。test", "api.acme.test"},            // full width, ideographic full stop
+		{"https", "mi\u00adne.acme.test", "mine.acme.test"}, // the soft hyphen maps to nothing
+		{"https", "mi\u200bne.acme.test", "mine.acme.test"}, // and so does the zero width space
+		{"https", "ﬁne.acme.test", "fine.acme.test"},        // a ligature
+		{"https", "ＡＰＩ．acme。test", "api.acme.test"},         // full width, ideographic full stop
 		{"https", "BÜCHER.acme.test", "xn--bcher-kva.acme.test"},
 		{"https", "xn--bcher-kva.acme.test", "xn--bcher-kva.acme.test"},
 		{"https", "127.0.0.1:443", "127.0.0.1"},

@@ -11,7 +11,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 )
 
-// hasOwnCredential reports whether the request has the caller's own credential.
+// hasOwnCredential reports whether the request has the caller's own credential: in the header
+// for it or, if that says none, probably in the URL.
 func hasOwnCredential(r *http.Request) bool {
 	return slices.ContainsFunc(r.Header[apideck.AuthorizationHeader], func(value string) bool { return value != "" })
 }

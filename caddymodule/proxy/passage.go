@@ -74,7 +74,7 @@ func (p *passage) serve() (err error) {
 		Admission: admission, Via: p.proxy.transportFor(key.Connector), Early: p.answer.early(p.caller.w),
 		MaxBody: p.proxy.app.MaxRequestBody(key.Application),
 	}
-	if !p.authorization.IsZero() {
+	if p.replaces {
 		x.Authorize = func(out *http.Request) (*broker.Authorization, error) {
 			return b.AuthorizeWith(out, key, p.authorization)
 		}

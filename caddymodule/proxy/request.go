@@ -20,7 +20,8 @@ import (
 type callOptions struct {
 	call          broker.ProxyCall
 	method        string        // to use downstream
-	authorization secret.String // the caller's own credential; zero: use the connection's
+	replaces      bool          // authorization replaces the connection's credential
+	authorization secret.String // the caller's own credential; zero: none
 	timeout       time.Duration // until downstream begins its response
 }
 
@@ -45,7 +46,10 @@ func (h *Handler) readOptions(r *http.Request, below string) (c callOptions, err
 	if err != nil {
 		return c, err
 	}
-	c.authorization = secret.New(authorization)
+	c.replaces = authorization != ""
+	if !strings.EqualFold(authorization, apideck.NoAuthorization) {
+		c.authorization = secret.New(authorization)
+	}
 	c.timeout = h.timeoutOf(r)
 	c.call.Target, err = readTarget(r, below)
 	return c, err

@@ -43,6 +43,18 @@ func headersRead(s string) []string {
 
 func (h callerHeaders) has(name string) bool { return h[name] || apideck.IsCallersOwn(name) }
 
+// checkOnce returns an error if such a header is sent more than once: Caddy's placeholders join
+// the values, but the caller's other proxies may each take one of them.
+func (h callerHeaders) checkOnce(sent http.Header) error {
+	for name := range h {
+		if len(sent[name]) > 1 {
+			_, err := apideck.OnlyValue(sent, name)
+			return err
+		}
+	}
+	return nil
+}
+
 // mayBeSet reports whether the parent reverse_proxy may set such a header, or Host, with
 // header_up. If not, all of them come from the caller.
 func (h callerHeaders) mayBeSet(ctx caddy.Context) bool {

@@ -239,8 +239,11 @@ func (t *Transport) authenticate(req *http.Request) (key record.Key, err error) 
 	if !t.operatorSetsHeaders { // these headers can only be the caller's
 		sent = req.Header
 	}
-	// First, so that an unauthenticated caller learns nothing.
+	// Before the rest, so that an unauthenticated caller learns nothing.
 	if key.Application, err = t.applicationOf(repl, sent); err != nil {
+		return key, err
+	}
+	if err := t.callers.checkOnce(sent); err != nil {
 		return key, err
 	}
 	key.Consumer = t.consumer.resolve(repl, sent)
@@ -255,6 +258,9 @@ func (t *Transport) applicationOf(repl *caddy.Replacer, sent http.Header) (strin
 		// From the original request: RequestHeaderOps has removed these from the copy.
 		header := make(http.Header)
 		for _, name := range []string{"Authorization", apideck.AppHeader} {
+			if _, err := apideck.OnlyValue(sent, name); err != nil {
+				return "", err
+			}
 			if value, _ := repl.GetString("http.request.header." + name); value != "" {
 				header.Set(name, value)
 			}

@@ -44,8 +44,12 @@ func Prepare(injections []connector.Injection) *Credential {
 	return c
 }
 
-// Supplied returns a credential that the caller sent: a value for the Authorization header.
+// Supplied returns a credential that the caller sent: a value for the Authorization header. A
+// zero value is no credential.
 func Supplied(authorization secret.String) *Credential {
+	if authorization.IsZero() {
+		return &Credential{}
+	}
 	value := authorization.Reveal()
 	c := &Credential{headers: []header{{"Authorization", []string{value}}}, size: len(value)}
 	if _, credentials, ok := strings.Cut(value, " "); ok {

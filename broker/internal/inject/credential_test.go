@@ -90,7 +90,7 @@ func TestCredentialIsPutWhereTheConnectorSays(t *testing.T) {
 		"query": {
 			inject:  []connector.Placement{{Kind: connector.InQuery, Name: "key", Setting: "api_key"}},
 			url:     url + "?b=%20&key=mine&k%65y=mine&c=+&a;b&a;key=mine&%zz=1",
-			wantURL: url + "?b=%20&c=+&a;b&key=k%2F%26%3D+1",
+			wantURL: url + "?b=%20&c=+&a;b&a&%zz=1&key=k%2F%26%3D+1",
 		},
 		"query, access token": {
 			inject:  []connector.Placement{{Kind: connector.InQuery, Name: "token"}},

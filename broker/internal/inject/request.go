@@ -3,7 +3,6 @@ package inject
 import (
 	"net/http"
 	"net/textproto"
-	"net/url"
 	"slices"
 	"strings"
 )
@@ -43,27 +42,4 @@ func setCookie(req *http.Request, name, value string) {
 		}
 	}
 	setHeader(req, "Cookie", strings.Join(append(kept, name+"="+value), "; "))
-}
-
-// setQuery replaces a query parameter and leaves the encoding of others unchanged.
-func setQuery(u *url.URL, name, value string) {
-	var kept []string
-	for pair := range strings.SplitSeq(u.RawQuery, "&") {
-		if pair != "" && !setsParameter(pair, name) {
-			kept = append(kept, pair)
-		}
-	}
-	u.RawQuery = strings.Join(append(kept, url.QueryEscape(name)+"="+url.QueryEscape(value)), "&")
-}
-
-// setsParameter reports whether a part of a query could set the parameter name: on some servers
-// a semicolon separates parameters, and a name that cannot be decoded might be read as any.
-func setsParameter(pair, name string) bool {
-	for part := range strings.SplitSeq(pair, ";") {
-		key, _, _ := strings.Cut(part, "=")
-		if decoded, err := url.QueryUnescape(key); err != nil || decoded == name {
-			return true
-		}
-	}
-	return false
 }
