@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -44,6 +45,9 @@ func (j *Journal) loadKey() error {
 	sample, err := key.Encrypt(nil, sampleData)
 	if err != nil {
 		return fmt.Errorf("opening the journal in %s: %w", j.dir, err)
+	}
+	if j.key == nil {
+		keyfile.WarnIfExposed(context.Background(), j.log, j.dir)
 	}
 	j.key, j.sample = key, sample
 	return nil

@@ -112,6 +112,14 @@ func BodyTooLarge(limit int64) *Error {
 	}
 }
 
+// HeaderTooLarge is the error for a request whose line and header have more than limit bytes.
+func HeaderTooLarge(limit int64) *Error {
+	return &Error{
+		Status: http.StatusRequestHeaderFieldsTooLarge, TypeName: "RequestHeaderFieldsTooLargeError",
+		Message: "The header is too large", Detail: fmt.Sprintf("the limit is %d bytes, with the request line", limit),
+	}
+}
+
 // isDownstreamFault reports whether downstream could not be reached or did not answer properly.
 func isDownstreamFault(err error) bool {
 	_, dial := errors.AsType[reverseproxy.DialError](err)

@@ -44,6 +44,22 @@ func Duration[T caddy.Duration | time.Duration](d *caddyfile.Dispenser, dst *T) 
 	return nil
 }
 
+// Off is the value of a duration that is off.
+const Off = -1
+
+// DurationOrOff sets dst to the line's only argument: a positive duration, or off.
+func DurationOrOff(d *caddyfile.Dispenser, dst *caddy.Duration) error {
+	if *dst == 0 && d.CountRemainingArgs() == 1 {
+		d.NextArg()
+		if d.Val() == "off" {
+			*dst = Off
+			return nil
+		}
+		d.Prev()
+	}
+	return Duration(d, dst)
+}
+
 // Flag sets dst to true. The line takes no arguments.
 func Flag(d *caddyfile.Dispenser, dst *bool) error {
 	if *dst {

@@ -23,7 +23,7 @@ const maxEarlyResponses = 32
 // its hook must be in the request's context, see [Exchange.Watch] and [Exchange.Hook].
 type Exchange struct {
 	Admission *broker.Admission
-	Via       *http.Transport
+	Via       *Pool
 	MaxBody   int64 // limit of the request body in bytes; negative: none
 
 	// Authorize adds the credential. Default: the connection's.

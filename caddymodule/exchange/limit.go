@@ -58,3 +58,22 @@ func (b *limitedBody) exceeded() error {
 	}
 	return apierror.BodyTooLarge(b.limit)
 }
+
+// CheckHeader returns an error (431) for a request whose line and header have more than limit
+// bytes. A negative limit is none.
+func CheckHeader(r *http.Request, limit int64) error {
+	if limit < 0 {
+		return nil
+	}
+	const separators = int64(len(": \r\n"))
+	size := int64(len(r.Method)+len(r.URL.Path)+len(r.URL.RawQuery)) + separators
+	for name, values := range r.Header {
+		for _, value := range values {
+			size += int64(len(name)+len(value)) + separators
+		}
+	}
+	if size > limit {
+		return apierror.HeaderTooLarge(limit)
+	}
+	return nil
+}

@@ -16,7 +16,7 @@ const scopeName = "github.com/tokenbroker/caddy-token-broker/caddymodule"
 // the global one, so it is obtained from the request's span.
 func (x *Exchange) send(out *http.Request) (*http.Response, error) {
 	if !x.Admission.IsTraced() {
-		return x.Via.RoundTrip(out)
+		return x.transport(out).RoundTrip(out)
 	}
 	parent := trace.SpanFromContext(out.Context())
 	ctx, span := parent.TracerProvider().Tracer(scopeName).Start(out.Context(), "token_broker.downstream",
@@ -33,7 +33,7 @@ func (x *Exchange) send(out *http.Request) (*http.Response, error) {
 	out.Header.Del("Tracestate")
 	propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(out.Header))
 
-	resp, err := x.Via.RoundTrip(out)
+	resp, err := x.transport(out).RoundTrip(out)
 	if err != nil {
 		// Without the text, which may name customers' hosts.
 		span.SetAttributes(attribute.String("error.type", "connection"))
@@ -45,4 +45,12 @@ func (x *Exchange) send(out *http.Request) (*http.Response, error) {
 		span.SetStatus(codes.Error, "")
 	}
 	return resp, nil
+}
+
+// transport returns the transport for a request with its credential.
+func (x *Exchange) transport(out *http.Request) *http.Transport {
+	if authenticatesConnection(out.Header) {
+		return x.Via.boundFor(out.Context(), x.Admission.Key())
+	}
+	return x.Via.Transport()
 }

@@ -25,6 +25,7 @@ func parse(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	downstream_proxy [<matcher>] {
 //		timeout        <duration>
 //		max_timeout    <duration>
+//		max_connection_age <duration> | off
 //		tls_trust_pool <module>
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -39,6 +40,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = argument.Duration(d, &h.Timeout)
 		case "max_timeout":
 			err = argument.Duration(d, &h.MaxTimeout)
+		case "max_connection_age":
+			err = argument.DurationOrOff(d, &h.MaxConnectionAge)
 		case "tls_trust_pool":
 			err = h.parseTrustPool(d)
 		default:

@@ -21,6 +21,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
 )
 
@@ -57,10 +58,14 @@ type Handler struct {
 	// The certificate authorities to trust. Default: those of the system.
 	TrustPoolRaw json.RawMessage `json:"tls_trust_pool,omitempty" caddy:"namespace=tls.ca_pool.source inline_key=provider"`
 
+	// The maximum age of connections to downstream, so that changes of its addresses are
+	// noticed; -1 is no limit. Requests in progress are not affected. Default: `5m`.
+	MaxConnectionAge caddy.Duration `json:"max_connection_age,omitempty"`
+
 	app     *tokenbroker.App
 	logger  *slog.Logger
-	public  *http.Transport // dials public addresses only
-	private *http.Transport // dials private addresses too
+	public  *exchange.Pool // dials public addresses only
+	private *exchange.Pool // dials private addresses too
 	tunnels *tunnels
 	alarms  *sync.Pool // of *alarm
 }
@@ -79,6 +84,9 @@ func (h *Handler) Provision(ctx caddy.Context) (err error) {
 	if h.Timeout < 0 || h.MaxTimeout < 0 {
 		return errors.New("downstream_proxy: timeout and max_timeout must not be negative")
 	}
+	if h.MaxConnectionAge < -1 {
+		return errors.New("downstream_proxy: max_connection_age must be greater than 0, or -1 for no limit")
+	}
 	if h.Timeout == 0 {
 		h.Timeout = caddy.Duration(defaultTimeout)
 	}
@@ -89,6 +97,7 @@ func (h *Handler) Provision(ctx caddy.Context) (err error) {
 		return fmt.Errorf("downstream_proxy: max_timeout %s is less than timeout %s", time.Duration(h.MaxTimeout), time.Duration(h.Timeout))
 	}
 	h.tunnels, h.alarms = newTunnels(), newAlarms()
+	h.app.AcceptHeaders(ctx)
 	return h.provisionTransports(ctx)
 }
 
@@ -150,7 +159,7 @@ func belowProxy(u *url.URL) (below string, ok bool) {
 }
 
 // transportFor returns the transport for a connector's hosts.
-func (h *Handler) transportFor(id connector.ID) *http.Transport {
+func (h *Handler) transportFor(id connector.ID) *exchange.Pool {
 	if h.app.AllowsPrivate(id) {
 		return h.private
 	}
@@ -163,11 +172,8 @@ func (h *Handler) Cleanup() error {
 	if h.tunnels != nil {
 		h.tunnels.close()
 	}
-	for _, transport := range []*http.Transport{h.public, h.private} {
-		if transport != nil {
-			transport.CloseIdleConnections()
-		}
-	}
+	h.public.Close()
+	h.private.Close()
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 )
 
 // callOptions is what the headers of a request ask for.
@@ -25,8 +26,11 @@ type callOptions struct {
 	timeout       time.Duration // until downstream begins its response
 }
 
-// readOptions authenticates first, so that an unauthenticated caller learns nothing.
+// readOptions authenticates before it reads the rest, so that an unauthenticated caller learns nothing.
 func (h *Handler) readOptions(r *http.Request, below string) (c callOptions, err error) {
+	if err := exchange.CheckHeader(r, h.app.MaxRequestHeader()); err != nil {
+		return c, err
+	}
 	if c.call.Application, err = h.app.Authenticate(r.Header); err != nil {
 		return c, err
 	}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -44,7 +45,9 @@ func (h *Handler) provisionTransports(ctx caddy.Context) error {
 		}
 		roots = ca.CertPool()
 	}
-	h.public, h.private = newTransport(false, roots), newTransport(true, roots)
+	age := time.Duration(cmp.Or(h.MaxConnectionAge, caddy.Duration(exchange.DefaultConnectionAge)))
+	h.public = exchange.NewPool(age, func() *http.Transport { return newTransport(false, roots) })
+	h.private = exchange.NewPool(age, func() *http.Transport { return newTransport(true, roots) })
 	return nil
 }
 

@@ -73,10 +73,13 @@ func (s *Embedded) String() string { return "the embedded store in " + s.dir }
 func (s *Embedded) StorageKey() string { return "embedded:" + s.dir }
 
 // OpenStore implements [Storage].
-func (s *Embedded) OpenStore(ctx context.Context, _ OpenOptions) (record.Store, error) {
+func (s *Embedded) OpenStore(ctx context.Context, opts OpenOptions) (record.Store, error) {
 	store, err := boltstore.Open(ctx, boltstore.Config{Dir: s.dir})
 	if err != nil { // not a nil *boltstore.Store in the interface
 		return nil, err
+	}
+	if opts.Logger != nil {
+		store.WarnIfExposed(ctx, opts.Logger)
 	}
 	return store, nil
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"slices"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -58,6 +57,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			app_concurrency        <n> | off
 //			connection_concurrency <n> | off
 //			request_body           <size> | off
+//			request_header         <size> | off
 //		}
 //		journal <dir>
 //		cache_ttl <duration>
@@ -174,7 +174,7 @@ func (r *RefreshConfig) unmarshal(d *caddyfile.Dispenser) error {
 		case "give_up":
 			err = argument.Duration(d, &r.GiveUp)
 		case "retention":
-			err = setRetention(d, &r.Retention)
+			err = argument.DurationOrOff(d, &r.Retention)
 		default:
 			err = d.Errf("unrecognized subdirective of refresh: %s", word)
 		}
@@ -183,22 +183,6 @@ func (r *RefreshConfig) unmarshal(d *caddyfile.Dispenser) error {
 		}
 	}
 	return nil
-}
-
-// retentionOff keeps credentials forever.
-const retentionOff = caddy.Duration(-1)
-
-// setRetention sets dst to the line's only argument: a duration, or off.
-func setRetention(d *caddyfile.Dispenser, dst *caddy.Duration) error {
-	if *dst == 0 && d.CountRemainingArgs() == 1 {
-		d.NextArg()
-		if d.Val() == "off" {
-			*dst = retentionOff
-			return nil
-		}
-		d.Prev()
-	}
-	return argument.Duration(d, dst)
 }
 
 // Interface guards

@@ -24,6 +24,8 @@ func (l *LimitsConfig) unmarshal(d *caddyfile.Dispenser) error {
 			err = setCount(d, &l.ConnectionConcurrency)
 		case "request_body":
 			err = setSize(d, &l.RequestBody)
+		case "request_header":
+			err = setSize(d, &l.RequestHeader)
 		default:
 			err = d.Errf("unrecognized subdirective of limits: %s", word)
 		}

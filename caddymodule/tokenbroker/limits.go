@@ -19,10 +19,18 @@ type LimitsConfig struct {
 	// The maximum size of a request body in bytes. Larger requests are answered 413.
 	// Default: 5 GiB.
 	RequestBody int64 `json:"request_body,omitempty"`
+
+	// The maximum size of a request's line and header in bytes, the URL in
+	// x-apideck-downstream-url included. Larger ones are answered 431. With -1 only the
+	// server's own limit applies, Caddy's max_header_size. Default: 64 KiB.
+	RequestHeader int64 `json:"request_header,omitempty"`
 }
 
 // defaultMaxRequestBody is more than common APIs accept.
 const defaultMaxRequestBody = 5 << 30
+
+// defaultMaxRequestHeader is what common servers accept, or more.
+const defaultMaxRequestHeader = 64 << 10
 
 // noLimit is the value of `off`.
 const noLimit = -1
@@ -45,7 +53,7 @@ func (a *App) brokerLimits() record.Limits {
 func (a *App) checkLimits() error {
 	numbers := map[string]int64{
 		"limits: app_concurrency": int64(a.Limits.AppConcurrency), "limits: connection_concurrency": int64(a.Limits.ConnectionConcurrency),
-		"limits: request_body": a.Limits.RequestBody,
+		"limits: request_body": a.Limits.RequestBody, "limits: request_header": a.Limits.RequestHeader,
 	}
 	for name, app := range a.Applications {
 		if app != nil {

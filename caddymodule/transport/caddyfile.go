@@ -15,6 +15,7 @@ import (
 //	transport token_broker <unified_api>/<service_id> {
 //		app      <id>
 //		consumer <placeholder>
+//		max_connection_age <duration> | off
 //		...      any other option of the http transport
 //	}
 func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -39,6 +40,8 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = argument.String(d, &t.App)
 		case "consumer":
 			err = argument.String(d, &t.Consumer)
+		case "max_connection_age":
+			err = argument.DurationOrOff(d, &t.MaxConnectionAge)
 		default:
 			words := d.NextSegment()
 			err = checkOption(d, words)

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,14 +55,37 @@ func (t *Transport) provisionTransports(ctx caddy.Context) error {
 	if t.TLS != nil {
 		t.TLS.CARaw = ca // loading the module clears it
 	}
-	var err error
-	if t.private, err = t.NewTransport(ctx); err != nil {
+	private, err := t.NewTransport(ctx)
+	if err != nil {
 		return err
 	}
 	if err := t.guard(t.Transport, false); err != nil {
 		return err
 	}
-	return t.guard(t.private, true)
+	if err := t.guard(private, true); err != nil {
+		return err
+	}
+	age := time.Duration(cmp.Or(t.MaxConnectionAge, caddy.Duration(exchange.DefaultConnectionAge)))
+	t.public = exchange.NewPool(age, func() *http.Transport { return t.likeThis(t.Transport) })
+	t.private = exchange.NewPool(age, func() *http.Transport { return t.likeThis(private) })
+	return nil
+}
+
+// likeThis returns a transport with the same options, and connections of its own.
+func (t *Transport) likeThis(template *http.Transport) *http.Transport {
+	rt := template.Clone()
+	// In its place net/http's own HTTP/2: that of Caddy's transport keeps its connections in a pool
+	// that the clone would share.
+	rt.TLSNextProto = nil
+	if rt.TLSClientConfig != nil {
+		rt.TLSClientConfig.NextProtos = nil
+	}
+	h2, h2c := slices.Contains(t.Versions, "2"), slices.Contains(t.Versions, "h2c")
+	rt.Protocols = new(http.Protocols)
+	rt.Protocols.SetHTTP1(!h2c || t.TLS != nil)
+	rt.Protocols.SetHTTP2(h2 || h2c)
+	rt.Protocols.SetUnencryptedHTTP2(h2c)
+	return rt
 }
 
 // guard makes rt dial only allowed addresses. It replaces Caddy's own dialer, which takes

@@ -18,7 +18,7 @@ import (
 
 // testTransport returns the http transport of a [Transport], which dials only public
 // addresses.
-func testTransport(t *testing.T) *reverseproxy.HTTPTransport {
+func testTransport(t *testing.T) *Transport {
 	t.Helper()
 	transport := &Transport{HTTPTransport: new(reverseproxy.HTTPTransport)}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
@@ -26,7 +26,7 @@ func testTransport(t *testing.T) *reverseproxy.HTTPTransport {
 	if err := transport.provisionTransports(ctx); err != nil {
 		t.Fatal(err)
 	}
-	return transport.HTTPTransport
+	return transport
 }
 
 func TestAddressThatIsDialledIsChecked(t *testing.T) {
@@ -41,7 +41,7 @@ func TestAddressThatIsDialledIsChecked(t *testing.T) {
 	if err := transport.provisionTransports(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for name, rt := range map[string]*http.Transport{"public": transport.Transport, "private": transport.private} {
+	for name, rt := range map[string]*http.Transport{"public": transport.public.Transport(), "private": transport.private.Transport()} {
 		if rt.Proxy != nil {
 			t.Errorf("%s: goes by proxies of the environment", name)
 		}
@@ -49,19 +49,19 @@ func TestAddressThatIsDialledIsChecked(t *testing.T) {
 			t.Errorf("%s: asks for gzip by itself", name)
 		}
 	}
-	if _, err := transport.Transport.DialContext(context.Background(), "tcp", listener.Addr().String()); !errors.Is(err, guard.ErrAddressNotAllowed) {
+	if _, err := transport.public.Transport().DialContext(context.Background(), "tcp", listener.Addr().String()); !errors.Is(err, guard.ErrAddressNotAllowed) {
 		t.Errorf("public: got %v, want ErrAddressNotAllowed", err)
 	}
-	conn, err := transport.private.DialContext(context.Background(), "tcp", listener.Addr().String())
+	conn, err := transport.private.Transport().DialContext(context.Background(), "tcp", listener.Addr().String())
 	if err != nil {
 		t.Fatalf("private: %v", err)
 	}
 	conn.Close()
-	if _, err := transport.private.DialContext(context.Background(), "tcp", "169.254.169.254:80"); !errors.Is(err, guard.ErrAddressNotAllowed) {
+	if _, err := transport.private.Transport().DialContext(context.Background(), "tcp", "169.254.169.254:80"); !errors.Is(err, guard.ErrAddressNotAllowed) {
 		t.Errorf("metadata: got %v, want ErrAddressNotAllowed", err)
 	}
 	listener.Close()
-	_, err = transport.private.DialContext(context.Background(), "tcp", listener.Addr().String())
+	_, err = transport.private.Transport().DialContext(context.Background(), "tcp", listener.Addr().String())
 	if _, ok := errors.AsType[reverseproxy.DialError](err); !ok {
 		t.Errorf("nobody there: got %v (%T), want a DialError", err, err)
 	}

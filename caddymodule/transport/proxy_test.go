@@ -61,8 +61,8 @@ func TestHealthChecksDialWhereCredentialsMay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := &Transport{Connector: "crm/acme", app: app}
-	transport.HTTPTransport = testTransport(t)
+	transport := testTransport(t)
+	transport.Connector, transport.app = "crm/acme", app
 	req, err := http.NewRequest(http.MethodGet, localhost+"/health", nil)
 	if err != nil {
 		t.Fatal(err)

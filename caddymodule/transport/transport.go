@@ -53,9 +53,14 @@ type Transport struct {
 	// request. Default: `{http.request.header.x-apideck-consumer-id}`.
 	Consumer string `json:"consumer,omitempty"`
 
+	// The maximum age of connections to downstream, so that changes of its addresses are
+	// noticed; -1 is no limit. Requests in progress are not affected. Default: `5m`.
+	MaxConnectionAge caddy.Duration `json:"max_connection_age,omitempty"`
+
 	app     *tokenbroker.App
 	logger  *slog.Logger
-	private *http.Transport // may dial private addresses; the embedded transport may not
+	public  *exchange.Pool // dials public addresses only
+	private *exchange.Pool // dials private addresses too
 
 	// App, Connector and Consumer, parsed.
 	connector, application, consumer requestValue
@@ -84,6 +89,9 @@ func (t *Transport) Provision(ctx caddy.Context) (err error) {
 	if err := t.checkNames(); err != nil {
 		return err
 	}
+	if t.MaxConnectionAge < -1 {
+		return errors.New("transport token_broker: max_connection_age must be greater than 0, or -1 for no limit")
+	}
 	if err := t.checkOptions(); err != nil {
 		return err
 	}
@@ -91,6 +99,7 @@ func (t *Transport) Provision(ctx caddy.Context) (err error) {
 	t.callers = newCallerHeaders(t.Connector, t.App, t.Consumer)
 	t.operatorSetsHeaders, t.callerMayNameHost = t.callers.mayBeSet(ctx), mayNameHost(ctx)
 	t.leavesUnread = mayLeaveUnread(ctx)
+	t.app.AcceptHeaders(ctx)
 	t.warnOfUpstreams(ctx)
 	return t.provisionTransports(ctx)
 }
@@ -169,6 +178,9 @@ func (t *Transport) ActsFor() (application, connector string) { return t.App, t.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if isHealthCheck(req) {
 		return t.checkHealth(t.direct(req.Context(), req, true))
+	}
+	if err := exchange.CheckHeader(req, t.app.MaxRequestHeader()); err != nil {
+		return t.refuse(req, err)
 	}
 	key, err := t.authenticate(req)
 	if err != nil {
@@ -285,11 +297,11 @@ func checkUpstream(req *http.Request) error {
 }
 
 // transportFor returns the transport for a connector's hosts.
-func (t *Transport) transportFor(id connector.ID) *http.Transport {
+func (t *Transport) transportFor(id connector.ID) *exchange.Pool {
 	if t.app.AllowsPrivate(id) {
 		return t.private
 	}
-	return t.Transport
+	return t.public
 }
 
 // isHealthCheck reports whether req is an active health check of reverse_proxy. Its context
@@ -306,7 +318,7 @@ func (t *Transport) checkHealth(out *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	id, _ := connector.ParseID(t.Connector) // with a placeholder: the zero ID, no connector
-	return t.transportFor(id).RoundTrip(out)
+	return t.transportFor(id).Transport().RoundTrip(out)
 }
 
 // refuse answers req with an error of the broker.
@@ -324,9 +336,8 @@ func (t *Transport) refuse(req *http.Request, err error) (*http.Response, error)
 
 // Cleanup closes idle connections. Requests of this configuration may still be in progress.
 func (t *Transport) Cleanup() error {
-	if t.private != nil {
-		t.private.CloseIdleConnections()
-	}
+	t.public.Close()
+	t.private.Close()
 	return t.HTTPTransport.Cleanup()
 }
 
