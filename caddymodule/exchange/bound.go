@@ -27,20 +27,22 @@ func authenticatesConnection(header http.Header) bool {
 // requests for one record that come over one connection of a caller. A handshake
 // takes several of them.
 type user struct {
-	connection net.Conn
-	key        any // of the record; comparable
+	local  net.Addr // a pointer that each connection has of its own, except over HTTP/3
+	remote string
+	key    any // of the record; comparable
 }
 
 // boundFor returns the transport for requests of a user. Without a connection of the caller
 // each request gets a new connection.
 func (p *Pool) boundFor(ctx context.Context, key any) *http.Transport {
-	conn, _ := ctx.Value(caddyhttp.ConnCtxKey).(net.Conn)
-	if conn == nil {
+	local, _ := ctx.Value(http.LocalAddrContextKey).(net.Addr)
+	request, ok := ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	if local == nil || !ok {
 		rt := p.bound()
 		rt.DisableKeepAlives = true
 		return rt
 	}
-	u := user{conn, key}
+	u := user{local, request.RemoteAddr, key}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if rt := p.users[u]; rt != nil {
