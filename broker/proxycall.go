@@ -67,7 +67,7 @@ func renderTarget(conn *record.Connector, target *connector.Target, settings map
 	if setting, ok := errors.AsType[*connector.SettingError](err); ok {
 		return nil, &record.InputError{
 			Kind: record.InputInvalid, Field: field, Fault: fmt.Sprintf("cannot be filled in: setting %s %s", setting.Setting, setting.Fault),
-			Fix: "correct the URL, or the connection's settings",
+			Fix: "correct the URL, in which a literal brace is written %7B or %7D, or the connection's settings",
 		}
 	}
 	return nil, &record.InputError{Kind: record.InputHeader, Field: field, Fault: err.Error(), Fix: "send an https URL"}

@@ -173,6 +173,7 @@ http://127.0.0.1:%[6]d {
 http://127.0.0.1:%[8]d {
 	bind 127.0.0.1
 	reverse_proxy %[9]s {
+		fail_duration 30s
 		transport token_broker crm/{http.request.header.x-connector} {
 			app %[3]s
 			%[10]s

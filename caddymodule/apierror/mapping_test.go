@@ -42,6 +42,7 @@ func TestErrorsBecomeResponses(t *testing.T) {
 		{"a setting is missing", &record.TokenError{Key: key, Class: record.ClassConfiguration, BadSettings: true, Err: errors.New("x")}, 422, "InvalidStateError", "", `"detail":"x"`},
 		{"a wrong client", &record.TokenError{Key: key, Class: record.ClassConfiguration, Code: "invalid_client", RetryAt: now.Add(5 * time.Minute)}, 503, "ServiceUnavailableError", "300", "crm/acme, and refreshing it failed (configuration: invalid_client); ask the operator to fix"},
 		{"too large", record.ErrRecordTooLarge, 413, "RequestEntityTooLargeError", "", ""},
+		{"header too large", HeaderTooLarge(64), 431, "RequestHeaderFieldsTooLargeError", "", "64 bytes"},
 		{"store", fmt.Errorf("x: %w", record.ErrStoreUnavailable), 503, "ServiceUnavailableError", "5", ""},
 		{"shutdown", record.ErrShuttingDown, 503, "ServiceUnavailableError", "5", ""},
 		{"disabled", record.ErrConnectionDisabled, 403, "ConnectorDisabledError", "", ""},

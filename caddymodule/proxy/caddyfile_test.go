@@ -11,6 +11,8 @@ func TestProxyDirectiveIsParsed(t *testing.T) {
 	for config, want := range map[string]string{
 		"downstream_proxy": "",
 		"downstream_proxy {\ntimeout 1s\nmax_timeout 5s\n}": "",
+		"downstream_proxy {\nmax_connection_age 1m\n}":      "", "downstream_proxy {\nmax_connection_age off\n}": "",
+		"downstream_proxy {\nmax_connection_age 0s\n}": "must be longer", "downstream_proxy {\nmax_connection_age off\nmax_connection_age 1m\n}": "already set",
 		"downstream_proxy x":                                 "wrong argument count",
 		"downstream_proxy {\ntimeout\n}":                     "timeout takes one argument",
 		"downstream_proxy {\ntimeout x\n}":                   "not a duration",

@@ -15,6 +15,7 @@ func TestLimitsThatAreNone(t *testing.T) {
 		"limits {\nconnection_concurrency -1\n}":                         "neither a number",
 		"limits {\nrequest_body many\n}":                                 "many is neither a size",
 		"limits {\nrequest_body 1MB\nrequest_body 2MB\n}":                "request_body is already set",
+		"limits {\nrequest_header 1KB\nrequest_header off\n}":            "request_header is already set",
 		"limits {\nconnections 1\n}":                                     "unrecognized subdirective of limits: connections",
 		"limits 5":                                                       "wrong argument count",
 		"app my-app {\napp_concurrency 1\napp_concurrency off\n}":        "app_concurrency is already set",
@@ -28,6 +29,7 @@ func TestLimitsThatAreNone(t *testing.T) {
 	for field, want := range map[string]string{
 		`"limits": {"app_concurrency": -2}`:  "limits: app_concurrency must be greater than 0, or -1",
 		`"limits": {"request_body": -2}`:     "limits: request_body must be greater than 0",
+		`"limits": {"request_header": -2}`:   "limits: request_header must be greater than 0",
 		`"limits": {"app_concurrency": "x"}`: "app_concurrency",
 	} {
 		options, _ := caddytest.Globals(t, caddytest.BrokerLines(t, t.TempDir(), "cache_ttl 1s"))
