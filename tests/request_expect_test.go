@@ -25,7 +25,7 @@ func TestCallerThatExpectsToContinueIsRefusedAtOnce(t *testing.T) {
 		s.begin("unknown")
 		for _, framing := range []string{"Content-Length: 5", "Transfer-Encoding: chunked"} {
 			address, head := w.request(s, "near", http.MethodPost, s.localURL("/"), "Expect: 100-continue", framing)
-			answer := sendRaw(t, address, head+"\r\n")
+			answer := sendCutOff(t, address, head+"\r\n", 2*rawPatience)
 			s.wantRefused(t, answer, http.StatusNotFound)
 			if !strings.Contains(answer, "\r\nConnection: close\r\n") || strings.Contains(answer, " 100 Continue") {
 				t.Errorf("%s, %s: the response is %q, want it to end the connection", w.name, framing, answer)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptrace"
@@ -152,7 +153,7 @@ func (p *passage) fail(err error) {
 	switch fault := p.body.fault(); {
 	case p.deadline.late: // no longer changes after stopWaiting
 		err = apierror.ErrTimedOut
-	case p.caller.r.Context().Err() != nil:
+	case p.caller.r.Context().Err() != nil && !errors.Is(fault, io.ErrUnexpectedEOF): // a caller that sent half can still read
 		p.caller.w.WriteHeader(clientClosedRequest)
 		return
 	case fault != nil:

@@ -18,9 +18,11 @@ type callersBody struct {
 	io.ReadCloser
 	http1     bool // the caller's connection ends with a body that cannot be read
 	isChunked bool // its end is not known ahead
+	awaits100 bool // the caller may never send it
 
 	mu    sync.Mutex
 	atEnd func() // guarded by mu; called once, at the end of the body; may be nil
+	begun bool   // guarded by mu; reading has begun
 	ended bool   // guarded by mu; read in full
 	err   error  // guarded by mu; of reading
 }
@@ -30,11 +32,14 @@ func newCallersBody(req *http.Request) *callersBody {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
 	}
-	return &callersBody{ReadCloser: req.Body, http1: req.ProtoMajor == 1, isChunked: req.ContentLength < 0}
+	return &callersBody{ReadCloser: req.Body, http1: req.ProtoMajor == 1, isChunked: req.ContentLength < 0, awaits100: req.Header["Expect"] != nil}
 }
 
 // Read implements [io.Reader].
 func (b *callersBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	b.begun = true
+	b.mu.Unlock()
 	n, err := b.ReadCloser.Read(p)
 	if err == nil || errors.Is(err, http.ErrBodyReadAfterClose) { // reading went on after the exchange
 		return n, err
@@ -81,13 +86,14 @@ func (b *callersBody) fault() error {
 
 // endConnection makes the server close the caller's connection after resp, unless the end of
 // the body is known: what follows could be read as another request (RFC 9112 section 6.3).
-// net/http does so only for bodies that no handler has wrapped. For HTTP/2 it is not needed.
+// Of a body that was not begun the server finds the end itself, but would wait for one that is
+// announced by Expect, forever. For HTTP/2 it is not needed.
 func (b *callersBody) endConnection(resp *http.Response) {
 	if b == nil || !b.http1 {
 		return
 	}
 	b.mu.Lock()
-	unknown := b.err != nil || b.isChunked && !b.ended
+	unknown := b.err != nil || !b.ended && (b.isChunked && b.begun || b.awaits100)
 	b.mu.Unlock()
 	if unknown && resp.StatusCode != http.StatusSwitchingProtocols {
 		// reverse_proxy removes the canonical spelling, which would concern its own connection, and

@@ -6,13 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
@@ -179,22 +179,23 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if isHealthCheck(req) {
 		return t.checkHealth(t.direct(req.Context(), req, true))
 	}
+	body := newCallersBody(req)
 	if err := exchange.CheckHeader(req, t.app.MaxRequestHeader()); err != nil {
-		return t.refuse(req, err)
+		return t.refuse(req, body, err)
 	}
 	key, err := t.authenticate(req)
 	if err != nil {
-		return t.refuse(req, err)
+		return t.refuse(req, body, err)
 	}
 	if err := checkUpstream(req); err != nil {
-		return t.refuse(req, err)
+		return t.refuse(req, body, err)
 	}
 	if req.Method == http.MethodTrace || req.Method == http.MethodConnect {
-		return t.refuse(req, apierror.MethodRefused())
+		return t.refuse(req, body, apierror.MethodRefused())
 	}
 	admission, err := t.app.Broker().Admit(req.Context(), key)
 	if err != nil {
-		return t.refuse(req, err)
+		return t.refuse(req, body, err)
 	}
 	x := exchange.Exchange{Admission: admission, Via: t.transportFor(key.Connector), MaxBody: t.app.MaxRequestBody(key.Application)}
 	if t.callerMayNameHost {
@@ -206,7 +207,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			admission.Release()
 		}
 	}()
-	ctx, body := x.Watch(req.Context()), newCallersBody(req)
+	ctx := x.Watch(req.Context())
 	outgoing := func() *http.Request { return t.outgoing(ctx, req, body, key.Connector) }
 	resp, err := x.Do(outgoing(), outgoing)
 	if err != nil {
@@ -234,11 +235,7 @@ func (t *Transport) failed(req *http.Request, body *callersBody, err error) (*ht
 	default:
 		return nil, err
 	}
-	resp, err := t.refuse(req, err)
-	if err == nil {
-		body.endConnection(resp)
-	}
-	return resp, err
+	return t.refuse(req, body, err)
 }
 
 // authenticate returns the connection that the request is for.
@@ -304,34 +301,19 @@ func (t *Transport) transportFor(id connector.ID) *exchange.Pool {
 	return t.public
 }
 
-// isHealthCheck reports whether req is an active health check of reverse_proxy. Its context
-// has no variables, since no server received it. (It does have a server, the one that the
-// proxy was provisioned for.)
-func isHealthCheck(req *http.Request) bool {
-	return req.Context().Value(caddyhttp.VarsCtxKey) == nil
-}
-
-// checkHealth sends a health check without a credential, as it has no consumer, but only to
-// addresses where a credential could be sent.
-func (t *Transport) checkHealth(out *http.Request) (*http.Response, error) {
-	if err := checkUpstream(out); err != nil {
-		return nil, err
-	}
-	id, _ := connector.ParseID(t.Connector) // with a placeholder: the zero ID, no connector
-	return t.transportFor(id).Transport().RoundTrip(out)
-}
-
 // refuse answers req with an error of the broker.
-func (t *Transport) refuse(req *http.Request, err error) (*http.Response, error) {
+func (t *Transport) refuse(req *http.Request, body *callersBody, err error) (*http.Response, error) {
 	if req.Body != nil {
 		_ = req.Body.Close()
 	}
-	if errors.Is(req.Context().Err(), context.Canceled) {
+	if errors.Is(req.Context().Err(), context.Canceled) && !errors.Is(err, io.ErrUnexpectedEOF) { // a caller that sent half can still read
 		return nil, context.Canceled // the caller is gone; reverse_proxy blames no upstream for this
 	}
 	e := apierror.Of(err, time.Now())
 	e.Log(req.Context(), t.logger)
-	return e.Response(req), nil
+	resp := e.Response(req)
+	body.endConnection(resp)
+	return resp, nil
 }
 
 // Cleanup closes idle connections. Requests of this configuration may still be in progress.
