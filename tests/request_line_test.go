@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -68,6 +69,21 @@ func TestQueryKeepsItsBytes(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// RFC 9112 section 3.2 has no such target, but net/http reads one.
+func TestTargetThatIsNoPathIsRefused(t *testing.T) {
+	t.Parallel()
+	s := newRequestScene(t, "")
+	s.begin("jane")
+	s.importInto(t, "near", "").connection(t)
+	for _, target := range []string{"x:evil", "http:evil", "x:evil?q"} {
+		address := fmt.Sprintf("127.0.0.1:%d", s.ports.Sidecar)
+		answer := sendRaw(t, address, head("GET "+target, address, []string{
+			"Connection: close", "X-Connector: near", "X-Upstream: localhost:" + portOf(s.good.address), "X-Apideck-Consumer-Id: jane",
+		})+"\r\n")
+		s.wantRefused(t, answer, http.StatusBadRequest)
 	}
 }
 

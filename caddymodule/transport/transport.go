@@ -284,8 +284,12 @@ func (t *Transport) applicationOf(repl *caddy.Replacer, sent http.Header) (strin
 }
 
 // checkUpstream refuses upstreams without a host, such as Unix sockets: a connector's
-// allowed hosts cannot cover them.
+// allowed hosts cannot cover them. It also refuses request targets such as `a:b`, which
+// would replace the path.
 func checkUpstream(req *http.Request) error {
+	if req.URL.Opaque != "" {
+		return &record.InputError{Kind: record.InputSyntax, Field: "the request target", Fault: "has no path", Fix: "send a path"}
+	}
 	info, ok := reverseproxy.GetDialInfo(req.Context())
 	if ok && !strings.HasPrefix(info.Network, "tcp") {
 		return fmt.Errorf("%w: the upstream %s is not a TCP address", record.ErrHostNotAllowed, info)
