@@ -1,10 +1,9 @@
 package apideck
 
 import (
+	"encoding/json"
 	"testing"
 	"unicode/utf8"
-
-	"encoding/json"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )

@@ -70,7 +70,7 @@ func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Resp
 	}
 	_, second, err := x.attempt(out)
 	if err != nil {
-		return resp, nil //nolint:nilerr // the first response stands
+		return resp, nil // the first response stands
 	}
 	_ = resp.Body.Close()
 	return second, nil

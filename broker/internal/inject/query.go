@@ -2,6 +2,7 @@ package inject
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -65,14 +66,9 @@ func setsParameter(part, name string) bool {
 		return decoded == name
 	}
 	// Servers differ in how they decode what does not begin an encoded byte.
-	for _, lenient := range []string{
+	return slices.Contains([]string{
 		decodeLeniently(key, 0, false), decodeLeniently(key, 1, false), decodeLeniently(key, 3, false), decodeLeniently(key, 0, true),
-	} {
-		if lenient == name {
-			return true
-		}
-	}
-	return false
+	}, name)
 }
 
 // decodeLeniently decodes a name, but skips that many bytes of what does not begin an encoded
