@@ -20,9 +20,8 @@ func (r *Refresher) lockAll() (unlock func()) {
 	locks := []sync.Locker{
 		&r.mu,
 		&e.connections.refreshers.part(&r.Key).mu,
-		&e.lifecycle.mu,
 		e.refusals.breakers.Locker(),
-		e.refusals.suspicions.Locker(),
+		&e.lifecycle.mu,
 		&e.refusals.announcements.mu,
 		&e.backlog.mu,
 	}
