@@ -1,0 +1,5 @@
+package main
+
+import "context"
+
+func scaleCommand(ctx context.Context, arguments []string) error { return nil }
