@@ -118,12 +118,16 @@ func get(ctx context.Context, url string, header http.Header) (status int, body 
 }
 
 func send(ctx context.Context, method, url string, header http.Header, content string) (status int, body []byte, err error) {
+	return sendWith(ctx, http.DefaultClient, method, url, header, content)
+}
+
+func sendWith(ctx context.Context, client *http.Client, method, url string, header http.Header, content string) (status int, body []byte, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(content))
 	if err != nil {
 		return 0, nil, err
 	}
 	req.Header = header
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return 0, nil, err
 	}

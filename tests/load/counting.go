@@ -37,16 +37,23 @@ func (p *perSecond) peak() int {
 	return highest
 }
 
-// busiest returns the mean count of a second over the busiest stretch that has a share of all
-// events, from the first of them on.
-func (p *perSecond) until(share float64) (events int, seconds int) {
+// reset forgets all events.
+func (p *perSecond) reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.start, p.counts = time.Time{}, nil
+}
+
+// until returns how many seconds it took until a share of all events had happened, and their
+// number at the end of the last of these seconds.
+func (p *perSecond) until(share float64) (events, seconds int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	total := 0
 	for _, count := range p.counts {
 		total += count
 	}
-	for events < int(share*float64(total)) && seconds < len(p.counts) {
+	for float64(events) < share*float64(total) && seconds < len(p.counts) {
 		events += p.counts[seconds]
 		seconds++
 	}

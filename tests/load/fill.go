@@ -29,12 +29,15 @@ func consumerID(connection int) string { return fmt.Sprintf("customer-%07d", con
 // inParallel calls f for the numbers below count, parallel of them at a time, until the first
 // error.
 func inParallel(ctx context.Context, parallel, count int, f func(ctx context.Context, i int) error) error {
-	work, ctx := errgroup.WithContext(ctx)
+	work, running := errgroup.WithContext(ctx)
 	work.SetLimit(parallel)
-	for i := 0; i < count && ctx.Err() == nil; i++ {
-		work.Go(func() error { return f(ctx, i) })
+	for i := 0; i < count && running.Err() == nil; i++ {
+		work.Go(func() error { return f(running, i) })
 	}
-	return work.Wait()
+	if err := work.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
 }
 
 // newRecord returns the record of a connection whose token 0 expires at expiry.
