@@ -15,8 +15,13 @@ type throttle struct {
 
 	mu      sync.Mutex // guards the fields below
 	rate    float64    // jobs a second; 0: no limit
-	queue   []func()
+	queue   []queued
 	longest int // the longest queue since the last call of longestQueue
+}
+
+type queued struct {
+	job     func()
+	arrived time.Time
 }
 
 func newThrottle() *throttle {
@@ -35,7 +40,7 @@ func (t *throttle) setRate(perSecond float64) {
 // add appends a job to the queue. The job must not block.
 func (t *throttle) add(job func()) {
 	t.mu.Lock()
-	t.queue = append(t.queue, job)
+	t.queue = append(t.queue, queued{job, time.Now()})
 	t.longest = max(t.longest, len(t.queue))
 	t.mu.Unlock()
 	wake(t.added)
@@ -91,23 +96,20 @@ func (t *throttle) next(last time.Time) (job func(), due time.Time) {
 	if len(t.queue) == 0 {
 		return nil, time.Time{}
 	}
-	now := time.Now()
-	due = now
+	first := t.queue[0]
+	due = time.Now()
 	if t.rate > 0 {
+		// Timers are late, which must not lower the rate: what counts is when the last job was due.
+		// Time in which the queue was empty is lost.
 		interval := time.Duration(float64(time.Second) / t.rate)
-		if due = last.Add(interval); due.After(now) {
+		if due = last.Add(interval); due.Before(first.arrived) {
+			due = first.arrived
+		}
+		if due.After(time.Now()) {
 			return nil, due
 		}
-		// Timers are late, which must not lower the rate. A throttle that was idle does not
-		// catch up.
-		if now.Sub(due) > max(interval, catchUp) {
-			due = now
-		}
 	}
-	job, t.queue[0] = t.queue[0], nil
+	t.queue[0] = queued{}
 	t.queue = t.queue[1:]
-	return job, due
+	return first.job, due
 }
-
-// catchUp is how late jobs may be without lowering the rate.
-const catchUp = 100 * time.Millisecond

@@ -93,3 +93,29 @@ func TestNewRateHoldsForTheQueue(t *testing.T) {
 		}
 	})
 }
+
+// Timers are late on a busy machine.
+func TestDelayOfTheThrottleDoesNotLowerItsRate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		throttle := newThrottle()
+		throttle.setRate(10)
+		var last time.Time
+		for range 3 {
+			throttle.add(func() {})
+		}
+		for i := range 3 {
+			job, due := throttle.next(last)
+			if want := begun.Add(time.Duration(i) * 100 * time.Millisecond); job == nil || !due.Equal(want) {
+				t.Errorf("job %d: ready %t, due after %v; want true, %v", i, job != nil, due.Sub(begun), want.Sub(begun))
+			}
+			last = due
+			time.Sleep(time.Second)
+		}
+		throttle.add(func() {})
+		if job, due := throttle.next(last); job == nil || !due.Equal(time.Now()) {
+			t.Errorf("after idle time: ready %t, due %v from now; want true, 0", job != nil, time.Until(due))
+		}
+	})
+}
