@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -107,5 +108,5 @@ func (c *caller) get(connection int) string {
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 		return "no response"
 	}
-	return fmt.Sprint(resp.StatusCode)
+	return strconv.Itoa(resp.StatusCode)
 }

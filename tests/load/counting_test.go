@@ -9,8 +9,8 @@ func TestPerSecondFindsTheBusiestSecond(t *testing.T) {
 	t.Parallel()
 	var p perSecond
 	start := time.Now()
-	for _, after := range []time.Duration{0, 900, 1000, 1100, 1999, 4500} {
-		p.add(start.Add(after * time.Millisecond))
+	for _, milliseconds := range []int{0, 900, 1000, 1100, 1999, 4500} {
+		p.add(start.Add(time.Duration(milliseconds) * time.Millisecond))
 	}
 	if got := p.peak(); got != 3 {
 		t.Errorf("peak = %d, want 3", got)

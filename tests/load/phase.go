@@ -99,9 +99,10 @@ func (r *overloadRun) allowed(p *phase) float64 {
 }
 
 func (r *overloadRun) report(phases []*phase, v *verdict) {
-	const columns = "%-12s %7s %11s %8s %8s %9s %11s %7s %8s %8s %7s %8s %8s %10s %6s %7s %7s %6s\n"
-	fmt.Printf(columns, "", "store", "refreshes/s", "possible", "goodput", "store", "of a", "for no", "calls", "failed:", "failed:", "p50", "p99", "goroutines", "fds", "RSS MB", "calls", "queue")
-	fmt.Printf(columns, "phase", "limit/s", "", "", "", "req/s", "refresh", "client", "good", "valid", "other", "ms", "ms", "", "", "", "waiting", "")
+	const columns = "%-12v %7v %11v %8v %7v %7v %9v %6v %6v %7v %7v %6v %6v %10v %6v %6v %7v %6v\n"
+	fmt.Printf(columns, "", "store", "refreshes/s", "possible", "goodput", "store", "for", "for no", "calls", "failed:", "failed:",
+		"p50", "p99", "goroutines", "fds", "RSS", "calls", "queue")
+	fmt.Printf(columns, "phase", "limit/s", "", "", "", "req/s", "a refresh", "client", "good", "valid", "other", "ms", "ms", "", "", "MB", "waiting", "")
 	for _, p := range phases {
 		limit := "none"
 		if p.limit > 0 {
@@ -113,9 +114,9 @@ func (r *overloadRun) report(phases []*phase, v *verdict) {
 			cost = fmt.Sprintf("%.1f", float64(p.served)/float64(p.refreshes))
 		}
 		fmt.Printf(columns, p.name, limit, decimal(p.refreshRate()), decimal(r.allowed(p)), fmt.Sprintf("%.2f", p.refreshRate()/r.allowed(p)),
-			decimal(p.storeRate()), cost, fmt.Sprint(p.abandoned), fmt.Sprint(n.good), fmt.Sprint(n.broken), fmt.Sprint(n.failed()-n.broken),
-			milliseconds(latency[0]), milliseconds(latency[1]), fmt.Sprint(p.usage.goroutines), fmt.Sprint(p.usage.descriptors),
-			fmt.Sprint(p.usage.memory>>20), fmt.Sprint(p.waiting), fmt.Sprint(p.longestQueue))
+			decimal(p.storeRate()), cost, p.abandoned, n.good, n.broken, n.failed()-n.broken,
+			milliseconds(latency[0]), milliseconds(latency[1]), p.usage.goroutines, p.usage.descriptors,
+			p.usage.memory>>20, p.waiting, p.longestQueue)
 	}
 	for _, p := range phases {
 		if failures := p.tally.failures(); failures != "" {

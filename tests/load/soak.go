@@ -97,7 +97,7 @@ func (s *soak) watch(ctx context.Context, caller *caller, w *watch, proxy *store
 	var work sync.WaitGroup
 	work.Go(func() { caller.run(ctx, s.calls) })
 	work.Go(func() { w.run(ctx) })
-	const columns = "%6s %8s %7s %13s %11s %11s %8s %8s %10s %6s %7s\n"
+	const columns = "%6v %8v %7v %13v %11v %11v %8v %8v %10v %6v %7v\n"
 	fmt.Printf(columns, "after", "calls", "failed", "failed: valid", "refreshes/s", "store req/s", "p50 ms", "p99 ms", "goroutines", "fds", "RSS MB")
 	refreshes, served := caller.service.granted.Load(), proxy.served.Load()
 	begun := time.Now()
@@ -110,9 +110,9 @@ func (s *soak) watch(ctx context.Context, caller *caller, w *watch, proxy *store
 		n, latency, u := total.count(), total.latency(0.5, 0.99), w.peak()
 		r, v := caller.service.granted.Load(), proxy.served.Load()
 		rate := func(count int64) string { return decimal(float64(count) / now.Sub(last).Seconds()) }
-		fmt.Printf(columns, now.Sub(begun).Round(time.Second), fmt.Sprint(n.all), fmt.Sprint(n.failed()), fmt.Sprint(n.broken),
-			rate(r-refreshes), rate(v-served), milliseconds(latency[0]), milliseconds(latency[1]), fmt.Sprint(u.goroutines),
-			fmt.Sprint(u.descriptors), fmt.Sprint(u.memory>>20))
+		fmt.Printf(columns, now.Sub(begun).Round(time.Second), n.all, n.failed(), n.broken,
+			rate(r-refreshes), rate(v-served), milliseconds(latency[0]), milliseconds(latency[1]), u.goroutines,
+			u.descriptors, u.memory>>20)
 		refreshes, served, last = r, v, now
 	}
 	work.Wait()
@@ -144,7 +144,7 @@ func burn(context.Context, []string) error {
 }
 
 func spin() {
-	for { //nolint:revive,staticcheck // it is there to take a CPU
+	for { //nolint:staticcheck // it is there to take a CPU
 	}
 }
 
