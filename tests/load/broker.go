@@ -17,7 +17,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/tests/child"
 )
 
-// startTimeout is how long the broker may take to answer for the first time.
+// startTimeout is how long the broker may take until the first call succeeds.
 const startTimeout = 2 * time.Minute
 
 const consumerHeader = "X-Apideck-Consumer-Id"
@@ -47,7 +47,7 @@ type deployment struct {
 	cacheTTL time.Duration
 }
 
-// start starts a broker and waits for a call to be answered, with whatever status.
+// start starts a broker and waits for the first successful call, of connection 0.
 func (d *deployment) start(ctx context.Context) (b *broker, err error) {
 	b = &broker{logPath: filepath.Join(d.dir, "broker.log")}
 	for _, port := range []*int{&b.ports.Admin, &b.ports.API, &b.ports.Sidecar} {
@@ -83,7 +83,7 @@ func (d *deployment) start(ctx context.Context) (b *broker, err error) {
 	return b, err
 }
 
-// await waits until a call is answered.
+// await waits until a call succeeds.
 func (b *broker) await(ctx context.Context, deadline time.Time) error {
 	for {
 		status, _, err := get(ctx, siteURL(b.ports.Sidecar)+"/things", http.Header{consumerHeader: {consumerID(0)}})

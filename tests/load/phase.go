@@ -130,7 +130,10 @@ func (r *overloadRun) report(phases []*phase, v *verdict) {
 func (r *overloadRun) judge(phases []*phase, v *verdict) {
 	fmt.Println()
 	var all counts
+	var most usage
+	waiting := 0
 	for _, p := range phases {
+		most, waiting = most.or(p.usage), max(waiting, p.waiting)
 		n := p.tally.count()
 		all.held += n.held
 		all.broken += n.broken
@@ -140,6 +143,8 @@ func (r *overloadRun) judge(phases []*phase, v *verdict) {
 			v.require(goodput >= leastGoodput, "%d connections, %s: goodput %.2f of what the store allows", r.connections, p.name, goodput)
 		}
 	}
+	fmt.Printf("%d connections: at most %d goroutines, %d descriptors and %d MB, with at most %d calls waiting\n",
+		r.connections, most.goroutines, most.descriptors, most.memory>>20, waiting)
 	v.require(all.broken == 0, "%d connections: %d of %d calls with a valid token failed (%d of them with one used before)",
 		r.connections, all.broken, all.held, all.brokenOld)
 	after, ok := phases[len(phases)-1].tally.recovery()

@@ -35,7 +35,7 @@ func soakCommand(ctx context.Context, arguments []string) error {
 	flags.Float64Var(&s.calls, "calls", 300, "calls a second")
 	flags.DurationVar(&s.duration, "duration", 10*time.Minute, "how long to call")
 	flags.StringVar(&s.vault, "vault", "raft", "where Vault keeps its data: raft or inmem")
-	flags.BoolVar(&s.busy, "busy", false, "let another program use all CPUs meanwhile")
+	flags.BoolVar(&s.busy, "busy", false, "start another program that uses all CPUs")
 	if err := o.parse(flags, arguments); err != nil {
 		return err
 	}

@@ -24,6 +24,11 @@ type usage struct {
 	memory      int64 // resident, in bytes
 }
 
+// or returns the higher value of each.
+func (u usage) or(v usage) usage {
+	return usage{max(u.goroutines, v.goroutines), max(u.descriptors, v.descriptors), max(u.memory, v.memory)}
+}
+
 // A watch looks at a broker regularly.
 type watch struct {
 	broker *broker
@@ -50,7 +55,7 @@ func (w *watch) look(ctx context.Context) usage {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.last = now
-	w.most = usage{max(w.most.goroutines, now.goroutines), max(w.most.descriptors, now.descriptors), max(w.most.memory, now.memory)}
+	w.most = w.most.or(now)
 	return now
 }
 
