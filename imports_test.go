@@ -18,7 +18,7 @@ var allowed = map[string]string{
 	"cmd/token-broker":    ".",
 	"caddymodule":         "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
 	"caddymodule/admin":   "caddymodule/tokenbroker",
-	"caddymodule/command": "caddymodule/tokenbroker broker/connector",
+	"caddymodule/command": "caddymodule/storage caddymodule/tokenbroker broker/connector",
 
 	// The handlers and the transport.
 	"caddymodule/connectionsapi": "caddymodule/tokenbroker caddymodule/apierror broker broker/apideck broker/connector broker/record",
@@ -45,7 +45,7 @@ var allowed = map[string]string{
 	"broker/apideck":                "broker/connector broker/record broker/secret",
 	"broker/webhook":                "broker/guard broker/internal/retryafter broker/record broker/secret",
 	"broker/vaultkv":                "broker/connector broker/record broker/secret",
-	"broker/boltstore":              "broker/connector broker/internal/keyfile broker/record",
+	"broker/boltstore":              "broker/boltstore/internal/boltfile broker/connector broker/internal/keyfile broker/record",
 	"broker/journal":                "broker/internal/keyfile broker/record",
 	"broker/internal/tokenendpoint": "broker/connector broker/guard broker/internal/retryafter broker/record broker/secret",
 	"broker/internal/inject":        "broker/connector broker/secret",
@@ -55,6 +55,9 @@ var allowed = map[string]string{
 	"broker/secret":                 "",
 	"broker/internal/keyfile":       "",
 	"broker/internal/retryafter":    "",
+
+	// The mechanism of a store.
+	"broker/boltstore/internal/boltfile": "",
 
 	// For tests.
 	"broker/internal/model":       "",
