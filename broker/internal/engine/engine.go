@@ -53,10 +53,8 @@ func (e *Engine) Ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if checker, ok := s.(record.CheckedStore); ok {
-		if err := checker.Check(ctx); err != nil {
-			return err
-		}
+	if err := s.Check(ctx); err != nil {
+		return err
 	}
 	if n := len(e.backlog.list()); n > 0 {
 		return fmt.Errorf("%w: %d refreshed tokens could not be saved yet", record.ErrStoreUnavailable, n)

@@ -104,6 +104,14 @@ type memory struct {
 	highest watermark // guarded by mu
 }
 
+// expiry returns when the token in memory expires, or the zero time.
+func (m *memory) expiry() time.Time {
+	if snap := m.snap.Load(); snap != nil && snap.Record.Credentials != nil {
+		return snap.Record.Credentials.Expiry
+	}
+	return time.Time{}
+}
+
 // attempts is the state of a refresher's refreshes. mu is the refresher's.
 type attempts struct {
 	idleSince atomic.Int64 // when a refresh of a valid token last found nothing to do, in Unix nanoseconds
