@@ -188,6 +188,7 @@ func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 		a.refresher.attempts.idleSince.Store(a.refresher.engine.clock.Now().UnixNano())
 		return held.snap, nil
 	}
+	ctx = storequeue.With(ctx, storequeue.Settle)
 	sentAt := a.refresher.engine.clock.Now()
 	if held.isLate(sentAt, a.cfg.RequestTimeout()) {
 		a.giveBack(ctx, held)

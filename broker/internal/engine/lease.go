@@ -211,7 +211,7 @@ func (h *heldLease) isLate(now time.Time, timeout time.Duration) bool {
 // knows the lease as unsent, and can use it.
 func (a *attempt) giveBack(ctx context.Context, held *heldLease) {
 	e := a.refresher.engine
-	rec, rev, err := e.updateSeen(storequeue.With(ctx, storequeue.Settle), a.refresher.Key, held.rec, held.rev, e.save, func(rec *record.Record) (*record.Record, error) {
+	rec, rev, err := e.updateSeen(ctx, a.refresher.Key, held.rec, held.rev, e.save, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || !rec.Holds(held.lease) {
 			return nil, errSuperseded
 		}
