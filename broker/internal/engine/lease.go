@@ -105,7 +105,7 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 func (a *attempt) read(ctx context.Context) (begun time.Time, rec *record.Record, rev record.Revision, err error) {
 	r := a.refresher
 	begun = r.engine.clock.Now()
-	if snap := r.memory.snap.Load(); !a.loads && snap != nil && isWithin(justRead, snap.readAt.UnixNano(), begun) {
+	if snap := r.memory.snap.Load(); !a.loads && snap != nil && isWithin(justRead, r.memory.loaded.Load(), begun) {
 		a.loads = true
 		return snap.readAt, snap.Record, snap.rev, nil
 	}

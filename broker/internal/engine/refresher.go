@@ -94,6 +94,7 @@ func (r *Refresher) noteUse(now time.Time) {
 // memory is what a refresher knows about the record. mu is the refresher's.
 type memory struct {
 	snap       atomic.Pointer[Snapshot] // nil until the record has been read
+	loaded     atomic.Int64             // when the record was last loaded into snap, in Unix nanoseconds
 	readFailed atomic.Int64             // when a read last failed, in Unix nanoseconds
 	unsaved    atomic.Bool              // snap is newer than the record in the store
 	usedAt     atomic.Int64             // when the connection was last used, in Unix nanoseconds, to within useResolution

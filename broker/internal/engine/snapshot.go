@@ -196,6 +196,7 @@ func (r *Refresher) load(ctx context.Context) (*Snapshot, error) {
 	if r.isRolledBack(rec) {
 		return r.reportRollback(ctx, rec, begun)
 	}
+	r.memory.loaded.Store(e.clock.Now().UnixNano()) // begun was before the wait for the store
 	return r.Install(rec, rev, begun), nil
 }
 
@@ -232,6 +233,9 @@ func (r *Refresher) Latest(ctx context.Context) (*Snapshot, error) {
 		return snap, nil
 	}
 	if snap == nil || !snap.servable(now) {
+		if snap != nil && snap.Record.Enabled && !snap.Record.IsParked() && !now.Before(snap.Record.Cycle.RetryAt) && r.inProgress() != nil {
+			return snap, nil // the refresh in progress reads the record
+		}
 		return r.Read(ctx)
 	}
 	if isWithin(readCooldown, r.memory.readFailed.Load(), now) {
