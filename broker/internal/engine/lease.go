@@ -100,10 +100,13 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 	}
 }
 
-// read returns the record, and when it was read. The caller that asked for the refresh may
-// have read it a moment ago; if it has changed since, saving the lease is a conflict.
+// read returns the record, and when it was read. A caller may have read it a moment ago, or
+// be about to; if it has changed since, saving the lease is a conflict.
 func (a *attempt) read(ctx context.Context) (begun time.Time, rec *record.Record, rev record.Revision, err error) {
 	r := a.refresher
+	if rd := r.inReading(); !a.loads && rd != nil && rd.ticket.IsAwaited() {
+		_, _ = rd.wait(ctx) // which has the same errors as the load below
+	}
 	begun = r.engine.clock.Now()
 	if snap := r.memory.snap.Load(); !a.loads && snap != nil && isWithin(justRead, r.memory.loaded.Load(), begun) {
 		a.loads = true

@@ -163,6 +163,13 @@ func (r *Refresher) startReading(ctx context.Context) *reading {
 	return rd
 }
 
+// inReading returns the load in progress, or nil.
+func (r *Refresher) inReading() *reading {
+	r = r.lock()
+	defer r.mu.Unlock()
+	return r.memory.reading
+}
+
 func (r *Refresher) runReading(ctx context.Context, rd *reading) {
 	ctx, cancel := context.WithTimeout(storequeue.WithTicket(ctx, rd.ticket), openTimeout)
 	defer cancel()

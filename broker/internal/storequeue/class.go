@@ -59,6 +59,9 @@ func (t *Ticket) Wait() (leave func()) {
 	}
 }
 
+// IsAwaited reports whether a caller waits for the work.
+func (t *Ticket) IsAwaited() bool { return t.waiters.Load() > 0 }
+
 func (t *Ticket) reorder() {
 	if it := t.item.Load(); it != nil {
 		it.queue.reorder(it)
@@ -67,12 +70,12 @@ func (t *Ticket) reorder() {
 
 // isAbandoned reports whether no request of the work need begin.
 func (t *Ticket) isAbandoned() bool {
-	return t.left.Load() && !t.keep.Load() && t.waiters.Load() == 0
+	return t.left.Load() && !t.keep.Load() && !t.IsAwaited()
 }
 
 // class returns the class of the work's next request.
 func (t *Ticket) class() Class {
-	if t.waiters.Load() > 0 {
+	if t.IsAwaited() {
 		return t.waited
 	}
 	return t.unwaited
