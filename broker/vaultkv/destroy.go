@@ -149,7 +149,7 @@ func (s *Store) destroyEarlier(ctx context.Context, key record.Key, number uint6
 // keepOne sets max_versions of a secret to 1. It is no error if that is not allowed.
 func (s *Store) keepOne(ctx context.Context, path string) error {
 	_, err := s.do(ctx, request{
-		method: http.MethodPut, engine: "metadata", path: path, body: []byte(`{"max_versions":1}`), capabilities: "create, update",
+		method: http.MethodPut, engine: "metadata", path: path, body: []byte(`{"max_versions":1}`), capabilities: "update",
 	})
 	switch {
 	case isForbidden(err):

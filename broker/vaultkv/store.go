@@ -5,7 +5,7 @@
 // The token's policy, with the default mount and prefix:
 //
 //	path "secret/data/token-broker/connections/*"     { capabilities = ["create", "read", "update"] }
-//	path "secret/metadata/token-broker/connections/*" { capabilities = ["create", "read", "update", "list", "delete"] }
+//	path "secret/metadata/token-broker/connections/*" { capabilities = ["read", "update", "list", "delete"] }
 //	path "secret/destroy/token-broker/connections/*"  { capabilities = ["update"] }
 //
 // # Earlier versions
@@ -13,7 +13,7 @@
 // When credentials of a record are first replaced, max_versions of its secret is set to 1.
 // From then on the engine itself removes the earlier version with each write. Where that is
 // not possible, earlier versions are destroyed: at once after an import or an update, and once
-// in [spread] refreshes. It is not possible if the policy does not allow create and update on
+// in [spread] refreshes. It is not possible if the policy does not allow update on
 // the metadata, or if the mount is configured to keep more versions: of the two numbers the
 // engine takes the larger one.
 //

@@ -129,13 +129,24 @@ func TestForeignSecretsAreLeftAlone(t *testing.T) {
 func TestDocumentedPolicyIsEnough(t *testing.T) {
 	t.Parallel()
 	for name, metadata := range map[string]string{
-		"as documented":     `["create", "read", "update", "list", "delete"]`,
+		"as documented":     `["read", "update", "list", "delete"]`,
 		"of older versions": `["read", "list", "delete"]`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			prefix := prefix()
-			wantPolicyEnough(t, newStore(t, vaultkv.Config{Prefix: prefix, Token: tokenOf(login(t, prefix, metadata))}))
+			store := newStore(t, vaultkv.Config{Prefix: prefix, Token: tokenOf(login(t, prefix, metadata))})
+			wantPolicyEnough(t, store)
+			save(t, store, newRecord("ann", 1), 0)
+			if err := store.DestroyEarlier(t.Context(), key("ann"), 1); err != nil {
+				t.Errorf("DestroyEarlier: %v", err)
+			}
+			for generation := range uint64(3) {
+				refresh(t, store, generation+2)
+			}
+			if got, want := store.KeepsFew(key("ann"), 40), name == "as documented"; got != want {
+				t.Errorf("KeepsFew = %t, want %t", got, want)
+			}
 		})
 	}
 }
