@@ -225,7 +225,7 @@ func (e *Engine) closeStore() error {
 
 // logOverload logs that the store has become overloaded, or is no longer.
 func (e *Engine) logOverload(overloaded bool) {
-	level, msg := slog.LevelWarn, "the store is overloaded: refreshes wait for it, and changes by other processes are seen late; valid tokens are served"
+	level, msg := slog.LevelWarn, "the store is overloaded; refreshes wait for it"
 	if !overloaded {
 		level, msg = slog.LevelInfo, "the store is no longer overloaded"
 	}
