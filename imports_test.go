@@ -39,7 +39,7 @@ var allowed = map[string]string{
 	// The library: the facade, the engine and its mechanism. Stores, journal and webhooks know
 	// the records and none of these.
 	"broker":                        "broker/connector broker/internal/engine broker/internal/inject broker/internal/tracing broker/record broker/secret",
-	"broker/internal/engine":        "broker/connector broker/guard broker/internal/breaker broker/internal/inject broker/internal/storequeue broker/internal/tokenendpoint broker/record broker/secret broker/internal/tracing",
+	"broker/internal/engine":        "broker/connector broker/guard broker/internal/breaker broker/internal/inject broker/internal/sharded broker/internal/storequeue broker/internal/tokenendpoint broker/record broker/secret broker/internal/tracing",
 	"broker/internal/breaker":       "broker/connector broker/record broker/secret",
 	"broker/internal/storequeue":    "broker/record",
 	"broker/internal/tracing":       "broker/internal/tokenendpoint broker/record",
@@ -56,6 +56,7 @@ var allowed = map[string]string{
 	"broker/secret":                 "",
 	"broker/internal/keyfile":       "",
 	"broker/internal/retryafter":    "",
+	"broker/internal/sharded":       "",
 
 	// For tests.
 	"broker/internal/model":       "",

@@ -41,6 +41,9 @@ func New(store record.Store, overloaded func(bool)) *Store {
 // IsBusy reports whether a request would have to wait for noticeably long.
 func (s *Store) IsBusy() bool { return s.queue.busy() }
 
+// Locker returns the queue's lock, for tests of what a caller may wait for.
+func (s *Store) Locker() sync.Locker { return &s.queue.mu }
+
 // A reply is what the store has answered.
 type reply struct {
 	rec *record.Record
