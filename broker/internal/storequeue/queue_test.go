@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -231,7 +232,7 @@ func press(ctx context.Context, s *Store) {
 	for i := range 200 {
 		go func() {
 			for ctx.Err() == nil {
-				_, _, _ = s.Load(ctx, testKey(fmt.Sprint(i)))
+				_, _, _ = s.Load(ctx, testKey(strconv.Itoa(i)))
 			}
 		}()
 	}
