@@ -48,7 +48,7 @@ var allowed = map[string]string{
 	"broker/vaultkv":                "broker/connector broker/record broker/secret",
 	"broker/boltstore":              "broker/connector broker/internal/keyfile broker/record",
 	"broker/journal":                "broker/internal/keyfile broker/record",
-	"broker/internal/tokenendpoint": "broker/guard broker/internal/retryafter broker/record broker/secret",
+	"broker/internal/tokenendpoint": "broker/connector broker/guard broker/internal/retryafter broker/record broker/secret",
 	"broker/internal/inject":        "broker/connector broker/secret",
 	"broker/record":                 "broker/connector broker/secret",
 	"broker/connector":              "",

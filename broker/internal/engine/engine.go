@@ -40,13 +40,6 @@ type connections struct {
 	applications sync.Map                            // string :: *inFlight
 }
 
-// refusals are the refusals of token endpoints that may concern more than one connection.
-type refusals struct {
-	breakers      breaker.Set
-	suspicions    breaker.Suspicions
-	announcements announcements
-}
-
 // Ready returns nil if the broker can serve and refresh tokens, otherwise an error that
 // says what prevents it.
 func (e *Engine) Ready(ctx context.Context) error {
@@ -119,12 +112,16 @@ func New(open func(context.Context) (record.Store, error), journal record.Journa
 		storage: storage{open: open, journal: journal}, connections: connections{refreshers: sharded.New[record.Key, Refresher](func(key *record.Key) string { return key.Consumer })},
 		lifecycle: lifecycle{ctx: ctx, end: end},
 	}
+	e.refusals.breakers = breaker.NewSet(clock, background{e})
 	e.cfg.Store(&record.Config{})
 	return e
 }
 
 // Configure replaces the configuration.
-func (e *Engine) Configure(cfg *record.Config) { e.cfg.Store(cfg) }
+func (e *Engine) Configure(cfg *record.Config) {
+	e.cfg.Store(cfg)
+	e.refusals.breakers.Reconfigured(cfg)
+}
 
 // Config returns the newest configuration.
 func (e *Engine) Config() *record.Config { return e.cfg.Load() }

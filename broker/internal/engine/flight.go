@@ -69,6 +69,7 @@ func (r *Refresher) fly(cause context.Context, f *flight) {
 	if !attempt.landed {
 		attempt.land(snap, err)
 	}
+	r.engine.refusals.breakers.EndTurn(r.Key)
 	r.planRetry(cause, snap, err)
 }
 
@@ -97,12 +98,12 @@ func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) 
 	switch {
 	case err == nil:
 		// The refresh may still have failed: a token that is still valid is served.
-		if snap.Record.Cycle.Phase != record.PhasePending || snap.Record.Cycle.RetryAt.IsZero() {
+		if cycle := snap.Record.Cycle; cycle.Phase == record.PhaseFailed && !cycle.NeedsAuth || cycle.RetryAt.IsZero() {
 			return
 		}
 		wait = snap.Record.Cycle.RetryAt.Sub(e.clock.Now())
 	case errors.As(err, &failed):
-		if failed.Parked || failed.GivenUp || failed.RetryAt.IsZero() {
+		if failed.Parked && !failed.Hopeless || failed.GivenUp || failed.RetryAt.IsZero() {
 			return
 		}
 		wait = failed.RetryAt.Sub(e.clock.Now())
@@ -149,7 +150,6 @@ type attempt struct {
 	cfg       *record.Config    // when the flight began
 	conn      *record.Connector // from cfg
 	landed    bool              // the flight's waiters were released
-	probing   bool              // this attempt may probe a paused connector
 	loads     bool              // the record must be loaded, however new the snapshot is
 }
 
@@ -192,7 +192,7 @@ func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 	sentAt := a.refresher.engine.clock.Now()
 	if held.isLate(sentAt, a.cfg.RequestTimeout()) {
 		a.giveBack(ctx, held)
-		a.refresher.engine.refusals.breakers.CancelProbe(a.conn, held.rec, sentAt)
+		a.refresher.engine.refusals.breakers.CancelTurn(a.refresher.Key)
 		return nil, fmt.Errorf("%w: saving the lease took too long", record.ErrStoreUnavailable)
 	}
 	answer := a.redeem(ctx, held, sentAt)
@@ -233,24 +233,20 @@ func (a *attempt) due(ctx context.Context, rec *record.Record, snap *Snapshot, n
 	if !expired && !snap.wantsRefresh(now) && !a.refresher.isForced(rec.Generation) {
 		return false, nil
 	}
-	_, err := a.conn.TokenEndpoint(rec)
-	if err == nil {
-		_, err = a.conn.RequestParams(rec)
-	}
-	if err != nil {
+	if _, err := tokenRequest(a.conn, rec, now); err != nil {
 		return false, &record.TokenError{Key: a.refresher.Key, Class: record.ClassConfiguration, Code: record.CodeMissingSettings, BadSettings: true, Err: err}
 	}
-	if now.Before(rec.Cycle.RetryAt) {
+	if now.Before(rec.Cycle.RetryAt) && !a.refresher.ignoresBackoff(rec) {
 		if !expired {
 			return false, nil
 		}
 		return false, rec.TokenError(now)
 	}
-	if until := a.refresher.engine.refusals.breakers.OpenUntil(a.conn, rec, now); !until.IsZero() {
+	if err := a.refresher.engine.refusals.breakers.Hold(a.conn, rec, now, false); err != nil {
 		if !expired {
 			return false, nil
 		}
-		return false, pausedError(a.refresher.Key, until)
+		return false, err
 	}
 	return true, nil
 }

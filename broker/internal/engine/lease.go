@@ -92,11 +92,12 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 		}
 		held, err := a.takeLease(ctx, rec, rev, takeover)
 		if err != nil && !errors.Is(err, record.ErrConflict) {
-			e.refusals.breakers.CancelProbe(a.conn, rec, e.clock.Now()) // the probe was not sent
+			e.refusals.breakers.CancelTurn(a.refresher.Key) // its request was not sent
 		}
 		if !errors.Is(err, record.ErrConflict) {
 			return held, err
 		}
+		ctx = storequeue.With(ctx, storequeue.Resume) // it has a turn, which must not be left unused
 	}
 }
 
@@ -122,7 +123,7 @@ func (a *attempt) read(ctx context.Context) (begun time.Time, rec *record.Record
 }
 
 // mayTry returns an error if this attempt must not send a token request: the journal could
-// not keep the answer, or another attempt probes the paused connector.
+// not keep the answer, or it is another connection's turn.
 func (a *attempt) mayTry(ctx context.Context, rec *record.Record) error {
 	e := a.refresher.engine
 	if err := e.checkJournal(ctx); err != nil {
@@ -132,13 +133,7 @@ func (a *attempt) mayTry(ctx context.Context, rec *record.Record) error {
 			RetryAt: e.clock.Now().Add(storeRetry), Err: err,
 		}
 	}
-	if !a.probing {
-		if until := e.refusals.breakers.TryProbe(a.conn, rec, e.clock.Now()); !until.IsZero() {
-			return pausedError(a.refresher.Key, until)
-		}
-		a.probing = true
-	}
-	return nil
+	return e.refusals.breakers.TakeTurn(a.conn, rec, e.clock.Now())
 }
 
 // contend decides what to do about the lease in rec, if any: wait for it, or take it over

@@ -21,9 +21,8 @@ func (r *Refresher) lockAll() (unlock func()) {
 		&r.mu,
 		e.connections.refreshers.Locker(&r.Key),
 		e.storage.opened.Load().Locker(),
-		&e.lifecycle.mu,
 		e.refusals.breakers.Locker(),
-		e.refusals.suspicions.Locker(),
+		&e.lifecycle.mu,
 		&e.refusals.announcements.mu,
 		&e.backlog.mu,
 	}

@@ -53,10 +53,10 @@ func (r *Refresher) refused(snap *Snapshot, conn *record.Connector, now time.Tim
 	if snap.Record.IsParked() || now.Before(snap.Record.Cycle.RetryAt) {
 		return snap.Record.TokenError(now)
 	}
-	if until := r.engine.refusals.breakers.OpenUntil(conn, snap.Record, now); !until.IsZero() {
-		return pausedError(r.Key, until)
+	if !conn.CanRefresh(snap.Record.Credentials) {
+		return nil
 	}
-	return nil
+	return r.engine.refusals.breakers.Hold(conn, snap.Record, now, false)
 }
 
 // await joins the refresh in progress, or starts one, and returns its result.

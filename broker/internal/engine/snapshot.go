@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -61,25 +62,30 @@ func refreshMargin(lifetime time.Duration) time.Duration {
 	return min(min(max(lifetime/5, minMargin), maxMargin), lifetime/3)
 }
 
-// refreshAt returns when to refresh a token ahead of its expiry. A token of unknown lifetime
-// counts as one of unknownLifetime.
-func refreshAt(c *record.Credentials) time.Time {
-	expiry, issuedAt := c.Expiry, c.IssuedAt
+// refreshAt returns when to refresh a token ahead of its expiry, by margin or, if that is
+// zero, by the usual one. A token of unknown lifetime counts as one that lives as long as the
+// one before it, or for unknownLifetime.
+func refreshAt(c *record.Credentials, margin time.Duration) time.Time {
+	expiry, issuedAt, usual := c.Expiry, c.IssuedAt, cmp.Or(c.Lifetime, unknownLifetime)
 	switch {
 	case expiry.IsZero() && issuedAt.IsZero():
 		return time.Time{}
 	case expiry.IsZero():
-		expiry = issuedAt.Add(unknownLifetime)
+		expiry = issuedAt.Add(usual)
 	case issuedAt.IsZero():
-		issuedAt = expiry.Add(-unknownLifetime)
+		issuedAt = expiry.Add(-usual)
 	}
-	return expiry.Add(-refreshMargin(expiry.Sub(issuedAt)))
+	lifetime := expiry.Sub(issuedAt)
+	if margin == 0 {
+		margin = refreshMargin(lifetime)
+	}
+	return expiry.Add(-min(margin, lifetime/3))
 }
 
-func newSnapshot(rec *record.Record, rev record.Revision, readAt time.Time) *Snapshot {
+func newSnapshot(rec *record.Record, rev record.Revision, readAt time.Time, margin time.Duration) *Snapshot {
 	s := &Snapshot{Record: rec, rev: rev, readAt: readAt}
 	if c := rec.Credentials; c != nil {
-		s.refreshAt = refreshAt(c)
+		s.refreshAt = refreshAt(c, margin)
 		if margin := c.Expiry.Sub(s.refreshAt); !s.refreshAt.IsZero() && !c.Expiry.IsZero() && margin >= 10 {
 			s.refreshAt = s.refreshAt.Add(rand.N(margin / 10)) // so that replicas do not all begin at the same time
 		}
@@ -102,7 +108,11 @@ func (s *Snapshot) wantsRefresh(now time.Time) bool {
 // Install makes the record the snapshot that calls are served from, unless this process has
 // a newer one. It returns the newest.
 func (r *Refresher) Install(rec *record.Record, rev record.Revision, readAt time.Time) *Snapshot {
-	next := newSnapshot(rec, rev, readAt)
+	var margin time.Duration
+	if conn := r.engine.Config().Connectors[r.Key.Connector]; conn != nil {
+		margin = conn.RefreshMargin
+	}
+	next := newSnapshot(rec, rev, readAt, margin)
 	r = r.lock()
 	r.sawRecord(rec)
 	r.noteUse(readAt) // so that it is not evicted as unused
@@ -249,7 +259,8 @@ func (r *Refresher) Latest(ctx context.Context) (*Snapshot, error) {
 		return snap, nil
 	}
 	rd := r.startReading(ctx)
-	if rd.ticket.Keep(); e.isBusy() {
+	rd.ticket.Keep()
+	if s := e.storage.opened.Load(); s != nil && s.IsBusy() {
 		return snap, nil
 	}
 	waiting, cancel := context.WithTimeout(ctx, readPatience)

@@ -235,12 +235,6 @@ func (e *Engine) logOverload(overloaded bool) {
 // isUnavailable reports whether err is [record.ErrStoreUnavailable].
 func isUnavailable(err error) bool { return errors.Is(err, record.ErrStoreUnavailable) }
 
-// isBusy reports whether a request to the store would have to wait.
-func (e *Engine) isBusy() bool {
-	s := e.storage.opened.Load()
-	return s != nil && s.IsBusy()
-}
-
 // isShared reports whether other processes may write to the store.
 func (e *Engine) isShared() bool {
 	s := e.storage.opened.Load()
