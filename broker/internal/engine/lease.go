@@ -67,6 +67,7 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 	for {
 		begun, rec, rev, err := a.read(ctx)
 		if err != nil {
+			e.refusals.breakers.CancelTurn(a.refresher.Key) // it may have one after a conflict
 			return nil, err
 		}
 		if a.refresher.isRolledBack(rec) {
@@ -97,7 +98,6 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 		if !errors.Is(err, record.ErrConflict) {
 			return held, err
 		}
-		ctx = storequeue.With(ctx, storequeue.Resume) // it has a turn, which must not be left unused
 	}
 }
 
