@@ -10,15 +10,17 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A flight is one refresh, shared by all callers that ask for one while it lasts.
 type flight struct {
-	done chan struct{} // closed when snap and err are set
-	snap *Snapshot
-	err  error
+	ticket *storequeue.Ticket
+	done   chan struct{} // closed when snap and err are set
+	snap   *Snapshot
+	err    error
 }
 
 // land ends the flight for its waiters.
@@ -29,7 +31,7 @@ func (f *flight) land(snap *Snapshot, err error) {
 
 // Start begins a refresh in the background, unless one is in progress. The refresh is linked
 // to the span in cause, whose end does not matter.
-func (r *Refresher) Start(cause context.Context) { r.start(cause) }
+func (r *Refresher) Start(cause context.Context) { r.start(cause).ticket.Keep() }
 
 // start begins a refresh, unless one is in progress, and returns it. The refresh is linked
 // to the span in cause; it goes on if cause is cancelled.
@@ -39,7 +41,7 @@ func (r *Refresher) start(cause context.Context) *flight {
 	if r.attempts.flight != nil {
 		return r.attempts.flight
 	}
-	f := &flight{done: make(chan struct{})}
+	f := &flight{done: make(chan struct{}), ticket: storequeue.NewTicket(storequeue.Refresh, storequeue.Ahead, r.memory.expiry())}
 	cause = trace.ContextWithSpan(context.Background(), trace.SpanFromContext(cause))
 	if !r.engine.lifecycle.begin(func() { r.fly(cause, f) }) {
 		f.land(nil, record.ErrShuttingDown)
@@ -54,7 +56,7 @@ func (r *Refresher) fly(cause context.Context, f *flight) {
 	ctx, span := r.engine.tracing.StartRoot(context.Background(), cause, "token_broker.refresh",
 		trace.WithAttributes(tracing.ConnectorAttribute(r.Key)))
 	attempt := &attempt{refresher: r, flight: f, cfg: r.engine.Config()}
-	snap, err := attempt.run(ctx)
+	snap, err := attempt.run(storequeue.WithTicket(ctx, f.ticket))
 	tracing.EndSpan(span, err)
 
 	r.mu.Lock()
@@ -148,6 +150,7 @@ type attempt struct {
 	cfg       *record.Config    // when the flight began
 	conn      *record.Connector // from cfg
 	landed    bool              // the flight's waiters were released
+	loads     bool              // the record must be loaded, however new the snapshot is
 }
 
 // land releases the flight's waiters.
@@ -185,6 +188,7 @@ func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 		a.refresher.attempts.idleSince.Store(a.refresher.engine.clock.Now().UnixNano())
 		return held.snap, nil
 	}
+	ctx = storequeue.With(ctx, storequeue.Settle)
 	sentAt := a.refresher.engine.clock.Now()
 	if held.isLate(sentAt, a.cfg.RequestTimeout()) {
 		a.giveBack(ctx, held)

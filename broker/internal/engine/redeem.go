@@ -97,7 +97,7 @@ func (a *attempt) fellBack(ctx context.Context, held *heldLease, ans record.Answ
 	if ans.Class != record.ClassPermanent || !a.conn.Grant().FallsBack || a.conn.NextGrant(held.rec.Credentials) != record.GrantRefreshToken {
 		return false, nil
 	}
-	_, _, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) {
+	_, _, err := a.settle(ctx, held, func(rec *record.Record) (record.EventType, error) {
 		if rec == nil || rec.IsTombstone() {
 			return "", record.ConnectionNotFound(a.refresher.Key)
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -25,7 +26,7 @@ func (a *attempt) saveToken(ctx context.Context, held *heldLease, ans record.Ans
 	u := &pendingAnswer{id: held.lease.ID, key: r.Key, redeemed: held.lease.RefreshToken, replaces: held.rec.Generation, answer: ans}
 	policy := a.policy(held)
 	saved := r.engine.journalIfSlow(ctx, a.cfg, u)
-	snap, event, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) { return u.merge(rec, policy, r.engine.clock.Now()) })
+	snap, event, err := a.settle(ctx, held, func(rec *record.Record) (record.EventType, error) { return u.merge(rec, policy, r.engine.clock.Now()) })
 	if errors.Is(err, errSavedAlready) {
 		event = u.outcome.event
 		snap, err = r.load(ctx)
@@ -34,7 +35,7 @@ func (a *attempt) saveToken(ctx context.Context, held *heldLease, ans record.Ans
 	if err != nil && !isFinal(err) {
 		snap, err = a.saveLater(ctx, held, u, err)
 	} else if err == nil {
-		r.engine.DestroyEarlier(ctx, r.Key, snap.rev)
+		r.engine.destroyRedeemed(ctx, r.Key, snap.rev)
 		a.emit(ctx, event, snap)
 	} else if errors.Is(err, record.ErrConnectionNotFound) {
 		// The connection was deleted, so the new tokens are of no use.
@@ -124,7 +125,7 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 	case ans.Class == record.ClassRefused && !policy.Ahead:
 		a.noteRefusal(ctx, held, ans, now)
 	}
-	snap, event, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) {
+	snap, event, err := a.settle(ctx, held, func(rec *record.Record) (record.EventType, error) {
 		if rec == nil || rec.IsTombstone() {
 			return "", record.ConnectionNotFound(r.Key)
 		}
@@ -181,7 +182,7 @@ func (a *attempt) awaitNewer(ctx context.Context, held *heldLease) bool {
 func (a *attempt) prolong(ctx context.Context, held *heldLease) {
 	lease := *held.lease
 	lease.ID = uuid.NewString()
-	_, _, err := a.refresher.engine.Update(ctx, a.refresher.Key, func(rec *record.Record) (*record.Record, error) {
+	rec, rev, err := a.refresher.engine.Update(ctx, a.refresher.Key, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || !rec.Holds(held.lease) {
 			return nil, errSuperseded
 		}
@@ -189,19 +190,24 @@ func (a *attempt) prolong(ctx context.Context, held *heldLease) {
 		return rec, nil
 	})
 	if err == nil {
-		held.lease = &lease
+		held.lease, held.rec, held.rev = &lease, rec, rev
 	}
 }
 
-// settle is [Engine.settle] for the attempt's connection.
-func (a *attempt) settle(ctx context.Context, change func(*record.Record) (record.EventType, error)) (*Snapshot, record.EventType, error) {
-	return a.refresher.engine.settle(ctx, a.refresher.Key, a.refresher.engine.save, change)
+// settle is [Engine.settle] for the attempt's connection. It loads the record only if
+// another process has changed it since the lease was taken.
+func (a *attempt) settle(ctx context.Context, held *heldLease, change func(*record.Record) (record.EventType, error)) (*Snapshot, record.EventType, error) {
+	return a.refresher.engine.settle(ctx, a.refresher.Key, held, a.refresher.engine.save, change)
 }
 
-// settle changes the record, releases its lease and serves calls from the result.
-func (e *Engine) settle(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (record.EventType, error)) (*Snapshot, record.EventType, error) {
+// settle changes the record, releases its lease and serves calls from the result. held says
+// what the record was, unless it is nil.
+func (e *Engine) settle(ctx context.Context, key record.Key, held *heldLease, save saveFunc, change func(*record.Record) (record.EventType, error)) (*Snapshot, record.EventType, error) {
+	if held == nil {
+		held = &heldLease{}
+	}
 	var event record.EventType
-	rec, rev, err := e.UpdateWith(ctx, key, save, func(rec *record.Record) (_ *record.Record, err error) {
+	rec, rev, err := e.updateSeen(storequeue.With(ctx, storequeue.Settle), key, held.rec, held.rev, save, func(rec *record.Record) (_ *record.Record, err error) {
 		if event, err = change(rec); err != nil {
 			return nil, err
 		}

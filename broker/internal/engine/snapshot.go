@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -26,9 +27,20 @@ type Snapshot struct {
 
 // A reading is a load that several callers wait for.
 type reading struct {
-	done chan struct{} // closed when snap and err are set
-	snap *Snapshot
-	err  error
+	ticket *storequeue.Ticket
+	done   chan struct{} // closed when snap and err are set
+	snap   *Snapshot
+	err    error
+}
+
+// wait waits for the load.
+func (rd *reading) wait(ctx context.Context) (*Snapshot, error) {
+	select {
+	case <-rd.done:
+		return rd.snap, rd.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // While a valid token is in memory, a store that does not answer holds up no call for long.
@@ -135,10 +147,22 @@ func (r *Refresher) forget() {
 // stops waiting. Errors: [record.ErrConnectionNotFound], [record.ErrStoreUnavailable],
 // [record.ErrShuttingDown], a [*record.TokenError] if the store was rolled back, ctx's.
 func (r *Refresher) Read(ctx context.Context) (*Snapshot, error) {
+	rd := r.startReading(ctx)
+	defer rd.ticket.Wait()()
+	snap, err := rd.wait(ctx)
+	if errors.Is(err, storequeue.ErrAbandoned) {
+		return r.Read(ctx) // its callers had left just before
+	}
+	return snap, err
+}
+
+// startReading begins a load of the record, unless one is in progress, and returns it.
+func (r *Refresher) startReading(ctx context.Context) *reading {
 	r = r.lock()
+	defer r.mu.Unlock()
 	rd := r.memory.reading
 	if rd == nil {
-		rd = &reading{done: make(chan struct{})}
+		rd = &reading{done: make(chan struct{}), ticket: storequeue.NewTicket(storequeue.Read, storequeue.Idle, time.Time{})}
 		if r.engine.lifecycle.begin(func() { r.runReading(context.WithoutCancel(ctx), rd) }) {
 			r.memory.reading = rd
 		} else {
@@ -146,18 +170,20 @@ func (r *Refresher) Read(ctx context.Context) (*Snapshot, error) {
 			close(rd.done)
 		}
 	}
-	r.mu.Unlock()
-	select {
-	case <-rd.done:
-		return rd.snap, rd.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	return rd
+}
+
+// inReading returns the load in progress, or nil.
+func (r *Refresher) inReading() *reading {
+	r = r.lock()
+	defer r.mu.Unlock()
+	return r.memory.reading
 }
 
 func (r *Refresher) runReading(ctx context.Context, rd *reading) {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	ctx, cancel := context.WithTimeout(storequeue.WithTicket(ctx, rd.ticket), openTimeout)
 	defer cancel()
+	defer context.AfterFunc(r.engine.lifecycle.ctx, cancel)() // it may wait for long to begin
 	rd.snap, rd.err = r.load(ctx)
 	r.mu.Lock()
 	r.memory.reading = nil
@@ -187,6 +213,7 @@ func (r *Refresher) load(ctx context.Context) (*Snapshot, error) {
 	if r.isRolledBack(rec) {
 		return r.reportRollback(ctx, rec, begun)
 	}
+	r.memory.loaded.Store(e.clock.Now().UnixNano()) // begun was before the wait for the store
 	return r.Install(rec, rev, begun), nil
 }
 
@@ -210,7 +237,7 @@ func (r *Refresher) reportRollback(ctx context.Context, rec *record.Record, read
 }
 
 // Latest returns a snapshot that is no older than [record.Config.CacheTTL]. While the store is
-// unavailable, it returns one with a valid token, however old.
+// unavailable or busy, it returns one with a valid token, however old.
 func (r *Refresher) Latest(ctx context.Context) (*Snapshot, error) {
 	e := r.engine
 	now := e.clock.Now()
@@ -223,14 +250,22 @@ func (r *Refresher) Latest(ctx context.Context) (*Snapshot, error) {
 		return snap, nil
 	}
 	if snap == nil || !snap.servable(now) {
+		if snap != nil && snap.Record.Enabled && !snap.Record.IsParked() && !now.Before(snap.Record.Cycle.RetryAt) && r.inProgress() != nil {
+			return snap, nil // the refresh in progress reads the record
+		}
 		return r.Read(ctx)
 	}
 	if isWithin(readCooldown, r.memory.readFailed.Load(), now) {
 		return snap, nil
 	}
+	rd := r.startReading(ctx)
+	rd.ticket.Keep()
+	if s := e.storage.opened.Load(); s != nil && s.IsBusy() {
+		return snap, nil
+	}
 	waiting, cancel := context.WithTimeout(ctx, readPatience)
 	defer cancel()
-	fresh, err := r.Read(waiting)
+	fresh, err := rd.wait(waiting)
 	if err == nil {
 		return fresh, nil
 	}
