@@ -74,7 +74,7 @@ func (s *Embedded) StorageKey() string { return "embedded:" + s.dir }
 
 // OpenStore implements [Storage].
 func (s *Embedded) OpenStore(ctx context.Context, opts OpenOptions) (record.Store, error) {
-	store, err := boltstore.Open(ctx, boltstore.Config{Dir: s.dir})
+	store, err := boltstore.Open(ctx, boltstore.Config{Dir: s.dir, Logger: opts.Logger})
 	if err != nil { // not a nil *boltstore.Store in the interface
 		return nil, err
 	}
@@ -82,6 +82,17 @@ func (s *Embedded) OpenStore(ctx context.Context, opts OpenOptions) (record.Stor
 		store.WarnIfExposed(ctx, opts.Logger)
 	}
 	return store, nil
+}
+
+// Check reads the whole store, which may be in use, and reports damage.
+func (s *Embedded) Check(ctx context.Context) (*boltstore.Report, error) {
+	return boltstore.Check(ctx, s.dir)
+}
+
+// Rebuild saves what can be read of the store, which must not be in use, into a new database at
+// path.
+func (s *Embedded) Rebuild(ctx context.Context, path string) (*boltstore.Report, error) {
+	return boltstore.Rebuild(ctx, s.dir, path)
 }
 
 // Interface guards
