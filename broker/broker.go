@@ -20,9 +20,12 @@ type Broker struct {
 
 // A Clock tells the time and waits. Embedders can replace it to simulate time.
 type Clock interface {
-	// Now returns the current time, with a monotonic reading if the clock has one.
+	// Now returns the current time of day, which can be set, and can be wrong.
 	Now() time.Time
-	// Sleep returns nil after d, or ctx's error as soon as ctx is done.
+	// Elapsed returns the time since some fixed moment in the past. It is never set.
+	Elapsed() time.Duration
+	// Sleep returns nil after d, or ctx's error as soon as ctx is done. It is not affected
+	// when the time of day is set.
 	Sleep(ctx context.Context, d time.Duration) error
 }
 

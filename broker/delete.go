@@ -49,7 +49,7 @@ func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
 	if err != nil {
 		return err
 	}
-	r.Install(tombstone, rev, now)
+	r.Install(tombstone, rev)
 	b.engine.DestroyEarlier(ctx, key, rev)
 	if c := last.Credentials; c != nil {
 		b.engine.RevokeGrant(ctx, cfg, cfg.Connectors[key.Connector], key, last.Settings, c.AccessToken, c.RefreshToken)

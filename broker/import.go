@@ -59,7 +59,7 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 		cfg.Log().LogAttrs(ctx, slog.LevelWarn, "imported token has a lifetime of 3600000 seconds or more; expires_in is in seconds, not milliseconds",
 			slog.String("connection", key.String()), slog.Duration("lifetime", *imp.Credentials.ExpiresIn))
 	}
-	r.Install(rec, rev, b.engine.Now())
+	r.Install(rec, rev)
 	if replaced {
 		b.engine.DestroyEarlier(ctx, key, rev)
 	}

@@ -47,7 +47,7 @@ func (b *Broker) Update(ctx context.Context, key record.Key, up *record.Update) 
 	if err != nil {
 		return nil, err
 	}
-	r.Install(rec, rev, b.engine.Now())
+	r.Install(rec, rev)
 	if replaced {
 		b.engine.DestroyEarlier(ctx, key, rev)
 	}

@@ -42,6 +42,7 @@ type Policy struct {
 	GiveUp    time.Duration // how long the background job retries
 	Retention time.Duration // of a parked connection's credentials; 0: for ever
 	Announced bool          // the event was already emitted for another connection
+	Rejected  bool          // downstream has refused the access token, so nothing is lost with it
 	Ahead     bool          // the access token is valid, so nothing depends on this attempt
 }
 
@@ -96,6 +97,7 @@ func (r *Record) replaceRefreshToken(next secret.String) {
 func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 	c := &r.Cycle
 	before := c.Phase
+	c.rebase(now)
 	if policy.Ahead && (ans.Class == ClassRefused || ans.Early) && !r.IsParked() {
 		r.postpone(ans, now)
 		return ""
@@ -109,19 +111,22 @@ func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 		return "" // the extra try was inconclusive: the token still counts as refused
 	}
 	if c.NeedsAuth && ans.Class != ClassPermanent {
-		c.RetryAt, c.Queued = now.Add(max(hopelessBackoff, ans.RetryAfter)), false
+		c.waitUntil(now, max(hopelessBackoff, ans.RetryAfter))
+		c.Queued = false
 		return ""
 	}
 	c.Class, c.Code = ans.Class, ans.Code
 	switch ans.Class {
 	case ClassPermanent:
-		c.Queued, c.Phase, c.RetryAt = false, PhaseFailed, time.Time{}
+		c.stopWaiting()
+		c.Queued, c.Phase = false, PhaseFailed
 		c.Parked = r.Credentials.identity()
-		if policy.Retention > 0 && r.Credentials != nil && c.CredentialsExpireAt.IsZero() { // another try does not extend it
-			c.CredentialsExpireAt = now.Add(policy.Retention)
+		if expire := now.Add(policy.Retention); policy.Retention > 0 && r.Credentials != nil &&
+			(c.CredentialsExpireAt.IsZero() || c.CredentialsExpireAt.After(expire)) { // another try does not extend it
+			c.CredentialsExpireAt = expire
 		}
 	case ClassConfiguration:
-		c.RetryAt = time.Time{} // the breaker decides when
+		c.stopWaiting() // the breaker decides when
 		if policy.Announced {
 			return ""
 		}
@@ -129,7 +134,10 @@ func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 	case ClassRefused:
 		r.refuse(policy, now)
 	default:
-		c.RetryAt = now.Add(r.retryDelay(ans, policy, now))
+		c.waitUntil(now, max(backoff(c.Attempts), ans.RetryAfter))
+		if ans.Class == ClassAmbiguous {
+			r.waitAmbiguous(policy, now)
+		}
 		if c.GiveUpAt.IsZero() {
 			c.GiveUpAt = c.RetryAt.Add(policy.GiveUp)
 		}
@@ -137,7 +145,8 @@ func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 			c.Phase = PhasePending
 		}
 		if !now.Before(c.GiveUpAt) {
-			c.Phase, c.RetryAt, c.Queued = PhaseFailed, now.Add(Cooldown), false
+			c.waitUntil(now, Cooldown)
+			c.Phase, c.Queued = PhaseFailed, false
 		}
 	}
 	switch {
@@ -169,7 +178,8 @@ func (r *Record) postpone(ans Answer, now time.Time) {
 			wait = left // no sooner: then the token has expired
 		}
 	}
-	c.RetryAt = now.Add(max(wait, ans.RetryAfter))
+	c.waitUntil(now, max(wait, ans.RetryAfter))
+	c.RejectedWait = max(min(wait, minPostponement), ans.RetryAfter)
 }
 
 // refuse records a refusal that may be about this connection or about the client. Its customer
@@ -182,7 +192,7 @@ func (r *Record) refuse(policy Policy, now time.Time) {
 	evidence := c.RefusedSince.Add(policy.GiveUp)
 	if c.Refused >= enoughRefusals && !now.Before(evidence) {
 		c.Phase, c.NeedsAuth, c.Queued = PhaseFailed, true, false
-		c.RetryAt = now.Add(hopelessBackoff)
+		c.waitUntil(now, hopelessBackoff)
 		return
 	}
 	if c.Phase == PhaseHealthy {
@@ -192,31 +202,40 @@ func (r *Record) refuse(policy Policy, now time.Time) {
 	if left := evidence.Sub(now); c.Refused >= enoughRefusals-1 && left >= Cooldown {
 		wait = min(wait, left) // so that the attempt that decides comes in time
 	}
-	c.RetryAt = now.Add(wait + rand.N(wait/10))
+	c.waitUntil(now, wait+rand.N(wait/10))
 }
 
-// retryDelay returns how long to wait after a transient or ambiguous failure.
-func (r *Record) retryDelay(ans Answer, policy Policy, now time.Time) time.Duration {
-	delay := max(backoff(r.Cycle.Attempts), ans.RetryAfter)
-	if ans.Class != ClassAmbiguous {
-		return delay
-	}
+// waitAmbiguous adjusts the planned wait after a failure that may have spent the refresh token.
+func (r *Record) waitAmbiguous(policy Policy, now time.Time) {
+	c := &r.Cycle
 	switch policy.Rotation.Kind {
 	case connector.RotationNever:
-		return delay
 	case connector.RotationWindow:
 		// A spent token still works inside the window, so retry soon.
-		if r.Cycle.Attempts == 1 && policy.Rotation.Window > time.Second {
-			return rand.N(time.Second)
+		if c.Attempts == 1 && policy.Rotation.Window > time.Second {
+			c.waitUntil(now, rand.N(time.Second))
 		}
-		return delay
 	default:
-		// The retry may cost the grant, so it waits until the access token has expired.
-		if c := r.Credentials; c != nil && c.Expiry.After(now) {
-			return max(delay, c.Expiry.Sub(now))
+		// The retry may cost the grant, so it waits while the access token works.
+		if left := r.Credentials.validFor(now); left > c.Wait && !policy.Rejected {
+			delay := c.Wait
+			c.waitUntil(now, left)
+			c.RejectedWait = delay
 		}
-		return delay
 	}
+}
+
+// validFor returns how long the access token is valid after now, 0 if it has expired or its
+// expiry is unknown. That is never longer than its lifetime, even if now is wrong.
+func (c *Credentials) validFor(now time.Time) time.Duration {
+	if c == nil || c.Expiry.IsZero() {
+		return 0
+	}
+	left := max(0, c.Expiry.Sub(now))
+	if lifetime := c.Expiry.Sub(c.IssuedAt); !c.IssuedAt.IsZero() && lifetime > 0 {
+		left = min(left, lifetime)
+	}
+	return left
 }
 
 // TokenError returns the reason why the record has no valid token.
@@ -232,6 +251,9 @@ func (r *Record) TokenError(now time.Time) *TokenError {
 	}
 	if r.IsParked() && c.Code != CodeNoRefreshToken && c.Code != CodeAccessTokenRejected {
 		err.RetryAt = c.FailedAt.Add(Cooldown)
+		if latest := now.Add(Cooldown); err.RetryAt.After(latest) {
+			err.RetryAt = latest
+		}
 	}
 	if cred := r.Credentials; cred != nil {
 		err.FirstRefresh = cred.FromImport && !cred.Redeemed
@@ -254,14 +276,16 @@ type Cycle struct {
 	// Queued says that a refresh was requested and has not finished yet.
 	Queued bool
 
-	Phase     Phase
-	Class     Class     // of the last failure
-	Code      string    // of the last failure
-	FailedAt  time.Time // of the last failure
-	Attempts  int       // failed attempts
-	RetryAt   time.Time // no attempt before this
-	GiveUpAt  time.Time // when the background job stops retrying
-	Ambiguous int       // attempts that may have spent the refresh token
+	Phase        Phase
+	Class        Class         // of the last failure
+	Code         string        // of the last failure
+	FailedAt     time.Time     // of the last failure
+	Attempts     int           // failed attempts
+	RetryAt      time.Time     // no attempt before this, by the writer's clock; zero: no wait
+	Wait         time.Duration // how long after its decision RetryAt is
+	RejectedWait time.Duration // if positive, the shorter wait once downstream has refused the access token
+	GiveUpAt     time.Time     // when the background job stops retrying
+	Ambiguous    int           // attempts that may have spent the refresh token
 
 	// Parked is the hash of the refresh token that the token endpoint refused for good, or of
 	// the access token if there is no refresh token. While the current credentials have this

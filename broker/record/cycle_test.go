@@ -202,16 +202,19 @@ func TestRetriesEndAtTheirDeadline(t *testing.T) {
 	if want := c.Cycle.RetryAt.Add(giveUp); !deadline.Equal(want) {
 		t.Errorf("the deadline is %v, want %v", deadline, want)
 	}
-	if got := c.failAt(deadline.Add(-1), record.Answer{Class: record.ClassTransient}, record.Policy{}); got != "" || !c.Cycle.Queued {
-		t.Errorf("before: got event %q, queued %v", got, c.Cycle.Queued)
+	at := c.Cycle.RetryAt
+	for ; at.Before(deadline); at = c.Cycle.RetryAt {
+		if got := c.failAt(at, record.Answer{Class: record.ClassTransient}, record.Policy{}); got != "" || !c.Cycle.Queued {
+			t.Fatalf("%v before: got event %q, queued %v", deadline.Sub(at), got, c.Cycle.Queued)
+		}
 	}
-	if got := c.failAt(deadline, record.Answer{Class: record.ClassTransient}, record.Policy{}); got != record.EventRefreshFailed {
-		t.Errorf("at the deadline: got event %q, want failed", got)
+	if got := c.failAt(at, record.Answer{Class: record.ClassTransient}, record.Policy{}); got != record.EventRefreshFailed {
+		t.Errorf("after the deadline: got event %q, want failed", got)
 	}
-	if c.Cycle.Queued || !c.Cycle.RetryAt.Equal(deadline.Add(record.Cooldown)) || !c.Cycle.GiveUpAt.Equal(deadline) {
+	if c.Cycle.Queued || !c.Cycle.RetryAt.Equal(at.Add(record.Cooldown)) || !c.Cycle.GiveUpAt.Equal(deadline) {
 		t.Errorf("got cycle %+v, want it over, with an attempt after the cooldown", c.Cycle)
 	}
-	if err := c.TokenError(deadline); !err.GivenUp || err.Parked || err.Class != record.ClassTransient {
+	if err := c.TokenError(at); !err.GivenUp || err.Parked || err.Class != record.ClassTransient {
 		t.Errorf("got %+v, want it given up", err)
 	}
 }

@@ -57,20 +57,22 @@ type leaseJSON struct {
 }
 
 type cycleJSON struct {
-	Queued              bool        `json:"queued,omitempty"`
-	Phase               Phase       `json:"phase,omitempty"`
-	Class               Class       `json:"class,omitempty"`
-	Code                string      `json:"code,omitempty"`
-	FailedAt            time.Time   `json:"failed_at,omitzero"`
-	Attempts            int         `json:"attempts,omitempty"`
-	RetryAt             time.Time   `json:"retry_at,omitzero"`
-	GiveUpAt            time.Time   `json:"give_up_at,omitzero"`
-	Ambiguous           int         `json:"ambiguous,omitempty"`
-	Parked              secret.Hash `json:"parked,omitempty"`
-	Refused             int         `json:"refused,omitempty"`
-	RefusedSince        time.Time   `json:"refused_since,omitzero"`
-	NeedsAuth           bool        `json:"needs_auth,omitempty"`
-	CredentialsExpireAt time.Time   `json:"credentials_expire_at,omitzero"`
+	Queued              bool          `json:"queued,omitempty"`
+	Phase               Phase         `json:"phase,omitempty"`
+	Class               Class         `json:"class,omitempty"`
+	Code                string        `json:"code,omitempty"`
+	FailedAt            time.Time     `json:"failed_at,omitzero"`
+	Attempts            int           `json:"attempts,omitempty"`
+	RetryAt             time.Time     `json:"retry_at,omitzero"`
+	Wait                time.Duration `json:"wait,omitempty"`
+	RejectedWait        time.Duration `json:"rejected_wait,omitempty"`
+	GiveUpAt            time.Time     `json:"give_up_at,omitzero"`
+	Ambiguous           int           `json:"ambiguous,omitempty"`
+	Parked              secret.Hash   `json:"parked,omitempty"`
+	Refused             int           `json:"refused,omitempty"`
+	RefusedSince        time.Time     `json:"refused_since,omitzero"`
+	NeedsAuth           bool          `json:"needs_auth,omitempty"`
+	CredentialsExpireAt time.Time     `json:"credentials_expire_at,omitzero"`
 }
 
 // Encode returns the stored form of r: a JSON object that contains the secrets. Only stores

@@ -277,10 +277,11 @@ func (r *Record) needsFirstRefresh(now time.Time) bool {
 func (r *Record) unpark(rotation connector.Rotation, now time.Time) {
 	r.Cycle.Parked = ""
 	r.Cycle.NeedsAuth = false // one more refusal is evidence enough
-	r.Cycle.RetryAt = time.Time{}
+	r.Cycle.stopWaiting()
 	r.Cycle.CredentialsExpireAt = time.Time{}
 	if c := r.Credentials; r.Cycle.Class == ClassAmbiguous && rotation.Kind == connector.RotationAlways && c != nil && c.Expiry.After(now) {
-		r.Cycle.RetryAt = c.Expiry
+		r.Cycle.waitUntil(now, c.validFor(now))
+		r.Cycle.RejectedWait = minBackoff
 	}
 }
 

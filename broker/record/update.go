@@ -2,7 +2,6 @@ package record
 
 import (
 	"reflect"
-	"time"
 )
 
 // An Update is a caller's change to a connection. Fields that are nil were not sent and leave
@@ -40,7 +39,7 @@ func (r *Record) Apply(conn *Connector, up *Update) error {
 		return err
 	}
 	if r.Cycle.Class == ClassRefused {
-		r.Cycle.RetryAt = time.Time{} // perhaps because of the settings
+		r.Cycle.stopWaiting() // perhaps because of the settings
 	}
 	if identity || conn.injectsOther(before.Settings, r.Settings) {
 		r.Generation++

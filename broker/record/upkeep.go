@@ -36,7 +36,7 @@ func (r *Record) IsNeglected(conn *Connector, now time.Time) bool {
 	if conn.AuthType != connector.OAuth2 || c == nil || !r.Enabled || r.IsParked() || !conn.CanRefresh(c) {
 		return false
 	}
-	interrupted := (r.Cycle.Queued || r.Cycle.Phase == PhasePending || r.Cycle.NeedsAuth) && !now.Before(r.Cycle.RetryAt)
+	interrupted := (r.Cycle.Queued || r.Cycle.Phase == PhasePending || r.Cycle.NeedsAuth) && r.Cycle.isDue(now)
 	return interrupted || r.isIdle(conn, now)
 }
 

@@ -1,10 +1,12 @@
 package breaker
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -41,18 +43,19 @@ type streak struct {
 	proven int // those of connections that were accepted before
 }
 
-// A lastRequest is the last request that a breaker let through.
+// A lastRequest is the last request that a breaker let through. Like all times of a breaker, at
+// is an instant.
 type lastRequest struct {
-	at         time.Time
+	at         clock.Instant
 	connection record.Key
 }
 
 // A turn is the right of one connection to send the next request.
 type turn struct {
 	key    record.Key // zero: no connection has it
-	since  time.Time
-	before time.Time // when the last request before this turn was sent
-	used   bool      // a request is in progress
+	since  clock.Instant
+	before clock.Instant // when the last request before this turn was sent
+	used   bool          // a request is in progress
 }
 
 // turnTimeout is how long a connection keeps its turn without a request.
@@ -60,12 +63,12 @@ const turnTimeout = 10 * time.Second
 
 // A timer starts the next connection.
 type timer struct {
-	at     time.Time
+	at     clock.Instant
 	cancel context.CancelFunc // nil if no timer runs
 }
 
 // isBefore reports whether the timer runs and is due no later than at.
-func (t *timer) isBefore(at time.Time) bool { return t.cancel != nil && !at.Before(t.at) }
+func (t *timer) isBefore(at clock.Instant) bool { return t.cancel != nil && at >= t.at }
 
 // stop stops the timer if it runs.
 func (t *timer) stop() {
@@ -76,20 +79,20 @@ func (t *timer) stop() {
 
 // A waiter is a connection that is due for a refresh and held back.
 type waiter struct {
-	refused  bool // its credentials, or its client, were refused already
-	proven   bool // the token endpoint has accepted a refresh of it before
-	valid    bool // its token is valid: it has something to lose
-	urgent   bool // an operator asked for it: the next request comes sooner
-	expiry   time.Time
-	failedAt time.Time
-	since    time.Time // when it began to wait
+	refused  bool          // its credentials, or its client, were refused already
+	proven   bool          // the token endpoint has accepted a refresh of it before
+	valid    bool          // its token is valid: it has something to lose
+	urgent   bool          // an operator asked for it: the next request comes sooner
+	expiry   time.Time     // by the clock of whoever wrote the record: only the order matters
+	failedAt time.Time     // likewise
+	since    clock.Instant // when it began to wait
 }
 
-func newWaiter(rec *record.Record, now time.Time) *waiter {
-	w := &waiter{refused: rec.WasRefused(), failedAt: rec.Cycle.FailedAt, since: now}
+func newWaiter(rec *record.Record, now clock.Moment) *waiter {
+	w := &waiter{refused: rec.WasRefused(), failedAt: rec.Cycle.FailedAt, since: now.Mono}
 	if c := rec.Credentials; c != nil {
 		w.proven, w.expiry = c.Redeemed, c.Expiry
-		w.valid = !c.AccessToken.IsZero() && !c.ExpiredAt(now)
+		w.valid = !c.AccessToken.IsZero() && !c.ExpiredAt(now.Wall)
 	}
 	return w
 }
@@ -117,7 +120,7 @@ func (w *waiter) compare(other *waiter) int {
 	case w.valid:
 		return w.expiry.Compare(other.expiry)
 	default:
-		return w.since.Compare(other.since) // not by expiry, which an import can make up
+		return cmp.Compare(w.since, other.since) // not by expiry, which an import can make up
 	}
 }
 
@@ -141,7 +144,7 @@ func (b *breaker) spacing(w *waiter) time.Duration {
 }
 
 // next returns the connection that goes next, and when; nil if none waits.
-func (b *breaker) next() (record.Key, *waiter, time.Time) {
+func (b *breaker) next() (record.Key, *waiter, clock.Instant) {
 	var first record.Key
 	var best *waiter
 	urgent := false
@@ -158,7 +161,7 @@ func (b *breaker) next() (record.Key, *waiter, time.Time) {
 	}
 	switch {
 	case best == nil:
-		return record.Key{}, nil, time.Time{}
+		return record.Key{}, nil, 0
 	case urgent:
 		return first, best, b.last.at.Add(minSpacing)
 	default:
@@ -173,7 +176,7 @@ func (b *breaker) isTired(key record.Key, w *waiter) bool {
 }
 
 // isTaken reports whether a connection has the turn and has not lost it.
-func (b *breaker) isTaken(now time.Time) bool {
+func (b *breaker) isTaken(now clock.Instant) bool {
 	return b.turn.key != (record.Key{}) && (b.turn.used || now.Sub(b.turn.since) < turnTimeout)
 }
 
@@ -189,7 +192,7 @@ func (b *breaker) enlist(key record.Key, w *waiter) {
 }
 
 // noteRefused counts a refused connection, whatever the code.
-func (b *breaker) noteRefused(key record.Key, code string, now time.Time) {
+func (b *breaker) noteRefused(key record.Key, code string, now clock.Instant) {
 	if len(b.refused) < enoughRefusals && !slices.Contains(b.refused, key) {
 		b.refused = append(b.refused, key)
 	}
@@ -197,19 +200,18 @@ func (b *breaker) noteRefused(key record.Key, code string, now time.Time) {
 }
 
 // heldError returns the error of a connection that is held back.
-func (b *breaker) heldError(key record.Key, now time.Time) *record.TokenError {
+func (b *breaker) heldError(key record.Key, now clock.Moment) *record.TokenError {
+	wait := time.Second
+	if w := b.waiting[key]; w != nil {
+		wait = max(wait, b.last.at.Add(b.spacing(w)).Sub(now.Mono))
+	}
 	err := &record.TokenError{
 		Key: key, Class: record.ClassTransient, Code: record.CodeEndpointInDoubt, Reason: b.reason,
-		RetryAt: now.Add(time.Second),
+		RetryAt: now.Wall.Add(wait),
 		GivenUp: true, // it is started when its turn comes
 	}
 	if b.streak.all > 0 {
 		err.Class, err.Code = record.ClassConfiguration, record.CodeConnectorPaused
-	}
-	if w := b.waiting[key]; w != nil {
-		if at := b.last.at.Add(b.spacing(w)); at.After(err.RetryAt) {
-			err.RetryAt = at
-		}
 	}
 	return err
 }

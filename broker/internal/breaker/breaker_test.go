@@ -16,10 +16,11 @@ type idle struct{}
 func (idle) Run(func(context.Context)) bool { return true }
 func (idle) StartRefresh(record.Key)        {}
 
-// still is a [Clock] that stands still.
-type still struct{ now time.Time }
+// still is a [Clock] that only moves by hand.
+type still struct{ now *time.Time }
 
-func (s still) Now() time.Time                           { return s.now }
+func (s still) Now() time.Time                           { return *s.now }
+func (s still) Elapsed() time.Duration                   { return s.now.Sub(time.Unix(0, 0)) }
 func (still) Sleep(context.Context, time.Duration) error { return context.Canceled }
 
 // Every caller that may import can create connections whose own client a token endpoint refuses.
@@ -30,9 +31,9 @@ func TestBreakersOfConnectionsDoNotPileUp(t *testing.T) {
 		Settings: []connector.Setting{{Name: "client_id"}, {Name: "client_secret", Sensitive: true}},
 	}}
 	now := time.Unix(0, 0)
-	s := NewSet(still{now}, idle{})
+	s := NewSet(still{&now}, idle{})
 	common := &record.Record{Key: record.Key{Consumer: "any"}}
-	if begun, shared := s.ClientRefused(conn, common, "invalid_client", now); !begun || !shared {
+	if begun, shared := s.ClientRefused(conn, common, "invalid_client"); !begun || !shared {
 		t.Errorf("got begun %t, shared %t; want both", begun, shared)
 	}
 	for i := range 10 * maxBreakers {
@@ -40,10 +41,10 @@ func TestBreakersOfConnectionsDoNotPileUp(t *testing.T) {
 		rec := &record.Record{
 			Key: record.Key{Consumer: strconv.Itoa(i)}, Settings: map[string]any{"client_id": strconv.Itoa(i), "client_secret": "x"},
 		}
-		if begun, shared := s.ClientRefused(conn, rec, "invalid_client", now); !begun || shared {
+		if begun, shared := s.ClientRefused(conn, rec, "invalid_client"); !begun || shared {
 			t.Fatalf("%d: got begun %t, shared %t; want begun only", i, begun, shared)
 		}
-		if s.Check(conn, rec, now) == nil {
+		if s.Check(conn, rec) == nil {
 			t.Fatalf("%d: no breaker is open", i)
 		}
 		clear(s.breakers[subjectOf(conn, rec)].waiting) // the connection was deleted

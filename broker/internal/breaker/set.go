@@ -10,14 +10,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
-
-// A Clock tells the time and waits.
-type Clock interface {
-	Now() time.Time
-	Sleep(ctx context.Context, d time.Duration) error
-}
 
 // A Runner does the work of a [Set] in the background.
 type Runner interface {
@@ -32,7 +27,7 @@ type Runner interface {
 // their own client. A connection behind an open breaker is not at fault and keeps its
 // credentials. It waits for its turn, and is started then even if no call asks for its token.
 type Set struct {
-	clock  Clock
+	clock  clock.Clock
 	runner Runner
 
 	mu       sync.Mutex
@@ -41,40 +36,45 @@ type Set struct {
 }
 
 // NewSet returns a set without breakers.
-func NewSet(clock Clock, runner Runner) *Set {
-	return &Set{clock: clock, runner: runner, breakers: make(map[subject]*breaker), turns: make(map[record.Key]subject)}
+func NewSet(clk clock.Clock, runner Runner) *Set {
+	return &Set{clock: clk, runner: runner, breakers: make(map[subject]*breaker), turns: make(map[record.Key]subject)}
 }
+
+// now is called before a lock is taken.
+func (s *Set) now() clock.Moment { return clock.MomentOf(s.clock) }
 
 // ClientRefused holds requests back because the token endpoint has refused the record's client.
 // It reports whether that begins a pause, and whether the pause covers more than the one
 // connection.
-func (s *Set) ClientRefused(conn *record.Connector, rec *record.Record, code string, now time.Time) (begun, shared bool) {
+func (s *Set) ClientRefused(conn *record.Connector, rec *record.Record, code string) (begun, shared bool) {
+	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	subj := subjectOf(conn, rec)
-	b := s.findOrAdd(conn, subj, rec, now)
+	b := s.findOrAdd(conn, subj, rec, now.Mono)
 	begun = b.streak.all == 0
 	b.streak.all++
 	if c := rec.Credentials; c != nil && c.Redeemed {
 		b.streak.proven++
 	}
-	b.noteRefused(rec.Key, code, now)
+	b.noteRefused(rec.Key, code, now.Mono)
 	w := newWaiter(rec, now)
-	w.refused, w.failedAt = true, now
+	w.refused, w.failedAt = true, now.Wall
 	delete(b.waiting, rec.Key) // what an operator asked for is done
 	b.enlist(rec.Key, w)
-	s.arrange(subj, b, now)
+	s.arrange(subj, b, now.Mono)
 	return begun, subj.isShared()
 }
 
 // Refused counts a connection that was refused for what may be its own fault. It reports
 // whether requests were held back before, and whether they are now.
-func (s *Set) Refused(conn *record.Connector, rec *record.Record, code string, now time.Time) (before, after bool) {
+func (s *Set) Refused(conn *record.Connector, rec *record.Record, code string) (before, after bool) {
+	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := s.findOrAdd(conn, subjectOf(conn, rec), rec, now)
+	b := s.findOrAdd(conn, subjectOf(conn, rec), rec, now.Mono)
 	before = b.isOpen()
-	b.noteRefused(rec.Key, code, now)
+	b.noteRefused(rec.Key, code, now.Mono)
 	return before, b.isOpen()
 }
 
@@ -111,7 +111,7 @@ func (s *Set) find(conn *record.Connector, subj subject, rec *record.Record) *br
 }
 
 // findOrAdd is find for a refusal that is about to be counted. The caller holds mu.
-func (s *Set) findOrAdd(conn *record.Connector, subj subject, rec *record.Record, now time.Time) *breaker {
+func (s *Set) findOrAdd(conn *record.Connector, subj subject, rec *record.Record, now clock.Instant) *breaker {
 	b := s.find(conn, subj, rec)
 	if b == nil {
 		s.prune(now)
@@ -164,7 +164,7 @@ const maxBreakers = 1024
 
 // prune removes breakers of single connections and tenants that had no request for a while.
 // The caller holds mu.
-func (s *Set) prune(now time.Time) {
+func (s *Set) prune(now clock.Instant) {
 	if len(s.breakers) < maxBreakers {
 		return
 	}

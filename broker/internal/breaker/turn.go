@@ -2,8 +2,8 @@ package breaker
 
 import (
 	"context"
-	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -14,7 +14,8 @@ import (
 // Hold returns an error if the record's connection has to wait before its token request, which
 // starts when its turn comes. urgent says that an operator asks, who may have corrected what
 // was wrong.
-func (s *Set) Hold(conn *record.Connector, rec *record.Record, now time.Time, urgent bool) error {
+func (s *Set) Hold(conn *record.Connector, rec *record.Record, urgent bool) error {
+	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	subj, b := s.openFor(conn, rec)
@@ -24,12 +25,13 @@ func (s *Set) Hold(conn *record.Connector, rec *record.Record, now time.Time, ur
 	if err := s.wait(subj, b, rec, now, urgent); err != nil {
 		return err
 	}
-	s.arrange(subj, b, now)
+	s.arrange(subj, b, now.Mono)
 	return nil
 }
 
 // TakeTurn is [Set.Hold] for a caller that is about to send a request.
-func (s *Set) TakeTurn(conn *record.Connector, rec *record.Record, now time.Time) error {
+func (s *Set) TakeTurn(conn *record.Connector, rec *record.Record) error {
+	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	subj, b := s.openFor(conn, rec)
@@ -43,15 +45,16 @@ func (s *Set) TakeTurn(conn *record.Connector, rec *record.Record, now time.Time
 		}
 	}
 	if !mine || !b.turn.used {
-		s.giveTurn(subj, b, rec.Key, now)
-		b.turn.used, b.last = true, lastRequest{now, rec.Key}
+		s.giveTurn(subj, b, rec.Key, now.Mono)
+		b.turn.used, b.last = true, lastRequest{now.Mono, rec.Key}
 	}
 	return nil
 }
 
 // Check returns the error of a connection whose requests are held back. The connection does
 // not wait because of it.
-func (s *Set) Check(conn *record.Connector, rec *record.Record, now time.Time) error {
+func (s *Set) Check(conn *record.Connector, rec *record.Record) error {
+	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, b := s.openFor(conn, rec); b != nil {
@@ -75,25 +78,25 @@ func (s *Set) openFor(conn *record.Connector, rec *record.Record) (subject, *bre
 
 // wait makes the record's connection wait, and returns an error unless it goes next and its
 // time has come. The caller holds mu.
-func (s *Set) wait(subj subject, b *breaker, rec *record.Record, now time.Time, urgent bool) error {
+func (s *Set) wait(subj subject, b *breaker, rec *record.Record, now clock.Moment, urgent bool) error {
 	w := newWaiter(rec, now)
 	w.urgent = urgent
 	b.enlist(rec.Key, w)
 	if b.turn.used {
 		return b.heldError(rec.Key, now) // the end of the turn decides which connection goes next
 	}
-	if now.Before(b.timer.at) && b.timer.isBefore(b.last.at.Add(b.spacing(w))) {
+	if now.Mono < b.timer.at && b.timer.isBefore(b.last.at.Add(b.spacing(w))) {
 		return b.heldError(rec.Key, now) // the timer decides which connection goes next
 	}
-	if next, _, at := b.next(); b.isTaken(now) || next != rec.Key || now.Before(at) {
-		s.arrange(subj, b, now)
+	if next, _, at := b.next(); b.isTaken(now.Mono) || next != rec.Key || now.Mono < at {
+		s.arrange(subj, b, now.Mono)
 		return b.heldError(rec.Key, now)
 	}
 	return nil
 }
 
 // giveTurn lets a connection send the next request. The caller holds mu.
-func (s *Set) giveTurn(subj subject, b *breaker, key record.Key, now time.Time) {
+func (s *Set) giveTurn(subj subject, b *breaker, key record.Key, now clock.Instant) {
 	delete(s.turns, b.turn.key)
 	delete(b.waiting, key)
 	b.turn = turn{key: key, since: now, before: b.last.at}
@@ -103,23 +106,25 @@ func (s *Set) giveTurn(subj subject, b *breaker, key record.Key, now time.Time) 
 // EndTurn ends the turn of a connection, if it has one, whose refresh has ended with or without
 // a request.
 func (s *Set) EndTurn(key record.Key) {
+	now := clock.InstantOf(s.clock)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.endTurn(key)
+	s.endTurn(key, now)
 }
 
 // CancelTurn is [Set.EndTurn] for a connection that has sent no request in its turn.
 func (s *Set) CancelTurn(key record.Key) {
+	now := clock.InstantOf(s.clock)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b := s.breakers[s.turns[key]]; b != nil && b.turn.key == key && b.turn.used {
 		b.last.at = b.turn.before
 	}
-	s.endTurn(key)
+	s.endTurn(key, now)
 }
 
 // endTurn is [Set.EndTurn]. The caller holds mu.
-func (s *Set) endTurn(key record.Key) {
+func (s *Set) endTurn(key record.Key, now clock.Instant) {
 	subj, ok := s.turns[key]
 	if !ok {
 		return
@@ -127,12 +132,12 @@ func (s *Set) endTurn(key record.Key) {
 	delete(s.turns, key)
 	if b := s.breakers[subj]; b != nil && b.turn.key == key {
 		b.turn = turn{}
-		s.arrange(subj, b, s.clock.Now())
+		s.arrange(subj, b, now)
 	}
 }
 
 // arrange sets the timer that starts the next connection. The caller holds mu.
-func (s *Set) arrange(subj subject, b *breaker, now time.Time) {
+func (s *Set) arrange(subj subject, b *breaker, now clock.Instant) {
 	if b.turn.used {
 		return // the end of the turn arranges the next one
 	}
@@ -172,7 +177,7 @@ func (s *Set) startNext(timer context.Context, subj subject, b *breaker) {
 
 // passTurn gives the turn to the next connection, if its time has come.
 func (s *Set) passTurn(timer context.Context, subj subject, b *breaker) (record.Key, bool) {
-	now := s.clock.Now()
+	now := clock.InstantOf(s.clock)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if timer.Err() != nil || s.breakers[subj] != b {
@@ -180,7 +185,7 @@ func (s *Set) passTurn(timer context.Context, subj subject, b *breaker) (record.
 	}
 	b.timer.cancel = nil
 	key, next, at := b.next()
-	due := next != nil && !b.isTaken(now) && !now.Before(at)
+	due := next != nil && !b.isTaken(now) && now >= at
 	if due {
 		s.giveTurn(subj, b, key, now)
 	}

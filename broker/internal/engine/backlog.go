@@ -33,7 +33,7 @@ type pendingAnswer struct {
 	replaces  uint64      // the generation to replace; 0: unknown
 	answer    record.Answer
 	journaled atomic.Bool
-	failedAt  int64 // guarded by backlog.flushing; when saving last failed although the store answered, in Unix nanoseconds
+	failedAt  int64 // guarded by backlog.flushing; the instant when saving last failed although the store answered
 
 	done    chan struct{} // closed when outcome is set
 	outcome outcome

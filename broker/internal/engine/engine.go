@@ -14,6 +14,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/sharded"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -22,7 +23,7 @@ import (
 // An Engine keeps the tokens of one store fresh. It knows the connections that are in use,
 // and what is in progress for each.
 type Engine struct {
-	clock     Clock
+	clock     clock.Clock
 	cfg       atomic.Pointer[record.Config]
 	transport func(allowPrivate bool) http.RoundTripper
 	tracing   tracing.Tracer
@@ -99,20 +100,20 @@ func (e *Engine) logUnsaved(ctx context.Context) {
 
 // New returns an engine with an empty configuration. It opens the store when it first needs
 // it. If clock or transport is nil a default is used.
-func New(open func(context.Context) (record.Store, error), journal record.Journal, clock Clock, transport func(allowPrivate bool) http.RoundTripper) *Engine {
-	if clock == nil {
-		clock = systemClock{}
+func New(open func(context.Context) (record.Store, error), journal record.Journal, clk clock.Clock, transport func(allowPrivate bool) http.RoundTripper) *Engine {
+	if clk == nil {
+		clk = clock.System()
 	}
 	if transport == nil {
 		transport = func(allowPrivate bool) http.RoundTripper { return guard.NewTransport(allowPrivate) }
 	}
 	ctx, end := context.WithCancel(context.Background())
 	e := &Engine{
-		clock: clock, transport: transport, backlog: newBacklog(),
+		clock: clk, transport: transport, backlog: newBacklog(),
 		storage: storage{open: open, journal: journal}, connections: connections{refreshers: sharded.New[record.Key, Refresher](func(key *record.Key) string { return key.Consumer })},
 		lifecycle: lifecycle{ctx: ctx, end: end},
 	}
-	e.refusals.breakers = breaker.NewSet(clock, background{e})
+	e.refusals.breakers = breaker.NewSet(clk, background{e})
 	e.cfg.Store(&record.Config{})
 	return e
 }

@@ -101,12 +101,12 @@ func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) 
 		if cycle := snap.Record.Cycle; cycle.Phase == record.PhaseFailed && !cycle.NeedsAuth || cycle.RetryAt.IsZero() {
 			return
 		}
-		wait = snap.Record.Cycle.RetryAt.Sub(e.clock.Now())
+		wait = r.waitLeft(snap.Record, e.now())
 	case errors.As(err, &failed):
 		if failed.Parked && !failed.Hopeless || failed.GivenUp || failed.RetryAt.IsZero() {
 			return
 		}
-		wait = failed.RetryAt.Sub(e.clock.Now())
+		wait = min(failed.RetryAt.Sub(e.clock.Now()), record.MaxWait)
 	case !isUnavailable(err):
 		return
 	default:
@@ -115,11 +115,11 @@ func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) 
 	if wait <= 0 {
 		wait = storeRetry // a paused connector or another replica's lease prevented the refresh
 	}
-	at := e.clock.Now().Add(wait)
+	at := e.instant().add(wait)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.attempts.cancelRetry != nil {
-		if !at.Before(r.attempts.retryAt) {
+		if at >= r.attempts.retryAt {
 			return
 		}
 		r.attempts.cancelRetry() // this attempt comes first
@@ -185,12 +185,12 @@ func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 	}
 	if held.lease == nil {
 		// Nothing to do: calls need not start another flight soon.
-		a.refresher.attempts.idleSince.Store(a.refresher.engine.clock.Now().UnixNano())
+		a.refresher.attempts.idleSince.Store(int64(a.refresher.engine.instant()))
 		return held.snap, nil
 	}
 	ctx = storequeue.With(ctx, storequeue.Settle)
 	sentAt := a.refresher.engine.clock.Now()
-	if held.isLate(sentAt, a.cfg.RequestTimeout()) {
+	if held.isLate(a.refresher.engine.instant(), a.cfg.RequestTimeout()) {
 		a.giveBack(ctx, held)
 		a.refresher.engine.refusals.breakers.CancelTurn(a.refresher.Key)
 		return nil, fmt.Errorf("%w: saving the lease took too long", record.ErrStoreUnavailable)
@@ -211,19 +211,19 @@ func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 
 // due decides what to do for a record that was just read: refresh (true), nothing (false),
 // or fail because a refresh cannot help (an error).
-func (a *attempt) due(ctx context.Context, rec *record.Record, snap *Snapshot, now time.Time) (bool, error) {
+func (a *attempt) due(ctx context.Context, rec *record.Record, snap *Snapshot, now moment) (bool, error) {
 	switch {
 	case rec.IsTombstone():
 		return false, record.ConnectionNotFound(a.refresher.Key)
 	case !rec.Enabled:
 		return false, record.ErrConnectionDisabled
 	case rec.IsParked() && !a.refresher.isUnparked(rec.Cycle.Parked):
-		return false, rec.TokenError(now)
+		return false, a.refresher.tokenError(rec, now)
 	}
 	if rec.Credentials == nil && !a.conn.FetchesTokens() {
 		return false, &record.TokenError{Key: a.refresher.Key, Class: record.ClassPermanent, Code: record.CodeNoCredentials, Parked: true, FailedAt: rec.Cycle.FailedAt}
 	}
-	expired := rec.Credentials == nil || rec.Credentials.AccessToken.IsZero() || rec.Credentials.ExpiredAt(now)
+	expired := rec.Credentials == nil || rec.Credentials.AccessToken.IsZero() || snap.expired(now)
 	if !a.conn.CanRefresh(rec.Credentials) {
 		if expired {
 			return false, a.refresher.reject(ctx, a.cfg, a.conn, rec.Generation, record.CodeNoRefreshToken)
@@ -233,16 +233,16 @@ func (a *attempt) due(ctx context.Context, rec *record.Record, snap *Snapshot, n
 	if !expired && !snap.wantsRefresh(now) && !a.refresher.isForced(rec.Generation) {
 		return false, nil
 	}
-	if _, err := tokenRequest(a.conn, rec, now); err != nil {
+	if _, err := tokenRequest(a.conn, rec, now.wall); err != nil {
 		return false, &record.TokenError{Key: a.refresher.Key, Class: record.ClassConfiguration, Code: record.CodeMissingSettings, BadSettings: true, Err: err}
 	}
-	if now.Before(rec.Cycle.RetryAt) && !a.refresher.ignoresBackoff(rec) {
+	if a.refresher.waitLeft(rec, now) > 0 && !a.refresher.isRequested(rec.Generation) {
 		if !expired {
 			return false, nil
 		}
-		return false, rec.TokenError(now)
+		return false, a.refresher.tokenError(rec, now)
 	}
-	if err := a.refresher.engine.refusals.breakers.Hold(a.conn, rec, now, false); err != nil {
+	if err := a.refresher.engine.refusals.breakers.Hold(a.conn, rec, false); err != nil {
 		if !expired {
 			return false, nil
 		}

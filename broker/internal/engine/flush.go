@@ -50,7 +50,7 @@ func (e *Engine) flush(ctx context.Context) error {
 	var saves errgroup.Group
 	saves.SetLimit(maxFlushes)
 	for _, p := range e.backlog.list() {
-		if isWithin(flushAgain, p.failedAt, e.clock.Now()) {
+		if e.instant().IsWithin(flushAgain, p.failedAt) {
 			continue
 		}
 		saves.Go(func() error {
@@ -63,7 +63,7 @@ func (e *Engine) flush(ctx context.Context) error {
 				return err
 			}
 			if err != nil {
-				p.failedAt = e.clock.Now().UnixNano()
+				p.failedAt = int64(e.instant())
 				e.Config().Log().LogAttrs(ctx, slog.LevelError, "a refreshed token cannot be saved; its connection is not written to",
 					slog.String("connection", p.key.String()), slog.String("error", err.Error()))
 			}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -33,20 +34,20 @@ type heldLease struct {
 	rec      *record.Record // as saved, with the lease
 	rev      record.Revision
 	snap     *Snapshot
-	begun    time.Time // before the lease was saved: others cannot have seen it earlier
-	takeover bool      // the lease was taken over from another process, with an unknown outcome
+	begun    clock.Instant // before the lease was saved: others cannot have seen it earlier
+	takeover bool          // the lease was taken over from another process, with an unknown outcome
 }
 
 // A leaseObserver times another process's lease on this process's clock, since the clocks
 // of two machines may differ.
 type leaseObserver struct {
 	id    string
-	since time.Time
+	since clock.Instant
 }
 
 // overdue reports whether lease has been observed for all of its duration, without a failed
 // read in between.
-func (o *leaseObserver) overdue(lease *record.Lease, now time.Time) bool {
+func (o *leaseObserver) overdue(lease *record.Lease, now clock.Instant) bool {
 	if o.id != lease.ID {
 		o.id, o.since = lease.ID, now
 		return false
@@ -74,12 +75,12 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 			snap, err := a.refresher.reportRollback(ctx, rec, begun)
 			return &heldLease{snap: snap}, err
 		}
-		snap := a.refresher.Install(rec, rev, begun)
-		if due, err := a.due(ctx, rec, snap, e.clock.Now()); err != nil || !due {
+		snap := a.refresher.install(rec, rev, begun)
+		if due, err := a.due(ctx, rec, snap, e.now()); err != nil || !due {
 			return &heldLease{snap: snap}, err
 		}
 		takeover, wait := a.contend(rec, &observed)
-		if (wait || takeover) && snap.servable(e.clock.Now()) && !a.refresher.isRejected(rec.Generation) {
+		if (wait || takeover) && snap.servable(e.now()) && !a.refresher.isRejected(rec.Generation) {
 			return &heldLease{snap: snap}, nil // the refresh token is in use or may be spent, and the access token is valid
 		}
 		if wait {
@@ -103,13 +104,13 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 
 // read returns the record, and when it was read. A caller may have read it a moment ago, or
 // be about to; if it has changed since, saving the lease is a conflict.
-func (a *attempt) read(ctx context.Context) (begun time.Time, rec *record.Record, rev record.Revision, err error) {
+func (a *attempt) read(ctx context.Context) (begun clock.Instant, rec *record.Record, rev record.Revision, err error) {
 	r := a.refresher
 	if rd := r.inReading(); !a.loads && rd != nil && rd.ticket.IsAwaited() {
 		_, _ = rd.wait(ctx) // which has the same errors as the load below
 	}
-	begun = r.engine.clock.Now()
-	if snap := r.memory.snap.Load(); !a.loads && snap != nil && isWithin(justRead, r.memory.loaded.Load(), begun) {
+	begun = r.engine.instant()
+	if snap := r.memory.snap.Load(); !a.loads && snap != nil && begun.IsWithin(justRead, r.memory.loaded.Load()) {
 		a.loads = true
 		return snap.readAt, snap.Record, snap.rev, nil
 	}
@@ -133,7 +134,7 @@ func (a *attempt) mayTry(ctx context.Context, rec *record.Record) error {
 			RetryAt: e.clock.Now().Add(storeRetry), Err: err,
 		}
 	}
-	return e.refusals.breakers.TakeTurn(a.conn, rec, e.clock.Now())
+	return e.refusals.breakers.TakeTurn(a.conn, rec)
 }
 
 // contend decides what to do about the lease in rec, if any: wait for it, or take it over
@@ -147,7 +148,7 @@ func (a *attempt) contend(rec *record.Record, observed *leaseObserver) (takeover
 	case !a.refresher.engine.isShared():
 		return true, false // only an earlier process can have written it
 	default:
-		overdue := observed.overdue(rec.Lease, a.refresher.engine.clock.Now())
+		overdue := observed.overdue(rec.Lease, a.refresher.engine.instant())
 		return overdue, !overdue
 	}
 }
@@ -168,7 +169,7 @@ func (a *attempt) takeLease(ctx context.Context, rec *record.Record, rev record.
 		next.Cycle.Ambiguous++
 	}
 	a.refresher.noteUnsent(next.Lease.ID)
-	begun := e.clock.Now()
+	begun := e.instant()
 	// A lease that is saved later is too late to send anything.
 	ctx, cancel := context.WithTimeout(storequeue.With(ctx, storequeue.Resume), timeout)
 	defer cancel()
@@ -183,7 +184,7 @@ func (a *attempt) takeLease(ctx context.Context, rec *record.Record, rev record.
 	a.refresher.setUnsent(next.Lease.ID)
 	a.logLease(ctx, next.Lease, rec.Lease, takeover)
 	held := &heldLease{lease: next.Lease, rec: next, rev: saved, takeover: takeover, begun: begun}
-	held.snap = a.refresher.Install(next, saved, begun)
+	held.snap = a.refresher.install(next, saved, begun)
 	return held, nil
 }
 
@@ -201,7 +202,7 @@ func (a *attempt) logLease(ctx context.Context, lease, before *record.Lease, tak
 
 // isLate reports whether too little of the lease is left for a request that takes all of its
 // timeout: another process might take the lease over before the answer is saved.
-func (h *heldLease) isLate(now time.Time, timeout time.Duration) bool {
+func (h *heldLease) isLate(now clock.Instant, timeout time.Duration) bool {
 	return h.lease.Duration-now.Sub(h.begun) < timeout+leaseSlack
 }
 
@@ -217,7 +218,7 @@ func (a *attempt) giveBack(ctx context.Context, held *heldLease) {
 		return rec, nil
 	})
 	if err == nil {
-		a.refresher.Install(rec, rev, e.clock.Now())
+		a.refresher.Install(rec, rev)
 	}
 }
 

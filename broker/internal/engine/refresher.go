@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -65,14 +66,14 @@ func (r *Refresher) DropIfUnknown() {
 
 // evict drops the record from memory, and the refresher if possible, unless the connection
 // is in use.
-func (r *Refresher) evict(now time.Time) {
+func (r *Refresher) evict(now clock.Moment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.attempts.flight != nil || r.memory.reading != nil || r.memory.unsaved.Load() || now.Sub(time.Unix(0, r.memory.usedAt.Load())) <= idleAfter {
+	if r.attempts.flight != nil || r.memory.reading != nil || r.memory.unsaved.Load() || now.Mono.IsWithin(idleAfter, r.memory.usedAt.Load()) {
 		return
 	}
 	if snap := r.memory.snap.Load(); snap != nil && snap.Record.IsTombstone() {
-		if !snap.Record.WasPurged(now) {
+		if !snap.Record.WasPurged(now.Wall) {
 			return
 		}
 		r.memory.exists = false
@@ -82,19 +83,19 @@ func (r *Refresher) evict(now time.Time) {
 }
 
 // noteUse records that the connection is in use.
-func (r *Refresher) noteUse(now time.Time) {
-	if used := r.memory.usedAt.Load(); now.UnixNano()-used > int64(useResolution) {
-		r.memory.usedAt.Store(now.UnixNano())
+func (r *Refresher) noteUse(now clock.Instant) {
+	if !now.IsWithin(useResolution, r.memory.usedAt.Load()) {
+		r.memory.usedAt.Store(int64(now))
 	}
 }
 
 // memory is what a refresher knows about the record. mu is the refresher's.
 type memory struct {
 	snap       atomic.Pointer[Snapshot] // nil until the record has been read
-	loaded     atomic.Int64             // when the record was last loaded into snap, in Unix nanoseconds
-	readFailed atomic.Int64             // when a read last failed, in Unix nanoseconds
+	loaded     atomic.Int64             // the instant when the record was last loaded into snap
+	readFailed atomic.Int64             // the instant when a read last failed
 	unsaved    atomic.Bool              // snap is newer than the record in the store
-	usedAt     atomic.Int64             // when the connection was last used, in Unix nanoseconds, to within useResolution
+	usedAt     atomic.Int64             // the instant when the connection was last used, to within useResolution
 
 	exists  bool      // guarded by mu; the store has a record, as far as known
 	evicted bool      // guarded by mu; another refresher may have taken this one's place
@@ -112,12 +113,13 @@ func (m *memory) expiry() time.Time {
 
 // attempts is the state of a refresher's refreshes. mu is the refresher's.
 type attempts struct {
-	idleSince atomic.Int64 // when a refresh of a valid token last found nothing to do, in Unix nanoseconds
+	idleSince atomic.Int64 // the instant when a refresh of a valid token last found nothing to do
 
 	flight      *flight            // guarded by mu; nil if no refresh is in progress
 	unsent      []string           // guarded by mu; ids of leases that this process may have written but has not used
-	retryAt     time.Time          // guarded by mu; when the next attempt is planned
+	retryAt     clock.Instant      // guarded by mu; when the next attempt is planned
 	cancelRetry context.CancelFunc // guarded by mu; nil if no attempt is planned
+	wait        watchedWait        // guarded by mu
 	outages     int                // guarded by mu; flights in a row that failed because the store was unavailable
 }
 
@@ -127,6 +129,12 @@ type rejections struct {
 	reacting atomic.Bool // a reaction is in progress in the background
 
 	refresh forcedRefresh // guarded by mu
+}
+
+// holds reports whether downstream has rejected the token of that generation. The caller
+// holds the refresher's mu.
+func (j *rejections) holds(generation uint64) bool {
+	return generation != 0 && j.refresh.last == generation
 }
 
 // A watermark is the highest generation that was seen of a record, and when that record was
@@ -201,6 +209,6 @@ func (e *Engine) InMemory() int {
 // evictIdle drops the records of unused connections from memory. The watermarks of existing
 // records stay, to recognise a store that was rolled back.
 func (e *Engine) evictIdle() {
-	now := e.clock.Now()
+	now := e.now()
 	e.connections.refreshers.Each(func(r *Refresher) { r.evict(now) })
 }

@@ -30,7 +30,7 @@ func (b background) StartRefresh(key record.Key) { b.engine.Refresher(key).Start
 // reports whether the pause is new to them.
 func (a *attempt) pause(ctx context.Context, held *heldLease, ans record.Answer, now time.Time) (news bool) {
 	e := a.refresher.engine
-	begun, shared := e.refusals.breakers.ClientRefused(a.conn, held.rec, ans.Code, now)
+	begun, shared := e.refusals.breakers.ClientRefused(a.conn, held.rec, ans.Code)
 	if !begun || shared && !e.announce(ctx, a.conn, held.rec, now) {
 		return false
 	}
@@ -52,7 +52,7 @@ func (a *attempt) pause(ctx context.Context, held *heldLease, ans record.Answer,
 // that concerns the connection or the client.
 func (a *attempt) noteRefusal(ctx context.Context, held *heldLease, ans record.Answer, now time.Time) {
 	err := &record.TokenError{Key: a.refresher.Key, Class: ans.Class, Code: ans.Code}
-	switch before, after := a.refresher.engine.refusals.breakers.Refused(a.conn, held.rec, ans.Code, now); {
+	switch before, after := a.refresher.engine.refusals.breakers.Refused(a.conn, held.rec, ans.Code); {
 	case !before && after:
 		a.log(ctx, slog.LevelWarn, "the token endpoint has refused several connections in a row: likely the OAuth client or token_url is wrong, "+
 			"not their grants; requests are spaced until one is accepted, no connection has lost its credentials", err)

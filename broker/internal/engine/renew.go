@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -33,32 +34,33 @@ func (r *Refresher) react(reaction func()) {
 // 401 or to validate the connection. mu is the refresher's.
 type forcedRefresh struct {
 	generation uint64        // guarded by mu; to replace even if its token is valid; 0: unset
+	requested  bool          // guarded by mu; to validate the connection: the backoff does not apply
 	unparked   secret.Hash   // guarded by mu; of a refused refresh token to send once more; empty: unset
 	last       uint64        // guarded by mu; the generation that downstream rejected last
-	next       time.Time     // guarded by mu; when a refresh may be forced again
+	next       clock.Instant // guarded by mu; when a refresh may be forced again
 	cooldown   time.Duration // guarded by mu; between forced refreshes, while they do not help
 }
 
 // clear is called when the flight has ended. The caller holds the refresher's mu.
-func (f *forcedRefresh) clear() { f.generation, f.unparked = 0, "" }
+func (f *forcedRefresh) clear() { f.generation, f.requested, f.unparked = 0, false, "" }
 
 // force lets the next flight refresh a token that is valid by the clock, because downstream
 // has rejected it. It reports false while the cooldown lasts.
-func (r *Refresher) force(generation uint64, now time.Time) bool {
+func (r *Refresher) force(generation uint64, now clock.Instant) bool {
 	r = r.lock()
 	defer r.mu.Unlock()
 	f := &r.rejections.refresh
+	f.last = generation
+	r.rejections.forced.Store(true)
 	if f.generation == generation {
-		f.last = generation
 		return true // already forced: join that refresh
 	}
-	if now.Before(f.next) {
+	if now < f.next {
 		return false
 	}
 	f.cooldown = min(max(2*f.cooldown, minForceCooldown), maxForceCooldown)
 	f.next = now.Add(f.cooldown)
-	f.generation, f.last = generation, generation
-	r.rejections.forced.Store(true)
+	f.generation = generation
 	return true
 }
 
@@ -70,25 +72,36 @@ func (r *Refresher) isForced(generation uint64) bool {
 	return r.rejections.refresh.generation != 0 && r.rejections.refresh.generation == generation
 }
 
-// isRejected reports whether the flight must replace that generation because downstream
-// has rejected its token.
+// isRequested reports whether the flight validates the connection with that generation.
+func (r *Refresher) isRequested(generation uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rejections.refresh.requested && r.rejections.refresh.generation == generation
+}
+
+// isRejected reports whether downstream has rejected the token of that generation, and has
+// not accepted it since.
 func (r *Refresher) isRejected(generation uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.rejections.refresh.generation != 0 && r.rejections.refresh.generation == generation && r.rejections.refresh.last == generation
+	return r.rejections.holds(generation)
 }
 
 // Accepted notes that downstream has accepted a credential. If the credential is newer than
-// the one that was rejected last, the forced refresh helped, and the cooldown is reset.
+// the one that was rejected last, the forced refresh helped, and the cooldown is reset. If it
+// is that one, the rejection was not about the token.
 func (r *Refresher) Accepted(generation uint64) {
 	if !r.rejections.forced.Load() {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if generation > r.rejections.refresh.last {
+	switch last := r.rejections.refresh.last; {
+	case generation > last:
 		r.rejections.refresh.cooldown = 0
 		r.rejections.forced.Store(false)
+	case generation == last:
+		r.rejections.refresh.last = 0
 	}
 }
 
@@ -108,7 +121,7 @@ func (r *Refresher) reject(ctx context.Context, cfg *record.Config, conn *record
 	failure := &record.TokenError{Key: r.Key, Class: record.ClassPermanent, Code: code, Parked: true, FailedAt: now}
 	switch {
 	case err == nil:
-		r.Install(rec, rev, now)
+		r.Install(rec, rev)
 		e.emit(ctx, cfg, conn, event, rec)
 	case !errors.Is(err, errSuperseded):
 		failure.Err = err
@@ -127,25 +140,25 @@ func (r *Refresher) rejectLater(conn *record.Connector, generation uint64) {
 
 // forceOnce lets the next flight replace the record's token even if it is valid, and send a
 // refused refresh token once more. It reports false if it is too early for that.
-func (r *Refresher) forceOnce(rec *record.Record, now time.Time) bool {
+func (r *Refresher) forceOnce(rec *record.Record, now clock.Moment) bool {
 	wait := minForceCooldown
 	if rec.IsParked() {
 		wait = record.Cooldown
 	}
 	// Recent attempts of other replicas count too, as far as clocks agree.
 	c := rec.Credentials
-	lately := func(t time.Time) bool { return !t.IsZero() && now.Sub(t).Abs() < wait }
-	if now.Before(rec.Cycle.RetryAt) && rec.Cycle.Class != record.ClassRefused || lately(rec.Cycle.FailedAt) || c != nil && c.Redeemed && lately(c.IssuedAt) {
+	lately := func(t time.Time) bool { return !t.IsZero() && now.Wall.Sub(t).Abs() < wait }
+	if lately(rec.Cycle.FailedAt) || c != nil && c.Redeemed && lately(c.IssuedAt) {
 		return false
 	}
 	r = r.lock()
 	defer r.mu.Unlock()
 	f := &r.rejections.refresh
-	if now.Before(f.next) {
+	if now.Mono < f.next {
 		return false
 	}
-	f.next = now.Add(max(wait, f.cooldown))
-	f.generation, f.unparked = rec.Generation, rec.Cycle.Parked
+	f.next = now.Mono.Add(max(wait, f.cooldown))
+	f.generation, f.requested, f.unparked = rec.Generation, true, rec.Cycle.Parked
 	return true
 }
 
@@ -175,7 +188,7 @@ func (r *Refresher) Renew(ctx context.Context, conn *record.Connector, generatio
 	if snap.Record.Generation > generation {
 		return true
 	}
-	if !conn.CanRefresh(snap.Record.Credentials) || snap.Record.IsParked() || !r.force(generation, r.engine.clock.Now()) {
+	if !conn.CanRefresh(snap.Record.Credentials) || snap.Record.IsParked() || !r.force(generation, r.engine.instant()) {
 		return false
 	}
 	snap, err = r.await(ctx)
@@ -207,8 +220,8 @@ func (r *Refresher) RenewOnce(ctx context.Context, conn *record.Connector) (*Sna
 	if err != nil {
 		return nil, err
 	}
-	now := r.engine.clock.Now()
-	if conn.CanRefresh(snap.Record.Credentials) && r.engine.refusals.breakers.Hold(conn, snap.Record, now, true) == nil && r.forceOnce(snap.Record, now) {
+	now := r.engine.now()
+	if conn.CanRefresh(snap.Record.Credentials) && r.engine.refusals.breakers.Hold(conn, snap.Record, true) == nil && r.forceOnce(snap.Record, now) {
 		return r.await(ctx)
 	}
 	if snap.servable(now) && !snap.Record.IsRejected() {
@@ -235,7 +248,7 @@ func (r *Refresher) NeedsAuth() bool {
 
 // PausedNow returns the error of a connection whose token requests are paused, or nil.
 func (e *Engine) PausedNow(conn *record.Connector, rec *record.Record, now time.Time) error {
-	return e.refusals.breakers.Check(conn, rec, now)
+	return e.refusals.breakers.Check(conn, rec)
 }
 
 // Rejected is called when downstream has refused the token of a generation. It parks the

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/url"
-	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -29,11 +29,11 @@ func (r *Refresher) usable(ctx context.Context, conn *record.Connector, snap *Sn
 	if conn.AuthType != connector.OAuth2 {
 		return snap, nil
 	}
-	now := r.engine.clock.Now()
+	now := r.engine.now()
 	refused := r.refused(snap, conn, now)
 	switch {
 	case snap.servable(now) && !snap.Record.IsRejected():
-		if snap.wantsRefresh(now) && conn.CanRefresh(snap.Record.Credentials) && refused == nil && !isWithin(storeRetry, r.attempts.idleSince.Load(), now) {
+		if snap.wantsRefresh(now) && conn.CanRefresh(snap.Record.Credentials) && refused == nil && !now.Mono.IsWithin(storeRetry, r.attempts.idleSince.Load()) {
 			r.Start(ctx) // without waiting, since the token is still valid
 		}
 		return snap, nil
@@ -46,17 +46,17 @@ func (r *Refresher) usable(ctx context.Context, conn *record.Connector, snap *Sn
 
 // refused returns an error if, according to the snapshot, no refresh can begin now. This
 // spares the store, since a dead connection may get very many calls.
-func (r *Refresher) refused(snap *Snapshot, conn *record.Connector, now time.Time) error {
+func (r *Refresher) refused(snap *Snapshot, conn *record.Connector, now clock.Moment) error {
 	if snap.servable(now) && !snap.wantsRefresh(now) && !snap.Record.IsRejected() {
 		return nil
 	}
-	if snap.Record.IsParked() || now.Before(snap.Record.Cycle.RetryAt) {
-		return snap.Record.TokenError(now)
+	if snap.Record.IsParked() || r.waitLeft(snap.Record, now) > 0 {
+		return r.tokenError(snap.Record, now)
 	}
 	if !conn.CanRefresh(snap.Record.Credentials) {
 		return nil
 	}
-	return r.engine.refusals.breakers.Hold(conn, snap.Record, now, false)
+	return r.engine.refusals.breakers.Hold(conn, snap.Record, false)
 }
 
 // await joins the refresh in progress, or starts one, and returns its result.
@@ -68,9 +68,9 @@ func (r *Refresher) await(ctx context.Context) (*Snapshot, error) {
 		if errors.Is(f.err, storequeue.ErrAbandoned) {
 			return r.await(ctx) // its callers had left just before
 		}
-		if now := r.engine.clock.Now(); f.err == nil && !f.snap.servable(now) {
+		if now := r.engine.now(); f.err == nil && !f.snap.servable(now) {
 			// The flight landed long ago and is still saving its token, which has expired.
-			return nil, &record.TokenError{Key: r.Key, Class: record.ClassTransient, RetryAt: now.Add(storeRetry), Err: record.ErrStoreUnavailable}
+			return nil, &record.TokenError{Key: r.Key, Class: record.ClassTransient, RetryAt: now.Wall.Add(storeRetry), Err: record.ErrStoreUnavailable}
 		}
 		return f.snap, f.err
 	case <-ctx.Done():

@@ -75,7 +75,7 @@ func (a *attempt) saveLater(ctx context.Context, held *heldLease, u *pendingAnsw
 	_, err = u.merge(rec, a.policy(held), e.clock.Now()) // after keep, only the flush may touch u
 	e.keep(ctx, a.cfg, u)
 	if err == nil {
-		switch snap := r.Install(rec, held.rev, e.clock.Now()); {
+		switch snap := r.Install(rec, held.rev); {
 		case a.landed: // with an earlier answer, which this one has replaced
 		case a.usable(snap):
 			a.land(snap, nil)
@@ -118,7 +118,8 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 	}
 	now := r.engine.clock.Now()
 	policy := a.policy(held)
-	policy.Ahead = held.snap.servable(now) && !r.isRejected(held.rec.Generation)
+	policy.Rejected = r.isRejected(held.rec.Generation)
+	policy.Ahead = held.snap.servable(r.engine.now()) && !policy.Rejected
 	switch {
 	case ans.Class == record.ClassConfiguration:
 		policy.Announced = !a.pause(ctx, held, ans, now)
@@ -164,9 +165,9 @@ func (a *attempt) awaitNewer(ctx context.Context, held *heldLease) bool {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(e.lifecycle.ctx, cancel)()
-	begun := e.clock.Now()
+	begun := e.instant()
 	a.prolong(ctx, held)
-	for e.clock.Now().Sub(begun) < held.lease.Duration-leaseSlack {
+	for e.instant().Sub(begun) < held.lease.Duration-leaseSlack {
 		if e.clock.Sleep(ctx, leasePoll) != nil {
 			return false
 		}
@@ -218,12 +219,12 @@ func (e *Engine) settle(ctx context.Context, key record.Key, held *heldLease, sa
 	if err != nil {
 		return nil, "", err
 	}
-	return e.Refresher(key).Install(rec, rev, e.clock.Now()), event, nil
+	return e.Refresher(key).Install(rec, rev), event, nil
 }
 
 // usable reports whether a snapshot has a token for the flight's waiters.
 func (a *attempt) usable(snap *Snapshot) bool {
-	return snap.servable(a.refresher.engine.clock.Now()) && !snap.Record.IsRejected()
+	return snap.servable(a.refresher.engine.now()) && !snap.Record.IsRejected()
 }
 
 // adopt returns a token that another process or request has saved.
@@ -232,8 +233,8 @@ func (r *Refresher) adopt(ctx context.Context) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	if now := r.engine.clock.Now(); !snap.servable(now) || snap.Record.IsRejected() {
-		return nil, snap.Record.TokenError(now)
+	if now := r.engine.now(); !snap.servable(now) || snap.Record.IsRejected() {
+		return nil, r.tokenError(snap.Record, now)
 	}
 	return snap, nil
 }

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -18,8 +19,9 @@ import (
 type Snapshot struct {
 	Record    *record.Record
 	rev       record.Revision
-	readAt    time.Time
-	refreshAt time.Time // when to refresh the token ahead of its expiry; zero: never
+	readAt    clock.Instant
+	refreshAt time.Time     // when to refresh the token ahead of its expiry; zero: never
+	expiresAt clock.Instant // the latest that the token can expire; 0: unknown
 
 	allowed  atomic.Pointer[allowance]          // the last host check that passed; nil: none yet
 	prepared atomic.Pointer[preparedCredential] // nil: not rendered yet, or too large to keep
@@ -82,10 +84,13 @@ func refreshAt(c *record.Credentials, margin time.Duration) time.Time {
 	return expiry.Add(-min(margin, lifetime/3))
 }
 
-func newSnapshot(rec *record.Record, rev record.Revision, readAt time.Time, margin time.Duration) *Snapshot {
+func newSnapshot(rec *record.Record, rev record.Revision, readAt clock.Instant, margin time.Duration) *Snapshot {
 	s := &Snapshot{Record: rec, rev: rev, readAt: readAt}
 	if c := rec.Credentials; c != nil {
 		s.refreshAt = refreshAt(c, margin)
+		if lifetime := c.Expiry.Sub(c.IssuedAt); !c.Expiry.IsZero() && !c.IssuedAt.IsZero() && lifetime > 0 {
+			s.expiresAt = readAt.Add(lifetime)
+		}
 		if margin := c.Expiry.Sub(s.refreshAt); !s.refreshAt.IsZero() && !c.Expiry.IsZero() && margin >= 10 {
 			s.refreshAt = s.refreshAt.Add(rand.N(margin / 10)) // so that replicas do not all begin at the same time
 		}
@@ -94,20 +99,30 @@ func newSnapshot(rec *record.Record, rev record.Revision, readAt time.Time, marg
 }
 
 // servable reports whether the snapshot has a token that is valid by the clock.
-func (s *Snapshot) servable(now time.Time) bool {
+func (s *Snapshot) servable(now clock.Moment) bool {
 	c := s.Record.Credentials
-	return s.Record.Enabled && !s.Record.IsTombstone() && c != nil && !c.AccessToken.IsZero() && !c.ExpiredAt(now)
+	return s.Record.Enabled && !s.Record.IsTombstone() && c != nil && !c.AccessToken.IsZero() && !s.expired(now)
+}
+
+// expired reports whether the access token has expired by either clock.
+func (s *Snapshot) expired(now clock.Moment) bool {
+	return s.Record.Credentials.ExpiredAt(now.Wall) || s.expiresAt != 0 && now.Mono >= s.expiresAt
 }
 
 // wantsRefresh reports whether the token is due for a refresh, even if it is valid.
-func (s *Snapshot) wantsRefresh(now time.Time) bool {
+func (s *Snapshot) wantsRefresh(now clock.Moment) bool {
 	c := &s.Record.Cycle
-	return c.Queued || c.Phase == record.PhasePending || !s.refreshAt.IsZero() && !now.Before(s.refreshAt)
+	return c.Queued || c.Phase == record.PhasePending || !s.refreshAt.IsZero() && !now.Wall.Before(s.refreshAt) || s.expiresAt != 0 && now.Mono >= s.expiresAt
 }
 
-// Install makes the record the snapshot that calls are served from, unless this process has
-// a newer one. It returns the newest.
-func (r *Refresher) Install(rec *record.Record, rev record.Revision, readAt time.Time) *Snapshot {
+// Install makes the record, which was saved just now, the snapshot that calls are served
+// from, unless this process has a newer one. It returns the newest.
+func (r *Refresher) Install(rec *record.Record, rev record.Revision) *Snapshot {
+	return r.install(rec, rev, r.engine.instant())
+}
+
+// install is [Refresher.Install] for a record that was read or saved at readAt.
+func (r *Refresher) install(rec *record.Record, rev record.Revision, readAt clock.Instant) *Snapshot {
 	var margin time.Duration
 	if conn := r.engine.Config().Connectors[r.Key.Connector]; conn != nil {
 		margin = conn.RefreshMargin
@@ -120,11 +135,11 @@ func (r *Refresher) Install(rec *record.Record, rev record.Revision, readAt time
 	for {
 		cur := r.memory.snap.Load()
 		if cur != nil && !rec.CreatedAt.After(cur.Record.CreatedAt) && (cur.Record.Generation > rec.Generation ||
-			cur.Record.Generation == rec.Generation && (cur.rev > rev || cur.rev == rev && cur.readAt.After(readAt))) {
+			cur.Record.Generation == rec.Generation && (cur.rev > rev || cur.rev == rev && cur.readAt > readAt)) {
 			return cur
 		}
 		if cur != nil && cur.Record.Generation == rec.Generation {
-			next.refreshAt = cur.refreshAt // the jitter is drawn once per token
+			next.refreshAt, next.expiresAt = cur.refreshAt, cur.expiresAt // the jitter is drawn once per token
 		}
 		if r.memory.snap.CompareAndSwap(cur, next) {
 			return next
@@ -197,40 +212,40 @@ func (r *Refresher) runReading(ctx context.Context, rd *reading) {
 // load reads the record and installs it.
 func (r *Refresher) load(ctx context.Context) (*Snapshot, error) {
 	e := r.engine
-	begun := e.clock.Now()
+	begun := e.instant()
 	rec, rev, err := e.Load(ctx, r.Key)
 	switch {
 	case errors.Is(err, record.ErrNotFound):
 		r.forget()
 		return nil, record.ConnectionNotFound(r.Key)
 	case err != nil:
-		r.memory.readFailed.Store(e.clock.Now().UnixNano())
+		r.memory.readFailed.Store(int64(e.instant()))
 		return nil, err
 	case rec.IsTombstone():
-		r.Install(rec, rev, begun)
+		r.install(rec, rev, begun)
 		return nil, record.ConnectionNotFound(r.Key)
 	}
 	if r.isRolledBack(rec) {
 		return r.reportRollback(ctx, rec, begun)
 	}
-	r.memory.loaded.Store(e.clock.Now().UnixNano()) // begun was before the wait for the store
-	return r.Install(rec, rev, begun), nil
+	r.memory.loaded.Store(int64(e.instant())) // begun was before the wait for the store
+	return r.install(rec, rev, begun), nil
 }
 
 // reportRollback handles a record that is older than the newest version that this process
 // has seen. Its refresh token may be spent, so it is not used. If the newer version is still
 // in memory, that is served.
-func (r *Refresher) reportRollback(ctx context.Context, rec *record.Record, readAt time.Time) (*Snapshot, error) {
+func (r *Refresher) reportRollback(ctx context.Context, rec *record.Record, readAt clock.Instant) (*Snapshot, error) {
 	e := r.engine
 	cur := r.memory.snap.Load()
 	known := cur != nil && cur.Record.Generation > rec.Generation
-	if known && (r.memory.unsaved.Load() || !cur.readAt.Before(readAt)) {
+	if known && (r.memory.unsaved.Load() || cur.readAt >= readAt) {
 		return cur, nil // no rollback: this process has saved a newer version since the read
 	}
 	e.Config().Log().LogAttrs(ctx, slog.LevelError,
 		"the store has older credentials than this process has seen; they are not used. Was a backup restored? Import the connection again",
 		slog.String("connection", r.Key.String()), slog.Uint64("stored_generation", rec.Generation))
-	if known && cur.servable(e.clock.Now()) {
+	if known && cur.servable(e.now()) {
 		return cur, nil
 	}
 	return nil, &record.TokenError{Key: r.Key, Class: record.ClassConfiguration, Code: record.CodeStaleStore}
@@ -240,22 +255,22 @@ func (r *Refresher) reportRollback(ctx context.Context, rec *record.Record, read
 // unavailable or busy, it returns one with a valid token, however old.
 func (r *Refresher) Latest(ctx context.Context) (*Snapshot, error) {
 	e := r.engine
-	now := e.clock.Now()
-	r.noteUse(now)
+	now := e.now()
+	r.noteUse(now.Mono)
 	snap := r.memory.snap.Load()
-	if snap != nil && now.Sub(snap.readAt) < e.Config().CacheFor() {
+	if snap != nil && now.Mono.Sub(snap.readAt) < e.Config().CacheFor() {
 		if snap.Record.IsTombstone() {
 			return nil, record.ConnectionNotFound(r.Key)
 		}
 		return snap, nil
 	}
 	if snap == nil || !snap.servable(now) {
-		if snap != nil && snap.Record.Enabled && !snap.Record.IsParked() && !now.Before(snap.Record.Cycle.RetryAt) && r.inProgress() != nil {
+		if snap != nil && snap.Record.Enabled && !snap.Record.IsParked() && r.waitLeft(snap.Record, now) == 0 && r.inProgress() != nil {
 			return snap, nil // the refresh in progress reads the record
 		}
 		return r.Read(ctx)
 	}
-	if isWithin(readCooldown, r.memory.readFailed.Load(), now) {
+	if now.Mono.IsWithin(readCooldown, r.memory.readFailed.Load()) {
 		return snap, nil
 	}
 	rd := r.startReading(ctx)
@@ -270,7 +285,7 @@ func (r *Refresher) Latest(ctx context.Context) (*Snapshot, error) {
 		return fresh, nil
 	}
 	if isUnavailable(err) || waiting.Err() != nil && ctx.Err() == nil {
-		r.memory.readFailed.Store(now.UnixNano())
+		r.memory.readFailed.Store(int64(now.Mono))
 		return snap, nil
 	}
 	return nil, err

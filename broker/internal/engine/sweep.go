@@ -59,16 +59,16 @@ func (e *Engine) sweep(ctx context.Context, observed *leaseObserver) (err error)
 	if err != nil {
 		return err
 	}
-	renewed := e.clock.Now()
+	renewed := e.instant()
 	for key, err := range s.List(ctx, "", "") {
 		if err != nil {
 			return err
 		}
-		if e.clock.Now().Sub(renewed) > sweepLease/2 {
+		if e.instant().Sub(renewed) > sweepLease/2 {
 			if lease, err = e.leaseSweep(ctx, observed, lease); err != nil || lease == nil {
 				return err
 			}
-			renewed = e.clock.Now()
+			renewed = e.instant()
 		}
 		if key.Application == ownApplication {
 			continue
@@ -95,7 +95,7 @@ func (e *Engine) leaseSweep(ctx context.Context, observed *leaseObserver, held *
 	lease := &record.Lease{ID: uuid.NewString(), Duration: sweepLease}
 	taken, err := e.updateSweepLease(ctx, func(current *record.Lease) (*record.Lease, bool) {
 		mine := current != nil && held != nil && current.ID == held.ID
-		return lease, current == nil || mine || !e.isShared() || observed.overdue(current, e.clock.Now())
+		return lease, current == nil || mine || !e.isShared() || observed.overdue(current, e.instant())
 	})
 	if err != nil || !taken {
 		return nil, err
@@ -143,7 +143,7 @@ func (e *Engine) clearCredentials(ctx context.Context, seen *record.Record) erro
 	if err != nil || rec == nil {
 		return err
 	}
-	e.Refresher(seen.Key).Install(rec, rev, e.clock.Now())
+	e.Refresher(seen.Key).Install(rec, rev)
 	e.DestroyEarlier(ctx, seen.Key, rev)
 	e.Config().Log().LogAttrs(ctx, slog.LevelWarn, "credentials cleared: the connection could not be refreshed for the retention time",
 		slog.String("connection", seen.Key.String()))
@@ -164,7 +164,7 @@ func (e *Engine) revive(ctx context.Context, seen *record.Record, conn *record.C
 		if err != nil || rec == nil {
 			return err
 		}
-		e.Refresher(seen.Key).Install(rec, rev, e.clock.Now())
+		e.Refresher(seen.Key).Install(rec, rev)
 	}
 	e.Refresher(seen.Key).Start(ctx)
 	return nil

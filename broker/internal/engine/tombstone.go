@@ -25,7 +25,7 @@ func (e *Engine) SaveTombstone(ctx context.Context, rec *record.Record, rev reco
 // and the deletion takes at most half of it.
 func (e *Engine) purge(ctx context.Context, key record.Key) error {
 	lease := &record.Lease{ID: uuid.NewString(), Duration: purgeLease}
-	begun := e.clock.Now()
+	begun := e.instant()
 	rec, _, err := e.updateIf(ctx, key, func(rec *record.Record) *record.Record {
 		if rec == nil || !rec.IsPurgeable(e.clock.Now()) {
 			return nil
@@ -36,7 +36,7 @@ func (e *Engine) purge(ctx context.Context, key record.Key) error {
 	if err != nil || rec == nil {
 		return err
 	}
-	left := purgeLease/2 - e.clock.Now().Sub(begun)
+	left := purgeLease/2 - e.instant().Sub(begun)
 	if left <= 0 {
 		return nil // the next sweep tries again
 	}
@@ -63,7 +63,7 @@ func (e *Engine) UpdateUnpurged(ctx context.Context, key record.Key, change func
 	var observed leaseObserver
 	for {
 		rec, rev, err := e.Update(ctx, key, func(rec *record.Record) (*record.Record, error) {
-			if rec != nil && rec.IsTombstone() && rec.Lease != nil && !observed.overdue(rec.Lease, e.clock.Now()) {
+			if rec != nil && rec.IsTombstone() && rec.Lease != nil && !observed.overdue(rec.Lease, e.instant()) {
 				return nil, errPurging
 			}
 			return change(rec)

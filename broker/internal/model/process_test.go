@@ -8,7 +8,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -209,15 +209,21 @@ func (p *process) Emit(_ context.Context, event record.Event) {
 // process cannot read it.
 type processClock struct{ *process }
 
-// Now implements [engine.Clock].
+// Now implements [clock.Clock].
 func (c processClock) Now() time.Time {
 	_ = c.pass("now") // blocks if the process has crashed
 	return c.now()
 }
 
-func (p *process) now() time.Time { return time.Now().Add(p.replica.skew) }
+func (p *process) now() time.Time { return time.Now().Round(0).Add(p.replica.skew) }
 
-// Sleep implements [engine.Clock].
+// Elapsed implements [clock.Clock]. Setting the clock does not affect it.
+func (c processClock) Elapsed() time.Duration {
+	_ = c.pass("now")
+	return time.Since(c.world.begun)
+}
+
+// Sleep implements [clock.Clock].
 func (c processClock) Sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -232,6 +238,6 @@ func (c processClock) Sleep(ctx context.Context, d time.Duration) error {
 }
 
 var (
-	_ engine.Clock     = processClock{}
+	_ clock.Clock      = processClock{}
 	_ record.EventSink = (*process)(nil)
 )
