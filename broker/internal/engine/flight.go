@@ -10,6 +10,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -115,7 +116,7 @@ func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) 
 	if wait <= 0 {
 		wait = storeRetry // a paused connector or another replica's lease prevented the refresh
 	}
-	at := e.instant().add(wait)
+	at := e.instant().Add(wait)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.attempts.cancelRetry != nil {
@@ -211,7 +212,7 @@ func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 
 // due decides what to do for a record that was just read: refresh (true), nothing (false),
 // or fail because a refresh cannot help (an error).
-func (a *attempt) due(ctx context.Context, rec *record.Record, snap *Snapshot, now moment) (bool, error) {
+func (a *attempt) due(ctx context.Context, rec *record.Record, snap *Snapshot, now clock.Moment) (bool, error) {
 	switch {
 	case rec.IsTombstone():
 		return false, record.ConnectionNotFound(a.refresher.Key)
@@ -233,7 +234,7 @@ func (a *attempt) due(ctx context.Context, rec *record.Record, snap *Snapshot, n
 	if !expired && !snap.wantsRefresh(now) && !a.refresher.isForced(rec.Generation) {
 		return false, nil
 	}
-	if _, err := tokenRequest(a.conn, rec, now.wall); err != nil {
+	if _, err := tokenRequest(a.conn, rec, now.Wall); err != nil {
 		return false, &record.TokenError{Key: a.refresher.Key, Class: record.ClassConfiguration, Code: record.CodeMissingSettings, BadSettings: true, Err: err}
 	}
 	if a.refresher.waitLeft(rec, now) > 0 && !a.refresher.isRequested(rec.Generation) {
