@@ -55,6 +55,10 @@ func (c *Cycle) Remaining(now time.Time, watched time.Duration, rejected bool) t
 	return max(0, min(until.Sub(now), wait-watched))
 }
 
+// SparesGrant reports whether the wait keeps a refresh token that may be spent from being sent
+// while the access token works.
+func (c *Cycle) SparesGrant() bool { return c.Class == ClassAmbiguous && c.RejectedWait > 0 }
+
 // isDue reports whether the next attempt may begin, to a reader that has not watched the
 // wait. A wait that was decided in the future tells nothing, and counts as over.
 func (c *Cycle) isDue(now time.Time) bool {

@@ -237,7 +237,7 @@ func (a *attempt) due(ctx context.Context, rec *record.Record, snap *Snapshot, n
 	if _, err := tokenRequest(a.conn, rec, now.Wall); err != nil {
 		return false, &record.TokenError{Key: a.refresher.Key, Class: record.ClassConfiguration, Code: record.CodeMissingSettings, BadSettings: true, Err: err}
 	}
-	if a.refresher.waitLeft(rec, now) > 0 && !a.refresher.isRequested(rec.Generation) {
+	if a.refresher.waitLeft(rec, now) > 0 && !a.refresher.ignoresWait(rec) {
 		if !expired {
 			return false, nil
 		}

@@ -72,11 +72,14 @@ func (r *Refresher) isForced(generation uint64) bool {
 	return r.rejections.refresh.generation != 0 && r.rejections.refresh.generation == generation
 }
 
-// isRequested reports whether the flight validates the connection with that generation.
-func (r *Refresher) isRequested(generation uint64) bool {
+// ignoresWait reports whether the flight validates the connection, so that the backoff does
+// not apply. Even then a refresh token that may be spent is not sent while the access token
+// works: the attempt could cost the grant.
+func (r *Refresher) ignoresWait(rec *record.Record) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.rejections.refresh.requested && r.rejections.refresh.generation == generation
+	f := &r.rejections.refresh
+	return f.requested && f.generation == rec.Generation && (!rec.Cycle.SparesGrant() || r.rejections.holds(rec.Generation))
 }
 
 // isRejected reports whether downstream has rejected the token of that generation, and has
@@ -162,12 +165,6 @@ func (r *Refresher) forceOnce(rec *record.Record, now clock.Moment) bool {
 	return true
 }
 
-// ignoresBackoff reports whether the flight tries a refused connection before its time, because
-// an operator asks for it.
-func (r *Refresher) ignoresBackoff(rec *record.Record) bool {
-	return rec.Cycle.Class == record.ClassRefused && r.isForced(rec.Generation) && !r.isRejected(rec.Generation)
-}
-
 // isUnparked reports whether the flight may send a refresh token that was refused.
 func (r *Refresher) isUnparked(parked secret.Hash) bool {
 	r.mu.Lock()
@@ -207,7 +204,8 @@ func (r *Refresher) RenewLater(conn *record.Connector, generation uint64) {
 
 // RenewOnce joins the refresh in progress or, unless it is too early, starts one, even if the
 // token is valid or its refresh token was refused. It returns the snapshot to serve after
-// that. A [*record.TokenError] says why there is no valid token.
+// that. A [*record.TokenError] says why there is no valid token: one that downstream has
+// rejected is not valid.
 func (r *Refresher) RenewOnce(ctx context.Context, conn *record.Connector) (*Snapshot, error) {
 	if f := r.inProgress(); f != nil {
 		select {
@@ -222,15 +220,27 @@ func (r *Refresher) RenewOnce(ctx context.Context, conn *record.Connector) (*Sna
 	}
 	now := r.engine.now()
 	if conn.CanRefresh(snap.Record.Credentials) && r.engine.refusals.breakers.Hold(conn, snap.Record, true) == nil && r.forceOnce(snap.Record, now) {
-		return r.await(ctx)
+		if snap, err = r.await(ctx); err != nil {
+			return nil, err
+		}
+		return snap, r.rejectedError(snap)
 	}
 	if snap.servable(now) && !snap.Record.IsRejected() {
-		return snap, nil
+		return snap, r.rejectedError(snap)
 	}
 	if refused := r.refused(snap, conn, now); refused != nil {
 		return nil, refused
 	}
 	return r.await(ctx)
+}
+
+// rejectedError returns an error if downstream has rejected the snapshot's token, so that it is
+// not valid, whatever the clock says.
+func (r *Refresher) rejectedError(snap *Snapshot) error {
+	if r.isRejected(snap.Record.Generation) {
+		return r.tokenError(snap.Record, r.engine.now())
+	}
+	return nil
 }
 
 // inProgress returns the refresh in progress, or nil.

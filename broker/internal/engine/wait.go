@@ -10,7 +10,8 @@ import (
 // A watchedWait is how long this process has known the wait of a record. The times in the
 // record are by the writer's clock, which can be wrong; see the package documentation.
 type watchedWait struct {
-	retryAt time.Time // as stored; identifies the wait
+	retryAt time.Time     // as stored; with wait it identifies the wait
+	wait    time.Duration // as stored
 	since   clock.Instant
 }
 
@@ -22,8 +23,8 @@ func (r *Refresher) waitLeft(rec *record.Record, now clock.Moment) time.Duration
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w := &r.attempts.wait
-	if !w.retryAt.Equal(rec.Cycle.RetryAt) {
-		*w = watchedWait{rec.Cycle.RetryAt, now.Mono}
+	if !w.retryAt.Equal(rec.Cycle.RetryAt) || w.wait != rec.Cycle.Wait {
+		*w = watchedWait{rec.Cycle.RetryAt, rec.Cycle.Wait, now.Mono}
 	}
 	return rec.Cycle.Remaining(now.Wall, now.Mono.Sub(w.since), r.rejections.holds(rec.Generation))
 }

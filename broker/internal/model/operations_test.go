@@ -106,6 +106,8 @@ func (w *world) makeTrouble(rng *rand.Rand, r *replica, key record.Key, n int) {
 		w.logf("the journal of %s fails", r.name)
 		r.journal.Fail(errTrouble)
 		time.AfterFunc(time.Until(t.until), func() { r.journal.Fail(nil) })
+	case w.jumps && n < 91:
+		w.setClocks(rng, r)
 	case n < 93:
 		w.reconfigure(rng, r)
 	case n < 97:
@@ -118,6 +120,22 @@ func (w *world) makeTrouble(rng *rand.Rand, r *replica, key record.Key, n int) {
 			w.logf("the customer revokes the grant of %s", token.value)
 			token.grant.revoked, token.grant.excused = true, true
 		}
+	}
+}
+
+// setClocks sets the clock of one replica, or of all, by up to a day.
+func (w *world) setClocks(rng *rand.Rand, r *replica) {
+	set := []*replica{r}
+	if rng.IntN(2) == 0 {
+		set = w.replicas
+	}
+	by := between(rng, 0, 24*time.Hour)
+	if rng.IntN(2) == 0 {
+		by = -by
+	}
+	for _, r := range set {
+		r.skew.Add(int64(by))
+		w.logf("the clock of %s is set by %v", r.name, by)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
@@ -16,7 +17,7 @@ import (
 type replica struct {
 	world   *world
 	name    string
-	skew    time.Duration // of its clock
+	skew    atomic.Int64 // of its clock, in nanoseconds
 	journal *brokertest.MemJournal
 
 	current *process // nil while it is down
@@ -84,7 +85,7 @@ func (r *replica) start() {
 	p.broker.Configure(r.config(p))
 	r.current = p
 	w.processes = append(w.processes, p)
-	w.logf("%s starts, clock %v", p.name, r.skew)
+	w.logf("%s starts, clock %v", p.name, time.Duration(r.skew.Load()))
 }
 
 // pass is called before and after every step outside the process's memory. It blocks while
@@ -215,7 +216,9 @@ func (c processClock) Now() time.Time {
 	return c.now()
 }
 
-func (p *process) now() time.Time { return time.Now().Round(0).Add(p.replica.skew) }
+func (p *process) now() time.Time {
+	return time.Now().Round(0).Add(time.Duration(p.replica.skew.Load()))
+}
 
 // Elapsed implements [clock.Clock]. Setting the clock does not affect it.
 func (c processClock) Elapsed() time.Duration {

@@ -106,6 +106,13 @@ func (p *provider) accepts(access string) bool {
 	return a != nil && !a.revoked && !a.grant.revoked && time.Now().Before(a.expiry)
 }
 
+// lasts reports whether an access token expires no sooner than d from now. Skewed clocks can
+// count its lifetime from later or earlier than its issue.
+func (p *provider) lasts(access string, d time.Duration) bool {
+	a := p.access[access]
+	return a != nil && time.Now().Add(d).Before(a.expiry)
+}
+
 // redeems reports whether the token endpoint would take a refresh token.
 func (p *provider) redeems(t *refreshToken) bool {
 	return !t.grant.revoked && (t.spentAt.IsZero() || time.Since(t.spentAt) < p.rotation.Window)

@@ -25,6 +25,7 @@ type world struct {
 	store    *brokertest.MemStore
 	provider *provider
 	replicas []*replica
+	jumps    bool // clocks are set by up to a day; what a clock says proves nothing then
 
 	background sync.WaitGroup // calls, and token requests in progress
 
@@ -54,6 +55,7 @@ func newWorld(seed uint64) *world {
 		histories: make(map[record.Key]*history), attempts: make(map[string]*attempt),
 	}
 	w.provider = newProvider(w, rng)
+	w.jumps = rng.IntN(4) == 0
 	replicas := 3
 	if rng.IntN(10) == 0 {
 		replicas, w.store.Exclusive = 1, true
@@ -66,8 +68,9 @@ func newWorld(seed uint64) *world {
 	for i := range replicas {
 		r := &replica{
 			world: w, name: fmt.Sprint("r", i+1), journal: &brokertest.MemJournal{},
-			skew: between(rng, -90*time.Second, 90*time.Second), timeout: 20 * time.Second, secret: w.provider.secret,
+			timeout: 20 * time.Second, secret: w.provider.secret,
 		}
+		r.skew.Store(int64(between(rng, -90*time.Second, 90*time.Second)))
 		w.replicas = append(w.replicas, r)
 		r.start()
 	}
