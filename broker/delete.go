@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/revocation"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -52,7 +53,9 @@ func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
 	r.Install(tombstone, rev)
 	b.engine.DestroyEarlier(ctx, key, rev)
 	if c := last.Credentials; c != nil {
-		b.engine.RevokeGrant(ctx, cfg, cfg.Connectors[key.Connector], key, last.Settings, c.AccessToken, c.RefreshToken)
+		b.engine.RevokeGrant(ctx, revocation.Grant{
+			Config: cfg, Connector: cfg.Connectors[key.Connector], Key: key, Settings: last.Settings, AccessToken: c.AccessToken, RefreshToken: c.RefreshToken,
+		})
 	}
 	return nil
 }

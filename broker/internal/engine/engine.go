@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/revocation"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/sharded"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -33,6 +34,7 @@ type Engine struct {
 	refusals    refusals
 	backlog     *backlog
 	lifecycle   lifecycle
+	revoker     *revocation.Revoker
 }
 
 // connections is what this process keeps in memory about connections and applications.
@@ -114,8 +116,20 @@ func New(open func(context.Context) (record.Store, error), journal record.Journa
 		lifecycle: lifecycle{ctx: ctx, end: end},
 	}
 	e.refusals.breakers = breaker.NewSet(clk, background{e})
+	e.revoker = &revocation.Revoker{
+		Clock: clk, Tracer: &e.tracing, Transport: transport, Begin: e.lifecycle.begin, Closing: ctx, IsConnected: e.isConnected,
+	}
 	e.cfg.Store(&record.Config{})
 	return e
+}
+
+// RevokeGrant revokes the grant of a deleted connection in the background.
+func (e *Engine) RevokeGrant(cause context.Context, g revocation.Grant) { e.revoker.Revoke(cause, g) }
+
+// isConnected reports whether a connection has credentials.
+func (e *Engine) isConnected(ctx context.Context, key record.Key) bool {
+	rec, _, err := e.Load(ctx, key)
+	return err == nil && !rec.IsTombstone() && rec.Credentials != nil
 }
 
 // Configure replaces the configuration.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/revocation"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -114,7 +115,9 @@ func (e *Engine) flushAnswer(ctx context.Context, p *pendingAnswer) error {
 		cfg.Log().LogAttrs(ctx, slog.LevelWarn, "a refreshed token that was waiting to be saved was dropped",
 			connection, slog.String("reason", err.Error()))
 		if errors.Is(err, record.ErrConnectionNotFound) {
-			e.revokeLate(ctx, newRevocation(cfg, cfg.Connectors[p.key.Connector], p.key, nil, p.answer.AccessToken, p.answer.RefreshToken))
+			e.revoker.RevokeLate(ctx, revocation.Grant{
+				Config: cfg, Connector: cfg.Connectors[p.key.Connector], Key: p.key, AccessToken: p.answer.AccessToken, RefreshToken: p.answer.RefreshToken,
+			})
 		}
 	} else {
 		cfg.Log().LogAttrs(ctx, slog.LevelInfo, "a refreshed token that was waiting to be saved is now in the store", connection)

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/revocation"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -39,7 +40,9 @@ func (a *attempt) saveToken(ctx context.Context, held *heldLease, ans record.Ans
 		a.emit(ctx, event, snap)
 	} else if errors.Is(err, record.ErrConnectionNotFound) {
 		// The connection was deleted, so the new tokens are of no use.
-		r.engine.revokeLate(ctx, newRevocation(a.cfg, a.conn, r.Key, held.rec.Settings, ans.AccessToken, ans.RefreshToken))
+		r.engine.revoker.RevokeLate(ctx, revocation.Grant{
+			Config: a.cfg, Connector: a.conn, Key: r.Key, Settings: held.rec.Settings, AccessToken: ans.AccessToken, RefreshToken: ans.RefreshToken,
+		})
 	}
 	switch {
 	case err == nil && a.usable(snap):
