@@ -207,6 +207,10 @@ type Cycle struct {
 	// hash, nothing is sent to the token endpoint.
 	Parked secret.Hash
 
+	// TokenRejected says that downstream has refused what a parked connection had left, its
+	// access token.
+	TokenRejected bool
+
 	// CredentialsExpireAt is when the credentials of a parked connection are cleared.
 	CredentialsExpireAt time.Time
 }
@@ -224,5 +228,5 @@ const (
 // IsRejected reports whether the access token is unusable and cannot be refreshed: downstream
 // has refused it, or it has expired.
 func (r *Record) IsRejected() bool {
-	return r.IsParked() && (r.Cycle.Code == CodeAccessTokenRejected || r.Cycle.Code == CodeNoRefreshToken)
+	return r.IsParked() && (r.Cycle.TokenRejected || r.Cycle.Code == CodeAccessTokenRejected || r.Cycle.Code == CodeNoRefreshToken)
 }

@@ -65,6 +65,7 @@ type cycleJSON struct {
 	GiveUpAt            time.Time   `json:"give_up_at,omitzero"`
 	Ambiguous           int         `json:"ambiguous,omitempty"`
 	Parked              secret.Hash `json:"parked,omitempty"`
+	TokenRejected       bool        `json:"token_rejected,omitempty"`
 	CredentialsExpireAt time.Time   `json:"credentials_expire_at,omitzero"`
 }
 

@@ -247,7 +247,7 @@ func (r *Record) needsFirstRefresh(now time.Time) bool {
 // may be spent, so that the attempt could cost the grant, the attempt waits until the access
 // token expires.
 func (r *Record) unpark(rotation connector.Rotation, now time.Time) {
-	r.Cycle.Parked = ""
+	r.Cycle.Parked, r.Cycle.TokenRejected = "", false
 	r.Cycle.RetryAt = time.Time{}
 	r.Cycle.CredentialsExpireAt = time.Time{}
 	if c := r.Credentials; r.Cycle.Class == ClassAmbiguous && rotation.Kind == connector.RotationAlways && c != nil && c.Expiry.After(now) {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/fields"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
 )
 
@@ -61,6 +62,7 @@ type Handler struct {
 	logger  *slog.Logger
 	public  *http.Transport // dials public addresses only
 	private *http.Transport // dials private addresses too
+	policy  fields.Policy   // for headers of responses
 	tunnels *tunnels
 	alarms  *sync.Pool // of *alarm
 }
@@ -89,6 +91,7 @@ func (h *Handler) Provision(ctx caddy.Context) (err error) {
 		return fmt.Errorf("downstream_proxy: max_timeout %s is less than timeout %s", time.Duration(h.MaxTimeout), time.Duration(h.Timeout))
 	}
 	h.tunnels, h.alarms = newTunnels(), newAlarms()
+	h.policy = fields.Policy{IsProxy: true, Vary: vary, Own: h.app.Authorities()}
 	return h.provisionTransports(ctx)
 }
 

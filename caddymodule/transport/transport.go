@@ -20,6 +20,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/fields"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
 )
 
@@ -61,8 +62,9 @@ type Transport struct {
 	connector, application, consumer requestValue
 
 	callers             callerHeaders
-	operatorSetsHeaders bool // reverse_proxy may set headers that are otherwise the caller's
-	leavesUnread        bool // reverse_proxy may leave response bodies open
+	policy              fields.Policy // for headers of responses
+	operatorSetsHeaders bool          // reverse_proxy may set headers that are otherwise the caller's
+	leavesUnread        bool          // reverse_proxy may leave response bodies open
 }
 
 // CaddyModule returns the Caddy module information.
@@ -90,6 +92,7 @@ func (t *Transport) Provision(ctx caddy.Context) (err error) {
 	t.callers = newCallerHeaders(t.Connector, t.App, t.Consumer)
 	t.operatorSetsHeaders = t.callers.mayBeSet(ctx)
 	t.leavesUnread = mayLeaveUnread(ctx)
+	t.provisionAnswers(ctx)
 	t.warnOfUpstreams(ctx)
 	return t.provisionTransports(ctx)
 }
@@ -191,15 +194,21 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}()
 	ctx := x.Watch(req.Context())
-	resp, err := x.Do(t.outgoing(ctx, req), func() *http.Request { return t.outgoing(ctx, req) })
+	out := t.outgoing(ctx, req)
+	x.Response = fields.Response{Policy: &t.policy, Caller: req, Scheme: out.URL.Scheme, Host: out.URL.Host, Path: req.URL}
+	resp, err := x.Do(out, func() *http.Request { return t.outgoing(ctx, req) })
 	if err != nil {
 		if refused, ok := errors.AsType[exchange.BrokerError](err); ok {
 			return t.refuse(req, refused.Unwrap())
 		}
 		return nil, err
 	}
+	if resp.StatusCode == http.StatusSwitchingProtocols && !wasAsked(req, resp) {
+		_ = resp.Body.Close()
+		return t.refuse(req, apierror.ErrBadResponse)
+	}
 	resp.Request = req // the outgoing copy carries the credential
-	releaseAtEnd(resp, admission)
+	releaseAtEnd(resp, &x)
 	if t.leavesUnread {
 		context.AfterFunc(req.Context(), admission.Release)
 	}

@@ -245,3 +245,35 @@ func (r *Refresher) Rejected(conn *record.Connector, generation uint64) {
 	}
 	r.rejectLater(conn, generation)
 }
+
+// RejectParked is called when downstream has refused the token of a generation. If the
+// connection is parked, the token is what it has left: RejectParked notes that it must not be
+// sent again, and returns the error for callers. Otherwise it returns nil.
+func (r *Refresher) RejectParked(ctx context.Context, generation uint64) error {
+	e := r.engine
+	snap, now := r.memory.snap.Load(), e.clock.Now()
+	if snap == nil || snap.Record.Generation != generation || !snap.Record.IsParked() {
+		return nil
+	}
+	if snap.Record.IsRejected() {
+		return snap.Record.TokenError(now)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+	defer cancel()
+	rec, rev, err := e.Update(ctx, r.Key, func(rec *record.Record) (*record.Record, error) {
+		if rec == nil || rec.IsTombstone() || rec.Generation != generation || !rec.IsParked() {
+			return nil, errSuperseded
+		}
+		rec.Cycle.TokenRejected = true
+		return rec, nil
+	})
+	switch {
+	case errors.Is(err, errSuperseded):
+		return nil
+	case err != nil: // until the store can be read again, this process remembers it
+		rec, rev = snap.Record.Clone(), snap.rev
+		rec.Cycle.TokenRejected = true
+	}
+	r.Install(rec, rev, now)
+	return rec.TokenError(now)
+}

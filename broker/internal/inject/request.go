@@ -6,6 +6,9 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // removeHeader removes a header in any spelling of its name.
@@ -66,4 +69,22 @@ func setsParameter(pair, name string) bool {
 		}
 	}
 	return false
+}
+
+// WithoutParameters returns a URL's query, from a response that was scrubbed, without the
+// parameters in which the credential was put into the request.
+func (c *Credential) WithoutParameters(query string) string {
+	for _, i := range c.others {
+		if i.Kind == connector.InQuery {
+			query = withoutRedacted(query, i.Name)
+		}
+	}
+	return query
+}
+
+func withoutRedacted(query, name string) string {
+	pairs := strings.Split(query, "&")
+	return strings.Join(slices.DeleteFunc(pairs, func(pair string) bool {
+		return strings.Contains(pair, secret.Redacted) && setsParameter(pair, name)
+	}), "&")
 }

@@ -1,0 +1,59 @@
+package tokenbroker
+
+import (
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/fields"
+)
+
+// Authorities returns the authorities of this server. They are known once the configuration
+// has started.
+func (a *App) Authorities() *fields.Authorities { return a.authorities }
+
+// findAuthorities collects what this server listens on, and the names of its sites.
+func (a *App) findAuthorities() {
+	ports := portsOf(caddy.DefaultAdminListen)
+	var names []string
+	if mod, err := a.ctx.AppIfConfigured("http"); err == nil {
+		if app, ok := mod.(*caddyhttp.App); ok {
+			for _, server := range app.Servers {
+				for _, address := range server.Listen {
+					ports = append(ports, portsOf(address)...)
+				}
+				names = append(names, hostsOf(server.Routes)...)
+			}
+		}
+	}
+	a.authorities.Set(ports, names)
+}
+
+// maxPortRange is how many ports of one listener's range are looked at.
+const maxPortRange = 1000
+
+func portsOf(listen string) []uint16 {
+	address, err := caddy.ParseNetworkAddress(listen)
+	if err != nil || address.IsUnixNetwork() || address.IsFdNetwork() {
+		return nil
+	}
+	var ports []uint16
+	for i := range min(address.PortRangeSize(), maxPortRange) {
+		ports = append(ports, uint16(address.StartPort+i))
+	}
+	return ports
+}
+
+// hostsOf returns the host names that the routes match.
+func hostsOf(routes caddyhttp.RouteList) []string {
+	var names []string
+	for _, route := range routes {
+		for _, set := range route.MatcherSets {
+			for _, matcher := range set {
+				if hosts, ok := matcher.(*caddyhttp.MatchHost); ok {
+					names = append(names, *hosts...)
+				}
+			}
+		}
+	}
+	return names
+}
