@@ -187,17 +187,13 @@ func (v *resolver) resolve(s string) (string, bool) {
 			return "", false
 		}
 	}
-	switch {
-	case v.response.Policy.IsProxy:
-		v.absolute(&ref)
-	case !onSite:
-	case leadsIntoBroker(ref.resolveAgainst(v.path)):
-		if ref.hasAuthority {
+	if v.response.Policy.IsProxy || onSite && leadsIntoBroker(ref.resolveAgainst(v.path)) {
+		if onSite && (ref.hasAuthority || v.own.target == v.own.asked) {
 			return "", false
 		}
 		v.absolute(&ref)
 	}
-	return ref.String(), ref.hasAuthority || !v.response.Policy.IsProxy
+	return ref.String(), true
 }
 
 // absolute resolves the reference against downstream's URL.

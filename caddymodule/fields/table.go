@@ -113,7 +113,7 @@ type decision struct{ proxy, transport action }
 // exact, prefixes and suffixes are the table's names in canonical form, for lookups.
 var (
 	exact    = make(map[string]decision)
-	prefixes []affix
+	prefixes [26][]affix // by first letter
 	suffixes []affix
 )
 
@@ -132,8 +132,9 @@ func init() {
 		for _, name := range r.names {
 			if text, ok := strings.CutSuffix(name, "*"); ok {
 				text = canonical(text)
-				prefixes = append(prefixes, affix{text, d})
-				present[text[0]-'A'] |= ^uint64(0) << len(text)
+				letter := text[0] - 'A'
+				prefixes[letter] = append(prefixes[letter], affix{text, d})
+				present[letter] |= ^uint64(0) << len(text)
 				continue
 			}
 			if text, ok := strings.CutPrefix(name, "*"); ok {
@@ -142,22 +143,26 @@ func init() {
 			}
 			name = canonical(name)
 			exact[name] = d
-			present[name[0]-'A'] |= 1 << len(name)
+			if d != (decision{}) { // otherwise it is here as an exception to a prefix, which is present
+				present[name[0]-'A'] |= 1 << len(name)
+			}
 		}
 	}
 }
 
 // decide returns what the table says about a canonical name.
 func decide(name string) decision {
-	if isPlain(name) {
+	if name == "" || isPlain(name) {
 		return decision{}
 	}
 	if d, ok := exact[name]; ok {
 		return d
 	}
-	for _, p := range prefixes {
-		if strings.HasPrefix(name, p.text) {
-			return p.decision
+	if letter := name[0] - 'A'; int(letter) < len(prefixes) {
+		for _, p := range prefixes[letter] {
+			if strings.HasPrefix(name, p.text) {
+				return p.decision
+			}
 		}
 	}
 	for _, s := range suffixes {

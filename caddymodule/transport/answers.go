@@ -3,6 +3,7 @@ package transport
 import (
 	"maps"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -12,7 +13,6 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/fields"
-	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
 )
 
 // provisionAnswers decides how responses are treated.
@@ -44,10 +44,13 @@ var urlPlaceholders = []string{
 	"{http.request.method}", "{http.request.orig_method}", "{http.reverse_proxy.upstream.", "{env.", "{file.", "{system.", "{http.request.proto",
 }
 
+// anyPlaceholder also matches the names that `map` gives to its outputs, which need no dot.
+var anyPlaceholder = regexp.MustCompile(`\{[^{}]+\}`)
+
 // add adds what the placeholders in the values read.
 func (d *dependencies) add(values ...string) {
 	for _, value := range values {
-		for _, found := range placeholder.Find(value) {
+		for _, found := range anyPlaceholder.FindAllString(value, -1) {
 			found = strings.ToLower(found)
 			switch {
 			case strings.HasPrefix(found, "{http.request.header."):
