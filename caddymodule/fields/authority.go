@@ -64,23 +64,23 @@ type endpoint struct {
 type ownAuthorities struct {
 	all      *Authorities
 	asked    endpoint   // what the caller's request was sent to
-	askedOf  []endpoint // the same, as proxies in front of the broker were asked
+	fronts   []endpoint // the same, as proxies in front of the broker, and reverse_proxy, say
 	local    string     // the address that the request arrived at; empty if unknown
 	target   endpoint   // downstream
 	ofTarget bool       // downstream is on this machine
 }
 
-func newOwnAuthorities(r *Response, asked *http.Request) ownAuthorities {
+func newOwnAuthorities(r *Response) ownAuthorities {
 	o := ownAuthorities{all: r.Policy.Own}
 	if o.all == nil {
 		o.all = &Authorities{}
 	}
-	scheme := schemeOf(asked)
-	o.asked, _ = parseAuthority(scheme, asked.Host)
+	scheme := schemeOf(r.Caller)
+	o.asked, _ = parseAuthority(scheme, r.Caller.Host)
 	for _, value := range r.Caller.Header["X-Forwarded-Host"] {
 		for host := range strings.SplitSeq(value, ",") {
 			if e, ok := parseAuthority("", strings.TrimSpace(host)); ok {
-				o.askedOf = append(o.askedOf, e)
+				o.fronts = append(o.fronts, e)
 			}
 		}
 	}
@@ -91,6 +91,13 @@ func newOwnAuthorities(r *Response, asked *http.Request) ownAuthorities {
 	}
 	o.target, _ = parseAuthority(r.Scheme, r.Host)
 	o.ofTarget = isLoopback(o.target.host)
+	if !r.Policy.IsProxy && len(o.fronts) > 0 {
+		// reverse_proxy keeps the caller's Host there, and an operator may have replaced Host.
+		o.asked = o.fronts[0]
+		if o.asked.port == 0 {
+			o.asked.port = map[string]uint16{"http": 80, "https": 443}[scheme]
+		}
+	}
 	return o
 }
 
@@ -99,6 +106,11 @@ func (o *ownAuthorities) check(scheme, authority string) relation {
 	e, ok := parseAuthority(scheme, authority)
 	if !ok {
 		return anotherOfOurs
+	}
+	for _, front := range o.fronts {
+		if e.host == front.host && (e.port == front.port || front.port == 0) {
+			return callersOwn
+		}
 	}
 	switch {
 	case e == o.asked || e.port == 0 && e.host == o.asked.host:
@@ -111,13 +123,9 @@ func (o *ownAuthorities) check(scheme, authority string) relation {
 		return anotherOfOurs // a service elsewhere has nothing to say about this machine
 	case (e.host == o.local || o.all.hasSite(e.host)) && o.all.listensOn(e.port):
 		return anotherOfOurs
+	default:
+		return foreign
 	}
-	for _, asked := range o.askedOf {
-		if e.host == asked.host && (e.port == asked.port || asked.port == 0) {
-			return anotherOfOurs
-		}
-	}
-	return foreign
 }
 
 // parseAuthority reads an authority as the most lenient clients do. The port is the scheme's

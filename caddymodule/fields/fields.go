@@ -119,9 +119,6 @@ func (r *Response) CleanTrailer(trailer http.Header) {
 // MayTrail reports whether a field with that canonical name may be in a trailer: the table
 // says nothing about it.
 func MayTrail(name string) bool {
-	if isPlain(name) {
-		return true
-	}
 	d := decide(name)
 	return d.proxy == kept && d.transport == kept && !slices.Contains(forCaches, name)
 }

@@ -134,21 +134,20 @@ type resolver struct {
 }
 
 func newResolver(r *Response, credential Stripper) *resolver {
-	asked := asReceived(r.Caller)
-	v := &resolver{response: r, credential: credential, own: newOwnAuthorities(r, asked), path: asked.URL.EscapedPath(), scheme: r.Scheme}
+	v := &resolver{response: r, credential: credential, own: newOwnAuthorities(r), path: askedPath(r.Caller), scheme: r.Scheme}
 	if !r.Policy.IsProxy {
-		v.scheme = schemeOf(asked)
+		v.scheme = schemeOf(r.Caller)
 	}
 	return v
 }
 
-// asReceived returns the caller's request as it was received: handlers may have changed its
-// path and host since.
-func asReceived(r *http.Request) *http.Request {
+// askedPath returns the path of the request as it was received: handlers may have changed it
+// since.
+func askedPath(r *http.Request) string {
 	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok && original.URL != nil {
-		return &original
+		return original.URL.EscapedPath()
 	}
-	return r
+	return r.URL.EscapedPath()
 }
 
 func schemeOf(r *http.Request) string {
