@@ -29,12 +29,12 @@ func TestResponsesSayWhatTheyDependOn(t *testing.T) {
 	for _, tt := range []struct{ path, sent, vary, caches string }{
 		{"/proxy", "max-age=60", forProxy, "max-age=60"},
 		{"/proxy", "public, max-age=60", forProxy, "public, max-age=60"},
-		{"/header/x", "max-age=60", withKey, "max-age=60, private"},
+		{"/header/x", "max-age=60", withKey, "private, max-age=60"},
 		{"/header/x", "", withKey, "private"},
 		{"/header/x", "public, max-age=60", withKey, "public, max-age=60"},
 		{"/header/x", "no-store", withKey, "no-store"},
-		{"/open/x", "max-age=60", "x-apideck-consumer-id", "max-age=60, private"},
-		{"/fixed/x", "max-age=60", "", "max-age=60, private"},
+		{"/open/x", "max-age=60", "x-apideck-consumer-id", "private, max-age=60"},
+		{"/fixed/x", "max-age=60", "", "private, max-age=60"},
 		{"/by-address/x", "public, s-maxage=60", "*", "private"},
 	} {
 		fields := []string{"Last-Modified: Mon, 02 Jan 2006 15:04:05 GMT"}
@@ -57,6 +57,12 @@ func TestResponsesSayWhatTheyDependOn(t *testing.T) {
 			if caches := got.header.Get("Cache-Control"); caches != tt.caches {
 				t.Errorf("%s: Cache-Control: %s became %q, want %q", tt.path, tt.sent, caches, tt.caches)
 			}
+		}
+	}
+	s.sends(http.StatusOK, "Connection: vary, cache-control, content-type")
+	for _, by := range bothSides {
+		if header := s.fetch(t, by, http.MethodGet, stream, "/").Header; header.Get("Vary") == "" {
+			t.Errorf("%s: downstream has removed Vary by Connection: %v", by.name, header)
 		}
 	}
 	// The next GET must not be answered from a cache: the POST that it stands for would be lost.

@@ -168,7 +168,7 @@ func TestDeadGrants401TellsToAuthoriseAgain(t *testing.T) {
 				p.importTokens(t, acme, consumer, login)
 				body := ""
 				if large {
-					body = strings.Repeat("x", 1<<20)
+					body = strings.Repeat("x", 70<<10)
 				}
 				ask := func() answer {
 					if by.isProxy {

@@ -49,8 +49,8 @@ func addVary(header http.Header, vary string) {
 // store answers to requests with a credential (RFC 9111 section 3.5), or forbids it.
 func isShared(values []string) bool {
 	for _, value := range values {
-		for directive := range strings.SplitSeq(value, ",") {
-			name, argument, _ := strings.Cut(strings.TrimSpace(directive), "=")
+		for _, directive := range splitList(value) {
+			name, argument, _ := strings.Cut(directive, "=")
 			switch strings.ToLower(name) {
 			case "public", "s-maxage", "must-revalidate", "no-store":
 				return true
@@ -66,10 +66,9 @@ func isShared(values []string) bool {
 
 // restrict removes all permissions for shared caches.
 func restrict(header http.Header) {
-	var left []string
+	left := []string{"private"}
 	for _, value := range header["Cache-Control"] {
-		for directive := range strings.SplitSeq(value, ",") {
-			directive = strings.TrimSpace(directive)
+		for _, directive := range splitList(value) {
 			name, _, _ := strings.Cut(directive, "=")
 			switch strings.ToLower(name) {
 			case "", "public", "private", "s-maxage", "proxy-revalidate":
@@ -78,12 +77,13 @@ func restrict(header http.Header) {
 			}
 		}
 	}
-	header["Cache-Control"] = []string{strings.Join(append(left, "private"), ", ")}
+	header["Cache-Control"] = []string{strings.Join(left, ", ")}
 }
 
+// addDirective adds a directive in front: downstream may have left a quote open.
 func addDirective(header http.Header, directive string) {
 	if values := header["Cache-Control"]; len(values) > 0 {
-		directive = strings.Join(values, ", ") + ", " + directive
+		directive += ", " + strings.Join(values, ", ")
 	}
 	header["Cache-Control"] = []string{directive}
 }

@@ -9,6 +9,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"slices"
+	"strings"
 )
 
 // A Policy is how the responses of one handler or transport are treated. It is immutable.
@@ -53,6 +54,7 @@ func (r *Response) Clean(header http.Header, credential Stripper) {
 	if r.Policy == nil {
 		return
 	}
+	removeHopByHop(header)
 	for name, values := range header {
 		if isPlain(name) { // inlined
 			continue
@@ -74,6 +76,24 @@ func (r *Response) Clean(header http.Header, credential Stripper) {
 			}
 		}
 	}
+}
+
+// removeHopByHop removes the fields that Connection lists (RFC 9110 section 7.6.1), and
+// Connection itself: later it could remove what is added here. Upgrade is the caller's to
+// handle.
+func removeHopByHop(header http.Header) {
+	listed := header["Connection"]
+	if listed == nil {
+		return
+	}
+	for _, value := range listed {
+		for name := range strings.SplitSeq(value, ",") {
+			if name = canonical(strings.TrimSpace(name)); name != "Upgrade" {
+				delete(header, name)
+			}
+		}
+	}
+	delete(header, "Connection")
 }
 
 // rewrite returns the values with their references as the caller must see them, without those

@@ -121,15 +121,16 @@ func TestCachesLearnWhatDecidesAResponse(t *testing.T) {
 		{"a HEAD for a GET", Policy{IsProxy: true, Vary: "a"}, "HEAD", "GET", http.Header{}, "a", ""},
 		{"the transport", Policy{Vary: "c"}, "GET", "GET", http.Header{}, "c", "private"},
 		{"heuristic", Policy{Vary: "c"}, "GET", "GET", http.Header{"Last-Modified": {"x"}}, "c", "private"},
-		{"max-age", Policy{Vary: "c"}, "GET", "GET", http.Header{"Cache-Control": {"max-age=60"}}, "c", "max-age=60, private"},
-		{"no-cache, two lines", Policy{Vary: "c"}, "GET", "GET", http.Header{"Cache-Control": {"no-cache", "max-age=60"}}, "c", "no-cache, max-age=60, private"},
+		{"max-age", Policy{Vary: "c"}, "GET", "GET", http.Header{"Cache-Control": {"max-age=60"}}, "c", "private, max-age=60"},
+		{"no-cache, two lines", Policy{Vary: "c"}, "GET", "GET", http.Header{"Cache-Control": {"no-cache", "max-age=60"}}, "c", "private, no-cache, max-age=60"},
 		{"explicitly public", Policy{Vary: "c"}, "GET", "GET", http.Header{"Cache-Control": {"Public, max-age=60"}}, "c", "Public, max-age=60"},
 		{"s-maxage", Policy{Vary: "c"}, "GET", "GET", http.Header{"Cache-Control": {"s-maxage=60"}}, "c", "s-maxage=60"},
 		{"no-store", Policy{Vary: "c"}, "GET", "GET", http.Header{"Cache-Control": {"no-store"}}, "c", "no-store"},
 		{"private", Policy{Vary: "c"}, "GET", "GET", http.Header{"Cache-Control": {"private"}}, "c", "private"},
-		{"private fields", Policy{Vary: "c"}, "GET", "GET", http.Header{"Cache-Control": {`private="x"`}}, "c", `private="x", private`},
+		{"private fields", Policy{Vary: "c"}, "GET", "GET", http.Header{"Cache-Control": {`private="x"`}}, "c", `private, private="x"`},
+		{"an open quote", Policy{Vary: "c"}, "GET", "GET", http.Header{"Cache-Control": {`x="no-store, private`}}, "c", `private, x="no-store, private`},
 		{"no connection by header", Policy{}, "GET", "GET", http.Header{}, "", "private"},
-		{"more", Policy{Vary: "c", DependsOnMore: true}, "GET", "GET", http.Header{"Cache-Control": {"public, s-maxage=1, max-age=60"}, "Vary": {"Accept"}}, "*", "max-age=60, private"},
+		{"more", Policy{Vary: "c", DependsOnMore: true}, "GET", "GET", http.Header{"Cache-Control": {"public, s-maxage=1, max-age=60"}, "Vary": {"Accept"}}, "*", "private, max-age=60"},
 		{"more, without Cache-Control", Policy{DependsOnMore: true}, "GET", "GET", http.Header{}, "*", "private"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -144,6 +145,17 @@ func TestCachesLearnWhatDecidesAResponse(t *testing.T) {
 				t.Errorf("got Cache-Control %q, want %q", got, tt.caches)
 			}
 		})
+	}
+}
+
+func TestConnectionCannotRemoveWhatTheBrokerAdds(t *testing.T) {
+	t.Parallel()
+	r := at(t, Policy{Vary: "c"}, "http://127.0.0.1:8080/", "https://api.example.com/")
+	header := http.Header{"Connection": {"Vary, upgrade", "cache-control,x-hop"}, "X-Hop": {"1"}, "Upgrade": {"websocket"}, "Vary": {"Accept"}}
+	r.Clean(header, nil)
+	r.Cache(header, http.MethodGet)
+	if header["Connection"] != nil || header["X-Hop"] != nil || header.Get("Vary") != "c" || header.Get("Cache-Control") != "private" || header.Get("Upgrade") != "websocket" {
+		t.Errorf("got %v", header)
 	}
 }
 

@@ -1,6 +1,10 @@
 package tokenbroker
 
 import (
+	"net"
+	"net/netip"
+	"os"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -25,7 +29,29 @@ func (a *App) findAuthorities() {
 			}
 		}
 	}
-	a.authorities.Set(ports, names)
+	a.authorities.Set(ports, append(names, machine()...))
+}
+
+// machine returns the names and addresses of this machine, as far as it knows them.
+func machine() []string {
+	var names []string
+	if name, err := os.Hostname(); err == nil {
+		names = append(names, name)
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return names
+	}
+	for _, address := range addresses {
+		if prefix, err := netip.ParsePrefix(address.String()); err == nil {
+			host := prefix.Addr().String()
+			if prefix.Addr().Is6() {
+				host = "[" + host + "]"
+			}
+			names = append(names, host)
+		}
+	}
+	return names
 }
 
 // maxPortRange is how many ports of one listener's range are looked at.
@@ -49,8 +75,11 @@ func hostsOf(routes caddyhttp.RouteList) []string {
 	for _, route := range routes {
 		for _, set := range route.MatcherSets {
 			for _, matcher := range set {
-				if hosts, ok := matcher.(*caddyhttp.MatchHost); ok {
+				switch hosts := matcher.(type) {
+				case *caddyhttp.MatchHost:
 					names = append(names, *hosts...)
+				case caddyhttp.MatchHost:
+					names = append(names, hosts...)
 				}
 			}
 		}
