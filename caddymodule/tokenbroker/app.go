@@ -235,7 +235,7 @@ func (a *App) Start() error {
 	a.logger.LogAttrs(a.ctx, slog.LevelInfo, "connections are stored in "+a.storage.String(),
 		slog.Bool("by_default", a.byDefault), slog.Int("connectors", len(a.config.Connectors)))
 	a.warnOfOpenListeners()
-	a.findAuthorities()
+	a.findServers()
 	return nil
 }
 

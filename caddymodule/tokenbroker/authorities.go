@@ -15,8 +15,9 @@ import (
 // has started.
 func (a *App) Authorities() *fields.Authorities { return a.authorities }
 
-// findAuthorities collects what this server listens on, and the names of its sites.
-func (a *App) findAuthorities() {
+// findServers collects what this server listens on, and the names of its sites, and tells the
+// transports what is in front of them.
+func (a *App) findServers() {
 	ports := portsOf(caddy.DefaultAdminListen)
 	var names []string
 	if mod, err := a.ctx.AppIfConfigured("http"); err == nil {
@@ -27,6 +28,7 @@ func (a *App) findAuthorities() {
 				}
 				names = append(names, hostsOf(server.Routes)...)
 			}
+			tellRoutings(app.Servers)
 		}
 	}
 	a.authorities.Set(ports, append(names, machine()...))

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/fields"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
 )
 
 // provisionAnswers decides how responses are treated.
@@ -26,9 +28,28 @@ func (t *Transport) provisionAnswers(ctx caddy.Context) {
 		d.addProxy(proxy)
 		keepUntyped(proxy)
 	}
-	t.policy = fields.Policy{
-		Vary: strings.Join(slices.Sorted(maps.Keys(d.headers)), ", "), DependsOnMore: d.more, Own: t.app.Authorities(),
+	t.decides, t.policy = d, &atomic.Pointer[fields.Policy]{}
+	t.setPolicy(d)
+}
+
+// RoutedBy is called when the server's routes are known.
+func (t *Transport) RoutedBy(routing tokenbroker.Routing) {
+	d := dependencies{headers: maps.Clone(t.decides.headers), more: t.decides.more || routing.More}
+	for _, name := range routing.Headers {
+		if strings.Contains(name, "{") {
+			d.more = true
+		} else if !strings.EqualFold(name, "Host") { // part of the URL
+			d.headers[strings.ToLower(name)] = true
+		}
 	}
+	d.add(routing.Values...)
+	t.setPolicy(d)
+}
+
+func (t *Transport) setPolicy(d dependencies) {
+	t.policy.Store(&fields.Policy{
+		Vary: strings.Join(slices.Sorted(maps.Keys(d.headers)), ", "), DependsOnMore: d.more, Own: t.app.Authorities(),
+	})
 }
 
 // dependencies are what the answer to a request depends on, besides its method and URL.
@@ -64,8 +85,7 @@ func (d *dependencies) add(values ...string) {
 	}
 }
 
-// addProxy adds what a reverse_proxy makes of the request. What its site does before that,
-// such as matching headers, is for the operator to say.
+// addProxy adds what a reverse_proxy makes of the request.
 func (d *dependencies) addProxy(proxy *reverseproxy.Handler) {
 	for _, upstream := range proxy.Upstreams {
 		if upstream != nil {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -62,9 +63,10 @@ type Transport struct {
 	connector, application, consumer requestValue
 
 	callers             callerHeaders
-	policy              fields.Policy // for headers of responses
-	operatorSetsHeaders bool          // reverse_proxy may set headers that are otherwise the caller's
-	leavesUnread        bool          // reverse_proxy may leave response bodies open
+	policy              *atomic.Pointer[fields.Policy] // for headers of responses
+	decides             dependencies                   // what decides a response, as far as Provision can see
+	operatorSetsHeaders bool                           // reverse_proxy may set headers that are otherwise the caller's
+	leavesUnread        bool                           // reverse_proxy may leave response bodies open
 }
 
 // CaddyModule returns the Caddy module information.
@@ -195,7 +197,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}()
 	ctx := x.Watch(req.Context())
 	out := t.outgoing(ctx, req)
-	x.Response = fields.Response{Policy: &t.policy, Caller: req, Scheme: out.URL.Scheme, Host: out.URL.Host, Path: req.URL}
+	x.Response = fields.Response{Policy: t.policy.Load(), Caller: req, Scheme: out.URL.Scheme, Host: out.URL.Host, Path: req.URL}
 	resp, err := x.Do(out, func() *http.Request { return t.outgoing(ctx, req) })
 	if err != nil {
 		if refused, ok := errors.AsType[exchange.BrokerError](err); ok {
@@ -316,6 +318,7 @@ var (
 	_ caddy.Provisioner                                = (*Transport)(nil)
 	_ caddy.CleanerUpper                               = (*Transport)(nil)
 	_ http.RoundTripper                                = (*Transport)(nil)
+	_ interface{ RoutedBy(tokenbroker.Routing) }       = (*Transport)(nil)
 	_ reverseproxy.TLSTransport                        = (*Transport)(nil)
 	_ reverseproxy.RequestHeaderOpsTransport           = (*Transport)(nil)
 	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*Transport)(nil)
