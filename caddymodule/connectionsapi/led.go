@@ -13,7 +13,7 @@ import (
 // page of another site: the API is for servers, and for scripts of its own origin. It is a
 // second line of defence, since many clients send none of these headers.
 func refuseLed(r *http.Request) error {
-	why := ""
+	var why string
 	switch {
 	case slices.ContainsFunc(r.Header["Referer"], isOfProxy):
 		why = "Referer is a URL of /proxy, so a redirect has led here"

@@ -111,7 +111,7 @@ func (r *Response) rewrite(what action, values []string, credential Stripper) []
 		case delayed:
 			value, ok = ref.refresh(value)
 		case reporting:
-			value, ok = ref.reports(value)
+			value = ref.reports(value)
 		case challenge:
 			ok = !ref.namesOwn(value)
 		case kept, removed: // not called with these

@@ -95,10 +95,10 @@ func (v *resolver) refresh(value string) (string, bool) {
 
 // reports rewrites the references of the directive report-uri, and drops those that must not
 // get to the caller.
-func (v *resolver) reports(value string) (string, bool) {
+func (v *resolver) reports(value string) string {
 	const name = "report-uri"
 	if !strings.Contains(strings.ToLower(value), name) {
-		return value, true
+		return value
 	}
 	policies := strings.Split(value, ",")
 	for i, policy := range policies {
@@ -121,7 +121,7 @@ func (v *resolver) reports(value string) (string, bool) {
 		}
 		policies[i] = strings.TrimSpace(strings.Join(directives, ";"))
 	}
-	return strings.Join(policies, ", "), true
+	return strings.Join(policies, ", ")
 }
 
 // namesOwn reports whether an absolute URL in the text has an authority of the broker.

@@ -23,7 +23,7 @@ func TestVaryHasAllThatTheServerLooksAt(t *testing.T) {
 		"header_up with the path":         {"", "app my-app", "header_up X-Path {path}", consumer},
 		"header_up with the address":      {"", "app my-app", "header_up X-Caller {remote_host}", "*"},
 		"a matcher on a header":           {"@x header X-Plan gold\nrespond @x 402", "app my-app", "", consumer + ", x-plan"},
-		"a matcher on a missing header":   {"@x not header_regexp X-Plan ^g\nrespond @x 402", "app my-app", "", consumer + ", x-plan"},
+		"a matcher on a missing header":   {"@x {\nnot {\nnot header_regexp X-Plan ^g\n}\n}\nrespond @x 402", "app my-app", "", consumer + ", x-plan"},
 		"a matcher on the URL":            {"@x {\npath /gone*\nmethod PUT\nquery a=b\n}\nrespond @x 410", "app my-app", "", consumer},
 		"a matcher on the address":        {"@x remote_ip 198.51.100.1\nrespond @x 402", "app my-app", "", "*"},
 		"a consumer from the site":        {"request_header X-Apideck-Consumer-Id {header.X-User}", "app my-app", "", "x-apideck-consumer-id, x-user"},
