@@ -2,16 +2,11 @@ package tests
 
 import (
 	"bufio"
-	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -148,25 +143,6 @@ func (s *responseScene) dial(t *testing.T, by side, version string, lines ...str
 		t.Fatal(err)
 	}
 	return conn, bufio.NewReader(conn)
-}
-
-// runNode runs a script of tests/sdk with what it needs, besides what all scripts get.
-func (p *process) runNode(t *testing.T, script string, given map[string]any) {
-	t.Helper()
-	given["packages"], given["serverURL"], given["apiKey"] = installSDK(t), p.apiURL(""), p.deployment.apiKey
-	given["application"], given["consumer"] = application, consumer
-	encoded, err := json.Marshal(given)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), scriptTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "node", filepath.Join(root, "tests", "sdk", script))
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.deployment.dir, "SDK_TEST=" + string(encoded)}
-	cmd.WaitDelay = time.Second
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("node tests/sdk/%s: %v\n%s", script, err, out)
-	}
 }
 
 // hostOf returns the host and port of a URL.
