@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -41,7 +42,7 @@ func TestURLsInResponsesLeadToDownstream(t *testing.T) {
 		{"Sourcemap", "x.map", "SERVICE/v2/x.map", "x.map"},
 	} {
 		fill := strings.NewReplacer("SERVICE", s.service.URL, "BROKER", hostOf(t, s.apiURL("")), "SIDECAR", hostOf(t, s.sidecarURL("")),
-			"PORT", fmt.Sprint(s.ports.API), "KEY", sceneKey)
+			"PORT", strconv.Itoa(s.ports.API), "KEY", sceneKey)
 		for _, by := range bothSides {
 			s.sends(http.StatusFound, tt.field+": "+fill.Replace(tt.value))
 			want := tt.transport
@@ -149,8 +150,12 @@ func TestConnectionsAPIRefusesRequestsThatARedirectLedTo(t *testing.T) {
 	t.Parallel()
 	p := newRedirectScene(t)
 	for _, line := range [][2]string{
-		{"Referer", p.apiURL("/proxy")}, {"Referer", p.apiURL("/proxy/contacts?a=b")}, {"Sec-Fetch-Site", "cross-site"},
-		{"Sec-Fetch-Site", "same-site"}, {"Sec-Fetch-Mode", "navigate"}, {"Sec-Fetch-Dest", "iframe"},
+		{"Referer", p.apiURL("/proxy")},
+		{"Referer", p.apiURL("/proxy/contacts?a=b")},
+		{"Sec-Fetch-Site", "cross-site"},
+		{"Sec-Fetch-Site", "same-site"},
+		{"Sec-Fetch-Mode", "navigate"},
+		{"Sec-Fetch-Dest", "iframe"},
 	} {
 		for _, f := range followed {
 			header := p.deployment.apiHeader(consumer)

@@ -16,10 +16,14 @@ const escapes = `%\&`
 // maxEscaping is how many layers of escapes are taken off: a URL in JSON in a URL.
 const maxEscaping = 4
 
+// maxFound is how often a value is searched again. It ends the search for a secret that is part
+// of the mark which replaces it.
+const maxFound = 32
+
 // redactEscaped replaces hidden texts where they are escaped. Encoders differ in what they
 // escape, and any byte can be.
 func redactEscaped(value string, hidden []string) string {
-	text := unescaped{text: value}
+	text, found := unescaped{text: value}, 0
 	for layer := 0; layer < maxEscaping; layer++ {
 		next := text.unescape()
 		if len(next.text) == len(text.text) { // escapes are longer than what they stand for
@@ -27,9 +31,10 @@ func redactEscaped(value string, hidden []string) string {
 		}
 		text = next
 		for _, h := range hidden {
-			if strings.Contains(text.text, h) {
+			if found < maxFound && strings.Contains(text.text, h) {
 				value = text.redact(value, h)
 				text, layer = unescaped{text: value}, -1 // again, since positions have changed
+				found++
 				break
 			}
 		}

@@ -54,6 +54,15 @@ func TestScrubFindsASecretInAnyPercentEncoding(t *testing.T) {
 	}
 }
 
+func TestScrubEndsForASecretThatIsPartOfTheMark(t *testing.T) {
+	t.Parallel()
+	header := http.Header{"X": {"%41CTE"}}
+	scrubAll(header, "ACTE")
+	if got := header.Get("X"); strings.Contains(got, "%41") {
+		t.Errorf("got %q", got)
+	}
+}
+
 // A hostile downstream can send a mebibyte of headers, and a secret can be long.
 func TestScrubIsLinear(t *testing.T) {
 	t.Parallel()
