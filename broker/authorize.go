@@ -161,14 +161,14 @@ func (a *Authorization) RenewInBackground() {
 	}
 }
 
-// Dead is called after a 401 of downstream. It returns a [*record.TokenError] if the connection
-// is parked: the credential was what was left of its token, which is not sent again.
-// Otherwise it returns nil.
+// Dead is called after a 401 of downstream, if [Authorization.Renew] does not help. It returns a
+// [*record.TokenError] if the connection is parked or its token cannot be refreshed: the token
+// was the last one, and is not sent again. Otherwise it returns nil.
 func (a *Authorization) Dead(ctx context.Context) error {
 	if a.callerSupplied {
 		return nil
 	}
-	return a.refresher.RejectParked(ctx, a.generation)
+	return a.refresher.RejectLast(ctx, a.conn, a.generation)
 }
 
 // WithoutCredential returns the query of a URL in a scrubbed response without the parameters

@@ -2,9 +2,11 @@ package broker_test
 
 import (
 	"errors"
+	"net/http"
 	"testing"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -78,6 +80,27 @@ func TestTunnelsEndWhenCallsDo(t *testing.T) {
 		}
 		if err := admission.Ended(t.Context()); !errors.Is(err, record.ErrConnectionNotFound) {
 			t.Errorf("got %v after the deletion", err)
+		}
+	})
+}
+
+func TestRejectedTokenWithoutRefreshTokenIsTheLastOne(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		key := h.at(long)
+		h.mustImportBody(key, `{"credentials":{"access_token":"a1"}}`)
+		for range 2 { // the first has recorded the 401, too
+			auth, err := h.Authorize(request(t, "https://api.acme.test/"), key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			auth.HandleResponse(brokertest.Response(http.StatusUnauthorized, ""))
+			if failed := wantParked(t, auth.Dead(t.Context())); failed.Code != record.CodeAccessTokenRejected {
+				t.Errorf("got code %q", failed.Code)
+			}
+			_, err = h.Authorize(request(t, "https://api.acme.test/"), key)
+			wantParked(t, err)
+			h.mustImportBody(key, `{"credentials":{"access_token":"a1"}}`) // one more try
 		}
 	})
 }
