@@ -75,7 +75,7 @@ func TestResponsesSayWhatTheyDependOn(t *testing.T) {
 }
 
 // With a cache in front of the client, each consumer gets its own data.
-func TestCachesServeNobodyElsesData(t *testing.T) {
+func TestCachesServeEachConsumerItsOwnData(t *testing.T) {
 	t.Parallel()
 	installSDK(t)
 	d := newDeployment(t, oauthserver.Config{}).onDisk()

@@ -12,7 +12,7 @@ const (
 	becomesAbsolute // a relative URL becomes one of downstream
 )
 
-// A fieldRow is what becomes of fields with a value on each path.
+// A fieldRow is the treatment of fields with a value, on each path.
 type fieldRow struct {
 	value            string
 	proxy, transport int

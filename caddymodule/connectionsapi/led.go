@@ -10,7 +10,7 @@ import (
 )
 
 // refuseLed refuses requests that a client was led to send, by a redirect of downstream or a
-// page of another site: the API is for servers, and for scripts of its own origin. It is a
+// page of another site: the API is for servers, and for scripts of the same origin. It is a
 // second line of defence, since many clients send none of these headers.
 func refuseLed(r *http.Request) error {
 	var why string

@@ -32,7 +32,7 @@ type Exchange struct {
 	// Authorize adds the credential. Default: the connection's.
 	Authorize func(*http.Request) (*broker.Authorization, error)
 
-	// Response says what becomes of the header of responses.
+	// Response says how headers of responses are treated.
 	Response fields.Response
 
 	// Early is called with each 1xx response, scrubbed. It may be nil.

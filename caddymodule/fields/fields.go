@@ -1,4 +1,4 @@
-// Package fields decides what becomes of the header fields of downstream's responses. To
+// Package fields decides how to treat the header fields of downstream's responses. To
 // callers a response comes from the broker: a relative URL would lead to the broker's own
 // API, a policy for an origin would hold for the broker's, and a cache would not know that
 // the answer is one customer's. Package exchange applies it to all responses.

@@ -193,7 +193,7 @@ func TestReferencesAreResolvedInEveryField(t *testing.T) {
 	}
 }
 
-// FuzzResolve: whatever downstream sends, no client is led to the broker.
+// FuzzResolve: no reference of downstream leads a client to the broker.
 func FuzzResolve(f *testing.F) {
 	for _, seed := range []string{"/vault", "//127.0.0.1:8080/vault", `\\127.1:8080`, "http://[::1]:8080/", "../x?y#z", "http://a@b@localhost:8080"} {
 		f.Add(seed)

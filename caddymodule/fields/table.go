@@ -2,7 +2,7 @@ package fields
 
 import "strings"
 
-// An action is what becomes of a field on its way to the caller.
+// An action is the treatment of a field on its way to the caller.
 type action uint8
 
 const (
@@ -25,7 +25,7 @@ type row struct {
 	why              string
 }
 
-// table says what becomes of every response field that has a meaning for origins, caches or
+// table has the treatment of every response field that has a meaning for origins, caches or
 // credentials, or names a URL that clients follow. All others are kept.
 var table = []row{
 	{
@@ -44,7 +44,7 @@ var table = []row{
 	},
 	{
 		[]string{"WWW-Authenticate", "Optional-WWW-Authenticate"},
-		challenge, challenge, "a caller with a credential of its own needs it; its URLs are absolute",
+		challenge, challenge, "a caller that sends its own credential needs it; its URLs are absolute",
 	},
 	{
 		[]string{"Link-Template", "Alternates", "HX-Location", "Speculation-Rules", "Authentication-Control", "X-XSS-Protection"},
@@ -95,7 +95,7 @@ var table = []row{
 	},
 	{
 		[]string{"Authentication-Info", "DPoP-Nonce", "Replay-Nonce", "Lock-Token", "Memento-Datetime"},
-		kept, kept, "a caller with a credential of its own needs it, and downstream alone accepts it",
+		kept, kept, "a caller that sends its own credential needs it, and downstream alone accepts it",
 	},
 	{
 		[]string{"Age", "Cache-Status", "ETag", "Expires", "Last-Modified", "Pragma", "Proxy-Status", "Warning"},
