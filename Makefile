@@ -20,7 +20,7 @@ BENCH ?= .
 
 .PHONY: help
 help: ## List these targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build ./token-broker: Caddy with this module.
@@ -75,6 +75,20 @@ fmt: ## Format the Go code and Caddyfile.example.
 bench: build ## Compare the cost of a request with plain reverse_proxy. Takes about three minutes.
 	cd tests && go build -o bench/bench ./bench && ./bench/bench -binary ../token-broker $(BENCHFLAGS)
 
+LOAD := cd tests && go build -o load/load ./load && ./load/load
+
+.PHONY: bench-overload
+bench-overload: build vaultserver ## Run in front of a Vault that serves too few requests. Takes about six minutes.
+	$(LOAD) overload -binary ../token-broker $(BENCHFLAGS)
+
+.PHONY: soak
+soak: build vaultserver ## Call 2,000 connections with short tokens for ten minutes.
+	$(LOAD) soak -binary ../token-broker $(BENCHFLAGS)
+
+.PHONY: bench-scale
+bench-scale: build vaultserver ## Measure with 200,000 connections in each store. Takes about 40 minutes and 4 GB of memory.
+	$(LOAD) scale -binary ../token-broker $(BENCHFLAGS)
+
 .PHONY: gobench
 gobench: ## Run the Go benchmarks that match BENCH (default: all).
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout $(TEST_TIMEOUT) ./...
@@ -93,4 +107,4 @@ tidy: ## Tidy every go.mod and go.sum except Vault's, which would get an SDK tha
 
 .PHONY: clean
 clean: ## Remove build and test output.
-	rm -f token-broker caddy coverage.out tests/bench/bench .cache/test.json .cache/test.log
+	rm -f token-broker caddy coverage.out tests/bench/bench tests/load/load .cache/test.json .cache/test.log

@@ -18,7 +18,7 @@ var allowed = map[string]string{
 	"cmd/token-broker":    ".",
 	"caddymodule":         "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
 	"caddymodule/admin":   "caddymodule/tokenbroker",
-	"caddymodule/command": "caddymodule/tokenbroker broker/connector",
+	"caddymodule/command": "caddymodule/storage caddymodule/tokenbroker broker/connector",
 
 	// The handlers and the transport.
 	"caddymodule/connectionsapi": "caddymodule/tokenbroker caddymodule/apierror broker broker/apideck broker/connector broker/record",
@@ -40,15 +40,16 @@ var allowed = map[string]string{
 	// The library: the facade, the engine and its mechanism. Stores, journal and webhooks know
 	// the records and none of these.
 	"broker":                        "broker/connector broker/internal/engine broker/internal/inject broker/internal/tracing broker/record broker/secret",
-	"broker/internal/engine":        "broker/connector broker/guard broker/internal/breaker broker/internal/inject broker/internal/tokenendpoint broker/record broker/secret broker/internal/tracing",
+	"broker/internal/engine":        "broker/connector broker/guard broker/internal/breaker broker/internal/inject broker/internal/sharded broker/internal/storequeue broker/internal/tokenendpoint broker/record broker/secret broker/internal/tracing",
 	"broker/internal/breaker":       "broker/connector broker/record broker/secret",
+	"broker/internal/storequeue":    "broker/record",
 	"broker/internal/tracing":       "broker/internal/tokenendpoint broker/record",
 	"broker/apideck":                "broker/connector broker/record broker/secret",
 	"broker/webhook":                "broker/guard broker/internal/retryafter broker/record broker/secret",
 	"broker/vaultkv":                "broker/connector broker/record broker/secret",
-	"broker/boltstore":              "broker/connector broker/internal/keyfile broker/record",
+	"broker/boltstore":              "broker/boltstore/internal/boltfile broker/connector broker/internal/keyfile broker/record",
 	"broker/journal":                "broker/internal/keyfile broker/record",
-	"broker/internal/tokenendpoint": "broker/guard broker/internal/retryafter broker/record broker/secret",
+	"broker/internal/tokenendpoint": "broker/connector broker/guard broker/internal/retryafter broker/record broker/secret",
 	"broker/internal/inject":        "broker/connector broker/secret",
 	"broker/record":                 "broker/connector broker/secret",
 	"broker/connector":              "",
@@ -56,6 +57,10 @@ var allowed = map[string]string{
 	"broker/secret":                 "",
 	"broker/internal/keyfile":       "",
 	"broker/internal/retryafter":    "",
+	"broker/internal/sharded":       "",
+
+	// The mechanism of a store.
+	"broker/boltstore/internal/boltfile": "",
 
 	// For tests.
 	"broker/internal/model":       "",

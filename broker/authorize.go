@@ -51,6 +51,7 @@ func (b *Broker) AuthorizeWith(req *http.Request, key record.Key, authorization 
 		return nil, err
 	}
 	auth := &Authorization{refresher: r, conn: conn, credential: inject.Supplied(authorization), callerSupplied: true}
+	setHeaders(req, &conn.Definition)
 	auth.credential.Put(req)
 	return auth, nil
 }
@@ -63,6 +64,10 @@ const ErrorHeader = "X-Token-Broker-Error"
 // is removed from responses of downstream as well.
 const ImportHeader = "X-Token-Broker-Import"
 
+// WarningHeader says what is probably wrong with an import that was accepted, see
+// [record.Import.Warning]. It too is removed from responses of downstream.
+const WarningHeader = "X-Token-Broker-Warning"
+
 // An Authorization is a credential that was put into a request.
 type Authorization struct {
 	refresher      *engine.Refresher
@@ -70,6 +75,7 @@ type Authorization struct {
 	generation     uint64
 	credential     *inject.Credential
 	callerSupplied bool // the credential is the caller's, see [Broker.AuthorizeWith]
+	expired        bool // the response says that the token has expired
 }
 
 // Authorize puts the connection's credential into req, a request to downstream that it
@@ -114,14 +120,17 @@ func (b *Broker) authorize(req *http.Request, r *engine.Refresher, traced bool) 
 	if err != nil {
 		return nil, err
 	}
+	setHeaders(req, &conn.Definition)
 	credential.Put(req)
 	return &Authorization{refresher: r, conn: conn, generation: snap.Record.Generation, credential: credential}, nil
 }
 
-// HandleResponse records a 401 of downstream, and removes credential values and headers
-// that only the broker may set. Trailers are scrubbed when the body has been read, which
-// is therefore wrapped. The body of a 101 response is a connection and is left alone.
+// HandleResponse records that the token has expired, see [Authorization.Expired], and removes
+// credential values and headers that only the broker may set. Trailers are scrubbed when the
+// body has been read, which is therefore wrapped. The body of a 101 response is a connection
+// and is left alone.
 func (a *Authorization) HandleResponse(resp *http.Response) {
+	a.expired = a.saysExpired(resp)
 	a.Scrub(resp.Header)
 	a.Scrub(resp.Trailer) // the announced names; the values come at the end
 	if phrase := http.StatusText(resp.StatusCode); !strings.HasSuffix(resp.Status, phrase) || len(resp.Status) != len("200 ")+len(phrase) {
@@ -132,6 +141,7 @@ func (a *Authorization) HandleResponse(resp *http.Response) {
 	case a.callerSupplied:
 	case resp.StatusCode == http.StatusUnauthorized:
 		a.refresher.Rejected(a.conn, a.generation)
+	case a.expired: // the connector says so; that does not park a connection that cannot be refreshed
 	default:
 		a.refresher.Accepted(a.generation)
 	}
@@ -143,6 +153,7 @@ func (a *Authorization) HandleResponse(resp *http.Response) {
 func (a *Authorization) Scrub(header http.Header) {
 	delete(header, ErrorHeader) // both names are canonical, as net/http's are
 	delete(header, ImportHeader)
+	delete(header, WarningHeader)
 	a.credential.Scrub(header)
 }
 

@@ -76,9 +76,9 @@ func TestWrongClientSecretCostsNobodysCredentials(t *testing.T) {
 	})
 }
 
-// A token endpoint that refuses a dead grant has accepted the client: the next connection
-// need not wait another five minutes.
-func TestDeadGrantDoesNotKeepTheBreakerOpen(t *testing.T) {
+// A token endpoint that refuses a dead grant has accepted the client. That closes the breaker,
+// and the other connections no longer wait.
+func TestDeadGrantClosesTheBreaker(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
 		var mended atomic.Bool // at the provider, unknown to the broker
@@ -89,19 +89,17 @@ func TestDeadGrantDoesNotKeepTheBreakerOpen(t *testing.T) {
 			return brokertest.Response(401, map[string]any{"error": "invalid_client"}), nil
 		}
 		first := h.importAs("first", "r1")
+		mended.Store(true)
+		_, err := h.Source(first).Token(t.Context())
+		if failed := wantTokenErrorCode(t, err, record.ClassConfiguration, "connector_paused"); failed.Reason != "invalid_client" {
+			t.Errorf("got reason %q, want invalid_client", failed.Reason)
+		}
 		dead := h.of("dead")
 		h.mustImportBody(dead, `{"credentials":{"access_token":"a","refresh_token":"gone",`+issued(2*time.Hour)+`}}`)
-		mended.Store(true)
-		time.Sleep(5*time.Minute - time.Second)
-		_, err := h.Source(first).Token(t.Context())
-		wantTokenErrorCode(t, err, record.ClassConfiguration, "connector_paused")
-		if err := h.Delete(t.Context(), first); err != nil { // so that the other connection makes the probe
-			t.Fatal(err)
-		}
-		time.Sleep(time.Second)
+		time.Sleep(5*time.Minute + time.Second)
 		_, err = h.Source(dead).Token(t.Context())
 		wantParked(t, err)
-		h.token(h.importAs("second", "r2"))
+		h.token(first)
 	})
 }
 

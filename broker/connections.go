@@ -54,7 +54,7 @@ func (b *Broker) Connection(ctx context.Context, key record.Key) (*record.Connec
 }
 
 // maxLoads is how many records of one consumer are read or changed at the same time.
-const maxLoads = 8
+const maxLoads = 16
 
 // A Filter selects connections of a list. The zero Filter selects all.
 type Filter struct {

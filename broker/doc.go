@@ -87,7 +87,7 @@
 //	journal                 token responses that the store did not take, on disk
 //	webhook                 an EventSink that posts events
 //	internal/engine         refreshes: who sends what when, and what is kept in memory
-//	internal/breaker        pauses connectors whose client is refused
+//	internal/breaker        spaces the requests to a token endpoint that refuses
 //	internal/tracing        spans
 //	internal/tokenendpoint  sends token requests and revocations, and classes the answers
 //	internal/inject         puts credentials into requests, and scrubs responses

@@ -91,9 +91,14 @@ func (h *harness) start() { h.startOn(h.store, h.journal) }
 func (h *harness) startOn(store record.Store, journal record.Journal) {
 	h.startWith(broker.Options{
 		Open:      func(context.Context) (record.Store, error) { return store, nil },
-		Transport: func(bool) http.RoundTripper { return h.provider },
+		Transport: h.transport(),
 		Journal:   journal,
 	})
+}
+
+// transport leads all token requests to the harness's provider.
+func (h *harness) transport() func(bool) http.RoundTripper {
+	return func(bool) http.RoundTripper { return h.provider }
 }
 
 func (h *harness) startWith(opts broker.Options) {

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"log/slog"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -11,10 +10,6 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
-
-// longLifetime is the lifetime from which an import is warned of. A year or more usually
-// means that milliseconds were sent as seconds.
-const longLifetime = 365 * 24 * time.Hour
 
 // Import creates or updates the connection of key. If the token needs a refresh, one
 // begins in the background; Import does not wait for it.
@@ -60,7 +55,10 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 	if err != nil {
 		return nil, "", err
 	}
-	b.warnOfLongLifetime(ctx, cfg, key, imp)
+	if imp.Warning() != "" {
+		cfg.Log().LogAttrs(ctx, slog.LevelWarn, "imported token has a lifetime of 3600000 seconds or more; expires_in is in seconds, not milliseconds",
+			slog.String("connection", key.String()), slog.Duration("lifetime", *imp.Credentials.ExpiresIn))
+	}
 	r.Install(rec, rev, b.engine.Now())
 	if replaced {
 		b.engine.DestroyEarlier(ctx, key, rev)
@@ -70,22 +68,4 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 	}
 	view := rec.View(&conn.Definition, now)
 	return &view, outcome, nil
-}
-
-func (b *Broker) warnOfLongLifetime(ctx context.Context, cfg *record.Config, key record.Key, imp *record.Import) {
-	c := imp.Credentials
-	if c == nil {
-		return
-	}
-	var lifetime time.Duration
-	switch {
-	case !c.ExpiresAt.IsZero():
-		lifetime = c.ExpiresAt.Sub(b.engine.Now())
-	case c.ExpiresIn != nil:
-		lifetime = *c.ExpiresIn
-	}
-	if lifetime >= longLifetime {
-		cfg.Log().LogAttrs(ctx, slog.LevelWarn, "imported token has a lifetime of a year or more; expires_in is in seconds",
-			slog.String("connection", key.String()), slog.Duration("lifetime", lifetime))
-	}
 }

@@ -136,7 +136,7 @@ func TestNewImportCostsOneWrite(t *testing.T) {
 func TestLongLifetimeIsWarnedAbout(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.mustImport("a1", "r1", `"issued_at":"2000-01-01T00:00:00Z","expires_in":36000000`)
-		h.wantLogged(1, slog.LevelWarn, "lifetime=10000h0m0s")
+		h.mustImport("a1", "r1", `"issued_at":"2000-01-01T00:00:00Z","expires_in":3600000`)
+		h.wantLogged(1, slog.LevelWarn, "lifetime=1000h0m0s")
 	})
 }

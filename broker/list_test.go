@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -182,4 +183,50 @@ func BenchmarkListAmong(b *testing.B) {
 			}
 		})
 	}
+}
+
+// The loads of a list are made in parallel, and only so many of them at a time.
+func TestListLoadsInParallelAndInOrder(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const most = 16
+		var mu sync.Mutex
+		loads, seen := 0, 0
+		slow := false
+		store := &brokertest.MemStore{Fail: func(op string, _ record.Key) error {
+			if op != brokertest.OpLoad || !slow {
+				return nil
+			}
+			mu.Lock()
+			loads++
+			seen = max(seen, loads)
+			mu.Unlock()
+			time.Sleep(10 * time.Millisecond)
+			mu.Lock()
+			defer mu.Unlock()
+			loads--
+			return nil
+		}}
+		cfg := listConfig()
+		fill(t, store, cfg, 0)
+		b := broker.New(broker.Options{Open: func(context.Context) (record.Store, error) { return store, nil }})
+		b.Configure(cfg)
+		slow = true
+		begun := time.Now()
+		list, err := b.Connections(t.Context(), "app", bigConsumer, broker.Filter{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const rounds = (manyConnections + most - 1) / most
+		if took, want := time.Since(begun), rounds*10*time.Millisecond; took != want || seen != most {
+			t.Errorf("%d loads at a time took %v, want %d and %v", seen, took, most, want)
+		}
+		sorted := slices.IsSortedFunc(list, func(a, b *record.Connection) int { return a.Key.Connector.Compare(b.Key.Connector) })
+		if len(list) != manyConnections || !sorted {
+			t.Errorf("%d connections, in order: %t", len(list), sorted)
+		}
+		if err := b.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }

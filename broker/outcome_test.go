@@ -48,8 +48,7 @@ func TestOutcomesOfARefresh(t *testing.T) {
 	}
 	parked := outcome{record.ClassPermanent, record.StateInvalid, record.HealthNeedsAuth, "failed", 0, never, never}
 	paused := outcome{record.ClassConfiguration, record.StateCallable, record.HealthPendingRefresh, "failed", 0, 5 * time.Minute, 5*time.Minute + time.Second}
-	doubtful := paused // the fault may be this connection's
-	doubtful.soonest, doubtful.latest = 30*time.Second, 30*time.Second
+	refused := outcome{record.ClassRefused, record.StateCallable, record.HealthPendingRefresh, "pending", 0, 30 * time.Second, 34 * time.Second}
 	transient := outcome{record.ClassTransient, record.StateCallable, record.HealthPendingRefresh, "pending", 0, 500 * time.Millisecond, time.Second}
 	ambiguous := transient
 	ambiguous.class = record.ClassAmbiguous
@@ -65,15 +64,15 @@ func TestOutcomesOfARefresh(t *testing.T) {
 		"invalid_grant":          {answer(400, `{"error":"invalid_grant"}`), parked},
 		"invalid_grant with 401": {answer(401, `{"error":"invalid_grant"}`), parked},
 		"invalid_client":         {answer(401, `{"error":"invalid_client"}`), paused},
-		"unauthorized_client":    {answer(400, `{"error":"unauthorized_client"}`), doubtful},
+		"unauthorized_client":    {answer(400, `{"error":"unauthorized_client"}`), refused},
 		"unsupported_grant_type": {answer(400, `{"error":"unsupported_grant_type"}`), paused},
-		"invalid_scope":          {answer(400, `{"error":"invalid_scope"}`), doubtful},
-		"invalid_request":        {answer(400, `{"error":"invalid_request"}`), doubtful},
-		"an unknown code":        {answer(400, `{"error":"no_coffee"}`), doubtful},
-		"400 without a body":     {answer(400, ``), doubtful},
-		"401":                    {answer(401, ``), doubtful},
-		"403":                    {answer(403, `<html>`), doubtful},
-		"307":                    {answer(307, ``), doubtful},
+		"invalid_scope":          {answer(400, `{"error":"invalid_scope"}`), refused},
+		"invalid_request":        {answer(400, `{"error":"invalid_request"}`), refused},
+		"an unknown code":        {answer(400, `{"error":"no_coffee"}`), refused},
+		"400 without a body":     {answer(400, ``), refused},
+		"401":                    {answer(401, ``), refused},
+		"403":                    {answer(403, `<html>`), transient},
+		"307":                    {answer(307, ``), transient},
 		"408":                    {answer(408, ``), ambiguous},
 		"429":                    {answer(429, ``), transient},
 		"429 with seconds":       {later(429, func() string { return "600" }), asTold},

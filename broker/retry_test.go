@@ -133,12 +133,19 @@ func TestAmbiguousOutcomeFollowsTheRotation(t *testing.T) {
 					second.Store(time.Now().UnixNano())
 					return nil, nil
 				}
-				lifetime := `"expires_at":"` + time.Now().Add(10*time.Minute).Format(time.RFC3339) + `"` // no issued_at: refreshed at once
+				lifetime := `"expires_at":"` + time.Now().Add(10*time.Minute).Format(time.RFC3339) + `"`
 				if !test.valid {
 					lifetime = issued(2 * time.Hour)
 				}
 				begun := time.Now()
 				h.mustImport("a1", "r1", lifetime)
+				if test.valid { // only a 401 causes a refresh
+					auth, err := h.Authorize(request(t, "https://api.acme.test/"), h.key)
+					if err != nil {
+						t.Fatal(err)
+					}
+					auth.Renew(t.Context())
+				}
 				synctest.Wait()
 				if got := h.events.types(); got != "pending" {
 					t.Errorf("got events %q, want pending: an ambiguous outcome is never silent", got)

@@ -117,6 +117,9 @@ func TestDeleteRevokesTheGrantAtTheProvider(t *testing.T) {
 			if got := e.requests[i].Method; got != http.MethodPost {
 				t.Errorf("request %d: got method %s, want POST", i+1, got)
 			}
+			if got := e.requests[i].UserAgent(); !strings.HasPrefix(got, "token-broker/") {
+				t.Errorf("request %d: got user agent %s, want the broker", i+1, got)
+			}
 			id, clientSecret, _ := e.requests[i].BasicAuth()
 			got := fmt.Sprintf("header %q %t, params %q %t", id, clientSecret == url.QueryEscape(brokertest.ClientSecretCanary),
 				e.forms[i].Get("client_id"), e.forms[i].Get("client_secret") == brokertest.ClientSecretCanary)

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"compress/gzip"
 	"context"
 	"io"
 	"net"
@@ -53,19 +54,19 @@ func TestTokenEndpointAnswers(t *testing.T) {
 		"the connector's own word":    {reply(400, `{"error":"token_is_dead"}`), record.ClassPermanent, "token_is_dead", ""},
 		"its own word as the status":  {reply(400, `{"status":"token_is_dead","message":"unknown"}`), record.ClassPermanent, "token_is_dead", ""},
 		"invalid_grant in an object":  {reply(400, `{"error":{"code":"invalid_grant"}}`), record.ClassPermanent, "invalid_grant", ""},
-		"another object":              {reply(400, `{"error":{"code":"no_coffee"}}`), record.ClassConfiguration, "http_400", ""},
-		"a status that says nothing":  {reply(400, `{"status":"error"}`), record.ClassConfiguration, "http_400", ""},
+		"another object":              {reply(400, `{"error":{"code":"no_coffee"}}`), record.ClassRefused, "no_coffee", ""},
+		"a status that says nothing":  {reply(400, `{"status":"error"}`), record.ClassRefused, "http_400", ""},
 		"200 with invalid_grant":      {reply(200, `{"error":"invalid_grant"}`), record.ClassPermanent, "invalid_grant", ""},
 		"200 with invalid_client":     {reply(200, `{"error":"invalid_client"}`), record.ClassConfiguration, "invalid_client", ""},
-		"200 with another error":      {reply(200, `{"error":"fatal_error"}`), record.ClassAmbiguous, "fatal_error", ""},
+		"200 with another error":      {reply(200, `{"error":"fatal_error"}`), record.ClassRefused, "fatal_error", ""},
 		"invalid_client":              {reply(401, `{"error":"invalid_client"}`), record.ClassConfiguration, "invalid_client", ""},
-		"unauthorized_client":         {reply(400, `{"error":"unauthorized_client"}`), record.ClassConfiguration, "unauthorized_client", ""},
-		"an unknown code":             {reply(400, `{"error":"no_coffee"}`), record.ClassConfiguration, "no_coffee", ""},
-		"a code that is a sentence":   {reply(400, `{"error":"no coffee today"}`), record.ClassConfiguration, "unknown_error", ""},
-		"a code that is the token":    {reply(400, `{"error":"`+refreshToken+`"}`), record.ClassConfiguration, "unknown_error", ""},
-		"400 without a body":          {reply(400, ``), record.ClassConfiguration, "http_400", ""},
-		"401 without a body":          {reply(401, ``), record.ClassConfiguration, "http_401", ""},
-		"403":                         {reply(403, `<html>`), record.ClassConfiguration, "http_403", ""},
+		"unauthorized_client":         {reply(400, `{"error":"unauthorized_client"}`), record.ClassRefused, "unauthorized_client", ""},
+		"an unknown code":             {reply(400, `{"error":"no_coffee"}`), record.ClassRefused, "no_coffee", ""},
+		"a code that is a sentence":   {reply(400, `{"error":"no coffee today"}`), record.ClassRefused, "unknown_error", ""},
+		"a code that is the token":    {reply(400, `{"error":"`+refreshToken+`"}`), record.ClassRefused, "unknown_error", ""},
+		"400 without a body":          {reply(400, ``), record.ClassRefused, "http_400", ""},
+		"401 without a body":          {reply(401, ``), record.ClassRefused, "http_401", ""},
+		"403":                         {reply(403, `<html>`), record.ClassTransient, "http_403", ""},
 		"408":                         {reply(408, ``), record.ClassAmbiguous, "http_408", ""},
 		"429":                         {reply(429, ``), record.ClassTransient, "http_429", ""},
 		"500":                         {reply(500, `{"error":"invalid_grant"}`), record.ClassAmbiguous, "http_500", ""},
@@ -76,18 +77,34 @@ func TestTokenEndpointAnswers(t *testing.T) {
 		"200 without a token":         {reply(200, `{"token_type":"bearer"}`), record.ClassAmbiguous, "unusable_answer", ""},
 		"only a refresh token":        {reply(200, `{"refresh_token":"r2"}`), record.ClassTransient, "no_access_token", "r2"},
 		"a body of 10 MB":             {reply(200, `{"access_token":"a2","x":"`+strings.Repeat("x", 10<<20)+`"}`), record.ClassAmbiguous, "unusable_answer", ""},
-		"a token of 100 kB":           {reply(200, `{"access_token":"`+strings.Repeat("x", 100<<10)+`","refresh_token":"r2"}`), record.ClassAmbiguous, "unusable_answer", ""},
+		"a token of 100 kB":           {reply(200, `{"access_token":"`+strings.Repeat("x", 100<<10)+`","refresh_token":"r2"}`), record.ClassTransient, "no_access_token", "r2"},
+		"gzip, not asked for":         {coded("gzip", gzipped(`{"access_token":"a2","refresh_token":"r2"}`)), "", "", "r2"},
+		"gzip, not labelled":          {coded("", gzipped(`{"access_token":"a2","refresh_token":"r2"}`)), "", "", "r2"},
+		"gzip by the label alone":     {coded("gzip", `{"access_token":"a2","refresh_token":"r2"}`), "", "", "r2"},
+		"a small bomb":                {coded("gzip", gzipped(`{"access_token":"a2","x":"`+strings.Repeat("x", 10<<20)+`"}`)), record.ClassAmbiguous, "unusable_answer", ""},
+		"gzip cut short":              {coded("gzip", gzipped(`{"access_token":"a2","refresh_token":"r2"}`)[:20]), record.ClassAmbiguous, "unusable_answer", ""},
+		"invalid_grant in gzip":       {coded("gzip", gzipped(`{"error":"invalid_grant"}`)), record.ClassPermanent, "invalid_grant", ""},
+		"byte order mark":             {reply(200, "\xef\xbb\xbf"+`{"access_token":"a2","refresh_token":"r2"}`), "", "", "r2"},
+		"refusal with one":            {reply(400, "\xef\xbb\xbf"+`{"error":"invalid_grant"}`), record.ClassPermanent, "invalid_grant", ""},
+		"form called HTML":            {typed("text/html", `access_token=a2&refresh_token=r2`), "", "", "r2"},
+		"line break behind a token":   {typed("text/plain", "access_token=a2&refresh_token=r2\r\n"), "", "", "r2"},
+		"refresh token deep down":     {reply(200, `{"status":0,"body":[{"refresh_token":"r2"}]}`), record.ClassTransient, "no_access_token", "r2"},
+		"a warning before the JSON":   {reply(200, `<b>Warning</b> {"access_token":"a2","refresh_token":"r\/2"}`), record.ClassTransient, "no_access_token", "r/2"},
+		"cut short after the token":   {cutShort(200, `{"refresh_token":"r2","x":`), record.ClassTransient, "no_access_token", "r2"},
+		"whole, then cut short":       {cutShort(200, `{"access_token":"a2","refresh_token":"r2"}`), "", "", "r2"},
+		"the request repeated":        {reply(200, `{"request":{"refresh_token":"`+refreshToken+`"}}`), record.ClassAmbiguous, "unusable_answer", ""},
+		"one broken member":           {reply(200, `{"access_token":"a2","refresh_token":"r2","expires_in":{},"token_type":1,"scope":0}`), "", "", "r2"},
 		"body cut short":              {cutShort(200, `{"access_token":"a2"`), record.ClassAmbiguous, "unusable_answer", ""},
 		"refusal cut short":           {cutShort(400, `{"error":"invalid_client"`), record.ClassAmbiguous, "http_400", ""},
-		"redirect cut short":          {cutShort(307, ``), record.ClassConfiguration, "http_307", ""},
-		"a refusal of 10 MB":          {reply(403, strings.Repeat("x", 10<<20)), record.ClassConfiguration, "http_403", ""},
+		"redirect cut short":          {cutShort(307, ``), record.ClassTransient, "http_307", ""},
+		"a refusal of 10 MB":          {reply(403, strings.Repeat("x", 10<<20)), record.ClassRefused, "http_403", ""},
 		"connection reset":            {reset, record.ClassAmbiguous, "no_answer", ""},
 		"hangs":                       {hang, record.ClassAmbiguous, "no_answer", ""},
 		"hangs after the head":        {hangAfter(200, ``), record.ClassAmbiguous, "no_answer", ""},
 		"hangs within the body":       {hangAfter(200, `{"access_token":"a2",`), record.ClassAmbiguous, "no_answer", ""},
 		"hangs within a refusal":      {hangAfter(400, `{"error":"invalid_grant"`), record.ClassAmbiguous, "http_400", ""},
-		"permanent redirect (307)":    {redirect(307), record.ClassConfiguration, "http_307", ""},
-		"redirect that becomes a GET": {redirect(302), record.ClassConfiguration, "http_302", ""},
+		"permanent redirect (307)":    {redirect(307), record.ClassTransient, "http_307", ""},
+		"redirect that becomes a GET": {redirect(302), record.ClassTransient, "http_302", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -159,6 +176,29 @@ func reset(w http.ResponseWriter, _ *http.Request) {
 	}
 	_ = conn.(*net.TCPConn).SetLinger(0)
 	_ = conn.Close()
+}
+
+// coded answers with a body of that content coding; empty: unlabelled.
+func coded(coding, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if got := r.Header.Get("Accept-Encoding"); got != "identity" {
+			w.WriteHeader(http.StatusNotAcceptable)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if coding != "" {
+			w.Header().Set("Content-Encoding", coding)
+		}
+		_, _ = io.WriteString(w, body)
+	}
+}
+
+func gzipped(body string) string {
+	var b strings.Builder
+	w := gzip.NewWriter(&b)
+	_, _ = io.WriteString(w, body)
+	_ = w.Close()
+	return b.String()
 }
 
 func cutShort(status int, body string) http.HandlerFunc {

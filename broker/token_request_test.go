@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -59,8 +60,10 @@ func TestJSONRequestOnTheWire(t *testing.T) {
 func TestClientAuthenticatesAsTheConnectorSays(t *testing.T) {
 	t.Parallel()
 	for style, want := range map[connector.AuthStyle]string{
-		connector.AuthHeader: `header "id%3A" "s+%26", params "" ""`, // RFC 6749 section 2.3.1: form-encoded first
-		connector.AuthParams: `header "" "", params "id:" "s &"`,
+		connector.AuthHeader:    `header "id%3A" "s+%26", params "" ""`, // RFC 6749 section 2.3.1: form-encoded first
+		connector.AuthHeaderRaw: `header "id+" "s &", params "" ""`,
+		connector.AuthParams:    `header "" "", params "id:" "s &"`,
+		connector.AuthBoth:      `header "id+" "s &", params "id+" "s &"`,
 	} {
 		t.Run(string(style), func(t *testing.T) {
 			t.Parallel()
@@ -74,8 +77,12 @@ func TestClientAuthenticatesAsTheConnectorSays(t *testing.T) {
 			}))
 			t.Cleanup(server.Close)
 			h.pointAt(server.URL)
+			id := "id:"
+			if style == connector.AuthHeaderRaw || style == connector.AuthBoth {
+				id = "id+" // a colon would look like the one before the secret
+			}
 			h.configureConnector(acme, func(c *record.Connector) {
-				c.AuthStyle, c.Client = style, record.Client{ID: "id:", Secret: secret.New("s &")}
+				c.AuthStyle, c.Client = style, record.Client{ID: id, Secret: secret.New("s &")}
 			})
 			if _, err := h.expired("a1", "r1").Token(t.Context()); err != nil {
 				t.Fatal(err)
@@ -85,4 +92,46 @@ func TestClientAuthenticatesAsTheConnectorSays(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestTokenRequestHasTheConnectorsMethodAndHeaders(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.useRealTransport()
+	got := ""
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got = fmt.Sprintf("%s %s, tenant %s, agent %.13s", r.Method, r.URL.RawQuery, r.Header.Get("X-Tenant"), r.UserAgent())
+		_, _ = io.WriteString(w, `{"access_token":"a2"}`)
+	}))
+	t.Cleanup(server.Close)
+	h.pointAt(server.URL)
+	h.configureConnector(acme, func(c *record.Connector) {
+		c.TokenMethod, c.TokenHeaders = connector.MethodGet, map[string]string{"X-Tenant": "{tenant}"}
+		c.Settings = []connector.Setting{{Name: "tenant", Required: true}}
+	})
+	source := h.expired("a1", "r1")
+	_, err := source.Token(t.Context())
+	if failed, ok := errors.AsType[*record.TokenError](err); !ok || failed.Code != record.CodeMissingSettings || got != "" {
+		t.Errorf("without the setting: got %v, and the endpoint got %q", err, got)
+	}
+	h.mustImportBody(h.key, `{"settings":{"tenant":"t1"}}`)
+	if _, err := source.Token(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if want := "GET grant_type=refresh_token&refresh_token=r1, tenant t1, agent token-broker/"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// A request without a body counts as sent once it has a connection: the endpoint may have it.
+func TestTokenRequestByGETIsAmbiguousWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.useRealTransport()
+	server := httptest.NewServer(http.HandlerFunc(reset))
+	t.Cleanup(server.Close)
+	h.pointAt(server.URL)
+	h.configureConnector(acme, func(c *record.Connector) { c.TokenMethod = connector.MethodGet })
+	_, err := h.expired("a1", "r1").Token(t.Context())
+	wantTokenError(t, err, record.ClassAmbiguous)
 }

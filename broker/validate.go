@@ -43,7 +43,7 @@ func (b *Broker) Validate(ctx context.Context, key record.Key) (_ *record.Connec
 	if view, err = b.show(ctx, conn, key); err != nil {
 		return nil, err
 	}
-	if r.IsParked() {
+	if r.NeedsAuth() {
 		view.State = record.StateInvalid
 	}
 	return view, nil
@@ -83,7 +83,7 @@ func (b *Broker) ObtainToken(ctx context.Context, key record.Key) (_ *record.Con
 	if err := b.engine.PausedNow(conn, snap.Record, now); err != nil {
 		return nil, err
 	}
-	if snap.Record.Cycle.Phase != record.PhaseHealthy {
+	if cycle := snap.Record.Cycle; cycle.Phase != record.PhaseHealthy || cycle.Class != "" {
 		return nil, snap.Record.TokenError(now)
 	}
 	return b.show(ctx, conn, key)

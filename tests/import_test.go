@@ -218,7 +218,7 @@ func TestBadImportsAreRefused(t *testing.T) {
 		{"another consumer", "", nil, `{"consumer_id": "another", "credentials": {"access_token": "at", "refresh_token": "rt"}}`, 422, state, "consumer_id"},
 		{"line break in a token", "", nil, `{"credentials": {"access_token": "a\nb", "refresh_token": "rt"}}`, 422, state, "credentials.access_token"},
 		{"no tokens", "", nil, `{}`, 422, state, "credentials.access_token"},
-		{"no access token", "", nil, `{"credentials": {"refresh_token": "rt"}}`, 422, state, "credentials.access_token"},
+		{"the word null", "", nil, `{"credentials": {"access_token": "at", "refresh_token": "null"}}`, 422, state, "credentials.refresh_token"},
 		{"no refresh token", "", nil, `{"credentials": {"access_token": "at"}}`, 422, state, "credentials.refresh_token"},
 		{"no API key", keyed, nil, `{"settings": {}}`, 422, state, "settings.api_key"},
 		{"tokens for an API key", keyed, nil, valid, 422, state, "credentials"},

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/tests/child"
 )
 
 // A process is a running token-broker. It is killed at the end of the test.
@@ -94,7 +95,7 @@ func (d *deployment) commandOf(binary string, args ...string) *exec.Cmd {
 		"XDG_DATA_HOME=" + filepath.Join(d.dir, "data"),
 		"XDG_CONFIG_HOME=" + filepath.Join(d.dir, "config"),
 	}, d.env...)
-	cmd.SysProcAttr = dieWithParent()
+	cmd.SysProcAttr = child.DieWithParent()
 	return cmd
 }
 

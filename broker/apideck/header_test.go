@@ -14,7 +14,7 @@ import (
 func TestHeadersOfCallersHaveCanonicalNames(t *testing.T) {
 	names := []string{
 		AppHeader, ConsumerHeader, MethodHeader, AuthorizationHeader, TimeoutHeader, RequestIDHeader, DownstreamErrorHeader,
-		UnifiedAPIHeader, ServiceHeader, DownstreamURLHeader, broker.ErrorHeader, broker.ImportHeader,
+		UnifiedAPIHeader, ServiceHeader, DownstreamURLHeader, broker.ErrorHeader, broker.ImportHeader, broker.WarningHeader,
 	}
 	for _, name := range append(names, callersOwn...) {
 		if canonical := http.CanonicalHeaderKey(name); canonical != name {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -27,12 +28,19 @@ func boolMember(name string, raw json.RawMessage) (*bool, error) {
 	return &b, nil
 }
 
-// tokenMember parses a token: visible ASCII characters and spaces (RFC 6749 appendix A.12 and
-// A.17). A header could not carry other characters.
+// tokenMember parses a token without the space around it: visible ASCII characters and spaces
+// (RFC 6749 appendices A.12 and A.17). A header could not carry other characters.
 func tokenMember(name string, raw json.RawMessage) (secret.String, error) {
 	s, err := stringMember(name, raw)
 	if err != nil {
 		return secret.String{}, err
+	}
+	sent := s
+	if s = strings.TrimSpace(sent); s == "null" || s == "" && sent != "" { // "" counts as absent
+		return secret.String{}, &record.InputError{
+			Kind: record.InputInvalid, Field: name,
+			Fault: "is empty, or the word null", Fix: "send the token, or omit the member",
+		}
 	}
 	if len(s) > record.MaxToken {
 		return secret.String{}, &record.InputError{

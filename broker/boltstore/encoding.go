@@ -3,7 +3,6 @@ package boltstore
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -18,7 +17,7 @@ const (
 	escaped    = 0xff
 )
 
-var errMalformedKey = errors.New("malformed key in the database")
+const errMalformedKey = contradiction("a key is malformed")
 
 func encodeKey(key record.Key) []byte {
 	b := appendPart(nil, key.Application)
@@ -105,7 +104,7 @@ func decodeRevision(b []byte) (record.Revision, error) {
 		return 0, nil
 	}
 	if len(b) != 8 {
-		return 0, errors.New("malformed revision in the database")
+		return 0, contradiction("a revision is malformed")
 	}
 	return record.Revision(binary.BigEndian.Uint64(b)), nil
 }

@@ -74,33 +74,46 @@ func TestDamagedKeyIsNotReplacedInANewStore(t *testing.T) {
 	}
 }
 
-// A crash can leave the key without the database.
-func TestKeyWithoutDatabaseIsUsed(t *testing.T) {
+// Otherwise a lost database would look like one without any connections.
+func TestKeyWithoutDatabaseIsRefused(t *testing.T) {
 	t.Parallel()
-	dir := storeWithRecord(t)
-	right := readFile(t, filepath.Join(dir, "key.json"))
-	if err := os.Remove(filepath.Join(dir, "connections.db")); err != nil {
-		t.Fatal(err)
-	}
-	save(t, openStore(t, dir), newRecord("bob", "secret"), 0)
-	if !bytes.Equal(readFile(t, filepath.Join(dir, "key.json")), right) {
-		t.Error("the key was replaced")
+	for name, lose := range map[string]func(path string) error{
+		"removed": os.Remove,
+		"emptied": func(path string) error { return os.Truncate(path, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := storeWithRecord(t)
+			path := filepath.Join(dir, "connections.db")
+			right := readFile(t, filepath.Join(dir, "key.json"))
+			database := readFile(t, path)
+			if err := lose(path); err != nil {
+				t.Fatal(err)
+			}
+			wantOpenError(t, dir, boltstore.ErrDatabaseMissing, path)
+			if !bytes.Equal(readFile(t, filepath.Join(dir, "key.json")), right) {
+				t.Error("the key was replaced")
+			}
+			if info, err := os.Stat(path); err == nil && info.Size() > 0 {
+				t.Error("a new database was begun")
+			}
+			writeFile(t, path, database)
+			if _, _, err := openStore(t, dir).Load(t.Context(), key("ann")); err != nil {
+				t.Errorf("Load with the database restored: %v", err)
+			}
+		})
 	}
 }
 
-func TestLostKeyOfAnEmptyStoreIsReplaced(t *testing.T) {
+// Even a store without records has a key that was lost, or that someone else has.
+func TestLostKeyOfAnEmptyStoreIsReported(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	closeStore(t, openStore(t, dir))
 	if err := os.Remove(filepath.Join(dir, "key.json")); err != nil {
 		t.Fatal(err)
 	}
-	store := openStore(t, dir)
-	save(t, store, newRecord("ann", "secret"), 0)
-	closeStore(t, store)
-	if _, _, err := openStore(t, dir).Load(t.Context(), key("ann")); err != nil {
-		t.Errorf("Load: %v", err)
-	}
+	wantOpenError(t, dir, boltstore.ErrKeyMissing, "key.json")
 }
 
 func TestRotatedKeysetReadsWhatTheOldKeyWrote(t *testing.T) {

@@ -11,19 +11,21 @@
 // A record that was moved to another connection, or replaced by an earlier revision, does
 // not decrypt. An attacker who can write to the directory can still restore an earlier
 // state of the whole store; a store on one machine cannot detect that.
+//
+// bbolt has no checksums and panics over a damaged page. So all reads go through package boltfile,
+// which checks each page, and before bbolt writes the pages are checked that it will use. What no
+// check of a page can find is found by keeping every key twice, in two buckets: a connection that damage
+// hides in one of them is not taken for one that does not exist.
 package boltstore
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/tink-crypto/tink-go/v2/tink"
-	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/keyfile"
 )
@@ -50,6 +52,9 @@ type Config struct {
 	// LockTimeout is how long Open waits for another process to close the store.
 	// Default: 5s.
 	LockTimeout time.Duration
+
+	// Logger receives operational messages. If nil, they are discarded.
+	Logger *slog.Logger
 }
 
 func (c *Config) lockTimeout() time.Duration {
@@ -59,8 +64,18 @@ func (c *Config) lockTimeout() time.Duration {
 	return c.LockTimeout
 }
 
+func (c *Config) logger() *slog.Logger {
+	if c.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Logger
+}
+
 // Open opens the store in config.Dir. Errors: [ErrLocked], [ErrKeyMissing],
-// [ErrKeyMismatch], or an error of the file system.
+// [ErrKeyMismatch], [ErrDatabaseMissing], [ErrDamaged], or an error of the file system.
+//
+// A store with damage is opened if anything in it can be read. What is damaged then returns
+// [ErrDamaged], and so does [Store.Check].
 func Open(ctx context.Context, config Config) (*Store, error) {
 	dir, err := prepareDir(config.Dir)
 	if err != nil {
@@ -70,13 +85,26 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := open(ctx, dir, config.lockTimeout())
-	if err != nil {
+	store := &Store{dir: dir}
+	if err := store.open(ctx, &config); err != nil {
 		release()
+		config.logUnusable(ctx, dir, err)
 		return nil, err
 	}
 	store.release = release
+	config.logUnusable(ctx, dir, nil)
 	return store, nil
+}
+
+// logUnusable logs why a store cannot be opened, once for each reason: every call tries it again.
+func (c *Config) logUnusable(ctx context.Context, dir string, err error) {
+	text := ""
+	if err != nil && !errors.Is(err, ErrLocked) {
+		text = err.Error()
+	}
+	if opened.news(dir, text) && text != "" {
+		c.logger().LogAttrs(ctx, slog.LevelError, "the store cannot be used", slog.String("error", text))
+	}
 }
 
 // prepareDir creates the directory and returns its path without symbolic links, by which
@@ -99,35 +127,15 @@ func prepareDir(dir string) (string, error) {
 	return filepath.EvalSymlinks(abs)
 }
 
-func open(ctx context.Context, dir string, lockTimeout time.Duration) (*Store, error) {
-	db, err := openDatabase(ctx, dir, lockTimeout)
-	if err != nil {
-		return nil, err
+// open opens the database, and reads the key that belongs to it.
+func (s *Store) open(ctx context.Context, config *Config) (err error) {
+	if s.db, err = openDatabase(ctx, s.dir, config); err != nil {
+		return err
 	}
-	store := &Store{dir: dir, db: db}
-	if err := store.begin(); err != nil {
-		return nil, errors.Join(err, removeHolder(dir), db.Close())
+	if err := s.begin(); err != nil {
+		return errors.Join(err, removeHolder(s.dir), s.db.close())
 	}
-	return store, nil
-}
-
-func openDatabase(ctx context.Context, dir string, lockTimeout time.Duration) (*bolt.DB, error) {
-	path := filepath.Join(dir, databaseName)
-	for deadline := time.Now().Add(lockTimeout); ; {
-		db, err := bolt.Open(path, 0o600, &bolt.Options{
-			Timeout: lockAttempt, FreelistType: bolt.FreelistMapType, NoStatistics: true,
-		})
-		switch {
-		case err == nil:
-			return db, nil
-		case !errors.Is(err, bolterrors.ErrTimeout):
-			return nil, fmt.Errorf("opening %s: %w", path, err)
-		case ctx.Err() != nil:
-			return nil, fmt.Errorf("%w: %w", lockedBy(dir), ctx.Err())
-		case time.Now().After(deadline):
-			return nil, lockedBy(dir)
-		}
-	}
+	return nil
 }
 
 // begin finishes opening, once this process has locked the database.
@@ -139,72 +147,14 @@ func (s *Store) begin() error {
 	if s.aead, err = s.unlock(); err != nil {
 		return err
 	}
+	if s.db.oldHeader != nil {
+		if err := s.restoreLastChange(); err != nil {
+			return err
+		}
+	}
 	// bbolt syncs the file but not its directory entry.
 	if err := keyfile.SyncDir(s.dir); err != nil {
 		return fmt.Errorf("opening the embedded store: %w", err)
 	}
 	return nil
-}
-
-// unlock returns the database's key, a new one if there are no records and no key yet.
-func (s *Store) unlock() (tink.AEAD, error) {
-	keyPath, dbPath := filepath.Join(s.dir, keyName), filepath.Join(s.dir, databaseName)
-	check, hasData, err := s.readMeta()
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", dbPath, err)
-	}
-	key, err := readKey(keyPath)
-	isNew := errors.Is(err, os.ErrNotExist)
-	if isNew && hasData {
-		return nil, fmt.Errorf("%w: %s does not exist, and without it %s cannot be read: "+
-			"restore the key file from a backup; or, to start without any connections, move the database away",
-			ErrKeyMissing, keyPath, dbPath)
-	}
-	if isNew {
-		key, err = createKey(keyPath)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if check != nil && !isNew {
-		if _, err := key.Decrypt(check, checkData); err != nil {
-			return nil, fmt.Errorf("%w: %s was not encrypted with %s: restore its own key file from a backup",
-				ErrKeyMismatch, dbPath, keyPath)
-		}
-		return key, nil
-	}
-	if err := s.writeMeta(key); err != nil {
-		return nil, fmt.Errorf("writing %s: %w", dbPath, err)
-	}
-	return key, nil
-}
-
-// readMeta returns the check value, nil in a new database, and whether there are records.
-func (s *Store) readMeta() (check []byte, hasData bool, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
-		if meta := tx.Bucket(metaBucket); meta != nil {
-			check = append(check, meta.Get(checkKey)...)
-		}
-		if records := tx.Bucket(recordBucket); records != nil {
-			first, _ := records.Cursor().First()
-			hasData = first != nil
-		}
-		return nil
-	})
-	return check, hasData, err
-}
-
-func (s *Store) writeMeta(key tink.AEAD) error {
-	check, err := key.Encrypt([]byte("token-broker"), checkData)
-	if err != nil {
-		return err
-	}
-	return s.db.Update(func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{recordBucket, revisionBucket, metaBucket} {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return err
-			}
-		}
-		return tx.Bucket(metaBucket).Put(checkKey, check)
-	})
 }

@@ -12,17 +12,8 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/boltstore/internal/boltfile"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
-)
-
-// The buckets. The sequence of recordBucket is the last revision assigned. Revisions are
-// kept apart from the ciphertexts, so that an older ciphertext does not decrypt if it alone
-// is restored.
-var (
-	recordBucket   = []byte("connections") // encoded key -> ciphertext
-	revisionBucket = []byte("revisions")   // encoded key -> revision
-	metaBucket     = []byte("meta")
-	checkKey       = []byte("check")
 )
 
 // listBatch is how many keys List reads in one transaction.
@@ -32,9 +23,13 @@ const listBatch = 256
 // after Delete. Methods check ctx before they start; after that they wait for the disk.
 type Store struct {
 	dir     string
-	db      *bolt.DB
+	db      *database
 	aead    tink.AEAD
 	release func()
+
+	// suspects are the encoded keys of connections whose last change may be lost. It is set before
+	// the store is used.
+	suspects map[string]bool
 
 	closing  sync.Once
 	closeErr error // guarded by closing
@@ -45,30 +40,39 @@ func (s *Store) Load(ctx context.Context, key record.Key) (*record.Record, recor
 	if err := s.ready(ctx, "loading", key); err != nil {
 		return nil, 0, err
 	}
-	storeKey := encodeKey(key)
-	var ciphertext []byte
-	var rev record.Revision
-	err := s.db.View(func(tx *bolt.Tx) (err error) {
-		ciphertext = bytes.Clone(tx.Bucket(recordBucket).Get(storeKey))
-		rev, err = decodeRevision(tx.Bucket(revisionBucket).Get(storeKey))
+	var found stored
+	err := s.db.view(func(root *boltfile.Tree) (err error) {
+		found, err = s.find(root, key)
 		return err
 	})
 	if err != nil {
 		return nil, 0, s.unavailable("loading", key, err)
 	}
-	if ciphertext == nil && rev == 0 {
+	if found.rev == 0 {
 		return nil, 0, fmt.Errorf("%s: %w", key, record.ErrNotFound)
 	}
-	plaintext, err := s.aead.Decrypt(ciphertext, associatedData(storeKey, rev))
+	plaintext, err := s.aead.Decrypt(found.ciphertext, associatedData(encodeKey(key), found.rev))
 	if err != nil {
-		return nil, 0, s.unavailable("loading", key, errors.New("the record does not decrypt: "+
-			"the database was damaged or tampered with; restore it from a backup, or delete the connection and import it again"))
+		return nil, 0, s.unavailable("loading", key, s.db.explain(contradiction(fmt.Sprintf("the record of %s does not decrypt", key))))
 	}
 	rec, err := record.Decode(key, plaintext)
 	if err != nil {
 		return nil, 0, s.unavailable("loading", key, err)
 	}
-	return rec, rev, nil
+	return rec, found.rev, nil
+}
+
+// find reads a record as it is stored, whose revision is 0 if there is none.
+func (s *Store) find(root *boltfile.Tree, key record.Key) (stored, error) {
+	storeKey := encodeKey(key)
+	if s.suspects[string(storeKey)] {
+		return stored{}, contradiction(fmt.Sprintf("the last change of %s is lost", key))
+	}
+	b, err := openBuckets(root)
+	if err != nil {
+		return stored{}, err
+	}
+	return b.get(storeKey)
 }
 
 // Save implements [record.Store]. bbolt syncs the file before Update returns.
@@ -81,7 +85,14 @@ func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revisio
 		return 0, s.unavailable("saving", rec.Key, err)
 	}
 	var saved record.Revision
-	err = s.db.Update(func(tx *bolt.Tx) (err error) {
+	err = s.db.update(func(tx *bolt.Tx, root *boltfile.Tree) error {
+		current, err := s.find(root, rec.Key)
+		if err != nil {
+			return err
+		}
+		if current.rev != rev {
+			return record.ErrConflict
+		}
 		saved, err = s.put(tx, encodeKey(rec.Key), plaintext, rev)
 		return err
 	})
@@ -96,18 +107,14 @@ func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revisio
 
 func (s *Store) put(tx *bolt.Tx, storeKey, plaintext []byte, rev record.Revision) (record.Revision, error) {
 	records, revisions := tx.Bucket(recordBucket), tx.Bucket(revisionBucket)
-	current, err := decodeRevision(revisions.Get(storeKey))
-	if err != nil {
-		return 0, err
-	}
-	if current != rev {
-		return 0, record.ErrConflict
-	}
 	next, err := records.NextSequence()
 	if err != nil {
 		return 0, err
 	}
 	saved := record.Revision(next)
+	if saved <= rev {
+		return 0, contradiction("the counter of revisions went back")
+	}
 	ciphertext, err := s.aead.Encrypt(plaintext, associatedData(storeKey, saved))
 	if err != nil {
 		return 0, err
@@ -124,7 +131,14 @@ func (s *Store) Delete(ctx context.Context, key record.Key) error {
 		return err
 	}
 	storeKey := encodeKey(key)
-	err := s.db.Update(func(tx *bolt.Tx) error {
+	err := s.db.update(func(tx *bolt.Tx, root *boltfile.Tree) error {
+		b, err := openBuckets(root)
+		if err != nil {
+			return err
+		}
+		if err := b.checkDelete(storeKey); err != nil {
+			return err
+		}
 		if err := tx.Bucket(revisionBucket).Delete(storeKey); err != nil {
 			return err
 		}
@@ -168,27 +182,44 @@ func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq
 // listAfter returns a batch of the keys with the given prefix that follow after, from the
 // first if after is nil. last is the key to continue after, nil if there are no more.
 func (s *Store) listAfter(prefix, after []byte) (keys []record.Key, last []byte, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
-		cursor := tx.Bucket(recordBucket).Cursor()
+	err = s.db.view(func(root *boltfile.Tree) error {
+		if len(s.suspects) > 0 {
+			return contradiction("some of the last changes are lost")
+		}
 		from := prefix
 		if after != nil {
 			from = append(bytes.Clone(after), 0) // the smallest key greater than after
 		}
-		k, _ := cursor.Seek(from)
-		for ; k != nil && bytes.HasPrefix(k, prefix); k, _ = cursor.Next() {
+		b, err := openBuckets(root)
+		if err != nil {
+			return err
+		}
+		batch, err := b.list(from, prefix, listBatch)
+		if err != nil {
+			return err
+		}
+		for _, k := range batch {
 			key, err := decodeKey(k)
 			if err != nil {
 				return err
 			}
 			keys = append(keys, key)
-			if len(keys) == listBatch {
-				last = bytes.Clone(k)
-				return nil
-			}
+		}
+		if len(batch) == listBatch {
+			last = batch[len(batch)-1]
 		}
 		return nil
 	})
 	return keys, last, err
+}
+
+// Check implements [record.CheckedStore]. It reports damage that was found while the store is
+// open, until it is opened again.
+func (s *Store) Check(context.Context) error {
+	if err := s.db.check(); err != nil {
+		return fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
+	}
+	return nil
 }
 
 // Shared implements [record.SharedStore]. It is false: while this process has the file
@@ -203,7 +234,7 @@ func (s *Store) String() string { return "embedded store in " + s.dir }
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		// In this order: once the database is closed, the file may be the next process's.
-		s.closeErr = errors.Join(removeHolder(s.dir), s.db.Close())
+		s.closeErr = errors.Join(removeHolder(s.dir), s.db.close())
 		s.release()
 	})
 	return s.closeErr
@@ -221,6 +252,7 @@ func (s *Store) unavailable(doing string, key record.Key, err error) error {
 }
 
 var (
-	_ record.SharedStore = (*Store)(nil)
-	_ io.Closer          = (*Store)(nil)
+	_ record.SharedStore  = (*Store)(nil)
+	_ record.CheckedStore = (*Store)(nil)
+	_ io.Closer           = (*Store)(nil)
 )

@@ -43,19 +43,47 @@ type Definition struct {
 	RevocationURL string `json:"revocation_url,omitempty"`
 
 	// How the client authenticates at the token endpoint (RFC 6749 section 2.3.1): `header`
-	// (client_secret_basic) or `params` (client_secret_post). It has no default, and is
-	// never found out by trying: a try can spend a refresh token.
+	// (client_secret_basic), `header_raw` (the same, without form-encoding id and secret),
+	// `params` (client_secret_post) or `both` (`header_raw` and `params`). It has no default,
+	// and is never found out by trying: a try can spend a refresh token.
 	AuthStyle AuthStyle `json:"auth_style,omitempty"`
+
+	// The method of token requests: `POST` (the default), or `GET` with all parameters in the
+	// query.
+	TokenMethod TokenMethod `json:"token_method,omitempty"`
 
 	// How token requests are encoded: `form` (the default) or `json`.
 	TokenBody TokenBody `json:"token_body,omitempty"`
+
+	// Further headers of every token request, by name. Settings can stand in the values:
+	// `{tenant}`. Secrets may stand there only as settings.
+	TokenHeaders map[string]string `json:"token_headers,omitempty"`
 
 	// Further parameters of every token request, by name. Settings can stand in the values:
 	// `{tenant}`. Secrets may stand there only as settings.
 	TokenParams map[string]string `json:"token_params,omitempty"`
 
-	// The token endpoint's own words for invalid_grant.
+	// Where the token endpoint's answers have `access_token`, `refresh_token`, `expires_in`,
+	// `expires_at` or `refresh_expires_in`, by that name, if not at the top level: a dotted path,
+	// `data.token`. A lifetime or time can have a unit: `data.ttl ms`.
+	Answer map[string]string `json:"answer,omitempty"`
+
+	// The settings that follow the token endpoint's answers: by setting, the dotted path of its
+	// value. A value that the setting must not have is ignored.
+	Capture map[string]string `json:"capture,omitempty"`
+
+	// The token endpoint's own words for invalid_grant. A word that begins with `~` matches a
+	// part of a text.
 	PermanentErrors []string `json:"permanent_errors,omitempty"`
+
+	// The token endpoint's own words for invalid_client: the OAuth client is wrong.
+	ConfigurationErrors []string `json:"configuration_errors,omitempty"`
+
+	// The token endpoint's own words for temporarily_unavailable: a later request may succeed.
+	TransientErrors []string `json:"transient_errors,omitempty"`
+
+	// The token endpoint's own words for a refresh that comes too long before the token expires.
+	EarlyErrors []string `json:"early_errors,omitempty"`
 
 	// What the token endpoint does with a refresh token that was spent. Default: `always`.
 	Rotation Rotation `json:"rotation,omitzero"`
@@ -63,6 +91,10 @@ type Definition struct {
 	// How long a refresh token may go unused before the service lets it lapse. The broker
 	// redeems it before that, even if no caller needs a token. Default: it does not lapse.
 	KeepAlive time.Duration `json:"keep_alive,omitempty"`
+
+	// How long before its expiry a token is refreshed at the earliest. Default: a fifth of the
+	// lifetime, between one and five minutes.
+	RefreshMargin time.Duration `json:"refresh_margin,omitempty"`
 
 	// The service issues long-lived access tokens without a refresh token.
 	RefreshTokenOptional bool `json:"refresh_token_optional,omitempty"`
@@ -73,6 +105,16 @@ type Definition struct {
 	// The hosts that a credential may be sent to besides that of base_url: `api.acme.test`,
 	// or with one wildcard label `*.acme.test`, each with `:port` where it is not 443.
 	AllowHosts []string `json:"allow_hosts,omitempty"`
+
+	// The statuses of downstream, besides 401, that mean that the access token has expired.
+	ExpiredStatuses []int `json:"expired_statuses,omitempty"`
+
+	// The bodies of downstream that mean that the access token has expired.
+	ExpiredBodies []ExpiredBody `json:"expired_bodies,omitempty"`
+
+	// Headers of every call, by name, such as the version of the API. A header that the caller
+	// sends takes precedence.
+	Headers map[string]string `json:"headers,omitempty"`
 
 	// The values that each connection has of its own.
 	Settings []Setting `json:"settings,omitempty"`
@@ -105,8 +147,19 @@ type AuthStyle string
 
 // The auth styles (RFC 6749 section 2.3.1).
 const (
-	AuthHeader AuthStyle = "header" // client_secret_basic
-	AuthParams AuthStyle = "params" // client_secret_post
+	AuthHeader    AuthStyle = "header"     // client_secret_basic
+	AuthHeaderRaw AuthStyle = "header_raw" // client_secret_basic without form-encoding, as many services expect it
+	AuthParams    AuthStyle = "params"     // client_secret_post
+	AuthBoth      AuthStyle = "both"       // AuthHeaderRaw and AuthParams, for services that read only one of them
+)
+
+// A TokenMethod is the method of token requests.
+type TokenMethod string
+
+// The methods of token requests. RFC 6749 section 3.2 has only POST.
+const (
+	MethodPost TokenMethod = "POST"
+	MethodGet  TokenMethod = "GET"
 )
 
 // A TokenBody is how a token request is encoded.
@@ -135,4 +188,7 @@ type Setting struct {
 	// It is an https URL with neither path nor userinfo, on a host of allow_hosts. Only such
 	// a setting can stand for a whole host in a template.
 	Origin bool `json:"origin,omitempty"`
+
+	// The value for connections that have none. Not for secrets.
+	Default string `json:"default,omitempty"`
 }

@@ -24,8 +24,16 @@ func (d *Definition) Members() iter.Seq2[string, string] {
 				name, lines = "hosts", []string{strings.Join(d.Hosts(), " ")}
 			case "refresh_token_optional":
 				name, lines = "refresh_token", slices.Repeat([]string{"optional"}, len(lines))
-			case "permanent_errors":
-				name = "permanent_error"
+			case "permanent_errors", "configuration_errors", "transient_errors", "early_errors":
+				name = strings.TrimSuffix(name, "s")
+			case "token_headers":
+				name = "token_header"
+			case "headers":
+				name = "header"
+			case "expired_statuses":
+				name = "expired_status"
+			case "expired_bodies":
+				name = "expired_body"
 			}
 			for _, line := range lines {
 				if line != "" && !yield(name, line) {
@@ -48,6 +56,14 @@ func textOf(v reflect.Value) []string {
 		var lines []string
 		for _, name := range slices.Sorted(maps.Keys(value)) {
 			lines = append(lines, name+" "+value[name])
+		}
+		return lines
+	case []int:
+		return []string{strings.Trim(fmt.Sprint(value), "[]")}
+	case []ExpiredBody:
+		var lines []string
+		for _, e := range value {
+			lines = append(lines, e.String())
 		}
 		return lines
 	case []Placement:

@@ -9,9 +9,9 @@ import (
 func TestGrantsSayHowTokensAreObtained(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
-		grant                                      GrantType
-		fetches, ignores, fallsBack, needs, varies bool
-		rotation                                   RotationKind
+		grant                                        GrantType
+		fetches, ignores, fallsBack, needs, settings bool
+		rotation                                     RotationKind
 	}{
 		{"", false, false, false, false, false, RotationAlways},
 		{AuthorizationCode, false, false, false, false, false, RotationAlways},
@@ -24,8 +24,8 @@ func TestGrantsSayHowTokensAreObtained(t *testing.T) {
 		if g.Fetches != tt.fetches || g.IgnoresRefreshTokens != tt.ignores || g.FallsBack != tt.fallsBack || g.NeedsClientSecret != tt.needs {
 			t.Errorf("%q: got %+v", tt.grant, g)
 		}
-		if d.VariesTokenRequests() != tt.varies {
-			t.Errorf("%q: token requests vary: %t", tt.grant, !tt.varies)
+		if got := len(g.settings) > 0; got != tt.settings {
+			t.Errorf("%q: has settings: %t, want %t", tt.grant, got, tt.settings)
 		}
 		if got := d.WithDefaults().Rotation.Kind; got != tt.rotation {
 			t.Errorf("%q: rotation %s, want %s", tt.grant, got, tt.rotation)

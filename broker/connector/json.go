@@ -22,7 +22,8 @@ type fields Definition
 type definitionJSON struct {
 	fields
 	ID           string          `json:"id"`
-	KeepAlive    json.RawMessage `json:"keep_alive"`    // "720h", or nanoseconds
+	KeepAlive    json.RawMessage `json:"keep_alive"` // "720h", or nanoseconds
+	Margin       json.RawMessage `json:"refresh_margin"`
 	RefreshToken string          `json:"refresh_token"` // "optional": as refresh_token_optional
 	Inject       []placementJSON `json:"inject"`
 }
@@ -61,6 +62,9 @@ func (f *definitionJSON) definition() (Definition, error) {
 	}
 	if d.KeepAlive, err = parseDurationJSON(f.KeepAlive); err != nil {
 		return Definition{}, fmt.Errorf("keep_alive: %w, such as 720h", err)
+	}
+	if d.RefreshMargin, err = parseDurationJSON(f.Margin); err != nil {
+		return Definition{}, fmt.Errorf("refresh_margin: %w, such as 30s", err)
 	}
 	switch f.RefreshToken {
 	case "":

@@ -72,7 +72,7 @@ func (d *Definition) renderHost(t *urlTemplate, settings map[string]any) (scheme
 		if err != nil {
 			return "", err
 		}
-		value = strings.ToLower(value)
+		value = t.withoutDomain(strings.ToLower(value))
 		if !validLabel(value) || strings.Contains(value, "_") {
 			return "", d.settingError(setting, "must be one label of a host name: 1 to 63 letters, digits and inner hyphens")
 		}
@@ -87,6 +87,15 @@ func (d *Definition) renderHost(t *urlTemplate, settings map[string]any) (scheme
 	}
 	host.port = t.port
 	return t.scheme, host, nil
+}
+
+// withoutDomain returns the first label of a host that a setting names in full. People have
+// "acme.myshopify.com" at hand where the template "{shop}.myshopify.com" wants "acme".
+func (t *urlTemplate) withoutDomain(value string) string {
+	if len(t.host) == 2 && t.host[0].setting != "" {
+		return strings.TrimSuffix(value, strings.ToLower(t.host[1].literal))
+	}
+	return value
 }
 
 func (d *Definition) renderSegment(segment text, settings map[string]any) (string, error) {

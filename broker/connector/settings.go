@@ -36,12 +36,12 @@ func (e *SettingError) IsMissing() bool { return e.Fault == faultMissing }
 
 // MissingSettings returns the names of the settings that a connection needs and lacks: those
 // that are required, or stand in a URL or a token request, or are injected into requests.
-// Null and the empty string count as missing.
+// Null and the empty string count as missing. A setting with a default is never missing.
 func (d *Definition) MissingSettings(settings map[string]any) []string {
 	needed := d.neededSettings()
 	var missing []string
 	for _, s := range d.Settings {
-		if !s.Required && !slices.Contains(needed, s.Name) {
+		if s.Default != "" || !s.Required && !slices.Contains(needed, s.Name) {
 			continue
 		}
 		if v := settings[s.Name]; v == nil || v == "" {
@@ -68,6 +68,7 @@ func (d *Definition) neededSettings() []string {
 func (d *Definition) CheckSettings(settings map[string]any) error {
 	checks := []func() error{
 		func() error { _, err := d.RenderTokenParams(settings); return err },
+		func() error { _, err := d.RenderTokenHeaders(settings); return err },
 	}
 	for _, p := range d.Placements() {
 		checks = append(checks, func() error { _, err := d.injection(&p, settings, "any"); return err })
@@ -113,7 +114,7 @@ func (d *Definition) setting(name string) *Setting {
 	return &d.Settings[i]
 }
 
-// settingText returns a setting as text. Numbers are accepted: some account ids arrive as
+// settingText returns a setting, or its default, as text. Numbers are accepted: some account ids arrive as
 // numbers.
 func (d *Definition) settingText(name string, settings map[string]any) (string, error) {
 	text := ""
@@ -134,6 +135,9 @@ func (d *Definition) settingText(name string, settings map[string]any) (string, 
 		text = strconv.FormatFloat(v, 'f', -1, 64)
 	default:
 		return "", d.settingError(name, "must be a string")
+	}
+	if s := d.setting(name); text == "" && s != nil {
+		text = s.Default
 	}
 	if text == "" {
 		return "", d.settingError(name, faultMissing)

@@ -49,3 +49,22 @@ func TestLabelsAreMadeFromNames(t *testing.T) {
 		}
 	}
 }
+
+func TestSettingWithADefaultIsNeverMissing(t *testing.T) {
+	t.Parallel()
+	d := acme()
+	d.TokenURL, d.AllowHosts = "{login}/token", []string{"*.acme.test"}
+	d.Settings = []Setting{{Name: "login", Origin: true, Default: "https://auth.acme.test"}}
+	if err := d.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	d = d.WithDefaults()
+	if missing := d.MissingSettings(nil); len(missing) > 0 {
+		t.Errorf("missing: %v", missing)
+	}
+	for value, want := range map[any]string{nil: "https://auth.acme.test/token", "": "https://auth.acme.test/token", "https://eu.acme.test": "https://eu.acme.test/token"} {
+		if got, err := d.RenderTokenURL(map[string]any{"login": value}); err != nil || got != want {
+			t.Errorf("%v: got %s, %v, want %s", value, got, err, want)
+		}
+	}
+}

@@ -44,8 +44,10 @@ func (d *Definition) urls() [4]string {
 // texts returns the definition's other templates.
 func (d *Definition) texts() []string {
 	var texts []string
-	for _, s := range d.TokenParams {
-		texts = append(texts, s)
+	for _, templates := range []map[string]string{d.TokenParams, d.TokenHeaders} {
+		for _, s := range templates {
+			texts = append(texts, s)
+		}
 	}
 	for i := range d.Inject {
 		p := &d.Inject[i]

@@ -32,13 +32,24 @@ func (d *Definition) TakesClient() bool {
 // RenderTokenParams returns token_params for a connection with these settings. A
 // setting that is missing or not valid there is a [*SettingError].
 func (d *Definition) RenderTokenParams(settings map[string]any) (map[string]string, error) {
-	params := make(map[string]string, len(d.TokenParams))
-	for name, s := range d.TokenParams {
+	return d.renderTexts(d.TokenParams, settings)
+}
+
+// RenderTokenHeaders returns token_headers for a connection with these settings. A setting
+// that is missing or not valid there is a [*SettingError].
+func (d *Definition) RenderTokenHeaders(settings map[string]any) (map[string]string, error) {
+	return d.renderTexts(d.TokenHeaders, settings)
+}
+
+// renderTexts renders templates by name. No value has control characters.
+func (d *Definition) renderTexts(templates map[string]string, settings map[string]any) (map[string]string, error) {
+	rendered := make(map[string]string, len(templates))
+	for name, s := range templates {
 		t, err := d.text(s)
 		if err != nil {
 			return nil, err
 		}
-		if params[name], err = t.render(func(setting string) (string, error) {
+		if rendered[name], err = t.render(func(setting string) (string, error) {
 			value, err := d.credentialText(setting, settings)
 			if err == nil && hasControl(value) {
 				err = d.settingError(setting, faultControl)
@@ -48,7 +59,7 @@ func (d *Definition) RenderTokenParams(settings map[string]any) (map[string]stri
 			return nil, err
 		}
 	}
-	return params, nil
+	return rendered, nil
 }
 
 // IdentitySettings returns the settings that say for whom tokens are fetched, see
@@ -80,13 +91,8 @@ func (d *Definition) TokenSettings() []string {
 	return slices.Compact(names)
 }
 
-// VariesTokenRequests reports whether token requests depend on settings, other than those
-// of a connection's own client: then a refusal may be about one connection alone.
-func (d *Definition) VariesTokenRequests() bool {
-	return len(d.Grant().settings) > 0 || len(d.tokenTemplateSettings()) > 0
-}
-
-// tokenTemplateSettings returns the settings in the URLs and the parameters of token requests.
+// tokenTemplateSettings returns the settings in the URLs, the parameters and the headers of
+// token requests.
 func (d *Definition) tokenTemplateSettings() []string {
 	var names []string
 	for _, s := range []string{d.TokenURL, d.RefreshURL} {
@@ -94,9 +100,11 @@ func (d *Definition) tokenTemplateSettings() []string {
 			names = append(names, t.settings()...)
 		}
 	}
-	for _, s := range d.TokenParams {
-		if t, err := d.text(s); err == nil {
-			names = append(names, t.settings()...)
+	for _, templates := range []map[string]string{d.TokenParams, d.TokenHeaders} {
+		for _, s := range templates {
+			if t, err := d.text(s); err == nil {
+				names = append(names, t.settings()...)
+			}
 		}
 	}
 	return names
@@ -112,6 +120,15 @@ func (v *validation) tokenRequest() {
 	default:
 		v.fail("token_body", "%q is not form or json", v.d.TokenBody)
 	}
+	switch v.d.TokenMethod {
+	case "", MethodPost:
+	case MethodGet:
+		if v.d.TokenBody == BodyJSON {
+			v.fail("token_method", "GET has no body: remove token_body json")
+		}
+	default:
+		v.fail("token_method", "%q is not POST or GET", v.d.TokenMethod)
+	}
 	for _, name := range slices.Sorted(maps.Keys(v.d.TokenParams)) {
 		value := v.d.TokenParams[name]
 		if name == "" || hasControl(name) || hasControl(value) {
@@ -122,20 +139,7 @@ func (v *validation) tokenRequest() {
 			v.fail("token_params", "%s is set by the grant: remove it", name)
 			continue
 		}
-		t, err := parseText(value)
-		if err != nil {
-			v.fail("token_params", "%s %w", name, err)
-			continue
-		}
-		plain := strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(name))
-		if len(t.settings()) == 0 && slices.ContainsFunc(secretParams, func(w string) bool { return strings.Contains(plain, w) }) {
-			v.fail("token_params", "%s is a secret by its name, and must not stand here: use a {setting} that is sensitive", name)
-		}
-		for _, s := range t.settings() {
-			if v.d.setting(s) == nil {
-				v.fail("token_params", "%s uses {%s}, which is not declared: add setting %s required", name, s, s)
-			}
-		}
+		v.requestText("token_params", name, value)
 	}
 	if secret := v.d.setting(settingClientSecret); secret != nil {
 		if !secret.Sensitive {
@@ -145,6 +149,29 @@ func (v *validation) tokenRequest() {
 			v.fail("setting", "%s needs the setting %s beside it: a connection has both or neither", settingClientSecret, settingClientID)
 		}
 	}
+}
+
+// requestText checks a named template of token requests.
+func (v *validation) requestText(field, name, value string) {
+	t, err := parseText(value)
+	if err != nil {
+		v.fail(field, "%s %w", name, err)
+		return
+	}
+	if len(t.settings()) == 0 && isSecretName(name) {
+		v.fail(field, "%s is a secret by its name, and must not stand here: use a {setting} that is sensitive", name)
+	}
+	for _, s := range t.settings() {
+		if v.d.setting(s) == nil {
+			v.fail(field, "%s uses {%s}, which is not declared: add setting %s required", name, s, s)
+		}
+	}
+}
+
+// isSecretName reports whether a parameter or header of that name has a secret as its value.
+func isSecretName(name string) bool {
+	plain := strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(name))
+	return slices.ContainsFunc(secretParams, func(w string) bool { return strings.Contains(plain, w) })
 }
 
 // Destinations are the origins that settings decide, see [Definition.Destinations].

@@ -22,9 +22,11 @@ func (d *Definition) Validate() error {
 	v.website("website", full.Website)
 	v.website("source", full.Source)
 	v.settings()
+	v.defaults()
 	v.auth()
 	v.hosts()
 	v.placements()
+	v.callHeaders()
 	return errors.Join(v.errs...)
 }
 
@@ -60,6 +62,9 @@ func (v *validation) settings() {
 		if s.Origin && s.Sensitive {
 			v.fail("setting", "%s cannot be both origin and sensitive: a host is not a secret", s.Name)
 		}
+		if s.Default != "" && s.Sensitive {
+			v.fail("setting", "%s is sensitive, and a secret has no default: remove it", s.Name)
+		}
 	}
 	for _, s := range v.d.credentialSettings() {
 		declared := v.d.setting(s.Name)
@@ -76,6 +81,16 @@ func (v *validation) settings() {
 		if s.Sensitive && !declared.Sensitive {
 			v.fail("setting", "%s must be sensitive: add the word", s.Name)
 		}
+	}
+}
+
+// defaults checks that the defaults of settings are valid where the settings stand.
+func (v *validation) defaults() {
+	if !slices.ContainsFunc(v.d.Settings, func(s Setting) bool { return s.Default != "" }) {
+		return
+	}
+	if fault, ok := errors.AsType[*SettingError](v.d.CheckSettings(nil)); ok {
+		v.fail("setting", "the default of %s %s", fault.Setting, fault.Fault)
 	}
 }
 
@@ -99,6 +114,12 @@ func (v *validation) auth() {
 		{"revocation_url", v.d.RevocationURL != ""},
 		{"token_body", v.d.TokenBody != ""},
 		{"token_params", len(v.d.TokenParams) > 0},
+		{"token_method", v.d.TokenMethod != ""},
+		{"token_header", len(v.d.TokenHeaders) > 0},
+		{"answer", len(v.d.Answer) > 0},
+		{"capture", len(v.d.Capture) > 0},
+		{"expired_status", len(v.d.ExpiredStatuses) > 0},
+		{"expired_body", len(v.d.ExpiredBodies) > 0},
 		{"grant_type", v.d.GrantType != ""},
 		{"auth_style", v.d.AuthStyle != ""},
 		{"rotation", v.d.Rotation != Rotation{}},
@@ -114,11 +135,11 @@ func (v *validation) oauth2() {
 		v.fail("grant_type", "%q is not one of %s", v.d.GrantType, strings.Join(grantTypes(), ", "))
 	}
 	switch v.d.AuthStyle {
-	case AuthHeader, AuthParams:
+	case AuthHeader, AuthHeaderRaw, AuthParams, AuthBoth:
 	case "":
 		v.fail("auth_style", "is required: header or params, as the service's documentation says (trying would spend a refresh token)")
 	default:
-		v.fail("auth_style", "%q is not header or params", v.d.AuthStyle)
+		v.fail("auth_style", "%q is not one of header, header_raw, params, both", v.d.AuthStyle)
 	}
 	switch r := v.d.Rotation; {
 	case r.Kind == RotationWindow && r.Window <= 0:
@@ -129,10 +150,15 @@ func (v *validation) oauth2() {
 	case r.Window != 0:
 		v.fail("rotation", "only window takes a duration")
 	}
-	if slices.Contains(v.d.PermanentErrors, "") {
-		v.fail("permanent_error", "must not be empty")
+	v.errorWords()
+	if v.d.RefreshMargin < 0 {
+		v.fail("refresh_margin", "must not be negative")
 	}
 	v.tokenRequest()
+	v.tokenHeaders()
+	v.answer()
+	v.capture()
+	v.expired()
 	if v.d.TokenURL == "" {
 		v.fail("token_url", "is required with auth_type oauth2")
 	}
@@ -141,6 +167,31 @@ func (v *validation) oauth2() {
 	} {
 		if u.template != "" {
 			v.url(u.field, u.template)
+		}
+	}
+}
+
+// errorWords checks that the token endpoint's own words say something, and only one thing.
+func (v *validation) errorWords() {
+	meanings := make(map[string]string)
+	for _, list := range []struct {
+		field string
+		words []string
+	}{
+		{"permanent_error", v.d.PermanentErrors},
+		{"configuration_error", v.d.ConfigurationErrors},
+		{"transient_error", v.d.TransientErrors},
+		{"early_error", v.d.EarlyErrors},
+	} {
+		for _, word := range list.words {
+			key := strings.ToLower(word)
+			switch other := meanings[key]; {
+			case strings.TrimSpace(strings.TrimPrefix(word, "~")) == "":
+				v.fail(list.field, "must not be empty")
+			case other != "" && other != list.field:
+				v.fail(list.field, "%s is also a %s: remove one", word, other)
+			}
+			meanings[key] = list.field
 		}
 	}
 }

@@ -132,6 +132,10 @@ func TestValidateNamesTheFieldAndTheFix(t *testing.T) {
 		{"setting name", setting(Setting{Name: "Realm-ID"}), "setting: \"Realm-ID\" is not a name"},
 		{"setting twice", setting(Setting{Name: "a"}, Setting{Name: "a"}), "setting: a is declared twice"},
 		{"sensitive origin", setting(Setting{Name: "a", Origin: true, Sensitive: true}), "cannot be both"},
+		{"sensitive default", setting(Setting{Name: "a", Default: "x", Sensitive: true}), "setting: a is sensitive, and a secret has no default"},
+		{"default elsewhere", func(d *Definition) {
+			d.BaseURL, d.AllowHosts, d.Settings = "{site}", []string{"*.acme.test"}, []Setting{{Name: "site", Origin: true, Default: "https://evil.test"}}
+		}, "setting: the default of site is on a host that allow_host does not list"},
 		{"two verbs", inject(Placement{Kind: InHeader, Name: "X", Format: "%s%s"}), "inject: the format of header X must have one %s"},
 		{"no verb", inject(Placement{Kind: InHeader, Name: "X", Format: "Bearer"}), "must have one %s"},
 		{"other verb", inject(Placement{Kind: InHeader, Name: "X", Format: "%s %d"}), "must have one %s"},
@@ -184,6 +188,39 @@ func TestValidateNamesTheFieldAndTheFix(t *testing.T) {
 		{"password optional", func(d *Definition) {
 			*d = Definition{ID: d.ID, AuthType: Basic, BaseURL: d.BaseURL, Settings: []Setting{{Name: "password", Sensitive: true}}}
 		}, "setting: password must be required"},
+		{"token method", func(d *Definition) { d.TokenMethod = "PUT" }, `token_method: "PUT" is not POST or GET`},
+		{"GET of JSON", func(d *Definition) { d.TokenMethod, d.TokenBody = MethodGet, BodyJSON }, "token_method: GET has no body"},
+		{"token header of the client", func(d *Definition) { d.TokenHeaders = map[string]string{"authorization": "x"} }, "token_header: Authorization is set by the token request"},
+		{"token header of the body", func(d *Definition) { d.TokenHeaders = map[string]string{"content-type": "x"} }, "token_header: Content-Type is set by the token request"},
+		{"Host of token requests", func(d *Definition) { d.TokenHeaders = map[string]string{"host": "x"} }, "token_header: Host belongs to the connection"},
+		{"secret token header", func(d *Definition) { d.TokenHeaders = map[string]string{"X-Client-Secret": "s"} }, "token_header: X-Client-Secret is a secret by its name"},
+		{"undeclared token header", func(d *Definition) { d.TokenHeaders = map[string]string{"X": "{x}"} }, "token_header: X uses {x}, which is not declared"},
+		{"empty token header", func(d *Definition) { d.TokenHeaders = map[string]string{"X": ""} }, "token_header: X needs a value"},
+		{"header's line break", func(d *Definition) { d.Headers = map[string]string{"X": "a\nb"} }, "header: X needs a value without control"},
+		{"header's name", func(d *Definition) { d.Headers = map[string]string{"X Y": "a"} }, `header: "X Y" is not a header's name`},
+		{"header twice", func(d *Definition) { d.Headers = map[string]string{"X-A": "a", "x-a": "b"} }, "header: X-A is set twice"},
+		{"header for the token", func(d *Definition) { d.Headers = map[string]string{"authorization": "a"} }, "header: Authorization is for credentials: use inject"},
+		{"header of a placement", func(d *Definition) {
+			d.Inject, d.Headers = []Placement{{Kind: InHeader, Name: "X-Token"}}, map[string]string{"x-token": "a"}
+		}, "header: X-Token is for credentials"},
+		{"secret header", func(d *Definition) { d.Headers = map[string]string{"X-Api-Key": "a"} }, "header: X-Api-Key is a secret by its name"},
+		{"answer member", func(d *Definition) { d.Answer = map[string]string{"token": "a"} }, `answer: "token" is not one of access_token`},
+		{"answer path", func(d *Definition) { d.Answer = map[string]string{"access_token": "a..b"} }, `answer: access_token: "a..b" is not a dotted path`},
+		{"answer unit", func(d *Definition) { d.Answer = map[string]string{"expires_in": "a unix"} }, `answer: expires_in: "unix" is not one of the units s ms`},
+		{"unit of a token", func(d *Definition) { d.Answer = map[string]string{"access_token": "a s"} }, "answer: access_token takes no unit"},
+		{"capture path", func(d *Definition) {
+			d.Settings, d.Capture = []Setting{{Name: "a"}}, map[string]string{"a": "b."}
+		}, `capture: a: "b." is not a dotted path`},
+		{"capture undeclared", func(d *Definition) { d.Capture = map[string]string{"a": "b"} }, "capture: the setting a is not declared"},
+		{"capture a secret", func(d *Definition) {
+			d.Settings, d.Capture = []Setting{{Name: "a", Sensitive: true}}, map[string]string{"a": "b"}
+		}, "capture: the setting a is sensitive"},
+		{"capture the token endpoint", func(d *Definition) {
+			d.TokenURL, d.Settings, d.Capture = "https://{a}.acme.test/", []Setting{{Name: "a"}}, map[string]string{"a": "b"}
+		}, "capture: token requests depend on the setting a"},
+		{"expired status", func(d *Definition) { d.ExpiredStatuses = []int{200} }, "expired_status: 200 is not a status of an error"},
+		{"expired body's status", func(d *Definition) { d.ExpiredBodies = []ExpiredBody{{Status: 20, Text: "x"}} }, "expired_body: 20 is not a status"},
+		{"expired body's text", func(d *Definition) { d.ExpiredBodies = []ExpiredBody{{Status: 200}} }, "expired_body: 200 needs a text"},
 		{"source", func(d *Definition) { d.Source = "docs" }, "source: must be an https URL"},
 	}
 	for _, tt := range tests {

@@ -100,10 +100,13 @@ func (c *Connector) RequestParams(rec *Record) (url.Values, error) {
 	return params, nil
 }
 
-// AuthenticatesInParams reports whether the client authenticates in the body of a request. A
-// public client always does: it has no other way to send its id (RFC 6749 section 3.2.1).
-func (c *Connector) AuthenticatesInParams(client Client) bool {
-	return c.AuthStyle == connector.AuthParams || client.Secret.IsZero()
+// AuthStyleFor returns how the client authenticates. A public client always does in the body of
+// a request: it has no other way to send its id (RFC 6749 section 3.2.1).
+func (c *Connector) AuthStyleFor(client Client) connector.AuthStyle {
+	if client.Secret.IsZero() {
+		return connector.AuthParams
+	}
+	return c.AuthStyle
 }
 
 // Secrets returns the values that an error code from a token endpoint must not contain, since
@@ -134,9 +137,10 @@ func (c *Connector) checkFit(settings map[string]any) error {
 	return nil
 }
 
-// requireTokens reports which token is missing from an import.
+// requireTokens reports which token is missing from an import. A refresh token alone will do:
+// it is redeemed before the first call.
 func (c *Connector) requireTokens(sent *ImportCredentials) error {
-	if sent.AccessToken.IsZero() {
+	if sent.AccessToken.IsZero() && sent.RefreshToken.IsZero() {
 		return &InputError{
 			Kind: InputInvalid, Field: "credentials.access_token",
 			Fix: fmt.Sprintf("%s uses OAuth: send the access token", c.ID),

@@ -68,25 +68,28 @@ func TestConnectionsOwnClientReplacesTheConfigurations(t *testing.T) {
 		{Name: "client_id"}, {Name: "client_secret", Sensitive: true},
 	}})
 	for settings, want := range map[string]struct {
-		id, secret        string
-		own, asParameters bool
+		id, secret string
+		own        bool
 	}{
-		`{}`: {"client", "secret", false, false},
-		`{"client_id":"mine","client_secret":"s"}`: {"mine", "s", true, false},
+		`{}`: {"client", "secret", false},
+		`{"client_id":"mine","client_secret":"s"}`: {"mine", "s", true},
 	} {
 		client, own := c.conn.ClientFor(object(t, settings))
 		if client.ID != want.id || client.Secret.Reveal() != want.secret || own != want.own {
 			t.Errorf("%s: got %s with %q, own %v", settings, client.ID, client.Secret.Reveal(), own)
 		}
-		if got := c.conn.AuthenticatesInParams(client); got != want.asParameters {
-			t.Errorf("%s: authenticates in parameters: %v, want %v", settings, got, want.asParameters)
+		if got := c.conn.AuthStyleFor(client); got != c.conn.AuthStyle {
+			t.Errorf("%s: authenticates in %s, want %s", settings, got, c.conn.AuthStyle)
 		}
 	}
-	if !c.conn.AuthenticatesInParams(record.Client{ID: "public"}) {
-		t.Error("a public client cannot say its id")
-	}
-	if c.conn.AuthStyle = connector.AuthParams; !c.conn.AuthenticatesInParams(c.conn.Client) {
-		t.Error("the connector's style is ignored")
+	for _, style := range []connector.AuthStyle{connector.AuthHeader, connector.AuthHeaderRaw, connector.AuthParams, connector.AuthBoth} {
+		c.conn.AuthStyle = style
+		if got := c.conn.AuthStyleFor(c.conn.Client); got != style {
+			t.Errorf("got style %s, want the connector's, %s", got, style)
+		}
+		if got := c.conn.AuthStyleFor(record.Client{ID: "public"}); got != connector.AuthParams {
+			t.Errorf("style %s: a public client authenticates in %s and cannot say its id", style, got)
+		}
 	}
 }
 

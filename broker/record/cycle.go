@@ -18,6 +18,13 @@ const (
 // often a refused refresh token may be tried again on request.
 const Cooldown = 30 * time.Second
 
+// When a connection that is refused again and again is taken for dead, and how often it is tried
+// from then on.
+const (
+	enoughRefusals  = 3 // during the time after which a [Policy] gives up
+	hopelessBackoff = time.Hour
+)
+
 // backoff returns how long to wait after so many failed attempts: between half and all of a
 // ceiling that doubles with each attempt.
 func backoff(attempts int) time.Duration {
@@ -35,7 +42,7 @@ type Policy struct {
 	GiveUp    time.Duration // how long the background job retries
 	Retention time.Duration // of a parked connection's credentials; 0: for ever
 	Announced bool          // the event was already emitted for another connection
-	OwnFault  bool          // a refusal of the client is attributed to this connection
+	Ahead     bool          // the access token is valid, so nothing depends on this attempt
 }
 
 // Succeed merges a token endpoint's answer into the record and ends the cycle. It
@@ -46,11 +53,13 @@ func (r *Record) Succeed(ans Answer) EventType {
 	}
 	c := r.Credentials
 	r.Rotate(ans.RefreshToken)
+	c.setRefreshExpiry(ans)
 	c.AccessToken, c.TokenType, c.Redeemed = ans.AccessToken, ans.TokenType, true
 	c.IssuedAt, c.Expiry = ans.SentAt, time.Time{}
 	if ans.Lifetime > 0 {
-		c.Expiry = ans.SentAt.Add(ans.Lifetime)
+		c.Expiry, c.Lifetime = ans.SentAt.Add(ans.Lifetime), ans.Lifetime
 	}
+	r.capture(ans.Captured)
 	r.Generation++
 	recovered := r.Cycle.Phase != PhaseHealthy
 	r.Cycle = Cycle{}
@@ -79,7 +88,7 @@ func (r *Record) replaceRefreshToken(next secret.String) {
 	if c.FromImport {
 		r.rememberImported(c.RefreshToken)
 	}
-	c.RefreshToken, c.FromImport = next, false
+	c.RefreshToken, c.FromImport, c.RefreshExpiry = next, false, time.Time{}
 }
 
 // Fail records a failed attempt and plans the next one. It returns the event to emit, if any:
@@ -87,6 +96,10 @@ func (r *Record) replaceRefreshToken(next secret.String) {
 func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 	c := &r.Cycle
 	before := c.Phase
+	if policy.Ahead && (ans.Class == ClassRefused || ans.Early) && !r.IsParked() {
+		r.postpone(ans, now)
+		return ""
+	}
 	c.FailedAt = now
 	c.Attempts++
 	if ans.Class == ClassAmbiguous {
@@ -94,6 +107,10 @@ func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 	}
 	if r.IsParked() && ans.Class != ClassPermanent {
 		return "" // the extra try was inconclusive: the token still counts as refused
+	}
+	if c.NeedsAuth && ans.Class != ClassPermanent {
+		c.RetryAt, c.Queued = now.Add(max(hopelessBackoff, ans.RetryAfter)), false
+		return ""
 	}
 	c.Class, c.Code = ans.Class, ans.Code
 	switch ans.Class {
@@ -105,13 +122,12 @@ func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 		}
 	case ClassConfiguration:
 		c.RetryAt = time.Time{} // the breaker decides when
-		if policy.OwnFault {
-			c.RetryAt = now.Add(max(Cooldown, backoff(c.Attempts)))
-		}
 		if policy.Announced {
 			return ""
 		}
 		c.Phase = PhaseFailed
+	case ClassRefused:
+		r.refuse(policy, now)
 	default:
 		c.RetryAt = now.Add(r.retryDelay(ans, policy, now))
 		if c.GiveUpAt.IsZero() {
@@ -132,6 +148,51 @@ func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 	default:
 		return EventRefreshFailed
 	}
+}
+
+// When a refresh is tried again that was refused while the token is valid.
+const (
+	minPostponement    = 4 * time.Second
+	unknownExpiryRetry = 5 * time.Minute // of a token whose expiry is unknown
+)
+
+// postpone plans another attempt after a refresh ahead of the token's expiry was refused. The
+// nearer the expiry, the likelier it is accepted. Nothing else changes.
+func (r *Record) postpone(ans Answer, now time.Time) {
+	c := &r.Cycle
+	c.Class, c.Code = ans.Class, ans.Code
+	wait := unknownExpiryRetry
+	if cred := r.Credentials; cred != nil && !cred.Expiry.IsZero() {
+		left := cred.Expiry.Sub(now)
+		wait = left / 2
+		if wait < minPostponement {
+			wait = left // no sooner: then the token has expired
+		}
+	}
+	c.RetryAt = now.Add(max(wait, ans.RetryAfter))
+}
+
+// refuse records a refusal that may be about this connection or about the client. Its customer
+// is asked to authorise again only after several refusals, and even then the credentials stay.
+func (r *Record) refuse(policy Policy, now time.Time) {
+	c := &r.Cycle
+	if c.Refused++; c.RefusedSince.IsZero() {
+		c.RefusedSince = now
+	}
+	evidence := c.RefusedSince.Add(policy.GiveUp)
+	if c.Refused >= enoughRefusals && !now.Before(evidence) {
+		c.Phase, c.NeedsAuth, c.Queued = PhaseFailed, true, false
+		c.RetryAt = now.Add(hopelessBackoff)
+		return
+	}
+	if c.Phase == PhaseHealthy {
+		c.Phase = PhasePending
+	}
+	wait := min(maxBackoff, Cooldown<<min(c.Refused-1, 8))
+	if left := evidence.Sub(now); c.Refused >= enoughRefusals-1 && left >= Cooldown {
+		wait = min(wait, left) // so that the attempt that decides comes in time
+	}
+	c.RetryAt = now.Add(wait + rand.N(wait/10))
 }
 
 // retryDelay returns how long to wait after a transient or ambiguous failure.
@@ -162,14 +223,14 @@ func (r *Record) retryDelay(ans Answer, policy Policy, now time.Time) time.Durat
 func (r *Record) TokenError(now time.Time) *TokenError {
 	c := &r.Cycle
 	err := &TokenError{
-		Key: r.Key, Class: c.Class, Code: c.Code, Parked: r.IsParked(),
+		Key: r.Key, Class: c.Class, Code: c.Code, Parked: r.NeedsAuth(), Hopeless: c.NeedsAuth,
 		RetryAt: c.RetryAt, FailedAt: c.FailedAt, CredentialsExpireAt: c.CredentialsExpireAt,
-		GivenUp: c.Phase == PhaseFailed && !c.GiveUpAt.IsZero() && !now.Before(c.GiveUpAt),
+		GivenUp: !c.NeedsAuth && c.Phase == PhaseFailed && !c.GiveUpAt.IsZero() && !now.Before(c.GiveUpAt),
 	}
 	if err.Class == "" {
 		err.Class = ClassTransient
 	}
-	if err.Parked && c.Code != CodeNoRefreshToken && c.Code != CodeAccessTokenRejected {
+	if r.IsParked() && c.Code != CodeNoRefreshToken && c.Code != CodeAccessTokenRejected {
 		err.RetryAt = c.FailedAt.Add(Cooldown)
 	}
 	if cred := r.Credentials; cred != nil {
@@ -207,9 +268,16 @@ type Cycle struct {
 	// hash, nothing is sent to the token endpoint.
 	Parked secret.Hash
 
-	// TokenRejected says that downstream has refused what a parked connection had left, its
-	// access token.
+	// TokenRejected says that downstream has refused what a connection that needs
+	// authorisation had left, its access token.
 	TokenRejected bool
+
+	// Refused counts the refusals since RefusedSince that may be about the connection or
+	// about the client. NeedsAuth: they are evidence enough that it is the connection. The
+	// credentials stay, and are tried now and then.
+	Refused      int
+	RefusedSince time.Time
+	NeedsAuth    bool
 
 	// CredentialsExpireAt is when the credentials of a parked connection are cleared.
 	CredentialsExpireAt time.Time
@@ -228,5 +296,16 @@ const (
 // IsRejected reports whether the access token is unusable and cannot be refreshed: downstream
 // has refused it, or it has expired.
 func (r *Record) IsRejected() bool {
-	return r.IsParked() && (r.Cycle.TokenRejected || r.Cycle.Code == CodeAccessTokenRejected || r.Cycle.Code == CodeNoRefreshToken)
+	return r.NeedsAuth() && r.Cycle.TokenRejected ||
+		r.IsParked() && (r.Cycle.Code == CodeAccessTokenRejected || r.Cycle.Code == CodeNoRefreshToken)
+}
+
+// NeedsAuth reports whether the customer must authorise the connection again: its current
+// credentials were refused for good, or so often that there is no other explanation.
+func (r *Record) NeedsAuth() bool { return r.IsParked() || r.Cycle.NeedsAuth }
+
+// WasRefused reports whether the last word of the token endpoint on the current credentials
+// was a refusal of them, or of the client.
+func (r *Record) WasRefused() bool {
+	return r.IsParked() || r.Cycle.Class == ClassRefused || r.Cycle.Class == ClassConfiguration
 }

@@ -76,7 +76,9 @@ func TestSuccessMergesTheAnswer(t *testing.T) {
 
 func TestSuccessAfterAFailureIsARecovery(t *testing.T) {
 	t.Parallel()
-	for _, class := range []record.Class{record.ClassTransient, record.ClassAmbiguous, record.ClassConfiguration, record.ClassPermanent} {
+	for _, class := range []record.Class{
+		record.ClassTransient, record.ClassAmbiguous, record.ClassRefused, record.ClassConfiguration, record.ClassPermanent,
+	} {
 		c := connect(t, connector.Definition{})
 		c.mustImport(tokens("a1", "r1", 2*time.Hour))
 		c.fail(class)
@@ -113,10 +115,9 @@ func TestFailuresAreAnnouncedAndPlanned(t *testing.T) {
 		"configuration, announced for another connection": {
 			ans: record.Answer{Class: record.ClassConfiguration}, policy: record.Policy{Announced: true}, phase: record.PhaseHealthy,
 		},
-		"configuration, its own fault": {
-			ans: record.Answer{Class: record.ClassConfiguration}, policy: record.Policy{OwnFault: true},
-			event: record.EventRefreshFailed, phase: record.PhaseFailed,
-			retry: func(after time.Duration) bool { return after == record.Cooldown },
+		"refused": {
+			ans: record.Answer{Class: record.ClassRefused}, event: record.EventRefreshPending, phase: record.PhasePending,
+			retry: func(after time.Duration) bool { return after >= record.Cooldown && after <= record.Cooldown*11/10 },
 		},
 		"permanent": {
 			ans: record.Answer{Class: record.ClassPermanent}, event: record.EventRefreshFailed, phase: record.PhaseFailed, parked: true,
@@ -222,7 +223,9 @@ func TestParkedConnectionStaysParkedUntilAnswered(t *testing.T) {
 	c.failAt(now, record.Answer{Class: record.ClassPermanent, Code: record.CodeInvalidGrant}, record.Policy{})
 	expires := now.Add(retention)
 	later := now.Add(time.Hour)
-	for _, class := range []record.Class{record.ClassTransient, record.ClassAmbiguous, record.ClassConfiguration, record.ClassPermanent} {
+	for _, class := range []record.Class{
+		record.ClassTransient, record.ClassAmbiguous, record.ClassRefused, record.ClassConfiguration, record.ClassPermanent,
+	} {
 		code := "code"
 		if class == record.ClassPermanent {
 			code = record.CodeInvalidGrant

@@ -39,13 +39,15 @@ type recordJSON struct {
 }
 
 type credentialsJSON struct {
-	AccessToken  string    `json:"access_token"`
-	RefreshToken string    `json:"refresh_token,omitempty"`
-	TokenType    string    `json:"token_type,omitempty"`
-	IssuedAt     time.Time `json:"issued_at,omitzero"`
-	Expiry       time.Time `json:"expiry,omitzero"`
-	FromImport   bool      `json:"from_import,omitempty"`
-	Redeemed     bool      `json:"redeemed,omitempty"`
+	AccessToken   string        `json:"access_token"`
+	RefreshToken  string        `json:"refresh_token,omitempty"`
+	TokenType     string        `json:"token_type,omitempty"`
+	IssuedAt      time.Time     `json:"issued_at,omitzero"`
+	Expiry        time.Time     `json:"expiry,omitzero"`
+	Lifetime      time.Duration `json:"lifetime,omitempty"`
+	RefreshExpiry time.Time     `json:"refresh_expiry,omitzero"`
+	FromImport    bool          `json:"from_import,omitempty"`
+	Redeemed      bool          `json:"redeemed,omitempty"`
 }
 
 type leaseJSON struct {
@@ -66,6 +68,9 @@ type cycleJSON struct {
 	Ambiguous           int         `json:"ambiguous,omitempty"`
 	Parked              secret.Hash `json:"parked,omitempty"`
 	TokenRejected       bool        `json:"token_rejected,omitempty"`
+	Refused             int         `json:"refused,omitempty"`
+	RefusedSince        time.Time   `json:"refused_since,omitzero"`
+	NeedsAuth           bool        `json:"needs_auth,omitempty"`
 	CredentialsExpireAt time.Time   `json:"credentials_expire_at,omitzero"`
 }
 
@@ -82,7 +87,8 @@ func Encode(r *Record) ([]byte, error) {
 	if c := r.Credentials; c != nil {
 		w.Credentials = &credentialsJSON{
 			AccessToken: c.AccessToken.Reveal(), RefreshToken: c.RefreshToken.Reveal(), TokenType: c.TokenType,
-			IssuedAt: c.IssuedAt.UTC(), Expiry: c.Expiry.UTC(), FromImport: c.FromImport, Redeemed: c.Redeemed,
+			IssuedAt: c.IssuedAt.UTC(), Expiry: c.Expiry.UTC(), Lifetime: c.Lifetime, RefreshExpiry: c.RefreshExpiry.UTC(),
+			FromImport: c.FromImport, Redeemed: c.Redeemed,
 		}
 	}
 	b, err := json.Marshal(w)
@@ -118,7 +124,8 @@ func Decode(key Key, b []byte) (*Record, error) {
 	if c := w.Credentials; c != nil {
 		r.Credentials = &Credentials{
 			AccessToken: secret.New(c.AccessToken), RefreshToken: secret.New(c.RefreshToken), TokenType: c.TokenType,
-			IssuedAt: c.IssuedAt, Expiry: c.Expiry, FromImport: c.FromImport, Redeemed: c.Redeemed,
+			IssuedAt: c.IssuedAt, Expiry: c.Expiry, Lifetime: c.Lifetime, RefreshExpiry: c.RefreshExpiry,
+			FromImport: c.FromImport, Redeemed: c.Redeemed,
 		}
 	}
 	return r, nil

@@ -23,7 +23,7 @@ func fullRecord() *record.Record {
 		Metadata: map[string]any{"m": "<&>"},
 		Credentials: &record.Credentials{
 			AccessToken: secret.New("a"), RefreshToken: secret.New("r"), TokenType: "mac",
-			IssuedAt: at.Add(3), Expiry: at.Add(4), FromImport: true, Redeemed: true,
+			IssuedAt: at.Add(3), Expiry: at.Add(4), Lifetime: time.Hour, RefreshExpiry: at.Add(6), FromImport: true, Redeemed: true,
 		},
 		Generation: 7, Imported: []secret.Hash{"h1"}, Replaced: []secret.Hash{"h2", "h3"},
 		Lease: &record.Lease{ID: "id", Duration: 45 * time.Second, RefreshToken: "h"},

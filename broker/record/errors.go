@@ -85,8 +85,13 @@ type TokenError struct {
 	Code  string // OAuth error code (RFC 6749 section 5.2), or one of the Code constants
 	Err   error  // the cause, such as [ErrStoreUnavailable]; may be nil
 
-	// Parked means that the broker makes no further attempt on its own.
+	// Parked means that the customer must authorise the connection again.
 	Parked bool
+	// Hopeless means that this is only likely, and that the refresh token is still tried now
+	// and then.
+	Hopeless bool
+	// Reason is the code of the refusal because of which the connector is paused.
+	Reason string
 	// GivenUp means that background retries have ended. The next caller that needs a token
 	// causes another attempt.
 	GivenUp bool
@@ -108,7 +113,7 @@ type TokenError struct {
 func (e *TokenError) Error() string {
 	msg := fmt.Sprintf("no valid token for connection %s: %s", e.Key, e.Class)
 	if e.Code != "" {
-		msg += " (" + e.Code + ")"
+		msg += " (" + e.WholeCode() + ")"
 	}
 	if e.FirstRefresh && e.Code == CodeInvalidGrant {
 		msg += "; this was the first refresh since the import: " +
@@ -121,6 +126,15 @@ func (e *TokenError) Error() string {
 		msg += ": " + e.Err.Error()
 	}
 	return msg
+}
+
+// WholeCode returns the code. If that is not the token endpoint's own answer to this
+// connection, it also says which code it follows from.
+func (e *TokenError) WholeCode() string {
+	if e.Reason == "" {
+		return e.Code
+	}
+	return e.Code + " because of " + e.Reason
 }
 
 // Unwrap returns Err.

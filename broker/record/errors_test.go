@@ -52,16 +52,3 @@ func TestConnectionNotFoundNamesTheServiceAndNotTheConsumer(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
-
-// The answer of one wrong client must not be taken for the fault of every connection.
-func TestOnlyTwoCodesConcernTheClientAlone(t *testing.T) {
-	t.Parallel()
-	for code, want := range map[string]bool{
-		"invalid_client": true, "unsupported_grant_type": true,
-		"unauthorized_client": false, "invalid_grant": false, "invalid_request": false, "invalid_scope": false, "": false,
-	} {
-		if got := record.IsClientError(code); got != want {
-			t.Errorf("%q: got %v, want %v", code, got, want)
-		}
-	}
-}

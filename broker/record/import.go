@@ -104,6 +104,20 @@ type ImportCredentials struct {
 	IssuedAt     time.Time      // zero: not given
 	ExpiresIn    *time.Duration // nil: not given; counts from IssuedAt
 	ExpiresAt    time.Time      // zero: not given; takes precedence over ExpiresIn
+
+	RefreshExpiresIn time.Duration // the refresh token's lifetime; 0: not given; counts from IssuedAt
+}
+
+// longLifetime is the shortest expires_in that counts as milliseconds: an hour of those.
+const longLifetime = 3_600_000 * time.Second
+
+// Warning returns what is probably wrong with a valid import, empty if nothing is.
+func (imp *Import) Warning() string {
+	if c := imp.Credentials; c != nil && c.ExpiresIn != nil && *c.ExpiresIn >= longLifetime {
+		return fmt.Sprintf("credentials.expires_in is in seconds, and %.0f are %.0f days: send 3600 for an hour, not 3600000",
+			c.ExpiresIn.Seconds(), c.ExpiresIn.Hours()/24)
+	}
+	return ""
 }
 
 // How many hashes of past refresh tokens a record remembers.
@@ -179,7 +193,7 @@ func (r *Record) importCredentials(conn *Connector, sent *ImportCredentials, now
 			return ImportKept, nil
 		}
 		stored.AccessToken, stored.Redeemed = sent.AccessToken, false
-		stored.IssuedAt, stored.Expiry = issuedAt, sent.expiry(issuedAt)
+		stored.setTimes(sent, issuedAt)
 		r.Generation++
 		return ImportStored, nil
 	case r.remembers(sent.RefreshToken):
@@ -193,14 +207,28 @@ func (r *Record) importCredentials(conn *Connector, sent *ImportCredentials, now
 	if stored != nil && stored.FromImport {
 		r.rememberImported(stored.RefreshToken)
 	}
-	r.Credentials = &Credentials{
-		AccessToken: sent.AccessToken, RefreshToken: sent.RefreshToken,
-		IssuedAt: issuedAt, Expiry: sent.expiry(issuedAt), FromImport: true,
-	}
+	r.Credentials = &Credentials{AccessToken: sent.AccessToken, RefreshToken: sent.RefreshToken, FromImport: true}
+	r.Credentials.setTimes(sent, issuedAt)
 	r.Generation++
 	r.Cycle = Cycle{}
 	r.Lease = nil // it was for the old refresh token, whose outcome no longer matters
 	return ImportStored, nil
+}
+
+// setTimes records when the tokens sent were issued and when they expire.
+func (c *Credentials) setTimes(sent *ImportCredentials, issuedAt time.Time) {
+	c.IssuedAt, c.Expiry = issuedAt, sent.expiry(issuedAt)
+	switch {
+	case sent.AccessToken.IsZero():
+		c.Expiry = time.Time{} // it would be that of a token that is missing
+	case !issuedAt.IsZero() && c.Expiry.After(issuedAt):
+		c.Lifetime = c.Expiry.Sub(issuedAt)
+	case sent.ExpiresAt.IsZero() && sent.ExpiresIn != nil:
+		c.Lifetime = *sent.ExpiresIn
+	}
+	if sent.RefreshExpiresIn > 0 && !issuedAt.IsZero() {
+		c.RefreshExpiry = issuedAt.Add(sent.RefreshExpiresIn)
+	}
 }
 
 // empty reports whether no token was sent.
@@ -229,17 +257,17 @@ func (c *ImportCredentials) expiry(issuedAt time.Time) time.Time {
 	return issuedAt.Add(*c.ExpiresIn)
 }
 
-// needsFirstRefresh reports whether a refresh must follow an import: the token has expired, its
-// expiry or its age is unknown, or the last refresh failed for good.
+// needsFirstRefresh reports whether a refresh must follow an import: there is no access token,
+// it has expired or its expiry is unknown, or the last refresh failed for good.
 func (r *Record) needsFirstRefresh(now time.Time) bool {
 	c := r.Credentials
 	switch {
 	case c == nil:
 		return false
-	case c.ExpiredAt(now), r.Cycle.Phase == PhaseFailed:
+	case c.AccessToken.IsZero(), c.ExpiredAt(now), r.Cycle.Phase == PhaseFailed:
 		return true
 	default:
-		return !c.Redeemed && (c.IssuedAt.IsZero() || c.Expiry.IsZero())
+		return !c.Redeemed && c.Expiry.IsZero()
 	}
 }
 
@@ -248,6 +276,7 @@ func (r *Record) needsFirstRefresh(now time.Time) bool {
 // token expires.
 func (r *Record) unpark(rotation connector.Rotation, now time.Time) {
 	r.Cycle.Parked, r.Cycle.TokenRejected = "", false
+	r.Cycle.NeedsAuth = false // one more refusal is evidence enough
 	r.Cycle.RetryAt = time.Time{}
 	r.Cycle.CredentialsExpireAt = time.Time{}
 	if c := r.Credentials; r.Cycle.Class == ClassAmbiguous && rotation.Kind == connector.RotationAlways && c != nil && c.Expiry.After(now) {

@@ -53,6 +53,13 @@ type Credentials struct {
 	IssuedAt     time.Time
 	Expiry       time.Time // of the access token; zero if unknown
 
+	// Lifetime is how long the latest access token whose lifetime is known lives; 0 if that of
+	// none is. It plans refreshes if Expiry is unknown.
+	Lifetime time.Duration
+	// RefreshExpiry is when the refresh token lapses, by the token endpoint's word; zero if
+	// unknown.
+	RefreshExpiry time.Time
+
 	// FromImport means that the refresh token came with an import and no refresh has
 	// replaced it.
 	FromImport bool

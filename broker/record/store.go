@@ -12,7 +12,8 @@ type Revision uint64
 // A Store keeps the records of connections. All guarantees across processes rest on its
 // compare-and-set, [Store.Save].
 //
-// A store may also implement [CheckedStore], [VersionedStore], [SharedStore] and [io.Closer].
+// A store may also implement [CheckedStore], [VersionedStore], [PruningStore], [SharedStore]
+// and [io.Closer].
 // It is closed once its last user is done.
 //
 // The methods return [ErrNotFound], [ErrConflict] and [ErrRecordTooLarge] as documented. Any
@@ -58,6 +59,16 @@ type VersionedStore interface {
 
 	// DestroyEarlier makes all revisions of key's record before rev unreadable.
 	DestroyEarlier(ctx context.Context, key Key, rev Revision) error
+}
+
+// A PruningStore destroys revisions by itself, or many of them at once, to save requests.
+type PruningStore interface {
+	VersionedStore
+
+	// KeepsFew reports whether [VersionedStore.DestroyEarlier] can be left out after the
+	// refresh that saved rev: rev has no earlier revisions, or a later refresh destroys
+	// them too.
+	KeepsFew(key Key, rev Revision) bool
 }
 
 // A SharedStore tells whether other processes may write to the store at the same time. A

@@ -1,6 +1,9 @@
 package record
 
-import "reflect"
+import (
+	"reflect"
+	"time"
+)
 
 // An Update is a caller's change to a connection. Fields that are nil were not sent and leave
 // the stored values in place.
@@ -35,6 +38,9 @@ func (r *Record) Apply(conn *Connector, up *Update) error {
 	identity, err := bound.check(conn, r, patch, nil)
 	if err != nil {
 		return err
+	}
+	if r.Cycle.Class == ClassRefused {
+		r.Cycle.RetryAt = time.Time{} // perhaps because of the settings
 	}
 	if identity || conn.injectsOther(before.Settings, r.Settings) {
 		r.Generation++

@@ -36,17 +36,26 @@ func (r *Record) IsNeglected(conn *Connector, now time.Time) bool {
 	if conn.AuthType != connector.OAuth2 || c == nil || !r.Enabled || r.IsParked() || !conn.CanRefresh(c) {
 		return false
 	}
-	interrupted := (r.Cycle.Queued || r.Cycle.Phase == PhasePending) && !now.Before(r.Cycle.RetryAt)
+	interrupted := (r.Cycle.Queued || r.Cycle.Phase == PhasePending || r.Cycle.NeedsAuth) && !now.Before(r.Cycle.RetryAt)
 	return interrupted || r.isIdle(conn, now)
 }
 
+// minKeepAlive bounds how often a refresh token is redeemed only to keep it alive. The end of
+// some refresh tokens is fixed: each answer then names a shorter lifetime than the one before.
+const minKeepAlive = 5 * time.Minute
+
 // isIdle reports whether the refresh token has gone unused for three quarters of the time
-// after which it lapses. The last quarter is reserve for outages of the token endpoint or the
-// store.
+// after which it lapses: the connector's keep_alive, or what the token endpoint said if that
+// is less. The last quarter is reserve for outages of the token endpoint or the store.
 func (r *Record) isIdle(conn *Connector, now time.Time) bool {
-	since := r.Credentials.IssuedAt
+	c := r.Credentials
+	since := c.IssuedAt
 	if since.IsZero() {
 		since = r.CreatedAt
 	}
-	return conn.KeepAlive > 0 && now.Sub(since) > conn.KeepAlive/4*3
+	lapse := conn.KeepAlive
+	if told := c.RefreshExpiry.Sub(since); !c.RefreshExpiry.IsZero() && told > 0 && (lapse == 0 || told < lapse) {
+		lapse = told
+	}
+	return lapse > 0 && now.Sub(since) > max(lapse/4*3, minKeepAlive)
 }

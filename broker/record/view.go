@@ -76,7 +76,7 @@ func (r *Record) state(def *connector.Definition, now time.Time) State {
 		return StateAdded
 	case missing:
 		return StateAuthorized
-	case r.IsParked() && (c == nil || c.ExpiredAt(now) || r.IsRejected()):
+	case r.NeedsAuth() && (c == nil || c.ExpiredAt(now) || r.IsRejected()):
 		return StateInvalid
 	default:
 		return StateCallable
@@ -89,7 +89,7 @@ func (r *Record) health(def *connector.Definition) Health {
 	switch {
 	case len(def.MissingSettings(r.Settings)) > 0:
 		return HealthMissingSettings
-	case oauth && r.Credentials == nil && !def.FetchesTokens(), r.IsParked():
+	case oauth && r.Credentials == nil && !def.FetchesTokens(), r.NeedsAuth():
 		return HealthNeedsAuth
 	case oauth && !r.Cycle.FailedAt.IsZero():
 		return HealthPendingRefresh

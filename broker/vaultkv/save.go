@@ -26,6 +26,9 @@ func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revisio
 	if err != nil {
 		return 0, fmt.Errorf("saving %s: %w", rec.Key, err)
 	}
+	if number == 1 {
+		s.single.remove(connectionPath(rec.Key))
+	}
 	return record.Revision(number), nil
 }
 

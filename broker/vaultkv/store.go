@@ -5,8 +5,25 @@
 // The token's policy, with the default mount and prefix:
 //
 //	path "secret/data/token-broker/connections/*"     { capabilities = ["create", "read", "update"] }
-//	path "secret/metadata/token-broker/connections/*" { capabilities = ["read", "list", "delete"] }
+//	path "secret/metadata/token-broker/connections/*" { capabilities = ["read", "update", "list", "delete"] }
 //	path "secret/destroy/token-broker/connections/*"  { capabilities = ["update"] }
+//
+// # Earlier versions
+//
+// When credentials of a record are first replaced, max_versions of its secret is set to 1.
+// From then on the engine itself removes the earlier version with each write. Where that is
+// not possible, earlier versions are destroyed: at once after an import or an update, and once
+// in [spread] refreshes. It is not possible if the policy does not allow update on
+// the metadata, or if the mount is configured to keep more versions: of the two numbers the
+// engine takes the larger one.
+//
+// # Requests
+//
+// Counted as HTTP requests to Vault, without those that are repeated because something went
+// wrong: Load, Save and Delete are one each, List is one for each application and consumer
+// that it visits. So a refresh is three: one Load and two Saves. DestroyEarlier is one for a
+// new record, up to three for the first time in a process, and none after that. Without
+// max_versions it is two, and after refreshes that comes to one in ten refreshes.
 //
 // If an operator deletes or destroys the latest version by hand, the record no longer
 // exists. A new one gets the next version number, so numbers do not repeat, unless the
@@ -33,6 +50,10 @@ const (
 	defaultMount   = "secret"
 	defaultPrefix  = "token-broker"
 	defaultTimeout = 10 * time.Second
+
+	// maxConns is how many connections to Vault are open, and kept open. It is more than the
+	// broker makes requests at a time.
+	maxConns = 80
 )
 
 // A Config says where the secrets engine is and how to log in. Unset fields come from the
@@ -62,6 +83,7 @@ type Store struct {
 	prefix string // ends in "/connections"
 	tokens tokens
 	engine engine
+	single single
 
 	timeout time.Duration
 	logger  *slog.Logger
@@ -130,6 +152,7 @@ func newClient(config Config) (*api.Client, error) {
 	c.DisableRedirects = true
 	if transport, ok := c.HttpClient.Transport.(*http.Transport); ok {
 		transport.Proxy = encryptedProxy
+		transport.MaxIdleConns, transport.MaxIdleConnsPerHost, transport.MaxConnsPerHost = maxConns, maxConns, maxConns
 	}
 	// Each request has a deadline already. With vault/api's timeout, WriteRaw would cancel
 	// the context before the response is read.
@@ -184,26 +207,10 @@ func (s *Store) Delete(ctx context.Context, key record.Key) error {
 		_, err = s.do(ctx, request{
 			method: http.MethodDelete, engine: "metadata", path: connectionPath(key), capabilities: "delete",
 		})
+		s.single.remove(connectionPath(key))
 	}
 	if err != nil && !isNotFound(err) {
 		return fmt.Errorf("deleting %s: %w", key, err)
-	}
-	return nil
-}
-
-// DestroyEarlier implements [record.VersionedStore]. Versions that were deleted, not
-// destroyed, are destroyed too: they could be undeleted.
-func (s *Store) DestroyEarlier(ctx context.Context, key record.Key, rev record.Revision) error {
-	err := s.begin(ctx, key)
-	var numbers []uint64
-	if err == nil {
-		numbers, err = s.versionsBefore(ctx, key, uint64(rev))
-	}
-	if err == nil && len(numbers) > 0 {
-		err = s.destroy(ctx, key, numbers)
-	}
-	if err != nil && !isNotFound(err) {
-		return fmt.Errorf("destroying earlier versions of %s: %w", key, err)
 	}
 	return nil
 }
@@ -223,6 +230,6 @@ func (s *Store) String() string {
 }
 
 var (
-	_ record.CheckedStore   = (*Store)(nil)
-	_ record.VersionedStore = (*Store)(nil)
+	_ record.CheckedStore = (*Store)(nil)
+	_ record.PruningStore = (*Store)(nil)
 )

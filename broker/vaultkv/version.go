@@ -62,37 +62,3 @@ func (s *Store) readVersion(ctx context.Context, key record.Key, number uint64) 
 	v.record, v.writeID = []byte(answer.Data.Data.Record), answer.Data.Data.WriteID
 	return v, nil
 }
-
-// versionsBefore returns the numbers of the versions before the given one that are not
-// destroyed yet, at most the engine's max_versions.
-func (s *Store) versionsBefore(ctx context.Context, key record.Key, number uint64) ([]uint64, error) {
-	r := request{engine: "metadata", path: connectionPath(key), capabilities: "read"}
-	var answer struct {
-		Data struct {
-			Versions map[uint64]struct {
-				Destroyed bool `json:"destroyed"`
-			} `json:"versions"`
-		} `json:"data"`
-	}
-	if err := s.get(ctx, r, &answer); err != nil {
-		return nil, err
-	}
-	var before []uint64
-	for n, state := range answer.Data.Versions {
-		if n < number && !state.Destroyed {
-			before = append(before, n)
-		}
-	}
-	return before, nil
-}
-
-func (s *Store) destroy(ctx context.Context, key record.Key, numbers []uint64) error {
-	body, err := json.Marshal(map[string][]uint64{"versions": numbers})
-	if err != nil {
-		return err
-	}
-	_, err = s.do(ctx, request{
-		method: http.MethodPut, engine: "destroy", path: connectionPath(key), body: body, capabilities: "update",
-	})
-	return err
-}

@@ -163,7 +163,7 @@ func tokenError(err *record.TokenError, now time.Time) *Error {
 	if !err.Parked || err.Err != nil {
 		e := unavailable(err, wait)
 		e.Message = fmt.Sprintf("There is no valid token for %s, and refreshing it failed (%s); %s",
-			err.Key.Connector, strings.TrimSuffix(string(err.Class)+": "+err.Code, ": "), laterAdvice(err.Class))
+			err.Key.Connector, strings.TrimSuffix(string(err.Class)+": "+err.WholeCode(), ": "), laterAdvice(err.Class))
 		e.internal = nil // the broker has logged it
 		return e
 	}

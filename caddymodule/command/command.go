@@ -1,5 +1,5 @@
 // Package command adds subcommands to Caddy: `connectors` lists and describes the known
-// connectors.
+// connectors, and `store` checks and rebuilds the embedded store.
 package command
 
 import (
@@ -103,22 +103,10 @@ func (c *connectorsCommand) run(args []string) error {
 func (c *connectorsCommand) app() (*tokenbroker.App, error) {
 	app := &tokenbroker.App{}
 	if c.config != "" {
-		config, _, _, err := caddycmd.LoadConfig(c.config, c.adapter)
-		if err != nil {
+		var err error
+		if app, err = loadApp(c.config, c.adapter); err != nil {
 			return nil, err
 		}
-		var w struct {
-			Apps struct {
-				TokenBroker *tokenbroker.App `json:"token_broker"`
-			} `json:"apps"`
-		}
-		if err := json.Unmarshal(config, &w); err != nil {
-			return nil, fmt.Errorf("%s: %w", c.config, err)
-		}
-		if w.Apps.TokenBroker == nil {
-			return nil, fmt.Errorf("%s: the global option token_broker is missing", c.config)
-		}
-		app = w.Apps.TokenBroker
 	}
 	for _, dir := range c.dirs {
 		if !slices.Contains(app.Catalogs, dir) {
@@ -126,6 +114,26 @@ func (c *connectorsCommand) app() (*tokenbroker.App, error) {
 		}
 	}
 	return app, nil
+}
+
+// loadApp returns the app of a configuration file, not provisioned.
+func loadApp(path, adapter string) (*tokenbroker.App, error) {
+	config, _, _, err := caddycmd.LoadConfig(path, adapter)
+	if err != nil {
+		return nil, err
+	}
+	var w struct {
+		Apps struct {
+			TokenBroker *tokenbroker.App `json:"token_broker"`
+		} `json:"apps"`
+	}
+	if err := json.Unmarshal(config, &w); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if w.Apps.TokenBroker == nil {
+		return nil, fmt.Errorf("%s: the global option token_broker is missing", path)
+	}
+	return w.Apps.TokenBroker, nil
 }
 
 // list writes a line for each connector.

@@ -71,6 +71,9 @@ func settingsTable(d *connector.Definition) string {
 				words = append(words, word.name)
 			}
 		}
+		if s.Default != "" {
+			words = append(words, "default "+s.Default)
+		}
 		fmt.Fprintf(w, "  %s\t%s\t%s\n", s.Name, s.Label, strings.Join(words, ", "))
 	}
 	_ = w.Flush()

@@ -105,6 +105,9 @@ func (api *Handler) importConnection(w http.ResponseWriter, r *http.Request, key
 		return err
 	}
 	w.Header().Set(broker.ImportHeader, string(outcome))
+	if warning := imp.Warning(); warning != "" {
+		w.Header().Set(broker.WarningHeader, warning)
+	}
 	return apideck.WriteData(w, apideck.NewConnection(conn))
 }
 

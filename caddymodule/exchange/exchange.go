@@ -42,7 +42,8 @@ type Exchange struct {
 	hints atomic.Int32                         // 1xx responses to the latest attempt
 }
 
-// Do sends out. If downstream answers 401, Do sends the request that again returns, once,
+// Do sends out. If downstream answers 401, or what else the connector takes for an expired
+// token, Do sends the request that again returns, once,
 // provided that a newer credential can be obtained and the body can be repeated: there is
 // none, or it is small and has been read in full. Errors of the broker are [BrokerError]s.
 func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Response, error) {
@@ -58,7 +59,7 @@ func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Resp
 		}
 		return nil, BrokerError{tooLarge}
 	}
-	if err != nil || resp.StatusCode != http.StatusUnauthorized {
+	if err != nil || !auth.Expired() {
 		return resp, err
 	}
 	sent, ok := body.whole()

@@ -73,12 +73,23 @@ func (s *Embedded) String() string { return "the embedded store in " + s.dir }
 func (s *Embedded) StorageKey() string { return "embedded:" + s.dir }
 
 // OpenStore implements [Storage].
-func (s *Embedded) OpenStore(ctx context.Context, _ OpenOptions) (record.Store, error) {
-	store, err := boltstore.Open(ctx, boltstore.Config{Dir: s.dir})
+func (s *Embedded) OpenStore(ctx context.Context, opts OpenOptions) (record.Store, error) {
+	store, err := boltstore.Open(ctx, boltstore.Config{Dir: s.dir, Logger: opts.Logger})
 	if err != nil { // not a nil *boltstore.Store in the interface
 		return nil, err
 	}
 	return store, nil
+}
+
+// Check reads the whole store, which may be in use, and reports damage.
+func (s *Embedded) Check(ctx context.Context) (*boltstore.Report, error) {
+	return boltstore.Check(ctx, s.dir)
+}
+
+// Rebuild saves what can be read of the store, which must not be in use, into a new database at
+// path.
+func (s *Embedded) Rebuild(ctx context.Context, path string) (*boltstore.Report, error) {
+	return boltstore.Rebuild(ctx, s.dir, path)
 }
 
 // Interface guards

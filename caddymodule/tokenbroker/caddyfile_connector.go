@@ -2,6 +2,7 @@ package tokenbroker
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -20,18 +21,29 @@ import (
 //		token_url     <url>
 //		refresh_url   <url>
 //		revocation_url <url>
-//		auth_style    header | params
+//		auth_style    header | header_raw | params | both
+//		token_method  POST | GET
 //		token_body    form | json
+//		token_header  <name> <value>
 //		token_params  <name> <value>
-//		permanent_error <code...>
+//		answer        access_token | refresh_token | expires_in | expires_at | refresh_expires_in <path> [<unit>]
+//		capture       <setting> <path>
+//		permanent_error <word...>
+//		configuration_error <word...>
+//		transient_error <word...>
+//		early_error   <word...>
 //		client_id     <id>
 //		client_secret <placeholder>
 //		rotation      always | never | window <duration>
 //		keep_alive    <duration>
+//		refresh_margin <duration>
 //		refresh_token optional
 //		base_url      <url>
 //		allow_host    <host...>
-//		setting       <name> [required] [sensitive] [origin]
+//		header        <name> <value>
+//		expired_status <code...>
+//		expired_body  <code> <text>
+//		setting       <name> [required] [sensitive] [origin] [default <value>]
 //		inject        header <name> [<format> [<setting>]] | query <name> [<setting>] | cookie <name> [<setting>] |
 //		              basic <setting> <setting> | basic <username>:<password>
 //		allow_private
@@ -74,10 +86,24 @@ func (c *ConnectorConfig) unmarshalLine(d *caddyfile.Dispenser) error {
 		return argument.String(d, &c.RefreshURL)
 	case "token_body":
 		return argument.String(d, &c.TokenBody)
+	case "token_method":
+		return argument.String(d, &c.TokenMethod)
+	case "token_header":
+		return addPair(d, &c.TokenHeaders, "a name and a value")
 	case "token_params":
-		return c.unmarshalTokenParam(d)
+		return addPair(d, &c.TokenParams, "a name and a value")
+	case "answer":
+		return c.unmarshalAnswer(d)
+	case "capture":
+		return addPair(d, &c.Capture, "a setting and a path")
 	case "permanent_error":
 		return addAll(d, &c.PermanentErrors)
+	case "configuration_error":
+		return addAll(d, &c.ConfigurationErrors)
+	case "transient_error":
+		return addAll(d, &c.TransientErrors)
+	case "early_error":
+		return addAll(d, &c.EarlyErrors)
 	case "auth_style":
 		return argument.String(d, &c.AuthStyle)
 	case "client_id":
@@ -88,12 +114,20 @@ func (c *ConnectorConfig) unmarshalLine(d *caddyfile.Dispenser) error {
 		return c.unmarshalRotation(d)
 	case "keep_alive":
 		return argument.Duration(d, &c.KeepAlive)
+	case "refresh_margin":
+		return argument.Duration(d, &c.RefreshMargin)
 	case "refresh_token":
 		return c.unmarshalRefreshToken(d)
 	case "base_url":
 		return argument.String(d, &c.BaseURL)
 	case "allow_host":
 		return addAll(d, &c.AllowHosts)
+	case "header":
+		return addPair(d, &c.Headers, "a name and a value")
+	case "expired_status":
+		return c.unmarshalExpiredStatus(d)
+	case "expired_body":
+		return c.unmarshalExpiredBody(d)
 	case "setting":
 		return c.unmarshalSetting(d)
 	case "inject":
@@ -153,18 +187,67 @@ func addAll(d *caddyfile.Dispenser, dst *[]string) error {
 	return nil
 }
 
-func (c *ConnectorConfig) unmarshalTokenParam(d *caddyfile.Dispenser) error {
+// addPair adds the two arguments of the line to dst, as a name that is new and its value.
+func addPair(d *caddyfile.Dispenser, dst *map[string]string, what string) error {
+	word := d.Val()
 	args := d.RemainingArgs()
 	if len(args) != 2 {
-		return d.Err("token_params takes two arguments, a name and a value") // ArgErr would quote them
+		return d.Errf("%s takes two arguments, %s", word, what) // ArgErr would quote them
 	}
-	if _, set := c.TokenParams[args[0]]; set {
-		return d.Errf("token_params %s is already set", args[0])
+	return add(d, dst, word, args[0], args[1])
+}
+
+func add(d *caddyfile.Dispenser, dst *map[string]string, word, name, value string) error {
+	if _, set := (*dst)[name]; set {
+		return d.Errf("%s %s is already set", word, name)
 	}
-	if c.TokenParams == nil {
-		c.TokenParams = make(map[string]string)
+	if *dst == nil {
+		*dst = make(map[string]string)
 	}
-	c.TokenParams[args[0]] = args[1]
+	(*dst)[name] = value
+	return nil
+}
+
+func (c *ConnectorConfig) unmarshalAnswer(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) < 2 || len(args) > 3 {
+		return d.Err("answer takes a member, a path and possibly a unit: answer expires_in data.ttl ms")
+	}
+	return add(d, &c.Answer, "answer", args[0], strings.Join(args[1:], " "))
+}
+
+func (c *ConnectorConfig) unmarshalExpiredStatus(d *caddyfile.Dispenser) error {
+	var codes []string
+	if err := addAll(d, &codes); err != nil {
+		return err
+	}
+	for _, code := range codes {
+		status, err := strconv.Atoi(code)
+		if err != nil {
+			return d.Errf("expired_status: %s is not a status, such as 403", code)
+		}
+		if slices.Contains(c.ExpiredStatuses, status) {
+			return d.Errf("expired_status %s is already set", code)
+		}
+		c.ExpiredStatuses = append(c.ExpiredStatuses, status)
+	}
+	return nil
+}
+
+func (c *ConnectorConfig) unmarshalExpiredBody(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) != 2 {
+		return d.Err("expired_body takes two arguments, a status and a text")
+	}
+	status, err := strconv.Atoi(args[0])
+	if err != nil {
+		return d.Errf("expired_body: %s is not a status, such as 200", args[0])
+	}
+	body := connector.ExpiredBody{Status: status, Text: args[1]}
+	if slices.Contains(c.ExpiredBodies, body) {
+		return d.Errf("expired_body %s is already set", body)
+	}
+	c.ExpiredBodies = append(c.ExpiredBodies, body)
 	return nil
 }
 
@@ -178,9 +261,16 @@ func (c *ConnectorConfig) unmarshalSetting(d *caddyfile.Dispenser) error {
 	}
 	flags := map[string]*bool{"required": &s.Required, "sensitive": &s.Sensitive, "origin": &s.Origin}
 	for d.NextArg() {
+		if isDefault := d.Val() == "default"; isDefault && s.Default == "" {
+			if !d.NextArg() || d.Val() == "" {
+				return d.Errf("setting %s: default needs a value", s.Name)
+			}
+			s.Default = d.Val()
+			continue
+		}
 		flag, known := flags[d.Val()]
 		if !known {
-			return d.Errf("setting %s: %s is not one of required, sensitive, origin", s.Name, d.Val())
+			return d.Errf("setting %s: %s is not one of required, sensitive, origin, default", s.Name, d.Val())
 		}
 		if *flag {
 			return d.Errf("setting %s: %s is already set", s.Name, d.Val())

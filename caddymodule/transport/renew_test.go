@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,8 +15,8 @@ import (
 )
 
 // renewing runs a connection whose imported token downstream refuses, and counts requests to
-// the token endpoint.
-func renewing(t *testing.T, d *caddytest.Downstream) (http.Handler, *atomic.Int32) {
+// the token endpoint. The connector has the given lines.
+func renewing(t *testing.T, d *caddytest.Downstream, lines ...string) (http.Handler, *atomic.Int32) {
 	t.Helper()
 	var redeems atomic.Int32
 	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -25,7 +26,7 @@ func renewing(t *testing.T, d *caddytest.Downstream) (http.Handler, *atomic.Int3
 	}))
 	t.Cleanup(endpoint.Close)
 	caddyfile, _ := d.Proxy(t, "app my-app", "")
-	caddyfile = strings.Replace(caddyfile, "https://auth.acme.test/token", endpoint.URL, 1)
+	caddyfile = strings.Replace(caddyfile, "https://auth.acme.test/token", strings.Join(append([]string{endpoint.URL}, lines...), "\n"), 1)
 	handler := caddytest.Run(t, caddyfile)
 	caddytest.ImportToken(t, handler, "crm/acme", "revoked")
 	return handler, &redeems
@@ -87,5 +88,40 @@ func TestRejectionThatRenewingDoesNotHelpIsHandedOn(t *testing.T) {
 	}
 	if got := redeems.Load(); got != 1 {
 		t.Errorf("got %d redeems in a row of 401s, want 1", got)
+	}
+}
+
+func TestTokenIsRenewedForWhatTheConnectorTakesForExpired(t *testing.T) {
+	for name, test := range map[string]struct {
+		status int
+		body   string
+		redeem int32
+	}{
+		"a status":             {http.StatusForbidden, "", 1},
+		"a body":               {http.StatusOK, `{"ok":false,"error":"token_expired"}`, 1},
+		"another body":         {http.StatusOK, `{"ok":false,"error":"no_such_channel"}`, 0},
+		"a body too long":      {http.StatusOK, strings.Repeat(" ", 64<<10) + "token_expired", 0},
+		"the body of an error": {http.StatusBadRequest, "token_expired", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := caddytest.NewDownstream(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Authorization") == "Bearer renewed" {
+					_, _ = io.WriteString(w, "renewed, version "+r.Header.Get("X-Version"))
+					return
+				}
+				w.Header().Set("Content-Length", strconv.Itoa(len(test.body)))
+				w.WriteHeader(test.status)
+				_, _ = io.WriteString(w, test.body)
+			})
+			handler, redeems := renewing(t, d, "expired_status 403 404\nexpired_body 200 token_expired\nheader X-Version 7")
+			resp := caddytest.Do(t, handler, http.MethodPost, "http://caller.test/", "x", "X-Apideck-Consumer-Id", "jane")
+			want := "renewed, version 7"
+			if test.redeem == 0 {
+				want = test.body
+			}
+			if got := caddytest.ReadAll(t, resp); got != want || redeems.Load() != test.redeem {
+				t.Errorf("got status %d, %d bytes %.40q after %d redeems", resp.StatusCode, len(got), got, redeems.Load())
+			}
+		})
 	}
 }

@@ -41,7 +41,7 @@ func take(ctx context.Context, c *contestant, s *setup, clients int, length time
 		defer conn.close()
 		conns[i] = conn
 	}
-	cpu, err := s.process.cpuTime()
+	cpu, err := cpuTimeOf(s.process.ID())
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func take(ctx context.Context, c *contestant, s *setup, clients int, length time
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.name, err)
 	}
-	after, err := s.process.cpuTime()
+	after, err := cpuTimeOf(s.process.ID())
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/tests/stats"
 )
 
 // warmUp is how long each contestant runs before the measurement.
@@ -52,8 +53,8 @@ func compare(ctx context.Context, o *options, s *setup) error {
 	}
 	fmt.Println("             requests/s     p50 µs     p90 µs     p99 µs    CPU µs/request")
 	for i, c := range contestants {
-		fmt.Printf("%-10s %12.0f %s %17.1f\n", c.name, median(each(turns[i], (*turn).throughput)),
-			percentiles(turns[i]), median(each(turns[i], (*turn).cpuPerRequest))/1e3)
+		fmt.Printf("%-10s %12.0f %s %17.1f\n", c.name, stats.Median(each(turns[i], (*turn).throughput)),
+			percentiles(turns[i]), stats.Median(each(turns[i], (*turn).cpuPerRequest))/1e3)
 	}
 	fmt.Printf("\nmedian of %d pairs' ratios to plain (quartiles):\n", o.pairs)
 	for i, c := range contestants[1:] {
@@ -72,7 +73,7 @@ func percentiles(turns []*turn) string {
 	slices.Sort(all)
 	var b strings.Builder
 	for _, p := range []float64{0.5, 0.9, 0.99} {
-		fmt.Fprintf(&b, " %10.0f", float64(percentile(all, p))/1e3)
+		fmt.Fprintf(&b, " %10.0f", float64(stats.Percentile(all, p))/1e3)
 	}
 	return strings.TrimPrefix(b.String(), " ")
 }
@@ -88,7 +89,7 @@ func starts(ctx context.Context, s *setup) error {
 		}
 		took = append(took, float64(time.Since(begin).Milliseconds()))
 	}
-	fmt.Printf("\nstart to first response, %d connections: %.0f ms (median of %d)\n", s.connections, median(took), times)
+	fmt.Printf("\nstart to first response, %d connections: %.0f ms (median of %d)\n", s.connections, stats.Median(took), times)
 	return nil
 }
 
@@ -178,7 +179,7 @@ func grow(ctx context.Context, o *options, sizes []*setup) error {
 	}
 	fmt.Println("\ngrowth: CPU per request through the transport, by connections stored")
 	for i, s := range sizes {
-		fmt.Printf("%10d %10.1f µs", s.connections, median(each(turns[i], (*turn).cpuPerRequest))/1e3)
+		fmt.Printf("%10d %10.1f µs", s.connections, stats.Median(each(turns[i], (*turn).cpuPerRequest))/1e3)
 		if i > 0 {
 			fmt.Printf("   %s of that with %d", ratios(turns[i], turns[0], (*turn).cpuPerRequest), sizes[0].connections)
 		}

@@ -3,22 +3,20 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"text/template"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/tests/child"
 )
 
-// patience bounds how long a process takes to start, and to end.
+// patience bounds how long a process takes to start.
 const patience = 30 * time.Second
 
 // A setup is a store and a process that uses it.
@@ -29,7 +27,8 @@ type setup struct {
 	upstream    string
 	filledIn    time.Duration // how long filling the store took
 	ports       ports
-	process     *process
+	process     *child.Process
+	log         *brokertest.Log // of the process
 }
 
 // ports are the ports of the admin endpoint and the contestants, on 127.0.0.1.
@@ -61,7 +60,7 @@ func prepare(ctx context.Context, o *options, parent string, upstream *upstreamP
 // start starts the process and waits for the first response through the transport.
 func (s *setup) start(ctx context.Context) (err error) {
 	for _, port := range []*int{&s.ports.Admin, &s.ports.Plain, &s.ports.Transport, &s.ports.Proxy} {
-		if *port, err = freePort(); err != nil {
+		if *port, err = child.FreePort(); err != nil {
 			return err
 		}
 	}
@@ -76,23 +75,19 @@ func (s *setup) start(ctx context.Context) (err error) {
 	if err := os.WriteFile(path, config.Bytes(), 0o600); err != nil {
 		return err
 	}
-	s.process = &process{exited: make(chan struct{})}
-	s.process.cmd = exec.CommandContext(ctx, s.binary, "run", "--config", path)
-	s.process.cmd.Env = append(os.Environ(), "HOME="+s.dir, "XDG_DATA_HOME="+s.dir, "XDG_CONFIG_HOME="+s.dir)
-	s.process.cmd.Stderr = &s.process.log
-	if err := startOn(s.process.cmd, proxyCPUs()); err != nil {
+	s.log = &brokertest.Log{}
+	cmd := exec.CommandContext(ctx, s.binary, "run", "--config", path)
+	cmd.Env = append(os.Environ(), "HOME="+s.dir, "XDG_DATA_HOME="+s.dir, "XDG_CONFIG_HOME="+s.dir)
+	cmd.Stderr = s.log
+	if s.process, err = child.Start(cmd, func() error { return startOn(cmd, proxyCPUs()) }); err != nil {
 		return err
 	}
-	go func() {
-		defer close(s.process.exited)
-		_ = s.process.cmd.Wait()
-	}()
 	return s.await(ctx)
 }
 
 // restart stops the process and starts it again. It returns the time of the start.
 func (s *setup) restart(ctx context.Context) (begun time.Time, err error) {
-	if err := s.process.stop(); err != nil {
+	if err := s.process.Stop(); err != nil {
 		return begun, err
 	}
 	begun = time.Now()
@@ -107,8 +102,8 @@ func (s *setup) await(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return nil
-		case time.Now().After(deadline), s.process.hasExited():
-			return fmt.Errorf("the proxy did not respond in time: %w\n%s", err, s.process.log.String())
+		case time.Now().After(deadline), s.process.HasExited():
+			return fmt.Errorf("the proxy did not respond in time: %w\n%s", err, s.log.String())
 		}
 	}
 }
@@ -183,52 +178,12 @@ func (s *setup) check(ctx context.Context) error {
 			}
 			if err != nil {
 				conn.close()
-				return fmt.Errorf("%s, connection %d of %d: %w\n%s", c.name, i, s.connections, err, s.process.log.String())
+				return fmt.Errorf("%s, connection %d of %d: %w\n%s", c.name, i, s.connections, err, s.log.String())
 			}
 		}
 		conn.close()
 	}
 	return nil
-}
-
-// A process is a running token-broker.
-type process struct {
-	cmd    *exec.Cmd
-	log    brokertest.Log
-	exited chan struct{}
-}
-
-func (p *process) cpuTime() (time.Duration, error) { return cpuTimeOf(p.cmd.Process.Pid) }
-
-func (p *process) hasExited() bool {
-	select {
-	case <-p.exited:
-		return true
-	default:
-		return false
-	}
-}
-
-// stop ends the process and waits until it has ended.
-func (p *process) stop() error {
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	select {
-	case <-p.exited:
-		return nil
-	case <-time.After(patience):
-		return errors.New("the proxy did not end in time")
-	}
-}
-
-func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
 // caddyfile has one site for each contestant. Logging is Caddy's default: no access log, and

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"slices"
+
+	"github.com/tokenbroker/caddy-token-broker/tests/stats"
 )
 
 // each applies f to every turn.
@@ -22,27 +24,5 @@ func ratios(turns, base []*turn, f func(*turn) float64) string {
 		values[i] = f(turns[i]) / f(base[i])
 	}
 	slices.Sort(values)
-	return fmt.Sprintf("%.3f (%.3f to %.3f)", median(values), percentile(values, 0.25), percentile(values, 0.75))
-}
-
-// median returns the middle value, the mean of the two middle ones, or 0 if there are none.
-func median(values []float64) float64 {
-	if len(values) == 0 {
-		return 0
-	}
-	sorted := slices.Sorted(slices.Values(values))
-	middle := len(sorted) / 2
-	if len(sorted)%2 == 1 {
-		return sorted[middle]
-	}
-	return (sorted[middle-1] + sorted[middle]) / 2
-}
-
-// percentile returns the smallest of the sorted values that a share p of them do not exceed.
-func percentile[T any](sorted []T, p float64) (value T) {
-	if len(sorted) == 0 {
-		return value
-	}
-	rank := int(p*float64(len(sorted))+0.9999999) - 1 // nearest rank
-	return sorted[min(max(rank, 0), len(sorted)-1)]
+	return fmt.Sprintf("%.3f (%.3f to %.3f)", stats.Median(values), stats.Percentile(values, 0.25), stats.Percentile(values, 0.75))
 }

@@ -76,6 +76,12 @@ func Start(t testing.TB, options ...Option) *Server {
 	return s
 }
 
+// Run starts a server outside a test, with its files in dir. It runs until [Server.Close].
+func Run(dir string, options ...Option) (*Server, error) { return start(dir, options) }
+
+// Close ends a server that [Run] started.
+func (s *Server) Close() error { return s.end(os.Interrupt) }
+
 // Client returns a client with the root token.
 func (s *Server) Client() *api.Client { return s.client }
 

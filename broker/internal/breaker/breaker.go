@@ -1,271 +1,215 @@
-// Package breaker has circuit breakers for token endpoints. An open breaker pauses token
-// requests of a connector, of a tenant's endpoint or of one connection, until a probe
-// succeeds.
 package breaker
 
 import (
-	"fmt"
-	"maps"
+	"context"
 	"slices"
-	"strings"
-	"sync"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
-	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// Fingerprint identifies a connector's client and how it requests tokens.
-func Fingerprint(c *record.Connector) secret.Hash {
-	return secret.New(fmt.Sprintf("%q", clientSettingsOf(c, subject{connector: c.ID}, nil))).Hash()
-}
+// How token requests are spaced once a token endpoint has refused the client, or several
+// connections in a row.
+const (
+	minSpacing = 10 * time.Second // between connections that were not refused yet
 
-// ProbeInterval is how often a refused client is tried again, with one connection.
-const ProbeInterval = 5 * time.Minute
+	// ProbeInterval is how long a connection waits that was refused because of the client.
+	ProbeInterval = 5 * time.Minute
+)
 
-// A Set holds the breakers that are open: those of connectors whose OAuth client is refused,
-// and those of connections whose own settings are refused. A connection behind an open
-// breaker is not at fault and keeps its credentials. The zero Set is ready for use.
-type Set struct {
-	mu   sync.Mutex
-	open map[subject]*breaker // guarded by mu; nil until the first one opens
-}
-
-// A subject is the part of the configuration or the connection that a breaker pauses.
-type subject struct {
-	connector  connector.ID
-	endpoint   string     // of a tenant, if it depends on settings; empty: the connector's
-	connection record.Key // zero: every connection of the connector, or of the endpoint
-}
-
-// isShared reports whether the subject covers more than one connection.
-func (s *subject) isShared() bool { return s.connection == (record.Key{}) }
-
-// A breaker is open while token requests of its subject are paused.
-type breaker struct {
-	client clientSettings // at the time of the refusal; a changed client is tried at once
-	until  time.Time      // then one request may probe
-}
-
-// clientSettings is everything that decides whether a token endpoint accepts the client.
-type clientSettings struct {
-	tokenURL, refreshURL string
-	authStyle            connector.AuthStyle
-	body                 connector.TokenBody
-	clientID             string
-	secret               secret.Hash
-	more                 secret.Hash // of the parameters; for a single connection also of its settings
-}
-
-// subjects returns what a refusal of the record's token request may concern: the shared
-// subject first, which is the connector or the tenant's endpoint, then the connection alone
-// if its token requests contain settings. A connection with its own client does not use the
-// connector's, and has only the latter.
-func subjects(c *record.Connector, rec *record.Record) []subject {
-	shared, single := subject{connector: c.ID, endpoint: EndpointOf(c, rec)}, subject{connector: c.ID, connection: rec.Key}
-	if _, own := c.ClientFor(rec.Settings); own {
-		return []subject{single}
-	}
-	if c.VariesTokenRequests() {
-		return []subject{shared, single}
-	}
-	return []subject{shared}
-}
-
-// EndpointOf returns the token endpoint of the record's tenant, empty if all connections have
-// the same. That one tenant's endpoint refuses the client says nothing about another's: it
-// may be in another region, or belong to a customer who has removed the integration.
-func EndpointOf(c *record.Connector, rec *record.Record) string {
-	if !strings.Contains(c.TokenURL+c.RefreshURL, "{") {
-		return ""
-	}
-	endpoint, err := c.TokenEndpoint(rec)
-	if err != nil {
-		return "" // a setting is missing, so no request will be sent
-	}
-	return endpoint
-}
-
-// SharesTokenRequests reports whether the record's token requests differ from those of other
-// connections only in the refresh token.
-func SharesTokenRequests(c *record.Connector, rec *record.Record) bool {
-	found := subjects(c, rec)
-	return len(found) == 1 && found[0].isShared()
-}
-
-// clientSettingsOf returns the client settings for requests of a subject. rec may be nil if
-// the subject is shared.
-func clientSettingsOf(c *record.Connector, subj subject, rec *record.Record) clientSettings {
-	client, more := c.Client, strings.Builder{}
-	for _, name := range slices.Sorted(maps.Keys(c.TokenParams)) {
-		fmt.Fprintf(&more, "%q=%q ", name, c.TokenParams[name])
-	}
-	if !subj.isShared() {
-		client, _ = c.ClientFor(rec.Settings)
-		for _, name := range c.TokenSettings() {
-			fmt.Fprintf(&more, "%q=%q ", name, fmt.Sprint(rec.Settings[name]))
-		}
-	}
-	return clientSettings{
-		c.TokenURL, c.RefreshURL, c.AuthStyle, c.TokenBody, client.ID, client.Secret.Hash(), secret.New(more.String()).Hash(),
-	}
-}
-
-// current returns the open breakers that cover the record, and drops those whose client has
-// changed since. The caller holds mu.
-func (s *Set) current(conn *record.Connector, rec *record.Record) []*breaker {
-	if len(s.open) == 0 {
-		return nil
-	}
-	var found []*breaker
-	for _, subj := range subjects(conn, rec) {
-		b, ok := s.open[subj]
-		switch {
-		case !ok:
-		case b.client != clientSettingsOf(conn, subj, rec):
-			delete(s.open, subj)
-		default:
-			found = append(found, b)
-		}
-	}
-	return found
-}
-
-// lastToClose returns when the last of the breakers allows a probe, zero if all do now.
-func lastToClose(breakers []*breaker, now time.Time) time.Time {
-	var until time.Time
-	for _, b := range breakers {
-		if now.Before(b.until) && b.until.After(until) {
-			until = b.until
-		}
-	}
-	return until
-}
-
-// OpenUntil returns when the next token request for the record may be sent, zero if one may
-// be sent now.
-func (s *Set) OpenUntil(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return lastToClose(s.current(conn, rec), now)
-}
-
-// TryProbe is [Set.OpenUntil] for a caller that is about to send a request. After a pause it
-// returns zero to one caller only, which probes; the others wait for the outcome.
-func (s *Set) TryProbe(conn *record.Connector, rec *record.Record, now time.Time) time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	found := s.current(conn, rec)
-	if until := lastToClose(found, now); !until.IsZero() {
-		return until
-	}
-	for _, b := range found {
-		b.until = now.Add(ProbeInterval)
-	}
-	return time.Time{}
-}
-
-// CancelProbe lets another request probe at once, since the outcome of this one does not
-// decide whether the pause is over.
-func (s *Set) CancelProbe(conn *record.Connector, rec *record.Record, now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, b := range s.current(conn, rec) {
-		b.until = now
-	}
-}
-
-// Trip opens the breaker of the subject that a refusal with this code concerns, until then.
-// It reports whether the pause begins with it, and whether it covers more than the one
-// connection.
-func (s *Set) Trip(conn *record.Connector, rec *record.Record, code string, until time.Time) (begun, shared bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	possible := subjects(conn, rec)
-	subj := possible[len(possible)-1]
-	if record.IsClientError(code) {
-		subj = possible[0]
-	}
-	next := &breaker{clientSettingsOf(conn, subj, rec), until}
-	old := s.open[subj]
-	s.prune(until.Add(-ProbeInterval))
-	if s.open == nil {
-		s.open = make(map[subject]*breaker)
-	}
-	s.open[subj] = next
-	return old == nil || old.client != next.client, subj.isShared()
-}
-
-// maxBreakers is how many breakers are kept before stale ones of single connections and
-// tenants are pruned: their connections may be gone.
-const maxBreakers = 1024
-
-// prune drops breakers of single connections and tenants whose pause ended more than a
-// ProbeInterval ago. The caller holds mu.
-func (s *Set) prune(now time.Time) {
-	if len(s.open) < maxBreakers {
-		return
-	}
-	maps.DeleteFunc(s.open, func(subj subject, b *breaker) bool {
-		return (!subj.isShared() || subj.endpoint != "") && now.Sub(b.until) > ProbeInterval
-	})
-}
-
-// Reset closes the breakers that cover the record: the token endpoint has accepted a request.
-func (s *Set) Reset(conn *record.Connector, rec *record.Record) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.open) == 0 {
-		return
-	}
-	for _, subj := range subjects(conn, rec) {
-		delete(s.open, subj)
-	}
-}
-
-// enoughRefusals is how many connections a token endpoint must refuse in a row, for reasons
-// that may be their own, before the connector is taken to be at fault.
+// enoughRefusals is how many connections a token endpoint must refuse in a row before the
+// client is likelier at fault than their grants. A malformed refresh token or a closed account
+// gets an invalid_request here and a bare 401 there, just as a wrong token_url does.
 const enoughRefusals = 3
 
-// Suspicions records, for each connector, the connections whose token request was refused
-// with an ambiguous code since the last one was accepted. A malformed refresh token or a
-// closed account gets an invalid_request here and a bare 403 there, just as a wrong token_url
-// does. One such connection must not pause a thousand others. The zero Suspicions is ready
-// for use.
-type Suspicions struct {
-	mu      sync.Mutex
-	refused map[connector.ID][]record.Key // guarded by mu; at most enoughRefusals each
+// A breaker is open while token requests of its subject are held back.
+type breaker struct {
+	client  clientSettings // at the time of the refusals; with others the refusals mean nothing
+	refused []record.Key   // connections since the last accepted request; at most enoughRefusals
+	streak  streak         // refusals of the client
+	reason  string         // code of the last refusal
+
+	last    lastRequest
+	turn    turn
+	waiting map[record.Key]*waiter
+	timer   timer
 }
 
-// Note records a refusal with this code, and reports whether it is taken for the fault of
-// this connection alone.
-func (s *Suspicions) Note(key record.Key, code string) (ownFault bool) {
-	if record.IsClientError(code) {
-		return false
+// A streak counts refusals of the client in a row. At 0 the client is only in doubt.
+type streak struct {
+	all    int
+	proven int // those of connections that were accepted before
+}
+
+// A lastRequest is the last request that a breaker let through.
+type lastRequest struct {
+	at         time.Time
+	connection record.Key
+}
+
+// A turn is the right of one connection to send the next request.
+type turn struct {
+	key    record.Key // zero: no connection has it
+	since  time.Time
+	before time.Time // when the last request before this turn was sent
+	used   bool      // a request is in progress
+}
+
+// turnTimeout is how long a connection keeps its turn without a request.
+const turnTimeout = 10 * time.Second
+
+// A timer starts the next connection.
+type timer struct {
+	at     time.Time
+	cancel context.CancelFunc // nil if no timer runs
+}
+
+// isBefore reports whether the timer runs and is due no later than at.
+func (t *timer) isBefore(at time.Time) bool { return t.cancel != nil && !at.Before(t.at) }
+
+// stop stops the timer if it runs.
+func (t *timer) stop() {
+	if t.cancel != nil {
+		t.cancel()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	refused := s.refused[key.Connector]
-	if len(refused) < enoughRefusals && !slices.Contains(refused, key) {
-		if s.refused == nil {
-			s.refused = make(map[connector.ID][]record.Key)
+}
+
+// A waiter is a connection that is due for a refresh and held back.
+type waiter struct {
+	refused  bool // its credentials, or its client, were refused already
+	proven   bool // the token endpoint has accepted a refresh of it before
+	valid    bool // its token is valid: it has something to lose
+	urgent   bool // an operator asked for it: the next request comes sooner
+	expiry   time.Time
+	failedAt time.Time
+	since    time.Time // when it began to wait
+}
+
+func newWaiter(rec *record.Record, now time.Time) *waiter {
+	w := &waiter{refused: rec.WasRefused(), failedAt: rec.Cycle.FailedAt, since: now}
+	if c := rec.Credentials; c != nil {
+		w.proven, w.expiry = c.Redeemed, c.Expiry
+		w.valid = !c.AccessToken.IsZero() && !c.ExpiredAt(now)
+	}
+	return w
+}
+
+// compare orders waiters, the likeliest to be accepted first. A connection that was accepted
+// before goes ahead of any number that never were: every caller that may import can create
+// connections that are refused.
+func (w *waiter) compare(other *waiter) int {
+	for _, better := range [][2]bool{
+		{!w.refused, !other.refused},
+		{w.proven, other.proven},
+		{w.valid, other.valid},
+		{w.urgent, other.urgent},
+	} {
+		if better[0] != better[1] {
+			if better[0] {
+				return -1
+			}
+			return 1
 		}
-		refused = append(refused, key)
-		s.refused[key.Connector] = refused
 	}
-	return len(refused) < enoughRefusals
+	switch {
+	case w.refused:
+		return w.failedAt.Compare(other.failedAt)
+	case w.valid:
+		return w.expiry.Compare(other.expiry)
+	default:
+		return w.since.Compare(other.since) // not by expiry, which an import can make up
+	}
 }
 
-// Clear forgets the refusals at key's connector: the token endpoint has accepted its client.
-func (s *Suspicions) Clear(key record.Key) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.refused, key.Connector)
+// isOpen reports whether requests are held back.
+func (b *breaker) isOpen() bool { return b.streak.all > 0 || len(b.refused) >= enoughRefusals }
+
+// spacing returns how long after the last request the waiter's may follow. The surer it is
+// that the client is wrong, the less often a connection is tried that was not refused yet.
+func (b *breaker) spacing(w *waiter) time.Duration {
+	growing := func(refusals int) time.Duration { return min(ProbeInterval, minSpacing<<min(max(refusals-2, 0), 8)) }
+	switch {
+	case w.urgent, b.streak.all == 0:
+		return minSpacing
+	case !w.refused && w.proven: // refusals of unproven connections say little about it
+		return growing(b.streak.proven)
+	case !w.refused && w.valid:
+		return growing(b.streak.all)
+	default:
+		return ProbeInterval
+	}
 }
 
-// Locker returns the set's mutex, for a test that holds every lock that a refresh takes.
-func (s *Set) Locker() sync.Locker { return &s.mu }
+// next returns the connection that goes next, and when; nil if none waits.
+func (b *breaker) next() (record.Key, *waiter, time.Time) {
+	var first record.Key
+	var best *waiter
+	urgent := false
+	for key, w := range b.waiting {
+		urgent = urgent || w.urgent
+		switch {
+		case best == nil, b.isTired(first, best) && !b.isTired(key, w):
+		case b.isTired(key, w) && !b.isTired(first, best):
+			continue
+		case w.compare(best) >= 0:
+			continue
+		}
+		first, best = key, w
+	}
+	switch {
+	case best == nil:
+		return record.Key{}, nil, time.Time{}
+	case urgent:
+		return first, best, b.last.at.Add(minSpacing)
+	default:
+		return first, best, b.last.at.Add(b.spacing(best))
+	}
+}
 
-// Locker returns the mutex, for the same test as [Set.Locker].
-func (s *Suspicions) Locker() sync.Locker { return &s.mu }
+// isTired reports whether the connection was refused with the last request. Unless an operator
+// asks, it is not tried twice in a row while others wait.
+func (b *breaker) isTired(key record.Key, w *waiter) bool {
+	return key == b.last.connection && w.refused && !w.urgent
+}
+
+// isTaken reports whether a connection has the turn and has not lost it.
+func (b *breaker) isTaken(now time.Time) bool {
+	return b.turn.key != (record.Key{}) && (b.turn.used || now.Sub(b.turn.since) < turnTimeout)
+}
+
+// enlist makes a connection wait for its turn.
+func (b *breaker) enlist(key record.Key, w *waiter) {
+	if old := b.waiting[key]; old != nil {
+		w.urgent, w.since = w.urgent || old.urgent, old.since
+	}
+	if b.waiting == nil {
+		b.waiting = make(map[record.Key]*waiter)
+	}
+	b.waiting[key] = w
+}
+
+// noteRefused counts a refused connection, whatever the code.
+func (b *breaker) noteRefused(key record.Key, code string, now time.Time) {
+	if len(b.refused) < enoughRefusals && !slices.Contains(b.refused, key) {
+		b.refused = append(b.refused, key)
+	}
+	b.reason, b.last = code, lastRequest{now, key}
+}
+
+// heldError returns the error of a connection that is held back.
+func (b *breaker) heldError(key record.Key, now time.Time) *record.TokenError {
+	err := &record.TokenError{
+		Key: key, Class: record.ClassTransient, Code: record.CodeEndpointInDoubt, Reason: b.reason,
+		RetryAt: now.Add(time.Second),
+		GivenUp: true, // it is started when its turn comes
+	}
+	if b.streak.all > 0 {
+		err.Class, err.Code = record.ClassConfiguration, record.CodeConnectorPaused
+	}
+	if w := b.waiting[key]; w != nil {
+		if at := b.last.at.Add(b.spacing(w)); at.After(err.RetryAt) {
+			err.RetryAt = at
+		}
+	}
+	return err
+}

@@ -1,6 +1,7 @@
 package breaker
 
 import (
+	"context"
 	"strconv"
 	"testing"
 	"time"
@@ -9,33 +10,48 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// Every caller that may import can create connections whose settings a token endpoint
-// refuses.
+// idle is a [Runner] that does nothing.
+type idle struct{}
+
+func (idle) Run(func(context.Context)) bool { return true }
+func (idle) StartRefresh(record.Key)        {}
+
+// still is a [Clock] that stands still.
+type still struct{ now time.Time }
+
+func (s still) Now() time.Time                           { return s.now }
+func (still) Sleep(context.Context, time.Duration) error { return context.Canceled }
+
+// Every caller that may import can create connections whose own client a token endpoint refuses.
 func TestBreakersOfConnectionsDoNotPileUp(t *testing.T) {
 	t.Parallel()
 	conn := &record.Connector{Definition: connector.Definition{
-		ID: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}, AuthType: connector.OAuth2, GrantType: connector.Password,
+		ID: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}, AuthType: connector.OAuth2, GrantType: connector.ClientCredentials,
+		Settings: []connector.Setting{{Name: "client_id"}, {Name: "client_secret", Sensitive: true}},
 	}}
-	var s Set
 	now := time.Unix(0, 0)
+	s := NewSet(still{now}, idle{})
 	common := &record.Record{Key: record.Key{Consumer: "any"}}
-	if begun, shared := s.Trip(conn, common, "invalid_client", now.Add(ProbeInterval)); !begun || !shared {
+	if begun, shared := s.ClientRefused(conn, common, "invalid_client", now); !begun || !shared {
 		t.Errorf("got begun %t, shared %t; want both", begun, shared)
 	}
 	for i := range 10 * maxBreakers {
 		now = now.Add(time.Second)
-		rec := &record.Record{Key: record.Key{Consumer: strconv.Itoa(i)}}
-		if begun, shared := s.Trip(conn, rec, "http_404", now.Add(ProbeInterval)); !begun || shared {
+		rec := &record.Record{
+			Key: record.Key{Consumer: strconv.Itoa(i)}, Settings: map[string]any{"client_id": strconv.Itoa(i), "client_secret": "x"},
+		}
+		if begun, shared := s.ClientRefused(conn, rec, "invalid_client", now); !begun || shared {
 			t.Fatalf("%d: got begun %t, shared %t; want begun only", i, begun, shared)
 		}
-		if s.OpenUntil(conn, rec, now).IsZero() {
+		if s.Check(conn, rec, now) == nil {
 			t.Fatalf("%d: no breaker is open", i)
 		}
+		clear(s.breakers[subjectOf(conn, rec)].waiting) // the connection was deleted
 	}
-	if len(s.open) > maxBreakers {
-		t.Errorf("got %d open breakers, want at most %d", len(s.open), maxBreakers)
+	if len(s.breakers) > maxBreakers {
+		t.Errorf("got %d open breakers, want at most %d", len(s.breakers), maxBreakers)
 	}
-	if s.open[subject{connector: conn.ID}] == nil {
+	if s.breakers[subject{connector: conn.ID}] == nil {
 		t.Error("the breaker of the connector is gone")
 	}
 }

@@ -17,7 +17,7 @@
 //	  |    +- saveLater         the store does not take it: a pendingAnswer  settle.go, backlog.go
 //	  |         +- keep, flush  is journaled and served from memory          flush.go
 //	  |
-//	  +- saveFailure            no token: retry, park or pause               settle.go
+//	  +- saveFailure            no token: retry, park or pause               settle.go, refusal.go
 //	  |
 //	  +- settle -> install      both save, end the lease, and serve          settle.go, snapshot.go
 //	  +- emit                   to the log and the EventSink                 events.go

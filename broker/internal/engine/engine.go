@@ -14,6 +14,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/sharded"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -35,15 +36,8 @@ type Engine struct {
 
 // connections is what this process keeps in memory about connections and applications.
 type connections struct {
-	refreshers   *table
-	applications sync.Map // string :: *inFlight
-}
-
-// refusals are the refusals of token endpoints that may concern more than one connection.
-type refusals struct {
-	breakers      breaker.Set
-	suspicions    breaker.Suspicions
-	announcements announcements
+	refreshers   *sharded.Map[record.Key, Refresher] // at most one for a connection
+	applications sync.Map                            // string :: *inFlight
 }
 
 // Ready returns nil if the broker can serve and refresh tokens, otherwise an error that
@@ -53,10 +47,8 @@ func (e *Engine) Ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if checker, ok := s.(record.CheckedStore); ok {
-		if err := checker.Check(ctx); err != nil {
-			return err
-		}
+	if err := s.Check(ctx); err != nil {
+		return err
 	}
 	if n := len(e.backlog.list()); n > 0 {
 		return fmt.Errorf("%w: %d refreshed tokens could not be saved yet", record.ErrStoreUnavailable, n)
@@ -117,15 +109,19 @@ func New(open func(context.Context) (record.Store, error), journal record.Journa
 	ctx, end := context.WithCancel(context.Background())
 	e := &Engine{
 		clock: clock, transport: transport, backlog: newBacklog(),
-		storage: storage{open: open, journal: journal}, connections: connections{refreshers: newTable()},
+		storage: storage{open: open, journal: journal}, connections: connections{refreshers: sharded.New[record.Key, Refresher](func(key *record.Key) string { return key.Consumer })},
 		lifecycle: lifecycle{ctx: ctx, end: end},
 	}
+	e.refusals.breakers = breaker.NewSet(clock, background{e})
 	e.cfg.Store(&record.Config{})
 	return e
 }
 
 // Configure replaces the configuration.
-func (e *Engine) Configure(cfg *record.Config) { e.cfg.Store(cfg) }
+func (e *Engine) Configure(cfg *record.Config) {
+	e.cfg.Store(cfg)
+	e.refusals.breakers.Reconfigured(cfg)
+}
 
 // Config returns the newest configuration.
 func (e *Engine) Config() *record.Config { return e.cfg.Load() }

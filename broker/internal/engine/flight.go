@@ -10,15 +10,17 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // A flight is one refresh, shared by all callers that ask for one while it lasts.
 type flight struct {
-	done chan struct{} // closed when snap and err are set
-	snap *Snapshot
-	err  error
+	ticket *storequeue.Ticket
+	done   chan struct{} // closed when snap and err are set
+	snap   *Snapshot
+	err    error
 }
 
 // land ends the flight for its waiters.
@@ -29,7 +31,7 @@ func (f *flight) land(snap *Snapshot, err error) {
 
 // Start begins a refresh in the background, unless one is in progress. The refresh is linked
 // to the span in cause, whose end does not matter.
-func (r *Refresher) Start(cause context.Context) { r.start(cause) }
+func (r *Refresher) Start(cause context.Context) { r.start(cause).ticket.Keep() }
 
 // start begins a refresh, unless one is in progress, and returns it. The refresh is linked
 // to the span in cause; it goes on if cause is cancelled.
@@ -39,7 +41,7 @@ func (r *Refresher) start(cause context.Context) *flight {
 	if r.attempts.flight != nil {
 		return r.attempts.flight
 	}
-	f := &flight{done: make(chan struct{})}
+	f := &flight{done: make(chan struct{}), ticket: storequeue.NewTicket(storequeue.Refresh, storequeue.Ahead, r.memory.expiry())}
 	cause = trace.ContextWithSpan(context.Background(), trace.SpanFromContext(cause))
 	if !r.engine.lifecycle.begin(func() { r.fly(cause, f) }) {
 		f.land(nil, record.ErrShuttingDown)
@@ -54,7 +56,7 @@ func (r *Refresher) fly(cause context.Context, f *flight) {
 	ctx, span := r.engine.tracing.StartRoot(context.Background(), cause, "token_broker.refresh",
 		trace.WithAttributes(tracing.ConnectorAttribute(r.Key)))
 	attempt := &attempt{refresher: r, flight: f, cfg: r.engine.Config()}
-	snap, err := attempt.run(ctx)
+	snap, err := attempt.run(storequeue.WithTicket(ctx, f.ticket))
 	tracing.EndSpan(span, err)
 
 	r.mu.Lock()
@@ -67,6 +69,7 @@ func (r *Refresher) fly(cause context.Context, f *flight) {
 	if !attempt.landed {
 		attempt.land(snap, err)
 	}
+	r.engine.refusals.breakers.EndTurn(r.Key)
 	r.planRetry(cause, snap, err)
 }
 
@@ -95,12 +98,12 @@ func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) 
 	switch {
 	case err == nil:
 		// The refresh may still have failed: a token that is still valid is served.
-		if snap.Record.Cycle.Phase != record.PhasePending || snap.Record.Cycle.RetryAt.IsZero() {
+		if cycle := snap.Record.Cycle; cycle.Phase == record.PhaseFailed && !cycle.NeedsAuth || cycle.RetryAt.IsZero() {
 			return
 		}
 		wait = snap.Record.Cycle.RetryAt.Sub(e.clock.Now())
 	case errors.As(err, &failed):
-		if failed.Parked || failed.GivenUp || failed.RetryAt.IsZero() {
+		if failed.Parked && !failed.Hopeless || failed.GivenUp || failed.RetryAt.IsZero() {
 			return
 		}
 		wait = failed.RetryAt.Sub(e.clock.Now())
@@ -147,7 +150,7 @@ type attempt struct {
 	cfg       *record.Config    // when the flight began
 	conn      *record.Connector // from cfg
 	landed    bool              // the flight's waiters were released
-	probing   bool              // this attempt may probe a paused connector
+	loads     bool              // the record must be loaded, however new the snapshot is
 }
 
 // land releases the flight's waiters.
@@ -185,10 +188,11 @@ func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 		a.refresher.attempts.idleSince.Store(a.refresher.engine.clock.Now().UnixNano())
 		return held.snap, nil
 	}
+	ctx = storequeue.With(ctx, storequeue.Settle)
 	sentAt := a.refresher.engine.clock.Now()
 	if held.isLate(sentAt, a.cfg.RequestTimeout()) {
 		a.giveBack(ctx, held)
-		a.refresher.engine.refusals.breakers.CancelProbe(a.conn, held.rec, sentAt)
+		a.refresher.engine.refusals.breakers.CancelTurn(a.refresher.Key)
 		return nil, fmt.Errorf("%w: saving the lease took too long", record.ErrStoreUnavailable)
 	}
 	answer := a.redeem(ctx, held, sentAt)
@@ -229,24 +233,20 @@ func (a *attempt) due(ctx context.Context, rec *record.Record, snap *Snapshot, n
 	if !expired && !snap.wantsRefresh(now) && !a.refresher.isForced(rec.Generation) {
 		return false, nil
 	}
-	_, err := a.conn.TokenEndpoint(rec)
-	if err == nil {
-		_, err = a.conn.RequestParams(rec)
-	}
-	if err != nil {
+	if _, err := tokenRequest(a.conn, rec, now); err != nil {
 		return false, &record.TokenError{Key: a.refresher.Key, Class: record.ClassConfiguration, Code: record.CodeMissingSettings, BadSettings: true, Err: err}
 	}
-	if now.Before(rec.Cycle.RetryAt) {
+	if now.Before(rec.Cycle.RetryAt) && !a.refresher.ignoresBackoff(rec) {
 		if !expired {
 			return false, nil
 		}
 		return false, rec.TokenError(now)
 	}
-	if until := a.refresher.engine.refusals.breakers.OpenUntil(a.conn, rec, now); !until.IsZero() {
+	if err := a.refresher.engine.refusals.breakers.Hold(a.conn, rec, now, false); err != nil {
 		if !expired {
 			return false, nil
 		}
-		return false, pausedError(a.refresher.Key, until)
+		return false, err
 	}
 	return true, nil
 }

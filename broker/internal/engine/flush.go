@@ -99,7 +99,7 @@ func (e *Engine) flushAnswer(ctx context.Context, p *pendingAnswer) error {
 	if conn := cfg.Connectors[p.key.Connector]; conn != nil {
 		policy.Rotation = conn.Rotation
 	}
-	snap, _, err := e.settle(ctx, p.key, e.saveNow, func(rec *record.Record) (record.EventType, error) {
+	snap, _, err := e.settle(ctx, p.key, nil, e.saveNow, func(rec *record.Record) (record.EventType, error) {
 		return p.merge(rec, policy, e.clock.Now())
 	})
 	if errors.Is(err, errSavedAlready) {
@@ -118,7 +118,7 @@ func (e *Engine) flushAnswer(ctx context.Context, p *pendingAnswer) error {
 		}
 	} else {
 		cfg.Log().LogAttrs(ctx, slog.LevelInfo, "a refreshed token that was waiting to be saved is now in the store", connection)
-		e.DestroyEarlier(ctx, p.key, snap.rev)
+		e.destroyRedeemed(ctx, p.key, snap.rev)
 		if conn := cfg.Connectors[p.key.Connector]; conn != nil {
 			e.emit(ctx, cfg, conn, p.outcome.event, snap.Record)
 		}

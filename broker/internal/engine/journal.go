@@ -15,16 +15,18 @@ import (
 
 // pendingAnswerJSON is the form of a pending answer in the journal.
 type pendingAnswerJSON struct {
-	Application  string        `json:"application"`
-	Consumer     string        `json:"consumer"`
-	Connector    string        `json:"connector"`
-	Redeemed     secret.Hash   `json:"bought"`
-	AccessToken  string        `json:"access_token,omitempty"`
-	RefreshToken string        `json:"refresh_token,omitempty"`
-	TokenType    string        `json:"token_type,omitempty"`
-	Lifetime     time.Duration `json:"lifetime,omitempty"`
-	SentAt       time.Time     `json:"sent_at"`
-	Replaces     uint64        `json:"over,omitempty"`
+	Application     string            `json:"application"`
+	Consumer        string            `json:"consumer"`
+	Connector       string            `json:"connector"`
+	Redeemed        secret.Hash       `json:"bought"`
+	AccessToken     string            `json:"access_token,omitempty"`
+	RefreshToken    string            `json:"refresh_token,omitempty"`
+	TokenType       string            `json:"token_type,omitempty"`
+	Lifetime        time.Duration     `json:"lifetime,omitempty"`
+	RefreshLifetime time.Duration     `json:"refresh_lifetime,omitempty"`
+	Captured        map[string]string `json:"captured,omitempty"`
+	SentAt          time.Time         `json:"sent_at"`
+	Replaces        uint64            `json:"over,omitempty"`
 }
 
 func decodePendingAnswer(entry record.JournalEntry) (*pendingAnswer, error) {
@@ -38,7 +40,7 @@ func decodePendingAnswer(entry record.JournalEntry) (*pendingAnswer, error) {
 	}
 	ans := record.Answer{
 		AccessToken: secret.New(w.AccessToken), RefreshToken: secret.New(w.RefreshToken),
-		TokenType: w.TokenType, Lifetime: w.Lifetime, SentAt: w.SentAt,
+		TokenType: w.TokenType, Lifetime: w.Lifetime, RefreshLifetime: w.RefreshLifetime, Captured: w.Captured, SentAt: w.SentAt,
 	}
 	if ans.AccessToken.IsZero() {
 		ans.Class, ans.Code = record.ClassTransient, record.CodeNoAccessToken
@@ -70,7 +72,8 @@ func (e *Engine) journalAnswer(ctx context.Context, p *pendingAnswer) error {
 	data, err := json.Marshal(pendingAnswerJSON{
 		Application: p.key.Application, Consumer: p.key.Consumer, Connector: p.key.Connector.String(), Redeemed: p.redeemed,
 		AccessToken: p.answer.AccessToken.Reveal(), RefreshToken: p.answer.RefreshToken.Reveal(),
-		TokenType: p.answer.TokenType, Lifetime: p.answer.Lifetime, SentAt: p.answer.SentAt.UTC(), Replaces: p.replaces,
+		TokenType: p.answer.TokenType, Lifetime: p.answer.Lifetime,
+		RefreshLifetime: p.answer.RefreshLifetime, Captured: p.answer.Captured, SentAt: p.answer.SentAt.UTC(), Replaces: p.replaces,
 	})
 	if err != nil {
 		return fmt.Errorf("encoding an answer: %w", err)

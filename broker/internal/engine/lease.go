@@ -9,11 +9,15 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // leaseSlack is the part of a lease that is reserved for everything but the token request.
 const leaseSlack = 5 * time.Second
+
+// justRead is how long a record that was read need not be read again for a refresh.
+const justRead = time.Second
 
 // leasePoll is how often a process checks whether another one has released its lease.
 const leasePoll = 500 * time.Millisecond
@@ -61,13 +65,9 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 
 	var observed leaseObserver
 	for {
-		begun := e.clock.Now()
-		rec, rev, err := e.Load(ctx, a.refresher.Key)
-		switch {
-		case errors.Is(err, record.ErrNotFound):
-			a.refresher.forget()
-			return nil, record.ConnectionNotFound(a.refresher.Key)
-		case err != nil:
+		begun, rec, rev, err := a.read(ctx)
+		if err != nil {
+			e.refusals.breakers.CancelTurn(a.refresher.Key) // it may have one after a conflict
 			return nil, err
 		}
 		if a.refresher.isRolledBack(rec) {
@@ -93,7 +93,7 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 		}
 		held, err := a.takeLease(ctx, rec, rev, takeover)
 		if err != nil && !errors.Is(err, record.ErrConflict) {
-			e.refusals.breakers.CancelProbe(a.conn, rec, e.clock.Now()) // the probe was not sent
+			e.refusals.breakers.CancelTurn(a.refresher.Key) // its request was not sent
 		}
 		if !errors.Is(err, record.ErrConflict) {
 			return held, err
@@ -101,8 +101,29 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 	}
 }
 
+// read returns the record, and when it was read. A caller may have read it a moment ago, or
+// be about to; if it has changed since, saving the lease is a conflict.
+func (a *attempt) read(ctx context.Context) (begun time.Time, rec *record.Record, rev record.Revision, err error) {
+	r := a.refresher
+	if rd := r.inReading(); !a.loads && rd != nil && rd.ticket.IsAwaited() {
+		_, _ = rd.wait(ctx) // which has the same errors as the load below
+	}
+	begun = r.engine.clock.Now()
+	if snap := r.memory.snap.Load(); !a.loads && snap != nil && isWithin(justRead, r.memory.loaded.Load(), begun) {
+		a.loads = true
+		return snap.readAt, snap.Record, snap.rev, nil
+	}
+	a.loads = true
+	rec, rev, err = r.engine.Load(ctx, r.Key)
+	if errors.Is(err, record.ErrNotFound) {
+		r.forget()
+		err = record.ConnectionNotFound(r.Key)
+	}
+	return begun, rec, rev, err
+}
+
 // mayTry returns an error if this attempt must not send a token request: the journal could
-// not keep the answer, or another attempt probes the paused connector.
+// not keep the answer, or it is another connection's turn.
 func (a *attempt) mayTry(ctx context.Context, rec *record.Record) error {
 	e := a.refresher.engine
 	if err := e.checkJournal(ctx); err != nil {
@@ -112,13 +133,7 @@ func (a *attempt) mayTry(ctx context.Context, rec *record.Record) error {
 			RetryAt: e.clock.Now().Add(storeRetry), Err: err,
 		}
 	}
-	if !a.probing {
-		if until := e.refusals.breakers.TryProbe(a.conn, rec, e.clock.Now()); !until.IsZero() {
-			return pausedError(a.refresher.Key, until)
-		}
-		a.probing = true
-	}
-	return nil
+	return e.refusals.breakers.TakeTurn(a.conn, rec, e.clock.Now())
 }
 
 // contend decides what to do about the lease in rec, if any: wait for it, or take it over
@@ -154,6 +169,9 @@ func (a *attempt) takeLease(ctx context.Context, rec *record.Record, rev record.
 	}
 	a.refresher.noteUnsent(next.Lease.ID)
 	begun := e.clock.Now()
+	// A lease that is saved later is too late to send anything.
+	ctx, cancel := context.WithTimeout(storequeue.With(ctx, storequeue.Resume), timeout)
+	defer cancel()
 	saved, err := e.save(ctx, next, rev)
 	if err != nil {
 		if !errors.Is(err, record.ErrConflict) {
@@ -190,7 +208,8 @@ func (h *heldLease) isLate(now time.Time, timeout time.Duration) bool {
 // giveBack removes a lease with which nothing was sent. If that fails this process still
 // knows the lease as unsent, and can use it.
 func (a *attempt) giveBack(ctx context.Context, held *heldLease) {
-	rec, rev, err := a.refresher.engine.Update(ctx, a.refresher.Key, func(rec *record.Record) (*record.Record, error) {
+	e := a.refresher.engine
+	rec, rev, err := e.updateSeen(ctx, a.refresher.Key, held.rec, held.rev, e.save, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || !rec.Holds(held.lease) {
 			return nil, errSuperseded
 		}
@@ -198,7 +217,7 @@ func (a *attempt) giveBack(ctx context.Context, held *heldLease) {
 		return rec, nil
 	})
 	if err == nil {
-		a.refresher.Install(rec, rev, a.refresher.engine.clock.Now())
+		a.refresher.Install(rec, rev, e.clock.Now())
 	}
 }
 

@@ -19,10 +19,10 @@ func (r *Refresher) lockAll() (unlock func()) {
 	e := r.engine
 	locks := []sync.Locker{
 		&r.mu,
-		&e.connections.refreshers.part(&r.Key).mu,
-		&e.lifecycle.mu,
+		e.connections.refreshers.Locker(&r.Key),
+		e.storage.opened.Load().Locker(),
 		e.refusals.breakers.Locker(),
-		e.refusals.suspicions.Locker(),
+		&e.lifecycle.mu,
 		&e.refusals.announcements.mu,
 		&e.backlog.mu,
 	}

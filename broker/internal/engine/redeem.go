@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -24,7 +25,7 @@ func (a *attempt) redeem(ctx context.Context, held *heldLease, sentAt time.Time)
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.RequestTimeout())
 	defer cancel()
 	ctx, span := r.engine.tracing.Start(ctx, "token_broker.token_request", trace.WithSpanKind(trace.SpanKindClient),
-		trace.WithAttributes(tracing.ConnectorAttribute(r.Key), attribute.String("http.request.method", http.MethodPost)))
+		trace.WithAttributes(tracing.ConnectorAttribute(r.Key), attribute.String("http.request.method", requestMethod(conn))))
 	defer func() {
 		if ans.Status != 0 {
 			span.SetAttributes(attribute.Int("http.response.status_code", ans.Status))
@@ -41,6 +42,7 @@ func (a *attempt) redeem(ctx context.Context, held *heldLease, sentAt time.Time)
 	}
 	r.setUnsent()
 	ans = tokenendpoint.Send(ctx, r.engine.transport(a.cfg.AllowsPrivate(conn)), req)
+	ans.Captured = a.allowedOf(ctx, rec, ans.Captured)
 	if conn.Grant().IgnoresRefreshTokens {
 		ans.RefreshToken = secret.String{}
 	}
@@ -61,11 +63,31 @@ func tokenRequest(conn *record.Connector, rec *record.Record, sentAt time.Time) 
 	if err != nil {
 		return tokenendpoint.Request{}, err
 	}
+	header, err := conn.RenderTokenHeaders(rec.Settings)
+	if err != nil {
+		return tokenendpoint.Request{}, err
+	}
 	client, _ := conn.ClientFor(rec.Settings)
 	return tokenendpoint.Request{
-		URL: endpoint, Client: client, InParams: conn.AuthenticatesInParams(client), JSON: conn.TokenBody == connector.BodyJSON,
-		Params: params, SentAt: sentAt, PermanentErrors: conn.PermanentErrors, Secrets: conn.Secrets(rec),
+		URL: endpoint, Client: client, Style: conn.AuthStyleFor(client), Method: conn.TokenMethod, JSON: conn.TokenBody == connector.BodyJSON,
+		Params: params, Header: header, SentAt: sentAt, Answer: conn.AnswerPaths(), Capture: conn.CapturePaths(),
+		Secrets: conn.Secrets(rec), PermanentErrors: conn.PermanentErrors, ConfigurationErrors: conn.ConfigurationErrors,
+		TransientErrors: conn.TransientErrors, EarlyErrors: conn.EarlyErrors,
 	}, nil
+}
+
+func requestMethod(conn *record.Connector) string {
+	return cmp.Or(string(conn.TokenMethod), http.MethodPost)
+}
+
+// allowedOf returns the settings in the answer that the connector allows, and logs the others.
+func (a *attempt) allowedOf(ctx context.Context, rec *record.Record, captured map[string]string) map[string]string {
+	allowed, refused := a.conn.Captured(rec.Settings, captured)
+	if len(refused) > 0 {
+		a.cfg.Log().LogAttrs(ctx, slog.LevelWarn, "the token response has settings that the connector does not allow; they are ignored",
+			slog.String("connection", a.refresher.Key.String()), slog.Any("settings", refused))
+	}
+	return allowed
 }
 
 // fellBack removes a refresh token that was refused for good, if the grant can obtain a token
@@ -75,7 +97,7 @@ func (a *attempt) fellBack(ctx context.Context, held *heldLease, ans record.Answ
 	if ans.Class != record.ClassPermanent || !a.conn.Grant().FallsBack || a.conn.NextGrant(held.rec.Credentials) != record.GrantRefreshToken {
 		return false, nil
 	}
-	_, _, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) {
+	_, _, err := a.settle(ctx, held, func(rec *record.Record) (record.EventType, error) {
 		if rec == nil || rec.IsTombstone() {
 			return "", record.ConnectionNotFound(a.refresher.Key)
 		}

@@ -2,9 +2,6 @@ package engine
 
 import (
 	"context"
-	"hash/maphash"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,7 +47,7 @@ func (r *Refresher) discard() {
 		return
 	}
 	r.memory.evicted = true
-	r.engine.connections.refreshers.remove(r)
+	r.engine.connections.refreshers.Remove(&r.Key, r)
 }
 
 // DropIfUnknown discards the refresher if the connection turned out not to exist. Call it
@@ -94,6 +91,7 @@ func (r *Refresher) noteUse(now time.Time) {
 // memory is what a refresher knows about the record. mu is the refresher's.
 type memory struct {
 	snap       atomic.Pointer[Snapshot] // nil until the record has been read
+	loaded     atomic.Int64             // when the record was last loaded into snap, in Unix nanoseconds
 	readFailed atomic.Int64             // when a read last failed, in Unix nanoseconds
 	unsaved    atomic.Bool              // snap is newer than the record in the store
 	usedAt     atomic.Int64             // when the connection was last used, in Unix nanoseconds, to within useResolution
@@ -102,6 +100,14 @@ type memory struct {
 	evicted bool      // guarded by mu; another refresher may have taken this one's place
 	reading *reading  // guarded by mu; nil if no read is in progress
 	highest watermark // guarded by mu
+}
+
+// expiry returns when the token in memory expires, or the zero time.
+func (m *memory) expiry() time.Time {
+	if snap := m.snap.Load(); snap != nil && snap.Record.Credentials != nil {
+		return snap.Record.Credentials.Expiry
+	}
+	return time.Time{}
 }
 
 // attempts is the state of a refresher's refreshes. mu is the refresher's.
@@ -159,17 +165,17 @@ func (r *Refresher) HighestSeen() uint64 {
 // Refresher returns the Refresher of a connection. There is only one for a connection at
 // any time: two would each begin a refresh.
 func (e *Engine) Refresher(key record.Key) *Refresher {
-	if r := e.connections.refreshers.load(&key); r != nil {
+	if r := e.connections.refreshers.Load(&key); r != nil {
 		return r
 	}
-	return e.connections.refreshers.loadOrStore(&Refresher{engine: e, Key: key, admissions: admissions{application: e.inFlightOf(key.Application)}})
+	return e.connections.refreshers.LoadOrStore(&key, &Refresher{engine: e, Key: key, admissions: admissions{application: e.inFlightOf(key.Application)}})
 }
 
 // Find returns the refresher of a request's connection, and the connector. A caller that
 // admits no request must call dropIfUnknown. Errors: [record.ErrConnectorNotFound],
 // [*record.InputError].
 func (e *Engine) Find(cfg *record.Config, key record.Key) (*Refresher, *record.Connector, error) {
-	r := e.connections.refreshers.load(&key)
+	r := e.connections.refreshers.Load(&key)
 	if r == nil || r.memory.snap.Load() == nil { // otherwise a record has this key, so it is valid
 		if err := key.Validate(); err != nil {
 			return nil, nil, err
@@ -188,7 +194,7 @@ func (e *Engine) Find(cfg *record.Config, key record.Key) (*Refresher, *record.C
 // InMemory returns the number of connections that this process keeps in memory.
 func (e *Engine) InMemory() int {
 	n := 0
-	e.connections.refreshers.each(func(*Refresher) { n++ })
+	e.connections.refreshers.Each(func(*Refresher) { n++ })
 	return n
 }
 
@@ -196,72 +202,5 @@ func (e *Engine) InMemory() int {
 // records stay, to recognise a store that was rolled back.
 func (e *Engine) evictIdle() {
 	now := e.clock.Now()
-	e.connections.refreshers.each(func(r *Refresher) { r.evict(now) })
-}
-
-// A table holds the refreshers of a broker, at most one for a connection. It is divided
-// into parts, so that requests rarely contend for a lock.
-type table struct {
-	seed  maphash.Seed
-	parts [64]tablePart
-}
-
-type tablePart struct {
-	mu         sync.RWMutex              // no other lock is taken while it is held
-	refreshers map[record.Key]*Refresher // guarded by mu
-}
-
-func newTable() *table {
-	t := &table{seed: maphash.MakeSeed()}
-	for i := range t.parts {
-		t.parts[i].refreshers = make(map[record.Key]*Refresher)
-	}
-	return t
-}
-
-func (t *table) part(key *record.Key) *tablePart {
-	return &t.parts[maphash.String(t.seed, key.Consumer)%uint64(len(t.parts))]
-}
-
-// load returns the refresher of a connection, nil if it has none.
-func (t *table) load(key *record.Key) *Refresher {
-	part := t.part(key)
-	part.mu.RLock()
-	defer part.mu.RUnlock()
-	return part.refreshers[*key]
-}
-
-// loadOrStore returns the refresher of r's connection. If it has none, it is r.
-func (t *table) loadOrStore(r *Refresher) *Refresher {
-	part := t.part(&r.Key)
-	part.mu.Lock()
-	defer part.mu.Unlock()
-	if known := part.refreshers[r.Key]; known != nil {
-		return known
-	}
-	part.refreshers[r.Key] = r
-	return r
-}
-
-// remove removes r, unless another refresher has replaced it.
-func (t *table) remove(r *Refresher) {
-	part := t.part(&r.Key)
-	part.mu.Lock()
-	defer part.mu.Unlock()
-	if part.refreshers[r.Key] == r {
-		delete(part.refreshers, r.Key)
-	}
-}
-
-// each calls f for every refresher, without holding a lock.
-func (t *table) each(f func(*Refresher)) {
-	for i := range t.parts {
-		part := &t.parts[i]
-		part.mu.RLock()
-		now := slices.AppendSeq(make([]*Refresher, 0, len(part.refreshers)), maps.Values(part.refreshers))
-		part.mu.RUnlock()
-		for _, r := range now {
-			f(r)
-		}
-	}
+	e.connections.refreshers.Each(func(r *Refresher) { r.evict(now) })
 }

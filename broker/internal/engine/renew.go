@@ -135,7 +135,7 @@ func (r *Refresher) forceOnce(rec *record.Record, now time.Time) bool {
 	// Recent attempts of other replicas count too, as far as clocks agree.
 	c := rec.Credentials
 	lately := func(t time.Time) bool { return !t.IsZero() && now.Sub(t).Abs() < wait }
-	if now.Before(rec.Cycle.RetryAt) || lately(rec.Cycle.FailedAt) || c != nil && c.Redeemed && lately(c.IssuedAt) {
+	if now.Before(rec.Cycle.RetryAt) && rec.Cycle.Class != record.ClassRefused || lately(rec.Cycle.FailedAt) || c != nil && c.Redeemed && lately(c.IssuedAt) {
 		return false
 	}
 	r = r.lock()
@@ -147,6 +147,12 @@ func (r *Refresher) forceOnce(rec *record.Record, now time.Time) bool {
 	f.next = now.Add(max(wait, f.cooldown))
 	f.generation, f.unparked = rec.Generation, rec.Cycle.Parked
 	return true
+}
+
+// ignoresBackoff reports whether the flight tries a refused connection before its time, because
+// an operator asks for it.
+func (r *Refresher) ignoresBackoff(rec *record.Record) bool {
+	return rec.Cycle.Class == record.ClassRefused && r.isForced(rec.Generation) && !r.isRejected(rec.Generation)
 }
 
 // isUnparked reports whether the flight may send a refresh token that was refused.
@@ -202,7 +208,7 @@ func (r *Refresher) RenewOnce(ctx context.Context, conn *record.Connector) (*Sna
 		return nil, err
 	}
 	now := r.engine.clock.Now()
-	if conn.CanRefresh(snap.Record.Credentials) && r.engine.refusals.breakers.OpenUntil(conn, snap.Record, now).IsZero() && r.forceOnce(snap.Record, now) {
+	if conn.CanRefresh(snap.Record.Credentials) && r.engine.refusals.breakers.Hold(conn, snap.Record, now, true) == nil && r.forceOnce(snap.Record, now) {
 		return r.await(ctx)
 	}
 	if snap.servable(now) && !snap.Record.IsRejected() {
@@ -221,18 +227,15 @@ func (r *Refresher) inProgress() *flight {
 	return r.attempts.flight
 }
 
-// IsParked reports whether the connection is known to be parked.
-func (r *Refresher) IsParked() bool {
+// NeedsAuth reports whether the connection is known to need a new authorisation.
+func (r *Refresher) NeedsAuth() bool {
 	snap := r.memory.snap.Load()
-	return snap != nil && snap.Record.IsParked()
+	return snap != nil && snap.Record.NeedsAuth()
 }
 
 // PausedNow returns the error of a connection whose token requests are paused, or nil.
 func (e *Engine) PausedNow(conn *record.Connector, rec *record.Record, now time.Time) error {
-	if until := e.refusals.breakers.OpenUntil(conn, rec, now); !until.IsZero() {
-		return pausedError(rec.Key, until)
-	}
-	return nil
+	return e.refusals.breakers.Check(conn, rec, now)
 }
 
 // Rejected is called when downstream has refused the token of a generation. It parks the
@@ -265,7 +268,7 @@ func (r *Refresher) RejectLast(ctx context.Context, conn *record.Connector, gene
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
 	defer cancel()
-	if !snap.Record.IsParked() {
+	if !snap.Record.NeedsAuth() {
 		if !isLast(conn, snap) {
 			return nil
 		}
@@ -276,7 +279,7 @@ func (r *Refresher) RejectLast(ctx context.Context, conn *record.Connector, gene
 		return failure
 	}
 	rec, rev, err := e.Update(ctx, r.Key, func(rec *record.Record) (*record.Record, error) {
-		if rec == nil || rec.IsTombstone() || rec.Generation != generation || !rec.IsParked() {
+		if rec == nil || rec.IsTombstone() || rec.Generation != generation || !rec.NeedsAuth() {
 			return nil, errSuperseded
 		}
 		rec.Cycle.TokenRejected = true

@@ -114,7 +114,7 @@ func (e *Engine) sendRevocation(ctx context.Context, rv *revocation) error {
 	}
 	client, _ := rv.conn.ClientFor(rv.settings)
 	return tokenendpoint.Revoke(ctx, e.transport(rv.cfg.AllowsPrivate(rv.conn)), tokenendpoint.Revocation{
-		URL: endpoint, Client: client, InParams: rv.conn.AuthenticatesInParams(client), Token: rv.token, Hint: rv.hint,
+		URL: endpoint, Client: client, Style: rv.conn.AuthStyleFor(client), Token: rv.token, Hint: rv.hint,
 	})
 }
 

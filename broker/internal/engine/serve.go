@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -52,17 +53,21 @@ func (r *Refresher) refused(snap *Snapshot, conn *record.Connector, now time.Tim
 	if snap.Record.IsParked() || now.Before(snap.Record.Cycle.RetryAt) {
 		return snap.Record.TokenError(now)
 	}
-	if until := r.engine.refusals.breakers.OpenUntil(conn, snap.Record, now); !until.IsZero() {
-		return pausedError(r.Key, until)
+	if !conn.CanRefresh(snap.Record.Credentials) {
+		return nil
 	}
-	return nil
+	return r.engine.refusals.breakers.Hold(conn, snap.Record, now, false)
 }
 
 // await joins the refresh in progress, or starts one, and returns its result.
 func (r *Refresher) await(ctx context.Context) (*Snapshot, error) {
 	f := r.start(ctx)
+	defer f.ticket.Wait()()
 	select {
 	case <-f.done:
+		if errors.Is(f.err, storequeue.ErrAbandoned) {
+			return r.await(ctx) // its callers had left just before
+		}
 		if now := r.engine.clock.Now(); f.err == nil && !f.snap.servable(now) {
 			// The flight landed long ago and is still saving its token, which has expired.
 			return nil, &record.TokenError{Key: r.Key, Class: record.ClassTransient, RetryAt: now.Add(storeRetry), Err: record.ErrStoreUnavailable}
@@ -108,7 +113,7 @@ func (r *Refresher) Ended(ctx context.Context) error {
 	switch now := r.engine.clock.Now(); {
 	case !snap.Record.Enabled:
 		return record.ErrConnectionDisabled
-	case snap.Record.IsParked() && (!snap.servable(now) || snap.Record.IsRejected()):
+	case snap.Record.NeedsAuth() && (!snap.servable(now) || snap.Record.IsRejected()):
 		return snap.Record.TokenError(now)
 	default:
 		return nil

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -25,7 +26,7 @@ func (a *attempt) saveToken(ctx context.Context, held *heldLease, ans record.Ans
 	u := &pendingAnswer{id: held.lease.ID, key: r.Key, redeemed: held.lease.RefreshToken, replaces: held.rec.Generation, answer: ans}
 	policy := a.policy(held)
 	saved := r.engine.journalIfSlow(ctx, a.cfg, u)
-	snap, event, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) { return u.merge(rec, policy, r.engine.clock.Now()) })
+	snap, event, err := a.settle(ctx, held, func(rec *record.Record) (record.EventType, error) { return u.merge(rec, policy, r.engine.clock.Now()) })
 	if errors.Is(err, errSavedAlready) {
 		event = u.outcome.event
 		snap, err = r.load(ctx)
@@ -34,7 +35,7 @@ func (a *attempt) saveToken(ctx context.Context, held *heldLease, ans record.Ans
 	if err != nil && !isFinal(err) {
 		snap, err = a.saveLater(ctx, held, u, err)
 	} else if err == nil {
-		r.engine.DestroyEarlier(ctx, r.Key, snap.rev)
+		r.engine.destroyRedeemed(ctx, r.Key, snap.rev)
 		a.emit(ctx, event, snap)
 	} else if errors.Is(err, record.ErrConnectionNotFound) {
 		// The connection was deleted, so the new tokens are of no use.
@@ -104,6 +105,9 @@ func (a *attempt) policy(held *heldLease) record.Policy {
 // the lease stays, and others wait until it expires.
 func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.Answer) (*Snapshot, error) {
 	r := a.refresher
+	if ans.Class == record.ClassPermanent {
+		r.engine.refusals.breakers.Accepted(a.conn, held.rec) // only a known client gets this answer
+	}
 	if ans.Class == record.ClassPermanent && held.takeover && a.awaitNewer(ctx, held) {
 		return nil, errSuperseded
 	}
@@ -113,17 +117,15 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 		return nil, errSuperseded
 	}
 	now := r.engine.clock.Now()
-	if ans.Class == record.ClassPermanent {
-		a.clientKnown(held, now)
-	}
 	policy := a.policy(held)
-	policy.OwnFault = ans.Class == record.ClassConfiguration && breaker.SharesTokenRequests(a.conn, held.rec) && r.engine.refusals.suspicions.Note(r.Key, ans.Code)
-	var until time.Time
-	if ans.Class == record.ClassConfiguration && !policy.OwnFault {
-		until = now.Add(breaker.ProbeInterval)
-		policy.Announced = !a.pause(ctx, held, ans, until, now)
+	policy.Ahead = held.snap.servable(now) && !r.isRejected(held.rec.Generation)
+	switch {
+	case ans.Class == record.ClassConfiguration:
+		policy.Announced = !a.pause(ctx, held, ans, now)
+	case ans.Class == record.ClassRefused && !policy.Ahead:
+		a.noteRefusal(ctx, held, ans, now)
 	}
-	snap, event, err := a.settle(ctx, func(rec *record.Record) (record.EventType, error) {
+	snap, event, err := a.settle(ctx, held, func(rec *record.Record) (record.EventType, error) {
 		if rec == nil || rec.IsTombstone() {
 			return "", record.ConnectionNotFound(r.Key)
 		}
@@ -137,8 +139,8 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 		a.emit(ctx, event, snap)
 		if !a.usable(snap) {
 			failure := snap.Record.TokenError(now)
-			if !until.IsZero() {
-				failure.RetryAt = until
+			if ans.Class == record.ClassConfiguration && !failure.Parked {
+				failure.RetryAt, failure.GivenUp = now.Add(breaker.ProbeInterval), true // its turn comes
 			}
 			return nil, failure
 		}
@@ -148,28 +150,6 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 	default:
 		return nil, &record.TokenError{Key: r.Key, Class: ans.Class, Code: ans.Code, RetryAt: now.Add(storeRetry), FailedAt: now, Err: err}
 	}
-}
-
-// pause pauses the subject of the refusal until then, and logs it for operators. It reports
-// whether the pause is new to them.
-func (a *attempt) pause(ctx context.Context, held *heldLease, ans record.Answer, until, now time.Time) (news bool) {
-	e := a.refresher.engine
-	begun, shared := e.refusals.breakers.Trip(a.conn, held.rec, ans.Code, until)
-	if !begun || shared && !e.announce(ctx, a.conn, held.rec, now) {
-		return false
-	}
-	msg := "the token endpoint refuses this connection's settings; the connection is paused and has lost nothing. " +
-		"Check the settings that its token requests contain"
-	switch {
-	case shared && breaker.EndpointOf(a.conn, held.rec) != "":
-		msg = "a tenant's token endpoint refuses the OAuth client; the tenant's connections are paused, no connection has lost its credentials. " +
-			"Check the settings that decide the token endpoint, and the connector's client_id, client_secret and auth_style"
-	case shared:
-		msg = "the token endpoint refuses the OAuth client; the connector is paused, no connection has lost its credentials. " +
-			"Check the connector's client_id, client_secret, auth_style and token_url"
-	}
-	a.log(ctx, slog.LevelError, msg, &record.TokenError{Key: a.refresher.Key, Class: ans.Class, Code: ans.Code})
-	return true
 }
 
 // awaitNewer gives the process whose lease was taken over time to save a token that it may
@@ -202,7 +182,7 @@ func (a *attempt) awaitNewer(ctx context.Context, held *heldLease) bool {
 func (a *attempt) prolong(ctx context.Context, held *heldLease) {
 	lease := *held.lease
 	lease.ID = uuid.NewString()
-	_, _, err := a.refresher.engine.Update(ctx, a.refresher.Key, func(rec *record.Record) (*record.Record, error) {
+	rec, rev, err := a.refresher.engine.Update(ctx, a.refresher.Key, func(rec *record.Record) (*record.Record, error) {
 		if rec == nil || !rec.Holds(held.lease) {
 			return nil, errSuperseded
 		}
@@ -210,19 +190,24 @@ func (a *attempt) prolong(ctx context.Context, held *heldLease) {
 		return rec, nil
 	})
 	if err == nil {
-		held.lease = &lease
+		held.lease, held.rec, held.rev = &lease, rec, rev
 	}
 }
 
-// settle is [Engine.settle] for the attempt's connection.
-func (a *attempt) settle(ctx context.Context, change func(*record.Record) (record.EventType, error)) (*Snapshot, record.EventType, error) {
-	return a.refresher.engine.settle(ctx, a.refresher.Key, a.refresher.engine.save, change)
+// settle is [Engine.settle] for the attempt's connection. It loads the record only if
+// another process has changed it since the lease was taken.
+func (a *attempt) settle(ctx context.Context, held *heldLease, change func(*record.Record) (record.EventType, error)) (*Snapshot, record.EventType, error) {
+	return a.refresher.engine.settle(ctx, a.refresher.Key, held, a.refresher.engine.save, change)
 }
 
-// settle changes the record, releases its lease and serves calls from the result.
-func (e *Engine) settle(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (record.EventType, error)) (*Snapshot, record.EventType, error) {
+// settle changes the record, releases its lease and serves calls from the result. held says
+// what the record was, unless it is nil.
+func (e *Engine) settle(ctx context.Context, key record.Key, held *heldLease, save saveFunc, change func(*record.Record) (record.EventType, error)) (*Snapshot, record.EventType, error) {
+	if held == nil {
+		held = &heldLease{}
+	}
 	var event record.EventType
-	rec, rev, err := e.UpdateWith(ctx, key, save, func(rec *record.Record) (_ *record.Record, err error) {
+	rec, rev, err := e.updateSeen(storequeue.With(ctx, storequeue.Settle), key, held.rec, held.rev, save, func(rec *record.Record) (_ *record.Record, err error) {
 		if event, err = change(rec); err != nil {
 			return nil, err
 		}
@@ -253,11 +238,6 @@ func (r *Refresher) adopt(ctx context.Context) (*Snapshot, error) {
 	return snap, nil
 }
 
-// pausedError returns the error of a connection whose token requests are paused.
-func pausedError(key record.Key, until time.Time) error {
-	return &record.TokenError{Key: key, Class: record.ClassConfiguration, Code: record.CodeConnectorPaused, RetryAt: until, GivenUp: true}
-}
-
 func (a *attempt) emit(ctx context.Context, event record.EventType, snap *Snapshot) {
 	a.refresher.engine.emit(ctx, a.cfg, a.conn, event, snap.Record)
 }
@@ -268,25 +248,4 @@ func (a *attempt) log(ctx context.Context, level slog.Level, msg string, err err
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
 	a.cfg.Log().LogAttrs(ctx, level, msg, attrs...)
-}
-
-// clientAccepted is called when the token endpoint has accepted a token request. If that had
-// the connection's own client it says nothing about the connector's.
-func (a *attempt) clientAccepted(ctx context.Context, held *heldLease) {
-	e := a.refresher.engine
-	e.refusals.breakers.Reset(a.conn, held.rec)
-	if _, own := a.conn.ClientFor(held.rec.Settings); !own {
-		e.refusals.suspicions.Clear(a.refresher.Key)
-		e.endAnnouncement(ctx, a.conn, held.rec)
-	}
-}
-
-// clientKnown is called when the token endpoint has refused a grant for good. It has then
-// accepted the client, so the next connection may try at once.
-func (a *attempt) clientKnown(held *heldLease, now time.Time) {
-	e := a.refresher.engine
-	e.refusals.breakers.CancelProbe(a.conn, held.rec, now)
-	if _, own := a.conn.ClientFor(held.rec.Settings); !own {
-		e.refusals.suspicions.Clear(a.refresher.Key)
-	}
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -25,9 +27,20 @@ type Snapshot struct {
 
 // A reading is a load that several callers wait for.
 type reading struct {
-	done chan struct{} // closed when snap and err are set
-	snap *Snapshot
-	err  error
+	ticket *storequeue.Ticket
+	done   chan struct{} // closed when snap and err are set
+	snap   *Snapshot
+	err    error
+}
+
+// wait waits for the load.
+func (rd *reading) wait(ctx context.Context) (*Snapshot, error) {
+	select {
+	case <-rd.done:
+		return rd.snap, rd.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // While a valid token is in memory, a store that does not answer holds up no call for long.
@@ -49,25 +62,30 @@ func refreshMargin(lifetime time.Duration) time.Duration {
 	return min(min(max(lifetime/5, minMargin), maxMargin), lifetime/3)
 }
 
-// refreshAt returns when to refresh a token ahead of its expiry. A token of unknown lifetime
-// counts as one of unknownLifetime.
-func refreshAt(c *record.Credentials) time.Time {
-	expiry, issuedAt := c.Expiry, c.IssuedAt
+// refreshAt returns when to refresh a token ahead of its expiry, by margin or, if that is
+// zero, by the usual one. A token of unknown lifetime counts as one that lives as long as the
+// one before it, or for unknownLifetime.
+func refreshAt(c *record.Credentials, margin time.Duration) time.Time {
+	expiry, issuedAt, usual := c.Expiry, c.IssuedAt, cmp.Or(c.Lifetime, unknownLifetime)
 	switch {
 	case expiry.IsZero() && issuedAt.IsZero():
 		return time.Time{}
 	case expiry.IsZero():
-		expiry = issuedAt.Add(unknownLifetime)
+		expiry = issuedAt.Add(usual)
 	case issuedAt.IsZero():
-		issuedAt = expiry.Add(-unknownLifetime)
+		issuedAt = expiry.Add(-usual)
 	}
-	return expiry.Add(-refreshMargin(expiry.Sub(issuedAt)))
+	lifetime := expiry.Sub(issuedAt)
+	if margin == 0 {
+		margin = refreshMargin(lifetime)
+	}
+	return expiry.Add(-min(margin, lifetime/3))
 }
 
-func newSnapshot(rec *record.Record, rev record.Revision, readAt time.Time) *Snapshot {
+func newSnapshot(rec *record.Record, rev record.Revision, readAt time.Time, margin time.Duration) *Snapshot {
 	s := &Snapshot{Record: rec, rev: rev, readAt: readAt}
 	if c := rec.Credentials; c != nil {
-		s.refreshAt = refreshAt(c)
+		s.refreshAt = refreshAt(c, margin)
 		if margin := c.Expiry.Sub(s.refreshAt); !s.refreshAt.IsZero() && !c.Expiry.IsZero() && margin >= 10 {
 			s.refreshAt = s.refreshAt.Add(rand.N(margin / 10)) // so that replicas do not all begin at the same time
 		}
@@ -90,7 +108,11 @@ func (s *Snapshot) wantsRefresh(now time.Time) bool {
 // Install makes the record the snapshot that calls are served from, unless this process has
 // a newer one. It returns the newest.
 func (r *Refresher) Install(rec *record.Record, rev record.Revision, readAt time.Time) *Snapshot {
-	next := newSnapshot(rec, rev, readAt)
+	var margin time.Duration
+	if conn := r.engine.Config().Connectors[r.Key.Connector]; conn != nil {
+		margin = conn.RefreshMargin
+	}
+	next := newSnapshot(rec, rev, readAt, margin)
 	r = r.lock()
 	r.sawRecord(rec)
 	r.noteUse(readAt) // so that it is not evicted as unused
@@ -125,10 +147,22 @@ func (r *Refresher) forget() {
 // stops waiting. Errors: [record.ErrConnectionNotFound], [record.ErrStoreUnavailable],
 // [record.ErrShuttingDown], a [*record.TokenError] if the store was rolled back, ctx's.
 func (r *Refresher) Read(ctx context.Context) (*Snapshot, error) {
+	rd := r.startReading(ctx)
+	defer rd.ticket.Wait()()
+	snap, err := rd.wait(ctx)
+	if errors.Is(err, storequeue.ErrAbandoned) {
+		return r.Read(ctx) // its callers had left just before
+	}
+	return snap, err
+}
+
+// startReading begins a load of the record, unless one is in progress, and returns it.
+func (r *Refresher) startReading(ctx context.Context) *reading {
 	r = r.lock()
+	defer r.mu.Unlock()
 	rd := r.memory.reading
 	if rd == nil {
-		rd = &reading{done: make(chan struct{})}
+		rd = &reading{done: make(chan struct{}), ticket: storequeue.NewTicket(storequeue.Read, storequeue.Idle, time.Time{})}
 		if r.engine.lifecycle.begin(func() { r.runReading(context.WithoutCancel(ctx), rd) }) {
 			r.memory.reading = rd
 		} else {
@@ -136,18 +170,20 @@ func (r *Refresher) Read(ctx context.Context) (*Snapshot, error) {
 			close(rd.done)
 		}
 	}
-	r.mu.Unlock()
-	select {
-	case <-rd.done:
-		return rd.snap, rd.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	return rd
+}
+
+// inReading returns the load in progress, or nil.
+func (r *Refresher) inReading() *reading {
+	r = r.lock()
+	defer r.mu.Unlock()
+	return r.memory.reading
 }
 
 func (r *Refresher) runReading(ctx context.Context, rd *reading) {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	ctx, cancel := context.WithTimeout(storequeue.WithTicket(ctx, rd.ticket), openTimeout)
 	defer cancel()
+	defer context.AfterFunc(r.engine.lifecycle.ctx, cancel)() // it may wait for long to begin
 	rd.snap, rd.err = r.load(ctx)
 	r.mu.Lock()
 	r.memory.reading = nil
@@ -177,6 +213,7 @@ func (r *Refresher) load(ctx context.Context) (*Snapshot, error) {
 	if r.isRolledBack(rec) {
 		return r.reportRollback(ctx, rec, begun)
 	}
+	r.memory.loaded.Store(e.clock.Now().UnixNano()) // begun was before the wait for the store
 	return r.Install(rec, rev, begun), nil
 }
 
@@ -200,7 +237,7 @@ func (r *Refresher) reportRollback(ctx context.Context, rec *record.Record, read
 }
 
 // Latest returns a snapshot that is no older than [record.Config.CacheTTL]. While the store is
-// unavailable, it returns one with a valid token, however old.
+// unavailable or busy, it returns one with a valid token, however old.
 func (r *Refresher) Latest(ctx context.Context) (*Snapshot, error) {
 	e := r.engine
 	now := e.clock.Now()
@@ -213,14 +250,22 @@ func (r *Refresher) Latest(ctx context.Context) (*Snapshot, error) {
 		return snap, nil
 	}
 	if snap == nil || !snap.servable(now) {
+		if snap != nil && snap.Record.Enabled && !snap.Record.IsParked() && !now.Before(snap.Record.Cycle.RetryAt) && r.inProgress() != nil {
+			return snap, nil // the refresh in progress reads the record
+		}
 		return r.Read(ctx)
 	}
 	if isWithin(readCooldown, r.memory.readFailed.Load(), now) {
 		return snap, nil
 	}
+	rd := r.startReading(ctx)
+	rd.ticket.Keep()
+	if s := e.storage.opened.Load(); s != nil && s.IsBusy() {
+		return snap, nil
+	}
 	waiting, cancel := context.WithTimeout(ctx, readPatience)
 	defer cancel()
-	fresh, err := r.Read(waiting)
+	fresh, err := rd.wait(waiting)
 	if err == nil {
 		return fresh, nil
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"sync/atomic"
@@ -14,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -21,7 +21,7 @@ import (
 // storage is the store, opened at first use, and the journal beside it.
 type storage struct {
 	open    func(context.Context) (record.Store, error)
-	opened  atomic.Pointer[record.Store] // nil until the store has been opened
+	opened  atomic.Pointer[storequeue.Store] // nil until the store has been opened
 	opening singleflight.Group
 	journal record.Journal // may be nil
 }
@@ -104,18 +104,30 @@ type saveFunc func(context.Context, *record.Record, record.Revision) (record.Rev
 
 // UpdateWith is [Engine.Update] with another way to save.
 func (e *Engine) UpdateWith(ctx context.Context, key record.Key, save saveFunc, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
+	return e.updateSeen(ctx, key, nil, 0, save, change)
+}
+
+// updateSeen is [Engine.UpdateWith] for a caller that knows revision rev of the record. If
+// that is still the latest, the record is not loaded. seen may be nil.
+func (e *Engine) updateSeen(ctx context.Context, key record.Key, seen *record.Record, rev record.Revision, save saveFunc, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
 	for conflicts := 0; ; conflicts++ {
-		rec, rev, err := e.Load(ctx, key)
-		if errors.Is(err, record.ErrNotFound) {
-			rec, rev = nil, 0
-		} else if err != nil {
-			return nil, 0, err
+		var rec *record.Record
+		if conflicts == 0 && seen != nil {
+			rec = seen.Clone()
+		} else {
+			var err error
+			rec, rev, err = e.Load(ctx, key)
+			if errors.Is(err, record.ErrNotFound) {
+				rec, rev = nil, 0
+			} else if err != nil {
+				return nil, 0, err
+			}
 		}
 		next, err := change(rec)
 		if err != nil {
 			return nil, 0, err
 		}
-		saved, err := save(ctx, next, rev)
+		saved, err := save(storequeue.AtLeast(ctx, storequeue.Resume), next, rev)
 		if err == nil {
 			return next, saved, nil
 		}
@@ -124,6 +136,9 @@ func (e *Engine) UpdateWith(ctx context.Context, key record.Key, save saveFunc, 
 		}
 		if conflicts == maxConflicts {
 			return nil, 0, fmt.Errorf("%w: %s was changed by others %d times in a row", record.ErrStoreUnavailable, key, conflicts)
+		}
+		if conflicts == 0 && seen != nil {
+			continue
 		}
 		if err := e.clock.Sleep(ctx, rand.N(time.Duration(conflicts+1)*5*time.Millisecond)); err != nil {
 			return nil, 0, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
@@ -141,8 +156,8 @@ func (e *Engine) DestroyEarlier(cause context.Context, key record.Key, rev recor
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		s, err := e.Store(ctx)
-		if versioned, ok := s.(record.VersionedStore); err == nil && ok {
-			err = versioned.DestroyEarlier(ctx, key, rev)
+		if err == nil {
+			err = s.DestroyEarlier(ctx, key, rev)
 		}
 		if err != nil {
 			e.Config().Log().LogAttrs(ctx, slog.LevelWarn, "replaced credentials could not be destroyed in the store yet",
@@ -152,18 +167,26 @@ func (e *Engine) DestroyEarlier(cause context.Context, key record.Key, rev recor
 	})
 }
 
+// destroyRedeemed is [Engine.DestroyEarlier] after a refresh. The store may leave it to a
+// later one, since the refresh token in earlier revisions is usually spent.
+func (e *Engine) destroyRedeemed(cause context.Context, key record.Key, rev record.Revision) {
+	if s := e.storage.opened.Load(); s == nil || !s.KeepsFew(key, rev) {
+		e.DestroyEarlier(cause, key, rev)
+	}
+}
+
 // openTimeout is the timeout for opening the store, and for background work that only uses
 // the store.
 const openTimeout = 15 * time.Second
 
 // Store returns the store, and opens it if necessary.
-func (e *Engine) Store(ctx context.Context) (record.Store, error) {
+func (e *Engine) Store(ctx context.Context) (*storequeue.Store, error) {
 	if s := e.storage.opened.Load(); s != nil {
-		return *s, nil
+		return s, nil
 	}
 	opening := e.storage.opening.DoChan("", func() (any, error) {
 		if s := e.storage.opened.Load(); s != nil {
-			return *s, nil
+			return s, nil
 		}
 		if e.lifecycle.ctx.Err() != nil {
 			return nil, record.ErrShuttingDown
@@ -171,11 +194,12 @@ func (e *Engine) Store(ctx context.Context) (record.Store, error) {
 		// Not the caller's context: others wait for the same opening.
 		ctx, cancel := context.WithTimeout(e.lifecycle.ctx, openTimeout)
 		defer cancel()
-		s, err := e.storage.open(ctx)
+		opened, err := e.storage.open(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 		}
-		e.storage.opened.Store(&s)
+		s := storequeue.New(opened, e.logOverload)
+		e.storage.opened.Store(s)
 		if e.lifecycle.ctx.Err() != nil {
 			return nil, errors.Join(record.ErrShuttingDown, e.closeStore())
 		}
@@ -185,7 +209,7 @@ func (e *Engine) Store(ctx context.Context) (record.Store, error) {
 	})
 	select {
 	case res := <-opening:
-		s, _ := res.Val.(record.Store)
+		s, _ := res.Val.(*storequeue.Store)
 		return s, res.Err
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: it is still being opened: %w", record.ErrStoreUnavailable, ctx.Err())
@@ -194,11 +218,18 @@ func (e *Engine) Store(ctx context.Context) (record.Store, error) {
 
 func (e *Engine) closeStore() error {
 	if s := e.storage.opened.Swap(nil); s != nil {
-		if closer, ok := (*s).(io.Closer); ok {
-			return closer.Close()
-		}
+		return s.Close()
 	}
 	return nil
+}
+
+// logOverload logs that the store has become overloaded, or is no longer.
+func (e *Engine) logOverload(overloaded bool) {
+	level, msg := slog.LevelWarn, "the store is overloaded; refreshes wait for it"
+	if !overloaded {
+		level, msg = slog.LevelInfo, "the store is no longer overloaded"
+	}
+	e.Config().Log().LogAttrs(context.Background(), level, msg)
 }
 
 // isUnavailable reports whether err is [record.ErrStoreUnavailable].
@@ -206,10 +237,6 @@ func isUnavailable(err error) bool { return errors.Is(err, record.ErrStoreUnavai
 
 // isShared reports whether other processes may write to the store.
 func (e *Engine) isShared() bool {
-	if s := e.storage.opened.Load(); s != nil {
-		if shared, ok := (*s).(record.SharedStore); ok {
-			return shared.Shared()
-		}
-	}
-	return true
+	s := e.storage.opened.Load()
+	return s == nil || s.Shared()
 }

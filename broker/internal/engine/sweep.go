@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -40,7 +41,7 @@ func (e *Engine) sweepRegularly() {
 
 // sweep looks at every record once, unless another replica is sweeping.
 func (e *Engine) sweep(ctx context.Context, observed *leaseObserver) (err error) {
-	ctx, span := e.tracing.StartRoot(ctx, context.Background(), "token_broker.sweep")
+	ctx, span := e.tracing.StartRoot(storequeue.With(ctx, storequeue.Idle), context.Background(), "token_broker.sweep")
 	defer func() { tracing.EndSpan(span, err) }()
 	if err := e.adoptJournal(ctx); err != nil { // other processes of this machine may have died
 		return err

@@ -188,6 +188,9 @@ func (h *history) checkCycle(p *process, prev, next *record.Record) {
 	default:
 		h.moved[record.EventRefreshRecovered]++
 	}
+	if next.Cycle.NeedsAuth && !prev.Cycle.NeedsAuth && (next.Cycle.Refused < 3 || next.Cycle.Class != record.ClassRefused || !next.Cycle.CredentialsExpireAt.IsZero()) {
+		w.violate("%s takes %s for dead after %d refusals (%s)", p.name, h.key.Consumer, next.Cycle.Refused, next.Cycle.Class)
+	}
 	if next.Lease != nil || next.Cycle.Attempts != prev.Cycle.Attempts+1 {
 		return
 	}
@@ -206,9 +209,9 @@ func (h *history) checkCycle(p *process, prev, next *record.Record) {
 		}
 	case former.token != prev.Credentials.RefreshToken.Hash():
 		w.violate("%s records for %s the outcome of another refresh token (%s)", p.name, prev.Credentials.RefreshToken.Reveal(), next.Cycle.Class)
-	case prev.IsParked() && former.attempt.class != record.ClassPermanent:
+	case prev.NeedsAuth() && former.attempt.class != record.ClassPermanent:
 		// Another try of a refused refresh token had no clear answer.
-		if next.Cycle.Class != prev.Cycle.Class || !next.IsParked() {
+		if next.Cycle.Class != prev.Cycle.Class || !next.NeedsAuth() {
 			w.violate("%s records %s of a refresh token that was refused, for an attempt that was %q", p.name, next.Cycle.Class, former.attempt.class)
 		}
 	case former.attempt.class != next.Cycle.Class:

@@ -3,6 +3,7 @@ package model
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -172,12 +173,13 @@ const (
 	truncated        = "truncated"          // the token is spent, the answer breaks off
 	onlyRefreshToken = "only refresh token" // the token is spent, the answer lacks the access token
 	overloaded       = "overloaded"         // 429 or 503
-	misconfigured    = "misconfigured"      // 3xx, or a 4xx that is not about the grant
+	misconfigured    = "misconfigured"      // a redirect, or a page that is no OAuth answer
+	refused          = "refused"            // 4xx that do not say whether they are about the grant
 )
 
 var answerKinds = []string{
 	answered, slow, unsent, lostBefore, lostAfter, serverError, serverErrorAfter, garbage, truncated,
-	onlyRefreshToken, overloaded, misconfigured,
+	onlyRefreshToken, overloaded, misconfigured, refused,
 }
 
 // serve carries a token request to the endpoint, and the reply back.
@@ -234,7 +236,12 @@ func (p *provider) answer(a *attempt) reply {
 		}
 		return reply{resp: resp, class: record.ClassTransient}
 	case misconfigured:
-		return reply{resp: pick(302, 400, 403, 404, 405), class: record.ClassConfiguration}
+		resp := pick(302, 307, 403, 404, 405)
+		resp.Body = io.NopCloser(strings.NewReader("<html>"))
+		return reply{resp: resp, class: record.ClassTransient}
+	case refused:
+		code := []string{"unauthorized_client", "invalid_request", "interaction_required"}[p.world.rng.IntN(3)]
+		return reply{resp: brokertest.Response(400+p.world.rng.IntN(5), map[string]any{"error": code}), class: record.ClassRefused}
 	}
 	resp := p.redeem(a)
 	if resp.StatusCode != http.StatusOK {

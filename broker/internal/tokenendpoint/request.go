@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -14,13 +15,18 @@ import (
 type Request struct {
 	URL    string
 	Client record.Client
-	// InParams says that the client authenticates in the body (client_secret_post), not in
-	// the Authorization header (client_secret_basic).
-	InParams bool
-	JSON     bool       // send a JSON object of strings, not a form
-	Params   url.Values // all parameters but the client's
-	SentAt   time.Time  // lifetimes and Retry-After dates count from it
+	Style  connector.AuthStyle   // how the client authenticates; empty: [connector.AuthHeader]
+	Method connector.TokenMethod // empty: [connector.MethodPost]
+	JSON   bool                  // send a JSON object of strings, not a form
+	Params url.Values            // all parameters but the client's
+	Header map[string]string     // further headers
+	SentAt time.Time             // lifetimes and Retry-After dates count from it
 
-	PermanentErrors []string // the endpoint's own words for invalid_grant
-	Secrets         []string // values that no error code in the answer may contain
+	Answer  map[string]connector.AnswerPath // where the response has members that are not in their usual places
+	Capture map[string][]string             // paths of further values to return, by name
+
+	// The endpoint's own words, by what they mean. A word that begins with "~" is a part of a text.
+	PermanentErrors, ConfigurationErrors, TransientErrors, EarlyErrors []string
+
+	Secrets []string // values that no error code in the answer may contain
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
@@ -21,11 +22,11 @@ const maxRevocation = 64 << 10
 
 // A Revocation is one revocation request (RFC 7009 section 2.1).
 type Revocation struct {
-	URL      string
-	Client   record.Client
-	InParams bool // as in a [Request]
-	Token    secret.String
-	Hint     string // token_type_hint
+	URL    string
+	Client record.Client
+	Style  connector.AuthStyle // as in a [Request]
+	Token  secret.String
+	Hint   string // token_type_hint
 }
 
 // Kinds of failed revocations.
@@ -65,7 +66,7 @@ func Revoke(ctx context.Context, rt http.RoundTripper, rv Revocation) error {
 	if err != nil {
 		return &RevocationError{Kind: ErrRevokeURL} // err could quote the URL
 	}
-	resp, err := withoutRedirects(rt).Do(req)
+	resp, err := rt.RoundTrip(req) // which follows no redirects
 	switch {
 	case errors.Is(err, guard.ErrAddressNotAllowed):
 		return &RevocationError{Kind: guard.ErrAddressNotAllowed}
@@ -87,22 +88,16 @@ func Revoke(ctx context.Context, rt http.RoundTripper, rv Revocation) error {
 // request returns the request, with the client authenticated as at the token endpoint.
 func (rv *Revocation) request(ctx context.Context) (*http.Request, error) {
 	form := url.Values{"token": {rv.Token.Reveal()}, "token_type_hint": {rv.Hint}}
-	id, clientSecret := rv.Client.ID, rv.Client.Secret.Reveal()
-	if rv.InParams {
-		form.Set("client_id", id)
-		if clientSecret != "" {
-			form.Set("client_secret", clientSecret)
-		}
-	}
+	header := make(http.Header)
+	authenticate(rv.Style, rv.Client, form, header)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, rv.URL, strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, err
 	}
+	req.Header = header
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
-	if !rv.InParams {
-		req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(clientSecret)) // RFC 6749 section 2.3.1
-	}
+	req.Header.Set("User-Agent", userAgent)
 	return req, nil
 }
 

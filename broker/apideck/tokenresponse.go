@@ -1,0 +1,98 @@
+package apideck
+
+import (
+	"encoding/json"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
+
+// isTokenResponse reports whether the credentials of an import are a token response as it
+// came, which has to have a token_type (RFC 6749 section 5.1). In credentials that were put
+// together by hand an unknown member is a mistake.
+func isTokenResponse(credentials json.RawMessage) bool {
+	return memberNames(credentials)["token_type"]
+}
+
+func memberNames(object json.RawMessage) map[string]bool {
+	var members map[string]json.RawMessage
+	if json.Unmarshal(object, &members) != nil { // eachMember says why
+		return nil
+	}
+	names := make(map[string]bool, len(members))
+	for name := range members {
+		names[name] = true
+	}
+	return names
+}
+
+// commonMembers are members of token responses that an application may well have stored
+// (RFC 6749 section 5.1, RFC 8693 section 2.2.1, OpenID Connect Core section 3.1.3.3, Keycloak
+// and Microsoft Entra ID). They are accepted and not kept.
+var commonMembers = []string{
+	"token_type", "scope", "id_token", "issued_token_type", "state", "session_state", "not-before-policy", "ext_expires_in",
+}
+
+// refreshLifetimes are the members with the lifetime of a refresh token, in seconds.
+var refreshLifetimes = []string{"refresh_token_expires_in", "x_refresh_token_expires_in", "refresh_expires_in"}
+
+// responseMembers returns what credentials may have besides their own members: the common
+// members of token responses and, in a token response, any other.
+func responseMembers(credentials json.RawMessage, isResponse bool, c *record.ImportCredentials) members {
+	tolerated := make(members)
+	ignore := func(string, json.RawMessage) error { return nil }
+	if isResponse {
+		for name := range memberNames(credentials) {
+			tolerated[name] = ignore
+		}
+	}
+	for _, name := range commonMembers {
+		tolerated[name] = ignore
+	}
+	for _, name := range refreshLifetimes {
+		tolerated[name] = func(name string, raw json.RawMessage) error {
+			// What cannot be read is not known.
+			if d, err := secondsMember(name, asSeconds(raw, true)); err == nil && *d > 0 {
+				c.RefreshExpiresIn = *d
+			}
+			return nil
+		}
+	}
+	return tolerated
+}
+
+// asSeconds returns a lifetime of a token response as a whole number: some token endpoints
+// send text or a fraction.
+func asSeconds(raw json.RawMessage, isResponse bool) json.RawMessage {
+	if n, ok := number(raw); ok && isResponse {
+		return json.RawMessage(strconv.FormatFloat(math.Trunc(n), 'f', -1, 64))
+	}
+	return raw
+}
+
+// asDateTime returns a time of a token response as RFC 3339 writes it, if it is in seconds or
+// milliseconds since 1970. Salesforce sends issued_at like that.
+func asDateTime(raw json.RawMessage, isResponse bool) json.RawMessage {
+	const minMilliseconds, tooLate = 1e11, 1e14
+	n, ok := number(raw)
+	if !ok || !isResponse || n < 0 || n > tooLate {
+		return raw
+	}
+	if n < minMilliseconds {
+		n *= 1000
+	}
+	return json.RawMessage(strconv.Quote(time.UnixMilli(int64(n)).UTC().Format(time.RFC3339Nano)))
+}
+
+// number reads a JSON number, or text that is one.
+func number(raw json.RawMessage) (float64, bool) {
+	text := string(raw)
+	if raw[0] == '"' && json.Unmarshal(raw, &text) != nil {
+		return 0, false
+	}
+	n, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+	return n, err == nil && !math.IsNaN(n) && !math.IsInf(n, 0)
+}

@@ -1,0 +1,241 @@
+package boltstore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/boltstore/internal/boltfile"
+)
+
+// A database is the open file. bbolt writes it, after the pages that it will use were checked:
+// bbolt itself maps the file and panics over a damaged page. boltfile does all reading.
+type database struct {
+	path string
+	bolt *bolt.DB
+	raw  *os.File // bbolt's
+	file *boltfile.File
+
+	writing   sync.Mutex
+	freelist  pageHeader    // as of the last change; guarded by writing
+	committed atomic.Uint64 // transaction of the last change
+
+	// oldHeader is set if one copy of the header was damaged when the file was opened: the
+	// last change may be missing.
+	oldHeader error
+
+	faults *faults
+}
+
+type pageHeader struct {
+	page   uint64
+	header [16]byte
+}
+
+// view calls read with the database's last state, which stays readable until read returns.
+func (d *database) view(read func(*boltfile.Tree) error) error {
+	if err := d.faults.broken(); err != nil {
+		return err
+	}
+	if _, err := d.header(); err != nil {
+		return d.explain(err)
+	}
+	panicked, err := d.guard(func() error {
+		return d.bolt.View(func(tx *bolt.Tx) error { return read(d.state(tx)) })
+	})
+	if panicked {
+		// bbolt may never release its locks.
+		return d.faults.breakWith(d.damaged(err))
+	}
+	return d.explain(err)
+}
+
+// update calls change with the database's last state, and commits if it returns nil. change must
+// read each key that it writes from that state first.
+func (d *database) update(change func(*bolt.Tx, *boltfile.Tree) error) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	if err := errors.Join(d.faults.broken(), d.faults.readOnly()); err != nil {
+		return err
+	}
+	if err := d.intact(); err != nil {
+		return d.explain(err)
+	}
+	committing := false
+	panicked, err := d.guard(func() error {
+		return d.bolt.Update(func(tx *bolt.Tx) error {
+			err := change(tx, d.state(tx))
+			committing = err == nil
+			return err
+		})
+	})
+	switch {
+	case panicked:
+		return d.faults.forbidWrites(d.damaged(err))
+	case err != nil && committing:
+		// bbolt has read the list of free pages again, and does not check it.
+		if damage := d.judge(d.look()); damage != nil {
+			_ = d.faults.forbidWrites(damage)
+		}
+		return err
+	case err != nil:
+		return d.explain(err)
+	}
+	if err := d.remember(); err != nil { // the change itself is on disk
+		_ = d.faults.forbidWrites(d.explain(err))
+	}
+	return nil
+}
+
+// state returns the tree of buckets that a transaction sees.
+func (d *database) state(tx *bolt.Tx) *boltfile.Tree {
+	// Neither of them reads a page.
+	root, size := tx.Cursor().Bucket().Root(), tx.Size()
+	return d.file.Tree(uint64(root), uint64(size)/uint64(d.file.PageSize()))
+}
+
+// guard calls do and turns a panic, or a fault of the memory map, into an error.
+func (d *database) guard(do func() error) (panicked bool, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			d.faults.panic()
+			panicked, err = true, fmt.Errorf("bbolt: %v", p)
+		}
+	}()
+	return false, do()
+}
+
+// header reads the header, from which bbolt is about to begin. It must not have gone back.
+func (d *database) header() (meta boltfile.Meta, err error) {
+	for range 3 { // a commit may be writing it
+		least := d.committed.Load()
+		meta, _, err = d.file.Metas()
+		if err == nil && meta.Tx < least {
+			err = &boltfile.PageError{Page: least % 2, Err: errors.New("this copy of the header, the newer one, is damaged")}
+		}
+		if err == nil {
+			return meta, nil
+		}
+	}
+	return meta, err
+}
+
+// intact checks what every change relies on. The caller holds writing.
+func (d *database) intact() error {
+	meta, err := d.header()
+	if err != nil {
+		return err
+	}
+	if err := d.inPlace(); err != nil {
+		return err
+	}
+	info, err := d.raw.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() < int64(meta.Pages)*int64(d.file.PageSize()) {
+		return &boltfile.PageError{Page: meta.Pages - 1, Err: errors.New("the file was cut off before it")}
+	}
+	header, err := d.file.Header(meta.Freelist)
+	if err != nil {
+		return err
+	}
+	if d.freelist != (pageHeader{meta.Freelist, header}) {
+		return &boltfile.PageError{Page: meta.Freelist, Err: errors.New("the list of free pages was damaged")}
+	}
+	return nil
+}
+
+// inPlace checks that the open file is still the one at path: what is written to another is lost.
+func (d *database) inPlace() error {
+	open, err := d.raw.Stat()
+	if err != nil {
+		return err
+	}
+	named, err := os.Stat(d.path)
+	if err != nil || !os.SameFile(open, named) {
+		return fmt.Errorf("%w: %s was removed or replaced while this process has it open: put it back, and restart", ErrDamaged, d.path)
+	}
+	return nil
+}
+
+// remember notes the state of the last change. The caller holds writing.
+func (d *database) remember() error {
+	meta, err := d.header()
+	if err != nil {
+		return err
+	}
+	header, err := d.file.Header(meta.Freelist)
+	if err != nil {
+		return err
+	}
+	d.freelist = pageHeader{meta.Freelist, header}
+	d.committed.Store(meta.Tx)
+	return nil
+}
+
+// look looks at the skeleton of the database.
+func (d *database) look() (*boltfile.Structure, error) {
+	info, err := d.raw.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return d.file.Inspect(info.Size())
+}
+
+// judge reports what was found. The error says why nothing may be written.
+func (d *database) judge(s *boltfile.Structure, err error) error {
+	if err != nil {
+		return d.damaged(err)
+	}
+	d.oldHeader = s.Header
+	for _, problem := range s.Problems {
+		d.faults.report(d.damaged(problem))
+	}
+	if s.ReadOnly != nil {
+		return d.damaged(s.ReadOnly)
+	}
+	return nil
+}
+
+// check returns nil if the database can be read and written, as far as is known.
+func (d *database) check() error {
+	_, err := d.header()
+	if err == nil {
+		err = d.inPlace()
+	}
+	if err != nil {
+		return d.explain(err)
+	}
+	return d.faults.summary()
+}
+
+// closeTimeout is how long a database whose locks may never be released is waited for.
+const closeTimeout = 5 * time.Second
+
+// close waits for reads and changes in progress.
+func (d *database) close() error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	if !d.faults.panicked() {
+		return d.bolt.Close()
+	}
+	closed := make(chan error, 1)
+	go func() { // after a panic bbolt may wait for a lock that is never released
+		_, err := d.guard(d.bolt.Close)
+		closed <- err
+	}()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(closeTimeout):
+		return errors.Join(d.damaged(errors.New("it cannot be closed before the process ends")), d.raw.Close())
+	}
+}

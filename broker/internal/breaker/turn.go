@@ -1,0 +1,189 @@
+package breaker
+
+import (
+	"context"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
+
+// Which connection's request a token endpoint gets while a breaker is open does not depend on
+// the order in which calls arrive. Connections that are due wait, and the first by
+// waiter.compare is started when its time comes.
+
+// Hold returns an error if the record's connection has to wait before its token request, which
+// starts when its turn comes. urgent says that an operator asks, who may have corrected what
+// was wrong.
+func (s *Set) Hold(conn *record.Connector, rec *record.Record, now time.Time, urgent bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	subj, b := s.openFor(conn, rec)
+	if b == nil || b.turn.key == rec.Key {
+		return nil
+	}
+	if err := s.wait(subj, b, rec, now, urgent); err != nil {
+		return err
+	}
+	s.arrange(subj, b, now)
+	return nil
+}
+
+// TakeTurn is [Set.Hold] for a caller that is about to send a request.
+func (s *Set) TakeTurn(conn *record.Connector, rec *record.Record, now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	subj, b := s.openFor(conn, rec)
+	if b == nil {
+		return nil
+	}
+	mine := b.turn.key == rec.Key
+	if !mine {
+		if err := s.wait(subj, b, rec, now, false); err != nil {
+			return err
+		}
+	}
+	if !mine || !b.turn.used {
+		s.giveTurn(subj, b, rec.Key, now)
+		b.turn.used, b.last = true, lastRequest{now, rec.Key}
+	}
+	return nil
+}
+
+// Check returns the error of a connection whose requests are held back. The connection does
+// not wait because of it.
+func (s *Set) Check(conn *record.Connector, rec *record.Record, now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, b := s.openFor(conn, rec); b != nil {
+		return b.heldError(rec.Key, now)
+	}
+	return nil
+}
+
+// openFor returns the open breaker of the record's client, nil if there is none. The caller
+// holds mu.
+func (s *Set) openFor(conn *record.Connector, rec *record.Record) (subject, *breaker) {
+	if len(s.breakers) == 0 {
+		return subject{}, nil
+	}
+	subj := subjectOf(conn, rec)
+	if b := s.find(conn, subj, rec); b != nil && b.isOpen() {
+		return subj, b
+	}
+	return subj, nil
+}
+
+// wait makes the record's connection wait, and returns an error unless it goes next and its
+// time has come. The caller holds mu.
+func (s *Set) wait(subj subject, b *breaker, rec *record.Record, now time.Time, urgent bool) error {
+	w := newWaiter(rec, now)
+	w.urgent = urgent
+	b.enlist(rec.Key, w)
+	if b.turn.used {
+		return b.heldError(rec.Key, now) // the end of the turn decides which connection goes next
+	}
+	if now.Before(b.timer.at) && b.timer.isBefore(b.last.at.Add(b.spacing(w))) {
+		return b.heldError(rec.Key, now) // the timer decides which connection goes next
+	}
+	if next, _, at := b.next(); b.isTaken(now) || next != rec.Key || now.Before(at) {
+		s.arrange(subj, b, now)
+		return b.heldError(rec.Key, now)
+	}
+	return nil
+}
+
+// giveTurn lets a connection send the next request. The caller holds mu.
+func (s *Set) giveTurn(subj subject, b *breaker, key record.Key, now time.Time) {
+	delete(s.turns, b.turn.key)
+	delete(b.waiting, key)
+	b.turn = turn{key: key, since: now, before: b.last.at}
+	s.turns[key] = subj
+}
+
+// EndTurn ends the turn of a connection, if it has one, whose refresh has ended with or without
+// a request.
+func (s *Set) EndTurn(key record.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endTurn(key)
+}
+
+// CancelTurn is [Set.EndTurn] for a connection that has sent no request in its turn.
+func (s *Set) CancelTurn(key record.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.breakers[s.turns[key]]; b != nil && b.turn.key == key && b.turn.used {
+		b.last.at = b.turn.before
+	}
+	s.endTurn(key)
+}
+
+// endTurn is [Set.EndTurn]. The caller holds mu.
+func (s *Set) endTurn(key record.Key) {
+	subj, ok := s.turns[key]
+	if !ok {
+		return
+	}
+	delete(s.turns, key)
+	if b := s.breakers[subj]; b != nil && b.turn.key == key {
+		b.turn = turn{}
+		s.arrange(subj, b, s.clock.Now())
+	}
+}
+
+// arrange sets the timer that starts the next connection. The caller holds mu.
+func (s *Set) arrange(subj subject, b *breaker, now time.Time) {
+	if b.turn.used {
+		return // the end of the turn arranges the next one
+	}
+	_, next, at := b.next()
+	if next == nil {
+		return
+	}
+	if b.isTaken(now) {
+		at = b.turn.since.Add(turnTimeout)
+	}
+	if b.timer.isBefore(at) {
+		return
+	}
+	b.timer.stop()
+	stopped, stop := context.WithCancel(context.Background())
+	b.timer = timer{at, stop}
+	if !s.runner.Run(func(ctx context.Context) {
+		defer stop()
+		ctx, cancel := context.WithCancel(ctx)
+		defer context.AfterFunc(stopped, cancel)()
+		defer cancel()
+		if s.clock.Sleep(ctx, max(0, at.Sub(now))) == nil {
+			s.startNext(stopped, subj, b)
+		}
+	}) {
+		stop()
+	}
+}
+
+// startNext starts the refresh of the next connection. timer is done if another timer has
+// replaced the caller's.
+func (s *Set) startNext(timer context.Context, subj subject, b *breaker) {
+	if key, ok := s.passTurn(timer, subj, b); ok {
+		s.runner.StartRefresh(key)
+	}
+}
+
+// passTurn gives the turn to the next connection, if its time has come.
+func (s *Set) passTurn(timer context.Context, subj subject, b *breaker) (record.Key, bool) {
+	now := s.clock.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if timer.Err() != nil || s.breakers[subj] != b {
+		return record.Key{}, false
+	}
+	b.timer.cancel = nil
+	key, next, at := b.next()
+	due := next != nil && !b.isTaken(now) && !now.Before(at)
+	if due {
+		s.giveTurn(subj, b, key, now)
+	}
+	s.arrange(subj, b, now) // also if the connection does not use its turn
+	return key, due
+}

@@ -1,0 +1,124 @@
+package tokenendpoint
+
+import (
+	"encoding/json"
+	"regexp"
+	"strings"
+
+	"golang.org/x/oauth2"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
+)
+
+// tokens reads the tokens of a 2xx that names no error, member by member: a broken one does
+// not spoil the others. The answer may hold the only copy of the next refresh token, so one
+// that cannot be understood is searched for it.
+func (x *exchange) tokens(ans record.Answer, req *Request) record.Answer {
+	answer := x.members()
+	access := tokenText(req.member(answer, connector.AnswerAccessToken))
+	if strings.ContainsFunc(access, isControl) {
+		access = "" // no request could carry it
+	}
+	refresh := tokenText(req.member(answer, connector.AnswerRefreshToken))
+	if refresh == "" && access == "" {
+		refresh = x.anyRefreshToken(answer, req.Params.Get("refresh_token"))
+	}
+	ans.RefreshLifetime = refreshLifetime(answer, req)
+	ans.Captured = req.captured(answer)
+	switch {
+	case len(refresh) > record.MaxToken, len(access) > record.MaxToken && refresh == "":
+		ans.Class, ans.Code = record.ClassAmbiguous, record.CodeUnusableAnswer
+	case access != "" && len(access) <= record.MaxToken:
+		kind, _ := member(answer, "token_type").(string)
+		ans.AccessToken, ans.RefreshToken = secret.New(access), secret.New(refresh)
+		ans.TokenType = (&oauth2.Token{TokenType: strings.TrimSpace(kind)}).Type()
+		ans.Lifetime = lifetime(answer, req)
+	case refresh != "":
+		ans.Class, ans.Code, ans.RefreshToken = record.ClassTransient, record.CodeNoAccessToken, secret.New(refresh)
+	case x.timedOut:
+		ans.Class, ans.Code = record.ClassAmbiguous, record.CodeNoAnswer
+	default:
+		ans.Class, ans.Code = record.ClassAmbiguous, record.CodeUnusableAnswer
+	}
+	return ans
+}
+
+// member returns a member of the answer from where the connector says it is, or else from
+// the top level.
+func (r *Request) member(answer any, name string) any {
+	if at, ok := r.Answer[name]; ok {
+		if value := lookup(answer, at.Path); value != nil {
+			return value
+		}
+	}
+	return member(answer, name)
+}
+
+// captured returns the values to capture that the answer has.
+func (r *Request) captured(answer any) map[string]string {
+	var found map[string]string
+	for name, path := range r.Capture {
+		value := strings.TrimSpace(scalarText(lookup(answer, path)))
+		if value == "" {
+			continue
+		}
+		if found == nil {
+			found = make(map[string]string, len(r.Capture))
+		}
+		found[name] = value
+	}
+	return found
+}
+
+// tokenText returns a token without the blanks around it, which no token has (RFC 6749
+// appendices A.12 and A.17); empty if the value is no token.
+func tokenText(value any) string {
+	s, _ := value.(string)
+	if s = strings.TrimSpace(s); s == "null" {
+		return ""
+	}
+	return s
+}
+
+func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+
+// refreshTokenPattern finds a refresh token in what is not JSON as a whole: a body that broke
+// off, or one with a server's warning in front.
+var refreshTokenPattern = regexp.MustCompile(`"refresh_?[tT]oken"\s*:\s*("(?:[^"\\]|\\.)*")`)
+
+// anyRefreshToken returns a refresh token from anywhere in the answer, the outermost one. The
+// one that was sent does not count: an endpoint that repeats the request has said nothing.
+func (x *exchange) anyRefreshToken(answer any, sent string) string {
+	for level := []any{answer}; len(level) > 0; {
+		var next []any
+		for _, value := range level {
+			switch v := value.(type) {
+			case map[string]any:
+				if token := tokenText(member(v, connector.AnswerRefreshToken)); token != "" && token != sent {
+					return token
+				}
+				for _, name := range sortedNames(v) {
+					next = append(next, v[name])
+				}
+			case []any:
+				next = append(next, v...)
+			}
+		}
+		level = next
+	}
+	if answer != nil {
+		return ""
+	}
+	for _, match := range refreshTokenPattern.FindAllSubmatch(x.body, -1) {
+		var s string
+		if json.Unmarshal(match[1], &s) != nil {
+			continue
+		}
+		if token := tokenText(s); token != "" && token != sent {
+			return token
+		}
+	}
+	return ""
+}

@@ -1,0 +1,168 @@
+package tokenendpoint
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+)
+
+// A timeMember is a member that says how long a token lives, or until when.
+type timeMember struct {
+	name string
+	unit connector.TimeUnit // empty: the value itself tells
+}
+
+// What token endpoints call the lifetime of an access token. The first that can be read
+// counts; those whose names have a unit come before expires_in (RFC 6749 section 5.1), which
+// some endpoints send in milliseconds beside them.
+var accessTimes = []timeMember{
+	{"expires_in_sec", connector.UnitSeconds},
+	{"expires_in_seconds", connector.UnitSeconds},
+	{"expires_in_ms", connector.UnitMilliseconds},
+	{"expires_in_millis", connector.UnitMilliseconds},
+	{"expires_in_milliseconds", connector.UnitMilliseconds},
+	{"expires_in", connector.UnitSeconds},
+	{"access_token_expires_in", connector.UnitSeconds},
+	{"token_expires_in", connector.UnitSeconds},
+	{"expires_at_ms", connector.UnitUnixMilli},
+	{"expires_at", ""},
+	{"expires_on", ""},
+	{"expires", ""},
+	{"access_token_expires_at", ""},
+	{"access_token_expiration", ""},
+	{"expiration", ""},
+	{"expiry", ""},
+	{"expiry_date", ""},
+}
+
+// What they call that of a refresh token.
+var refreshTimes = []timeMember{
+	{"refresh_token_expires_in_ms", connector.UnitMilliseconds},
+	{"refresh_token_expires_in", connector.UnitSeconds},
+	{"x_refresh_token_expires_in", connector.UnitSeconds},
+	{"refresh_expires_in", connector.UnitSeconds},
+	{"refresh_token_expires_at", ""},
+	{"refresh_expires_at", ""},
+	{"refresh_token_expires_on", ""},
+	{"refresh_token_expiration", ""},
+	{"refresh_token_expiry", ""},
+}
+
+// lifetime returns how long the access token lives from req.SentAt on, 0 if the answer does
+// not say.
+func lifetime(answer any, req *Request) time.Duration {
+	if at, ok := req.Answer[connector.AnswerExpiresIn]; ok {
+		unit := at.Unit
+		if unit == "" {
+			unit = connector.UnitSeconds
+		}
+		if d := duration(lookup(answer, at.Path), unit, req.SentAt); d > 0 {
+			return d
+		}
+	}
+	if at, ok := req.Answer[connector.AnswerExpiresAt]; ok {
+		if d := duration(lookup(answer, at.Path), at.Unit, req.SentAt); d > 0 {
+			return d
+		}
+	}
+	return firstTime(answer, accessTimes, req.SentAt)
+}
+
+// refreshLifetime returns how long the refresh token lives from req.SentAt on, 0 if the
+// answer does not say.
+func refreshLifetime(answer any, req *Request) time.Duration {
+	if at, ok := req.Answer[connector.AnswerRefreshExpiresIn]; ok {
+		if d := duration(lookup(answer, at.Path), at.Unit, req.SentAt); d > 0 {
+			return d
+		}
+	}
+	return firstTime(answer, refreshTimes, req.SentAt)
+}
+
+func firstTime(answer any, members []timeMember, now time.Time) time.Duration {
+	for _, m := range members {
+		if d := duration(member(answer, m.name), m.unit, now); d > 0 {
+			return d
+		}
+	}
+	return 0
+}
+
+// Numbers without a unit: lifetimes are below ten years, times in seconds below the year 5138.
+const (
+	maxBareLifetime = 10 * 365 * 24 * 3600
+	minUnixMilli    = 1e11
+)
+
+// duration reads a lifetime, or the time left until a time. It is 0 for what cannot be read,
+// and not above 0 for what is over.
+func duration(value any, unit connector.TimeUnit, now time.Time) time.Duration {
+	var text string
+	switch v := value.(type) {
+	case string:
+		text = strings.TrimSpace(v)
+	case json.Number:
+		text = v.String()
+	default:
+		return 0
+	}
+	number, err := strconv.ParseFloat(text, 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) || math.IsNaN(number) {
+		if unit == "" || unit == connector.UnitRFC3339 {
+			return until(text, now)
+		}
+		return 0
+	}
+	if unit == "" {
+		switch {
+		case number < maxBareLifetime:
+			unit = connector.UnitSeconds
+		case number < minUnixMilli:
+			unit = connector.UnitUnix
+		default:
+			unit = connector.UnitUnixMilli
+		}
+	}
+	since := float64(now.UnixMilli()) / 1000
+	switch unit {
+	case connector.UnitSeconds:
+		return seconds(number)
+	case connector.UnitMilliseconds:
+		return seconds(number / 1000)
+	case connector.UnitUnix:
+		return seconds(number - since)
+	case connector.UnitUnixMilli:
+		return seconds(number/1000 - since)
+	default: // a number where a date should be
+		return 0
+	}
+}
+
+// seconds returns a number of seconds as a duration, at most 68 years.
+func seconds(n float64) time.Duration {
+	n = max(min(n, math.MaxInt32), math.MinInt32)
+	return time.Duration(n * float64(time.Second))
+}
+
+// timeLayouts are how token endpoints write times. Without a zone they are in UTC.
+var timeLayouts = []string{
+	time.RFC3339, "2006-01-02T15:04:05Z0700", "2006-01-02T15:04:05", "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05", time.RFC1123Z,
+}
+
+func until(text string, now time.Time) time.Duration {
+	for _, layout := range timeLayouts {
+		if t, err := time.Parse(layout, text); err == nil {
+			return seconds(t.Sub(now).Seconds())
+		}
+	}
+	if t, err := http.ParseTime(text); err == nil {
+		return seconds(t.Sub(now).Seconds())
+	}
+	return 0
+}

@@ -1,0 +1,157 @@
+package tokenendpoint
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/retryafter"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
+
+// A rule says what a response without a token means. It applies if all conditions that it
+// has are met; the first rule that applies decides.
+type rule struct {
+	statuses   [2]int   // the first and the last of the HTTP statuses; zero: 200 to 499
+	words      []string // one of the error's values is one of these, without regard to case
+	texts      []string // one of the error's values contains one of these, in lower case
+	retryAfter bool     // the response says when to come again
+	foreign    bool     // the body is no answer of an OAuth server: HTML, a challenge page
+
+	class record.Class
+	early bool          // the token endpoint finds the refresh premature
+	wait  time.Duration // at least this long before the next attempt
+}
+
+// rules decides what a refusal means. The connector's own words come before it.
+var rules = []rule{
+	{texts: []string{"token not expired", "token is not expired", "not yet expired"}, class: record.ClassTransient, early: true},
+	{statuses: [2]int{429, 429}, class: record.ClassTransient},
+	{statuses: [2]int{425, 425}, class: record.ClassTransient}, // Too Early, RFC 8470 section 5.2
+	{statuses: [2]int{400, 499}, retryAfter: true, class: record.ClassTransient},
+	// Salesforce, when two requests with the same refresh token meet.
+	{words: []string{record.CodeInvalidGrant}, texts: []string{"already being processed"}, class: record.ClassTransient},
+	{words: []string{record.CodeInvalidGrant}, class: record.ClassPermanent},
+	{words: []string{"invalid_client", "unsupported_grant_type"}, class: record.ClassConfiguration},
+	// RFC 6749 section 4.1.2.1, RFC 8628 section 3.5, and what others say of the same.
+	{words: []string{"temporarily_unavailable", "server_error", "slow_down"}, class: record.ClassTransient},
+	{words: rateWords, class: record.ClassTransient, wait: time.Minute},
+	{texts: rateTexts, class: record.ClassTransient, wait: time.Minute},
+	{texts: []string{"retry your request", "try again later", "temporarily unavailable", "please retry"}, class: record.ClassTransient},
+	// A redirect leads to a login or maintenance page: it says nothing of the refresh token.
+	{statuses: [2]int{300, 399}, class: record.ClassTransient},
+	{statuses: [2]int{400, 499}, foreign: true, class: record.ClassTransient},
+	{class: record.ClassRefused},
+}
+
+// How token endpoints say that they get too many requests, without a status of 429.
+var (
+	rateWords = []string{"rate_limit_exceeded", "rate_limited", "ratelimited", "too_many_requests", "throttled"}
+	rateTexts = []string{"too many requests", "rate limit", "ratelimit", "throttl"}
+)
+
+func (r *rule) applies(x *exchange, f *refusal) bool {
+	first, last := r.statuses[0], r.statuses[1]
+	if first == 0 {
+		first, last = 200, 499
+	}
+	return x.status >= first && x.status <= last &&
+		(r.words == nil || f.word(r.words) != "") &&
+		(r.texts == nil || f.hasText(r.texts)) &&
+		(!r.retryAfter || f.retryAfter > 0) &&
+		(!r.foreign || f.foreign)
+}
+
+// judge says what a complete response without a token means.
+func (r *Request) judge(x *exchange, f *refusal) record.Answer {
+	ans := record.Answer{Status: x.status, RetryAfter: f.retryAfter, Code: record.CodeHTTPStatus + strconv.Itoa(x.status)}
+	if f.code != "" {
+		ans.Code = r.showable(f.code)
+	}
+	if own, word, ok := r.ownWord(f); ok {
+		ans.Class, ans.Early = own.class, own.early
+		if word != "" {
+			ans.Code = r.showable(word)
+		}
+		return ans
+	}
+	for i := range rules {
+		if rule := &rules[i]; rule.applies(x, f) {
+			ans.Class, ans.Early = rule.class, rule.early
+			ans.RetryAfter = max(ans.RetryAfter, rule.wait)
+			if word := f.word(rule.words); word != "" {
+				ans.Code = r.showable(word)
+			}
+			break
+		}
+	}
+	if x.status == http.StatusTooManyRequests {
+		ans.Code = record.CodeHTTPStatus + strconv.Itoa(x.status)
+	}
+	return ans
+}
+
+// ownWord returns what the connector's own words say of a refusal: what it means, and the
+// word, which is empty if only a part of a value matched.
+func (r *Request) ownWord(f *refusal) (meaning rule, word string, ok bool) {
+	for _, own := range []struct {
+		words   []string
+		meaning rule
+	}{
+		{r.PermanentErrors, rule{class: record.ClassPermanent}},
+		{r.ConfigurationErrors, rule{class: record.ClassConfiguration}},
+		{r.TransientErrors, rule{class: record.ClassTransient}},
+		{r.EarlyErrors, rule{class: record.ClassTransient, early: true}},
+	} {
+		for _, w := range own.words {
+			if text, part := strings.CutPrefix(w, "~"); part {
+				if f.hasText([]string{strings.ToLower(text)}) {
+					return own.meaning, "", true
+				}
+			} else if word := f.word([]string{w}); word != "" {
+				return own.meaning, word, true
+			}
+		}
+	}
+	return rule{}, "", false
+}
+
+// A refusal is what the body of a response without a token says is wrong.
+type refusal struct {
+	values     []string // of the members that say what is wrong
+	code       string   // of RFC 6749 section 5.2, or what has its place; may be empty
+	named      bool     // the body names an error, also in a 2xx
+	foreign    bool
+	retryAfter time.Duration
+}
+
+// word returns the first of the values that is one of the words, empty if none is.
+func (f *refusal) word(words []string) string {
+	for _, value := range f.values {
+		if slices.ContainsFunc(words, func(w string) bool { return strings.EqualFold(w, value) }) {
+			return value
+		}
+	}
+	return ""
+}
+
+// hasText reports whether a value contains one of the texts, which are in lower case.
+func (f *refusal) hasText(texts []string) bool {
+	return slices.ContainsFunc(f.values, func(value string) bool {
+		value = strings.ToLower(value)
+		return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(value, text) })
+	})
+}
+
+// refusal reads a response as a refusal.
+func (x *exchange) refusal(req *Request) *refusal {
+	f := readRefusal(x.body, x.header.Get("Content-Type"))
+	f.foreign = f.foreign || x.header.Get("Cf-Mitigated") != ""
+	f.retryAfter = min(retryafter.Parse(x.header, req.SentAt), maxRetryAfter)
+	return f
+}
+
+// maxRetryAfter bounds what a token endpoint can ask for.
+const maxRetryAfter = time.Hour

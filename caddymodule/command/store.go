@@ -1,0 +1,154 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/storage"
+)
+
+func init() {
+	flags := flag.NewFlagSet("store", flag.ExitOnError)
+	flags.String("config", "", "Configuration file that names the store")
+	flags.String("adapter", "", "Name of the config adapter for --config")
+	flags.String("dir", "", "Directory of the store, in place of --config")
+	flags.String("out", "", "File that rebuild creates")
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "store",
+		Usage: "check|rebuild [--config <path> [--adapter <name>] | --dir <dir>] [--out <file>]",
+		Short: "Checks or rebuilds the embedded store",
+		Long: `
+Finds damage in the embedded store, and saves what a damaged one still has.
+
+  store check    reads the whole store and lists all damage, with the connections
+                 that it costs. It changes nothing, and works alongside a running
+                 server. The exit code is 1 if there is damage.
+  store rebuild  saves every connection that can be read into a new database, the
+                 file --out, and lists those that are lost. It changes nothing else.
+                 Stop the server first.
+
+Without --config and --dir it takes the default directory.`,
+		Flags: flags,
+		Func: func(fl caddycmd.Flags) (int, error) {
+			c := storeCommand{
+				config: fl.String("config"), adapter: fl.String("adapter"), dir: fl.String("dir"),
+				file: fl.String("out"), out: os.Stdout,
+			}
+			if err := c.run(context.Background(), fl.Args()); err != nil {
+				return caddy.ExitCodeFailedStartup, err
+			}
+			return caddy.ExitCodeSuccess, nil
+		},
+	})
+}
+
+// A storeCommand is one run of `token-broker store`.
+type storeCommand struct {
+	config, adapter, dir string
+	file                 string // for rebuild
+	out                  io.Writer
+}
+
+func (c *storeCommand) run(ctx context.Context, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("store takes one of the words check and rebuild; got %d", len(args))
+	}
+	store, err := c.store()
+	if err != nil {
+		return err
+	}
+	switch args[0] {
+	case "check":
+		return c.check(ctx, store)
+	case "rebuild":
+		return c.rebuild(ctx, store)
+	default:
+		return fmt.Errorf("store takes one of the words check and rebuild; got %s", args[0])
+	}
+}
+
+// store returns the store that the flags name.
+func (c *storeCommand) store() (*storage.Embedded, error) {
+	store := &storage.Embedded{Dir: c.dir}
+	if c.config != "" {
+		if c.dir != "" {
+			return nil, errors.New("--config and --dir exclude each other")
+		}
+		app, err := loadApp(c.config, c.adapter)
+		if err != nil {
+			return nil, err
+		}
+		module := struct {
+			Module string `json:"module"`
+		}{"embedded"}
+		if app.StorageRaw != nil {
+			if err := errors.Join(json.Unmarshal(app.StorageRaw, &module), json.Unmarshal(app.StorageRaw, store)); err != nil {
+				return nil, fmt.Errorf("%s: storage: %w", c.config, err)
+			}
+		} else if os.Getenv("VAULT_ADDR") != "" {
+			module.Module = "vault"
+		}
+		if module.Module != "embedded" {
+			return nil, fmt.Errorf("%s: the storage is %s; only the embedded one is a file that can be checked", c.config, module.Module)
+		}
+	}
+	if err := store.Provision(caddy.Context{Context: context.Background()}); err != nil {
+		return nil, fmt.Errorf("storage: %w", err)
+	}
+	return store, nil
+}
+
+func (c *storeCommand) check(ctx context.Context, store *storage.Embedded) error {
+	r, err := store.Check(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s: %d connections can be read\n", r.Path, r.Readable)
+	if len(r.Damage) == 0 {
+		return nil
+	}
+	c.list("damage:", r.Damage)
+	c.list("cannot be read; rebuild saves them:", r.Repairable)
+	c.list("lost:", r.Lost)
+	if r.Changing {
+		fmt.Fprintln(c.out, "The store was written to during the check, so some of this may be wrong: stop the server and check again.")
+	}
+	return fmt.Errorf("%s is damaged: restore a backup that is not older than the last refresh, or stop the server and run `store rebuild`", r.Path)
+}
+
+func (c *storeCommand) rebuild(ctx context.Context, store *storage.Embedded) error {
+	if c.file == "" {
+		return errors.New("rebuild needs --out, the file to create")
+	}
+	r, err := store.Rebuild(ctx, c.file)
+	if err != nil {
+		return err
+	}
+	c.list("damage:", r.Damage)
+	c.list("lost:", r.Lost)
+	fmt.Fprintf(c.out, "%d connections were saved into %s, and %d are lost.\n", r.Readable+len(r.Repairable), c.file, len(r.Lost))
+	fmt.Fprintf(c.out, "To use it, keep the server stopped, move %s away, move %s to its place, and start the server.\n", r.Path, c.file)
+	if len(r.Lost) > 0 {
+		fmt.Fprintln(c.out, "Then let the customers of the lost connections authorise them again, and import them.")
+	}
+	return nil
+}
+
+// list writes a title and a line for each item, or nothing if there is none.
+func (c *storeCommand) list(title string, items []string) {
+	if len(items) == 0 {
+		return
+	}
+	fmt.Fprintln(c.out, title)
+	for _, item := range items {
+		fmt.Fprintln(c.out, "  "+item)
+	}
+}
