@@ -22,17 +22,18 @@ var allowed = map[string]string{
 
 	// The handlers and the transport.
 	"caddymodule/connectionsapi": "caddymodule/tokenbroker caddymodule/apierror broker broker/apideck broker/connector broker/record",
-	"caddymodule/proxy":          "broker broker/apideck broker/connector broker/guard broker/record broker/secret caddymodule/apierror caddymodule/argument caddymodule/exchange caddymodule/tokenbroker",
-	"caddymodule/transport":      "broker broker/apideck broker/connector broker/guard broker/record caddymodule/apierror caddymodule/argument caddymodule/exchange caddymodule/placeholder caddymodule/tokenbroker",
+	"caddymodule/proxy":          "broker broker/apideck broker/connector broker/guard broker/record broker/secret caddymodule/apierror caddymodule/argument caddymodule/exchange caddymodule/fields caddymodule/tokenbroker",
+	"caddymodule/transport":      "broker broker/apideck broker/connector broker/guard broker/record caddymodule/apierror caddymodule/argument caddymodule/exchange caddymodule/fields caddymodule/placeholder caddymodule/tokenbroker",
 
 	// The app, and what it stands on.
-	"caddymodule/tokenbroker":        "caddymodule/storage caddymodule/caller caddymodule/argument caddymodule/placeholder broker broker/connector broker/journal broker/record broker/webhook",
+	"caddymodule/tokenbroker":        "caddymodule/storage caddymodule/caller caddymodule/argument caddymodule/fields caddymodule/placeholder broker broker/connector broker/journal broker/record broker/webhook",
 	"caddymodule/storage":            "caddymodule/argument caddymodule/placeholder broker/boltstore broker/record broker/secret broker/vaultkv",
-	"caddymodule/exchange":           "caddymodule/apierror broker broker/guard",
+	"caddymodule/exchange":           "caddymodule/apierror caddymodule/fields broker broker/guard",
 	"caddymodule/caller":             "caddymodule/apierror broker/apideck broker/secret",
 	"caddymodule/apierror":           "broker broker/guard broker/record",
 	"caddymodule/placeholder":        "broker/secret",
 	"caddymodule/argument":           "",
+	"caddymodule/fields":             "",
 	"caddymodule/sandbox":            "",
 	"caddymodule/internal/caddytest": "",
 

@@ -44,6 +44,11 @@ func (a *Admission) Key() record.Key { return a.refresher.Key }
 // IsTraced reports whether the request is part of a trace.
 func (a *Admission) IsTraced() bool { return a.traced }
 
+// Ended returns why there will be no more calls of the connection until its application does
+// something about it: it was deleted or disabled, or must be authorised again. Otherwise it
+// returns nil. An upgraded connection should end then.
+func (a *Admission) Ended(ctx context.Context) error { return a.refresher.Ended(ctx) }
+
 // Release marks the request as ended. It may be called more than once.
 func (a *Admission) Release() {
 	if !a.released.Swap(true) {

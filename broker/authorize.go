@@ -185,3 +185,19 @@ func (a *Authorization) RenewInBackground() {
 		a.refresher.RenewLater(a.conn, a.generation)
 	}
 }
+
+// Dead is called after a 401 of downstream, if [Authorization.Renew] does not help. It returns a
+// [*record.TokenError] if the connection is parked or its token cannot be refreshed: the token
+// was the last one, and is not sent again. Otherwise it returns nil.
+func (a *Authorization) Dead(ctx context.Context) error {
+	if a.callerSupplied {
+		return nil
+	}
+	return a.refresher.RejectLast(ctx, a.conn, a.generation)
+}
+
+// WithoutCredential returns the query of a URL in a scrubbed response without the parameters
+// that carried the credential.
+func (a *Authorization) WithoutCredential(query string) string {
+	return a.credential.WithoutParameters(query)
+}

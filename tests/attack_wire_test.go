@@ -169,9 +169,12 @@ var answerAttacks = []attack{
 				s.good.answers(func(rawRequest) string {
 					return fmt.Sprintf("HTTP/1.1 %d Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n", status, location)
 				})
-				answer := s.call(t, w, "near", s.url("/"))
-				if got := statuses(answer); !slices.Equal(got, []int{status}) || !strings.Contains(answer, "Location: "+location+"\r\n") {
-					t.Errorf("the response is %q, want downstream's redirect unchanged", answer)
+				answer, want := s.call(t, w, "near", s.url("/")), location
+				if w.name == "proxy" && strings.HasPrefix(location, "//") {
+					want = "http:" + location // the scheme of downstream's URL
+				}
+				if got := statuses(answer); !slices.Equal(got, []int{status}) || !strings.Contains(answer, "Location: "+want+"\r\n") {
+					t.Errorf("the response is %q, want downstream's redirect", answer)
 				}
 				s.evil.wantNone(t)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -57,21 +58,30 @@ func installSDK(t *testing.T) string {
 // runSDK runs a script of tests/sdk with the login of a customer.
 func runSDK(t *testing.T, p *process, f *front, script, customer string, login oauthserver.Tokens) {
 	t.Helper()
-	given, err := json.Marshal(map[string]any{
-		"packages": installSDK(t), "serverURL": f.url, "downstream": p.deployment.provider.APIURL,
-		"apiKey": p.deployment.apiKey, "application": application, "consumer": customer,
+	p.runNode(t, script, map[string]any{
+		"serverURL": f.url, "downstream": p.deployment.provider.APIURL, "consumer": customer,
 		"login": map[string]any{
 			"access_token": login.AccessToken, "refresh_token": login.RefreshToken,
 			"issued_at": login.IssuedAt.Format(time.RFC3339), "expires_in": int(login.Lifetime.Seconds()),
 		},
 	})
+}
+
+// runNode runs a script of tests/sdk with the given parameters, besides those of the process.
+func (p *process) runNode(t *testing.T, script string, given map[string]any) {
+	t.Helper()
+	parameters := map[string]any{
+		"packages": installSDK(t), "serverURL": p.apiURL(""), "apiKey": p.deployment.apiKey, "application": application, "consumer": consumer,
+	}
+	maps.Copy(parameters, given)
+	encoded, err := json.Marshal(parameters)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), scriptTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", filepath.Join(root, "tests", "sdk", script))
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.deployment.dir, "SDK_TEST=" + string(given)}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.deployment.dir, "SDK_TEST=" + string(encoded)}
 	cmd.WaitDelay = time.Second
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("node tests/sdk/%s: %v\n%s", script, err, out)

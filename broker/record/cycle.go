@@ -292,6 +292,10 @@ type Cycle struct {
 	// hash, nothing is sent to the token endpoint.
 	Parked secret.Hash
 
+	// TokenRejected says that downstream has refused what a connection that needs
+	// authorisation had left, its access token.
+	TokenRejected bool
+
 	// Refused counts the refusals since RefusedSince that may be about the connection or
 	// about the client. NeedsAuth: they are evidence enough that it is the connection. The
 	// credentials stay, and are tried now and then.
@@ -316,7 +320,8 @@ const (
 // IsRejected reports whether the access token is unusable and cannot be refreshed: downstream
 // has refused it, or it has expired.
 func (r *Record) IsRejected() bool {
-	return r.IsParked() && (r.Cycle.Code == CodeAccessTokenRejected || r.Cycle.Code == CodeNoRefreshToken)
+	return r.NeedsAuth() && r.Cycle.TokenRejected ||
+		r.IsParked() && (r.Cycle.Code == CodeAccessTokenRejected || r.Cycle.Code == CodeNoRefreshToken)
 }
 
 // NeedsAuth reports whether the customer must authorise the connection again: its current

@@ -69,6 +69,7 @@ type cycleJSON struct {
 	GiveUpAt            time.Time     `json:"give_up_at,omitzero"`
 	Ambiguous           int           `json:"ambiguous,omitempty"`
 	Parked              secret.Hash   `json:"parked,omitempty"`
+	TokenRejected       bool          `json:"token_rejected,omitempty"`
 	Refused             int           `json:"refused,omitempty"`
 	RefusedSince        time.Time     `json:"refused_since,omitzero"`
 	NeedsAuth           bool          `json:"needs_auth,omitempty"`

@@ -29,7 +29,7 @@ func fullRecord() *record.Record {
 		Lease: &record.Lease{ID: "id", Duration: 45 * time.Second, RefreshToken: "h"},
 		Cycle: record.Cycle{
 			Queued: true, Phase: record.PhasePending, Class: record.ClassTransient, Code: "c", FailedAt: at.Add(5), Attempts: 3,
-			RetryAt: at.Add(6), GiveUpAt: at.Add(7), Ambiguous: 2, Parked: "p", CredentialsExpireAt: at.Add(8),
+			RetryAt: at.Add(6), GiveUpAt: at.Add(7), Ambiguous: 2, Parked: "p", TokenRejected: true, CredentialsExpireAt: at.Add(8),
 		},
 	}
 }

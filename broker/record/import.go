@@ -275,7 +275,7 @@ func (r *Record) needsFirstRefresh(now time.Time) bool {
 // may be spent, so that the attempt could cost the grant, the attempt waits until the access
 // token expires.
 func (r *Record) unpark(rotation connector.Rotation, now time.Time) {
-	r.Cycle.Parked = ""
+	r.Cycle.Parked, r.Cycle.TokenRejected = "", false
 	r.Cycle.NeedsAuth = false // one more refusal is evidence enough
 	r.Cycle.stopWaiting()
 	r.Cycle.CredentialsExpireAt = time.Time{}

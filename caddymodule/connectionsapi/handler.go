@@ -176,6 +176,9 @@ func (api *Handler) serve(w http.ResponseWriter, r *http.Request, parts []string
 	if err != nil {
 		return err
 	}
+	if err := refuseLed(r); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 	defer cancel()
 

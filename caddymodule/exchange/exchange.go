@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/fields"
 )
 
 // maxEarlyResponses is how many 1xx responses may precede the final one.
@@ -28,6 +29,9 @@ type Exchange struct {
 
 	// Authorize adds the credential. Default: the connection's.
 	Authorize func(*http.Request) (*broker.Authorization, error)
+
+	// Response says how headers of responses are treated.
+	Response fields.Response
 
 	// Early is called with each 1xx response, scrubbed. It may be nil.
 	Early func(code int, header http.Header) error
@@ -60,10 +64,10 @@ func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Resp
 	sent, ok := body.whole()
 	if !ok {
 		auth.RenewInBackground()
-		return resp, nil
+		return unlessDead(out.Context(), auth, resp)
 	}
 	if !auth.Renew(out.Context()) {
-		return resp, nil
+		return unlessDead(out.Context(), auth, resp)
 	}
 	out = again()
 	if body != nil {
@@ -75,6 +79,16 @@ func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Resp
 	}
 	_ = resp.Body.Close()
 	return second, nil
+}
+
+// unlessDead returns downstream's 401, or the broker's if there will be no other token: only
+// that one tells the caller that the connection must be authorised again.
+func unlessDead(ctx context.Context, auth *broker.Authorization, resp *http.Response) (*http.Response, error) {
+	if err := auth.Dead(ctx); err != nil {
+		_ = resp.Body.Close()
+		return nil, BrokerError{err}
+	}
+	return resp, nil
 }
 
 func (x *Exchange) authorized(out *http.Request) (*broker.Authorization, error) {
@@ -100,6 +114,11 @@ func (x *Exchange) attempt(out *http.Request) (*broker.Authorization, *http.Resp
 		return nil, nil, withoutEcho(err)
 	}
 	auth.HandleResponse(resp)
+	x.Response.Clean(resp.Header, auth)
+	x.Response.CleanTrailer(resp.Trailer) // the announced names
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		x.Response.Cache(resp.Header, out.Method)
+	}
 	return auth, resp, nil
 }
 

@@ -30,9 +30,13 @@ func (x *Exchange) Hook(trace *httptrace.ClientTrace) {
 	trace.Got1xxResponse = func(code int, header textproto.MIMEHeader) error {
 		if auth := x.sent.Load(); auth != nil {
 			auth.Scrub(http.Header(header))
+			x.Response.Clean(http.Header(header), auth)
 		}
 		if x.hints.Add(1) > maxEarlyResponses { // net/http leaves this limit to hooks
 			return &apierror.DownstreamError{}
+		}
+		if caller := x.Response.Caller; caller != nil && !caller.ProtoAtLeast(1, 1) {
+			return nil // HTTP/1.0 has no 1xx responses (RFC 9110 section 15.2)
 		}
 		if x.Early != nil {
 			if err := x.Early(code, http.Header(header)); err != nil {

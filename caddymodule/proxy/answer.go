@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/fields"
 )
 
 // An answer is the response to a caller. The 1xx responses before it are written by
@@ -115,11 +116,13 @@ func flush(w http.ResponseWriter) error {
 	return nil
 }
 
+func dropInTrailer(name string) bool { return dropInResponse(name) || !fields.MayTrail(name) }
+
 // announceTrailers sets the Trailer header to the trailers that downstream announced, and
 // returns their number.
 func announceTrailers(header, trailer http.Header) (announced int) {
 	for name := range trailer {
-		if !dropInResponse(name) {
+		if !dropInTrailer(name) {
 			header.Add("Trailer", name)
 			announced++
 		}
@@ -130,7 +133,7 @@ func announceTrailers(header, trailer http.Header) (announced int) {
 // addTrailers sets the trailers after the body, including any that were not announced.
 func addTrailers(header, trailer http.Header, announced int) {
 	for name, values := range trailer {
-		if dropInResponse(name) {
+		if dropInTrailer(name) {
 			continue
 		}
 		if len(trailer) != announced {

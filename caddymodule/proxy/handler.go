@@ -22,6 +22,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/fields"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
 )
 
@@ -66,6 +67,7 @@ type Handler struct {
 	logger  *slog.Logger
 	public  *exchange.Pool // dials public addresses only
 	private *exchange.Pool // dials private addresses too
+	policy  fields.Policy  // for headers of responses
 	tunnels *tunnels
 	alarms  *sync.Pool // of *alarm
 }
@@ -98,6 +100,7 @@ func (h *Handler) Provision(ctx caddy.Context) (err error) {
 	}
 	h.tunnels, h.alarms = newTunnels(), newAlarms()
 	h.app.AcceptHeaders(ctx)
+	h.policy = fields.Policy{IsProxy: true, Vary: vary, Own: h.app.Authorities()}
 	return h.provisionTransports(ctx)
 }
 

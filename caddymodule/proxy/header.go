@@ -9,6 +9,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // dropInRequest reports whether a request header does not reach downstream.
@@ -82,23 +83,15 @@ func wantsWebSocket(r *http.Request) bool {
 		len(r.Header["Upgrade"]) == 1 && strings.EqualFold(r.Header["Upgrade"][0], "websocket")
 }
 
-// dropInResponse reports whether a response header does not reach the caller: headers of the
-// connection, and those that only the broker may set.
+// vary lists the request headers that decide the response (RFC 9110 section 12.5.5): all
+// requests have the same URL.
+const vary = "authorization, " + record.ApplicationField + ", " + record.ConsumerField + ", " + record.UnifiedAPIField + ", " +
+	record.ServiceField + ", " + record.DownstreamURLField + ", x-apideck-downstream-method, x-apideck-downstream-authorization"
+
+// dropInResponse reports whether a response header that package fields has left does not reach
+// the caller: headers of the connection, and those that only the Proxy API may set.
 func dropInResponse(name string) bool {
-	// Alt-Svc names alternatives to downstream. The caller would take them for alternatives
-	// to this server.
-	if name == "" || name == "Alt-Svc" || isHopByHop(name) {
-		return true
-	}
-	switch name[0] {
-	case 'X':
-		return strings.HasPrefix(name, "X-Apideck") || strings.HasPrefix(name, "X-Token-Broker-") ||
-			strings.HasPrefix(name, rateLimitPrefix)
-	case 'P':
-		return strings.HasPrefix(name, "Proxy-")
-	default:
-		return false
-	}
+	return name == "" || isHopByHop(name) || name[0] == 'X' && strings.HasPrefix(name, rateLimitPrefix)
 }
 
 // copyHeader copies response headers for the caller. It reports whether one of them may be a
@@ -125,6 +118,9 @@ func copyHeader(to, from http.Header) (limits bool) {
 func answerHeader(to http.Header, resp *http.Response, method, asked string, now time.Time) {
 	if copyHeader(to, resp.Header) {
 		setRateLimit(to, resp.Header, now)
+	}
+	if _, ok := to["Content-Type"]; !ok {
+		to["Content-Type"] = nil // net/http would guess one from the body
 	}
 	if method == http.MethodHead && asked != http.MethodHead {
 		delete(to, "Content-Length") // there will be no body

@@ -16,6 +16,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/fields"
 )
 
 // A passage is one request to downstream and its response.
@@ -73,7 +74,8 @@ func (p *passage) serve() (err error) {
 	x := &p.exchange
 	*x = exchange.Exchange{
 		Admission: admission, Via: p.proxy.transportFor(key.Connector), Early: p.answer.early(p.caller.w),
-		MaxBody: p.proxy.app.MaxRequestBody(key.Application),
+		MaxBody:  p.proxy.app.MaxRequestBody(key.Application),
+		Response: fields.Response{Policy: &p.proxy.policy, Caller: p.caller.r, Scheme: u.Scheme, Host: u.Host, Path: u},
 	}
 	if p.replaces {
 		x.Authorize = func(out *http.Request) (*broker.Authorization, error) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 )
 
 // upgrade passes on a switch to WebSocket and copies in both directions until the connection
@@ -45,6 +46,7 @@ func (p *passage) upgrade(resp *http.Response) error {
 		return nil
 	}
 	defer p.proxy.tunnels.remove(t)
+	defer exchange.EndWithConnection(p.exchange.Admission, func() { t.dismiss(exchange.PolicyViolation, time.Now().Add(closeFrameTimeout)) })()
 	defer context.AfterFunc(p.caller.r.Context(), t.end)()
 	t.copy()
 	return nil
@@ -101,9 +103,12 @@ func (t *tunnel) end() {
 	_ = t.downstream.Close()
 }
 
-// goingAway is a server's WebSocket close frame with status 1001 (RFC 6455 sections 5.5.1
-// and 7.4.1).
-var goingAway = []byte{0x88, 0x02, 1001 >> 8, 1001 & 0xff}
+// dismiss ends the tunnel, with a close frame to the caller.
+func (t *tunnel) dismiss(frame []byte, deadline time.Time) {
+	_ = t.caller.SetWriteDeadline(deadline)
+	_, _ = t.caller.Write(frame)
+	t.end()
+}
 
 // closeFrameTimeout is the timeout for writing the close frames.
 const closeFrameTimeout = time.Second
@@ -144,8 +149,6 @@ func (ts *tunnels) close() {
 	ts.mu.Unlock()
 	deadline := time.Now().Add(closeFrameTimeout) // shared by all of them
 	for _, t := range open {
-		_ = t.caller.SetWriteDeadline(deadline)
-		_, _ = t.caller.Write(goingAway)
-		t.end()
+		t.dismiss(exchange.GoingAway, deadline)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
@@ -50,7 +51,7 @@ func TestProxyEndsWebSocketsWithTheirConfiguration(t *testing.T) {
 	if err := caddytest.Load(t, "{\nadmin off\n}"); err != nil {
 		t.Fatal(err)
 	}
-	if rest, err := io.ReadAll(buffered); err != nil || string(rest) != string(goingAway) {
+	if rest, err := io.ReadAll(buffered); err != nil || string(rest) != string(exchange.GoingAway) {
 		t.Errorf("got %q, %v", rest, err)
 	}
 }

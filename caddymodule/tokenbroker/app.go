@@ -21,6 +21,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/webhook"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/caller"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/fields"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/storage"
 )
@@ -83,6 +84,8 @@ type App struct {
 	config    *record.Config
 	endpoints []webhook.Endpoint
 
+	authorities *fields.Authorities // known once the app has started
+
 	shared   *shared // never reset to nil, since requests may outlive the configuration
 	poolKey  string
 	acquired bool // holds a reference in the pool
@@ -126,6 +129,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.logger = ctx.Slogger()
+	a.authorities = &fields.Authorities{}
 	if err := a.provisionStorage(); err != nil {
 		return err
 	}
@@ -231,6 +235,7 @@ func (a *App) Start() error {
 	a.logger.LogAttrs(a.ctx, slog.LevelInfo, "connections are stored in "+a.storage.String(),
 		slog.Bool("by_default", a.byDefault), slog.Int("connectors", len(a.config.Connectors)))
 	a.warnOfOpenListeners()
+	a.findServers()
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -20,6 +21,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/fields"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
 )
 
@@ -66,9 +68,11 @@ type Transport struct {
 	connector, application, consumer requestValue
 
 	callers             callerHeaders
-	operatorSetsHeaders bool // reverse_proxy may set headers that are otherwise the caller's
-	callerMayNameHost   bool // reverse_proxy may set Host to something of the request
-	leavesUnread        bool // reverse_proxy may leave response bodies open
+	policy              *atomic.Pointer[fields.Policy] // for headers of responses
+	decides             dependencies                   // what decides a response, as far as Provision can see
+	operatorSetsHeaders bool                           // reverse_proxy may set headers that are otherwise the caller's
+	callerMayNameHost   bool                           // reverse_proxy may set Host to something of the request
+	leavesUnread        bool                           // reverse_proxy may leave response bodies open
 }
 
 // CaddyModule returns the Caddy module information.
@@ -100,6 +104,7 @@ func (t *Transport) Provision(ctx caddy.Context) (err error) {
 	t.operatorSetsHeaders, t.callerMayNameHost = t.callers.mayBeSet(ctx), mayNameHost(ctx)
 	t.leavesUnread = mayLeaveUnread(ctx)
 	t.app.AcceptHeaders(ctx)
+	t.provisionAnswers(ctx)
 	t.warnOfUpstreams(ctx)
 	return t.provisionTransports(ctx)
 }
@@ -209,13 +214,19 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}()
 	ctx := x.Watch(req.Context())
 	outgoing := func() *http.Request { return t.outgoing(ctx, req, body, key.Connector) }
-	resp, err := x.Do(outgoing(), outgoing)
+	out := outgoing()
+	x.Response = fields.Response{Policy: t.policy.Load(), Caller: req, Scheme: out.URL.Scheme, Host: out.URL.Host, Path: req.URL}
+	resp, err := x.Do(out, outgoing)
 	if err != nil {
 		return t.failed(req, body, err)
 	}
+	if resp.StatusCode == http.StatusSwitchingProtocols && !wasAsked(req, resp) {
+		_ = resp.Body.Close()
+		return t.refuse(req, body, apierror.ErrBadResponse)
+	}
 	resp.Request = req // the outgoing copy carries the credential
 	body.endConnection(resp)
-	releaseAtEnd(resp, admission)
+	releaseAtEnd(resp, &x)
 	if t.leavesUnread {
 		context.AfterFunc(req.Context(), admission.Release)
 	}
@@ -332,6 +343,7 @@ var (
 	_ caddy.Provisioner                                = (*Transport)(nil)
 	_ caddy.CleanerUpper                               = (*Transport)(nil)
 	_ http.RoundTripper                                = (*Transport)(nil)
+	_ interface{ RoutedBy(tokenbroker.Routing) }       = (*Transport)(nil)
 	_ reverseproxy.TLSTransport                        = (*Transport)(nil)
 	_ reverseproxy.RequestHeaderOpsTransport           = (*Transport)(nil)
 	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*Transport)(nil)

@@ -265,9 +265,56 @@ func (e *Engine) PausedNow(conn *record.Connector, rec *record.Record, now time.
 // connection, in the background, if its token cannot be refreshed.
 func (r *Refresher) Rejected(conn *record.Connector, generation uint64) {
 	snap := r.memory.snap.Load()
-	if snap == nil || snap.Record.Generation != generation || snap.Record.Credentials == nil ||
-		conn.AuthType != connector.OAuth2 || conn.CanRefresh(snap.Record.Credentials) || snap.Record.IsParked() {
+	if snap == nil || snap.Record.Generation != generation || !isLast(conn, snap) || snap.Record.IsParked() {
 		return
 	}
 	r.rejectLater(conn, generation)
+}
+
+// isLast reports whether the snapshot has a token that cannot be refreshed.
+func isLast(conn *record.Connector, snap *Snapshot) bool {
+	c := snap.Record.Credentials
+	return c != nil && conn.AuthType == connector.OAuth2 && !conn.CanRefresh(c)
+}
+
+// RejectLast is called when downstream has refused the token of a generation. If there will be
+// no other one, because the connection is parked or cannot be refreshed, RejectLast notes that
+// this one must not be sent again, and returns the error for callers. Otherwise it returns nil.
+func (r *Refresher) RejectLast(ctx context.Context, conn *record.Connector, generation uint64) error {
+	e := r.engine
+	snap, now := r.memory.snap.Load(), e.clock.Now()
+	if snap == nil || snap.Record.Generation != generation {
+		return nil
+	}
+	if snap.Record.IsRejected() {
+		return snap.Record.TokenError(now)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+	defer cancel()
+	if !snap.Record.NeedsAuth() {
+		if !isLast(conn, snap) {
+			return nil
+		}
+		failure := r.reject(ctx, e.Config(), conn, generation, record.CodeAccessTokenRejected) // perhaps before Rejected does
+		if token, ok := errors.AsType[*record.TokenError](failure); ok && token.Err != nil {
+			return nil // it could not be stored, so downstream's answer says more
+		}
+		return failure
+	}
+	rec, rev, err := e.Update(ctx, r.Key, func(rec *record.Record) (*record.Record, error) {
+		if rec == nil || rec.IsTombstone() || rec.Generation != generation || !rec.NeedsAuth() {
+			return nil, errSuperseded
+		}
+		rec.Cycle.TokenRejected = true
+		return rec, nil
+	})
+	switch {
+	case errors.Is(err, errSuperseded):
+		return nil
+	case err != nil: // until the store can be read again, this process remembers it
+		rec, rev = snap.Record.Clone(), snap.rev
+		rec.Cycle.TokenRejected = true
+	}
+	r.Install(rec, rev)
+	return rec.TokenError(now)
 }

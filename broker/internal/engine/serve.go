@@ -99,3 +99,23 @@ func (r *Refresher) UsableAt(ctx context.Context, cfg *record.Config, conn *reco
 	}
 	return snap, nil
 }
+
+// Ended returns why no call can be made until the connection is changed from outside, or nil.
+// It starts no refresh.
+func (r *Refresher) Ended(ctx context.Context) error {
+	snap, err := r.Latest(ctx)
+	if err != nil {
+		if errors.Is(err, record.ErrConnectionNotFound) {
+			return err
+		}
+		return nil // it may be back soon
+	}
+	switch now := r.engine.now(); {
+	case !snap.Record.Enabled:
+		return record.ErrConnectionDisabled
+	case snap.Record.NeedsAuth() && (!snap.servable(now) || snap.Record.IsRejected()):
+		return r.tokenError(snap.Record, now)
+	default:
+		return nil
+	}
+}

@@ -18,7 +18,7 @@ import (
 type Credential struct {
 	headers []header
 	others  []connector.Injection // query parameters and cookies, merged with the request's
-	redact  []secret.String       // values to redact from responses
+	redact  []hidden              // to redact from responses
 	size    int                   // bytes
 }
 
@@ -38,7 +38,7 @@ func Prepare(injections []connector.Injection) *Credential {
 			c.others = append(c.others, i)
 		}
 		for _, value := range i.Secrets {
-			c.redact = append(c.redact, secret.New(value))
+			c.hide(value)
 		}
 	}
 	return c
@@ -53,10 +53,16 @@ func Supplied(authorization secret.String) *Credential {
 	value := authorization.Reveal()
 	c := &Credential{headers: []header{{"Authorization", []string{value}}}, size: len(value)}
 	if _, credentials, ok := strings.Cut(value, " "); ok {
-		c.redact = append(c.redact, secret.New(strings.TrimSpace(credentials)))
+		c.hide(strings.TrimSpace(credentials))
 	}
-	c.redact = append(c.redact, authorization)
+	c.hide(value)
 	return c
+}
+
+func (c *Credential) hide(value string) {
+	if len(value) >= shortest {
+		c.redact = append(c.redact, hide(value))
+	}
 }
 
 // Size returns how much the credential adds to a request, in bytes.

@@ -112,3 +112,5 @@ func isEncoded(s string, n int) bool {
 	}
 	return true
 }
+
+func unhex(c byte) int { return strings.IndexByte("0123456789abcdef", c|0x20) }

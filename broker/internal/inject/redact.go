@@ -11,32 +11,36 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
+// shortest is the length of a secret, in bytes. Anything shorter is not secret, and replacing it
+// would garble values.
+const shortest = 4
+
 // Scrub redacts the credential in the header or trailer of a response from downstream.
 func (c *Credential) Scrub(header http.Header) {
-	longest := 0
+	longest, escaped := 0, false
 	for name, values := range header {
 		longest = max(longest, len(name))
 		for _, value := range values {
 			longest = max(longest, len(value))
+			escaped = escaped || strings.ContainsAny(value, escapes)
 		}
 	}
 	for _, hidden := range c.redact {
-		value := hidden.Reveal()
-		if len(value) > longest { // no form of it fits
+		if hidden.length > longest { // no form of it fits
 			continue
 		}
-		for _, form := range forms(value) {
+		forms := hidden.forms()
+		for _, form := range forms {
 			scrub(header, form)
+		}
+		if escaped {
+			scrubEscaped(header, forms)
 		}
 	}
 }
 
 // scrub replaces hidden in header values and removes headers whose name contains it.
 func scrub(header http.Header, hidden string) {
-	const shortest = 4 // anything shorter is not secret, and replacing it would garble values
-	if len(hidden) < shortest {
-		return
-	}
 	for name, values := range header {
 		if len(name) >= len(hidden) && strings.Contains(strings.ToLower(name), strings.ToLower(hidden)) {
 			delete(header, name)
@@ -44,56 +48,44 @@ func scrub(header http.Header, hidden string) {
 		}
 		for i, value := range values {
 			if strings.Contains(value, hidden) {
-				value = strings.ReplaceAll(value, hidden, secret.Redacted)
-				values[i] = value
-			}
-			if strings.Contains(value, "%") {
-				values[i] = redactEncoded(value, hidden)
+				values[i] = strings.ReplaceAll(value, hidden, secret.Redacted)
 			}
 		}
 	}
 }
 
-// redactEncoded replaces hidden where it is percent-encoded. Any byte of a URL may be, with hex
-// digits of either case (RFC 3986 section 2.1), and frameworks differ in which they encode.
-func redactEncoded(value, hidden string) string {
-	decoded, begins := percentDecoded(value)
-	if !strings.Contains(decoded, hidden) {
-		return value
-	}
-	var b strings.Builder
-	from := 0 // index into decoded
-	for {
-		i := strings.Index(decoded[from:], hidden)
-		if i < 0 {
-			b.WriteString(value[begins[from]:])
-			return b.String()
-		}
-		b.WriteString(value[begins[from]:begins[from+i]] + secret.Redacted)
-		from += i + len(hidden)
-	}
-}
-
-// percentDecoded decodes all valid escapes in s. begins holds the index in s at which each
-// decoded byte begins, and finally len(s).
-func percentDecoded(s string) (decoded string, begins []int) {
-	b := make([]byte, 0, len(s))
-	begins = make([]int, 0, len(s)+1)
-	for i := 0; i < len(s); i++ {
-		begins = append(begins, i)
-		if s[i] == '%' && i+2 < len(s) {
-			if high, low := unhex(s[i+1]), unhex(s[i+2]); high >= 0 && low >= 0 {
-				b = append(b, byte(high<<4|low))
-				i += 2
-				continue
+// scrubEscaped replaces the hidden texts in header values where they are escaped.
+func scrubEscaped(header http.Header, hidden []string) {
+	for _, values := range header {
+		for i, value := range values {
+			if len(value) >= len(hidden[0]) && strings.ContainsAny(value, escapes) {
+				values[i] = redactEscaped(value, hidden)
 			}
 		}
-		b = append(b, s[i])
 	}
-	return string(b), append(begins, len(s))
 }
 
-func unhex(c byte) int { return strings.IndexByte("0123456789abcdef", c|0x20) }
+// A hidden value is redacted from responses.
+type hidden struct {
+	all    []secret.String // the forms that it may have in a header
+	length int             // of the value, in bytes; none of its forms is shorter
+}
+
+func hide(value string) hidden {
+	h := hidden{length: len(value)}
+	for _, form := range forms(value) {
+		h.all = append(h.all, secret.New(form))
+	}
+	return h
+}
+
+func (h *hidden) forms() []string {
+	texts := make([]string, len(h.all))
+	for i, form := range h.all {
+		texts[i] = form.Reveal()
+	}
+	return texts
+}
 
 // forms returns the forms that a value may have in a header. None is shorter than the value.
 // The unpadded base64 form also matches the padded one.

@@ -5,6 +5,9 @@ import (
 	"net/textproto"
 	"slices"
 	"strings"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // removeHeader removes a header in any spelling of its name.
@@ -42,4 +45,22 @@ func setCookie(req *http.Request, name, value string) {
 		}
 	}
 	setHeader(req, "Cookie", strings.Join(append(kept, name+"="+value), "; "))
+}
+
+// WithoutParameters returns a URL's query, from a response that was scrubbed, without the
+// parameters in which the credential was put into the request.
+func (c *Credential) WithoutParameters(query string) string {
+	for _, i := range c.others {
+		if i.Kind == connector.InQuery {
+			query = withoutRedacted(query, i.Name)
+		}
+	}
+	return query
+}
+
+func withoutRedacted(query, name string) string {
+	pairs := strings.Split(query, "&")
+	return strings.Join(slices.DeleteFunc(pairs, func(pair string) bool {
+		return strings.Contains(pair, secret.Redacted) && hasParameter(pair, name)
+	}), "&")
 }
