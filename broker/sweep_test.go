@@ -3,6 +3,7 @@ package broker_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -179,6 +180,13 @@ func (l *sweepLog) count() int {
 	return l.total
 }
 
+// all returns how often each record was loaded.
+func (l *sweepLog) all() map[record.Key]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.loads)
+}
+
 // use makes the harness's broker open the store, so that it begins to sweep.
 func (h *harness) use() {
 	h.t.Helper()
@@ -230,12 +238,13 @@ func TestSweepGoesOnInTheNextProcess(t *testing.T) {
 			h.use()
 		}
 		h.waitFor("the end of the sweep", firstSweep+5*time.Minute, func() bool { return len(h.logLines("sweep finished")) > 0 })
-		for key, loads := range l.loads {
+		swept := l.all()
+		for key, loads := range swept {
 			if loads != 1 {
 				t.Errorf("%s was loaded %d times", key, loads)
 			}
 		}
-		if got := len(l.loads); got != connections {
+		if got := len(swept); got != connections {
 			t.Errorf("%d records were swept, want %d", got, connections)
 		}
 		h.waitFor("another sweep", firstSweep+10*time.Minute, func() bool { return l.count() == 2*connections })
@@ -286,9 +295,10 @@ func TestSweepGoesOnBehindARecordThatCannotBeRead(t *testing.T) {
 		}
 		h.use()
 		time.Sleep(5 * firstSweep)
+		swept := l.all()
 		for i := range 30 {
-			if key := h.of(fmt.Sprintf("customer-%03d", i)); l.loads[key] < 2 && i != 10 {
-				t.Errorf("%s was swept %d times in an hour", key, l.loads[key])
+			if key := h.of(fmt.Sprintf("customer-%03d", i)); swept[key] < 2 && i != 10 {
+				t.Errorf("%s was swept %d times in an hour", key, swept[key])
 			}
 		}
 	})

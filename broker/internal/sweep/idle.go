@@ -1,6 +1,11 @@
 package sweep
 
-import "github.com/tokenbroker/caddy-token-broker/broker/connector"
+import (
+	"context"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
 
 const (
 	// maxIdle is how many refreshes of idle connections may be in progress for one connector.
@@ -12,6 +17,23 @@ const (
 	// requests are held back. One of them may be accepted, which ends that; more would only wait.
 	maxCandidates = 16
 )
+
+// refreshIdle starts a refresh of an idle connection, unless enough of its connector's are in
+// progress. A later pass finds the others.
+func (p *pass) refreshIdle(ctx context.Context, rec *record.Record, conn *record.Connector) {
+	id := rec.Key.Connector
+	if p.Connections.IsHeldBack(conn, rec) {
+		if p.candidates[id] >= maxCandidates {
+			return
+		}
+		p.candidates[id]++
+	}
+	if !p.idle.hasRoom(id) {
+		return
+	}
+	p.did.refreshed++
+	p.idle.add(id, p.Connections.Refresh(ctx, rec.Key))
+}
 
 // idleRefreshes are the refreshes of idle connections in progress, by connector: one that hangs
 // must not keep the others from being refreshed.

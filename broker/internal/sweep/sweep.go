@@ -108,7 +108,7 @@ func (s *Sweeper) Run(ctx context.Context) {
 			return
 		}
 		if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
-			s.Config().Log().LogAttrs(ctx, slog.LevelWarn, "the sweep has stopped; it goes on later",
+			s.Config().Log().LogAttrs(ctx, slog.LevelWarn, "the sweep has stopped; it starts again later",
 				slog.String("error", err.Error()))
 		}
 	}

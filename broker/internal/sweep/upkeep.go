@@ -120,20 +120,3 @@ func (p *pass) resume(ctx context.Context, seen *record.Record, conn *record.Con
 	p.Connections.Refresh(ctx, seen.Key)
 	return nil
 }
-
-// refreshIdle starts a refresh of an idle connection, unless enough of its connector's are in
-// progress. A later pass finds the others.
-func (p *pass) refreshIdle(ctx context.Context, rec *record.Record, conn *record.Connector) {
-	id := rec.Key.Connector
-	if p.Connections.IsHeldBack(conn, rec) {
-		if p.candidates[id] >= maxCandidates {
-			return
-		}
-		p.candidates[id]++
-	}
-	if !p.idle.hasRoom(id) {
-		return
-	}
-	p.did.refreshed++
-	p.idle.add(id, p.Connections.Refresh(ctx, rec.Key))
-}
