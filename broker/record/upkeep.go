@@ -30,6 +30,12 @@ func (r *Record) HasRetention() bool {
 	return r.IsParked() && r.Credentials != nil && !r.Cycle.CredentialsExpireAt.IsZero()
 }
 
+// RetentionWatched reports whether a process has watched a parked connection for all of its
+// retention.
+func (r *Record) RetentionWatched(watched time.Duration) bool {
+	return r.HasRetention() && r.Cycle.Retention > 0 && watched >= r.Cycle.Retention
+}
+
 // RetentionEnded reports whether the credentials of a parked connection must be cleared, by
 // the wall clock.
 func (r *Record) RetentionEnded(now time.Time) bool {

@@ -95,6 +95,9 @@ func TestRetentionEndsForParkedConnections(t *testing.T) {
 	if end := now.Add(retention); c.RetentionEnded(end.Add(-1)) || !c.RetentionEnded(end) {
 		t.Error("the retention does not end when it should")
 	}
+	if c.RetentionWatched(retention-1) || !c.RetentionWatched(retention) {
+		t.Error("the retention does not end for a process that has watched it")
+	}
 	c.Credentials.RefreshToken = secret.New("r2")
 	if c.RetentionEnded(now.Add(2 * retention)) {
 		t.Error("other credentials are cleared too")

@@ -23,7 +23,7 @@ func (p *pass) tend(ctx context.Context, key record.Key) error {
 		return err
 	}
 	cfg, now := p.Config(), clock.MomentOf(p.Clock)
-	if p.vigil.isTime(rec, cfg.RetainFor(), now) {
+	if p.vigil.isTime(rec, now) {
 		if rec.IsTombstone() {
 			err = p.purge(ctx, rec)
 		} else {

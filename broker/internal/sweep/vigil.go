@@ -32,9 +32,9 @@ type state struct {
 }
 
 // isTime reports whether the state of a record is to end: the wall clock says so in two looks
-// that are far enough apart, or this process has watched a parked connection for the whole
-// retention, 0 if there is none.
-func (v *vigil) isTime(rec *record.Record, retention time.Duration, now clock.Moment) bool {
+// that are far enough apart, or this process has watched a parked connection for all of its
+// retention.
+func (v *vigil) isTime(rec *record.Record, now clock.Moment) bool {
 	var st state
 	var due bool
 	switch {
@@ -57,7 +57,7 @@ func (v *vigil) isTime(rec *record.Record, retention time.Duration, now clock.Mo
 	seen.seenAt = now.Mono
 	watched := seen.state.See(st, now.Mono)
 	sure := seen.due.See(due, now.Mono) >= certainty && watched >= certainty
-	return due && sure || st.parked != "" && retention > 0 && watched >= retention
+	return due && sure || rec.RetentionWatched(watched)
 }
 
 // drop forgets one connection.
