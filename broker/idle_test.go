@@ -148,7 +148,7 @@ func TestIdleConnectionIsTriedAgainAfterAnOutage(t *testing.T) {
 // While a client is refused, sweeps start only a few of its idle connections.
 func TestIdleConnectionsOfARefusedClientAreNotAllTried(t *testing.T) {
 	t.Parallel()
-	const connections = 500
+	const connections = 150
 	virtually(t, func(t *testing.T, h *harness) {
 		var accepted atomic.Bool
 		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
