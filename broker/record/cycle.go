@@ -42,6 +42,7 @@ type Policy struct {
 	GiveUp    time.Duration // how long the background job retries
 	Retention time.Duration // of a parked connection's credentials; 0: for ever
 	Announced bool          // the event was already emitted for another connection
+	Watched   time.Duration // how long this process has known the record's wait, by its monotonic clock
 	Rejected  bool          // downstream has refused the access token, so nothing is lost with it
 	Ahead     bool          // the access token is valid, so nothing depends on this attempt
 }
@@ -97,7 +98,7 @@ func (r *Record) replaceRefreshToken(next secret.String) {
 func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 	c := &r.Cycle
 	before := c.Phase
-	c.rebase(now)
+	c.rebase(now, policy.Watched)
 	if policy.Ahead && (ans.Class == ClassRefused || ans.Early) && !r.IsParked() {
 		r.postpone(ans, now)
 		return ""
