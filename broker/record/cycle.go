@@ -256,6 +256,7 @@ func (r *Record) TokenError(now time.Time) *TokenError {
 			err.RetryAt = latest
 		}
 	}
+	err.Ambiguous = c.Ambiguous > 0
 	if cred := r.Credentials; cred != nil {
 		err.FirstRefresh = cred.FromImport && !cred.Redeemed
 	}

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/outage"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -24,6 +25,10 @@ type storage struct {
 	opened  atomic.Pointer[storequeue.Store] // nil until the store has been opened
 	opening singleflight.Group
 	journal record.Journal // may be nil
+
+	outage        outage.Reporter // of the store
+	journalOutage outage.Reporter
+	rolledBack    atomic.Uint64 // connections of which the store had older credentials
 }
 
 // maxConflicts is how many conflicts with other writers one change survives.
@@ -44,7 +49,9 @@ func (e *Engine) Load(ctx context.Context, key record.Key) (rec *record.Record, 
 	if err != nil {
 		return nil, 0, err
 	}
-	return s.Load(ctx, key)
+	rec, rev, err = s.Load(ctx, key)
+	e.storage.noteUse(ctx, err)
+	return rec, rev, err
 }
 
 // save replaces revision rev of a record with rec, after saving the backlog. While an answer
@@ -60,14 +67,16 @@ func (e *Engine) save(ctx context.Context, rec *record.Record, rev record.Revisi
 }
 
 // saveNow saves without the backlog.
-func (e *Engine) saveNow(ctx context.Context, rec *record.Record, rev record.Revision) (_ record.Revision, err error) {
+func (e *Engine) saveNow(ctx context.Context, rec *record.Record, rev record.Revision) (saved record.Revision, err error) {
 	ctx, span := e.startStoreSpan(ctx, "save", rec.Key)
 	defer func() { tracing.EndSpan(span, err) }()
 	s, err := e.Store(ctx)
 	if err != nil {
 		return 0, err
 	}
-	return s.Save(ctx, rec, rev)
+	saved, err = s.Save(ctx, rec, rev)
+	e.storage.noteUse(ctx, err)
+	return saved, err
 }
 
 func (e *Engine) startStoreSpan(ctx context.Context, operation string, key record.Key) (context.Context, trace.Span) {
@@ -195,6 +204,7 @@ func (e *Engine) Store(ctx context.Context) (*storequeue.Store, error) {
 		ctx, cancel := context.WithTimeout(e.lifecycle.ctx, openTimeout)
 		defer cancel()
 		opened, err := e.storage.open(ctx)
+		e.storage.outage.Note(ctx, err)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 		}
@@ -230,6 +240,17 @@ func (e *Engine) logOverload(overloaded bool) {
 		level, msg = slog.LevelInfo, "the store is no longer overloaded"
 	}
 	e.Config().Log().LogAttrs(context.Background(), level, msg)
+}
+
+// noteUse notes a use of the store for operators. That a caller has left, or that the record
+// is damaged, which the store reports by itself, tells nothing of the store.
+func (s *storage) noteUse(ctx context.Context, err error) {
+	switch {
+	case !isUnavailable(err):
+		s.outage.Note(ctx, nil)
+	case ctx.Err() == nil && !errors.Is(err, record.ErrDamaged) && !errors.Is(err, record.ErrShuttingDown):
+		s.outage.Note(ctx, err)
+	}
 }
 
 // isUnavailable reports whether err is [record.ErrStoreUnavailable].
