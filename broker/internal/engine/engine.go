@@ -54,6 +54,11 @@ func (e *Engine) Ready(ctx context.Context) error {
 	if err := s.Check(ctx); err != nil {
 		return err
 	}
+	if !e.backlog.read.Load() {
+		if err := e.adoptJournal(ctx); err != nil {
+			return fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
+		}
+	}
 	if n := len(e.backlog.list()); n > 0 {
 		return fmt.Errorf("%w: %d refreshed tokens could not be saved yet", record.ErrStoreUnavailable, n)
 	}
