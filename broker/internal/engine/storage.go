@@ -49,9 +49,7 @@ func (e *Engine) Load(ctx context.Context, key record.Key) (rec *record.Record, 
 	if err != nil {
 		return nil, 0, err
 	}
-	rec, rev, err = s.Load(ctx, key)
-	e.storage.noteUse(ctx, err)
-	return rec, rev, err
+	return s.Load(ctx, key)
 }
 
 // save replaces revision rev of a record with rec, after saving the backlog. While an answer
@@ -67,16 +65,14 @@ func (e *Engine) save(ctx context.Context, rec *record.Record, rev record.Revisi
 }
 
 // saveNow saves without the backlog.
-func (e *Engine) saveNow(ctx context.Context, rec *record.Record, rev record.Revision) (saved record.Revision, err error) {
+func (e *Engine) saveNow(ctx context.Context, rec *record.Record, rev record.Revision) (_ record.Revision, err error) {
 	ctx, span := e.startStoreSpan(ctx, "save", rec.Key)
 	defer func() { tracing.EndSpan(span, err) }()
 	s, err := e.Store(ctx)
 	if err != nil {
 		return 0, err
 	}
-	saved, err = s.Save(ctx, rec, rev)
-	e.storage.noteUse(ctx, err)
-	return saved, err
+	return s.Save(ctx, rec, rev)
 }
 
 func (e *Engine) startStoreSpan(ctx context.Context, operation string, key record.Key) (context.Context, trace.Span) {
@@ -208,7 +204,7 @@ func (e *Engine) Store(ctx context.Context) (*storequeue.Store, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 		}
-		s := storequeue.New(opened, e.logOverload)
+		s := storequeue.New(opened, e.logOverload, e.storage.noteUse)
 		e.storage.opened.Store(s)
 		if e.lifecycle.ctx.Err() != nil {
 			return nil, errors.Join(record.ErrShuttingDown, e.closeStore())
@@ -242,14 +238,14 @@ func (e *Engine) logOverload(overloaded bool) {
 	e.Config().Log().LogAttrs(context.Background(), level, msg)
 }
 
-// noteUse notes a use of the store for operators. That a caller has left, or that the record
-// is damaged, which the store reports by itself, tells nothing of the store.
-func (s *storage) noteUse(ctx context.Context, err error) {
+// noteUse notes the result of a request for operators. A damaged record tells nothing of the
+// rest of the store, which reports it by itself.
+func (s *storage) noteUse(err error) {
 	switch {
 	case !isUnavailable(err):
-		s.outage.Note(ctx, nil)
-	case ctx.Err() == nil && !errors.Is(err, record.ErrDamaged) && !errors.Is(err, record.ErrShuttingDown):
-		s.outage.Note(ctx, err)
+		s.outage.Note(context.Background(), nil)
+	case !errors.Is(err, record.ErrDamaged):
+		s.outage.Note(context.Background(), err)
 	}
 }
 
