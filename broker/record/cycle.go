@@ -116,7 +116,7 @@ func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 		c.Queued = false
 		return ""
 	}
-	c.Class, c.Code = ans.Class, ans.Code
+	c.Class, c.Code, c.Detail = ans.Class, ans.Code, ans.Detail
 	switch ans.Class {
 	case ClassPermanent:
 		c.stopWaiting()
@@ -170,7 +170,7 @@ const (
 // nearer the expiry, the likelier it is accepted. Nothing else changes.
 func (r *Record) postpone(ans Answer, now time.Time) {
 	c := &r.Cycle
-	c.Class, c.Code = ans.Class, ans.Code
+	c.Class, c.Code, c.Detail = ans.Class, ans.Code, ans.Detail
 	wait := unknownExpiryRetry
 	if cred := r.Credentials; cred != nil && !cred.Expiry.IsZero() {
 		left := cred.Expiry.Sub(now)
@@ -243,7 +243,7 @@ func (c *Credentials) validFor(now time.Time) time.Duration {
 func (r *Record) TokenError(now time.Time) *TokenError {
 	c := &r.Cycle
 	err := &TokenError{
-		Key: r.Key, Class: c.Class, Code: c.Code, Parked: r.NeedsAuth(), Hopeless: c.NeedsAuth,
+		Key: r.Key, Class: c.Class, Code: c.Code, Detail: c.Detail, Parked: r.NeedsAuth(), Hopeless: c.NeedsAuth,
 		RetryAt: c.RetryAt, FailedAt: c.FailedAt, CredentialsExpireAt: c.CredentialsExpireAt,
 		GivenUp: !c.NeedsAuth && c.Phase == PhaseFailed && !c.GiveUpAt.IsZero() && !now.Before(c.GiveUpAt),
 	}
@@ -281,6 +281,7 @@ type Cycle struct {
 	Phase        Phase
 	Class        Class         // of the last failure
 	Code         string        // of the last failure
+	Detail       string        // what the token endpoint said beyond the code; safe to show
 	FailedAt     time.Time     // of the last failure
 	Attempts     int           // failed attempts
 	RetryAt      time.Time     // no attempt before this, by the writer's clock; zero: no wait

@@ -85,6 +85,8 @@ type TokenError struct {
 	Code  string // OAuth error code (RFC 6749 section 5.2), or one of the Code constants
 	Err   error  // the cause, such as [ErrStoreUnavailable]; may be nil
 
+	// Detail is what the token endpoint said beyond the code, such as a request id.
+	Detail string
 	// Parked means that the customer must authorise the connection again.
 	Parked bool
 	// Hopeless means that this is only likely, and that the refresh token is still tried now

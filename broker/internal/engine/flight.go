@@ -209,7 +209,7 @@ func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 	}
 	a.cfg.Log().LogAttrs(ctx, level, msg,
 		slog.String("connection", a.refresher.Key.String()), slog.String("class", string(answer.Class)),
-		slog.String("code", answer.Code), slog.Int("status", answer.Status))
+		slog.String("code", answer.Code), slog.String("detail", answer.Detail), slog.Int("status", answer.Status))
 	if answer.Class == "" || !answer.RefreshToken.IsZero() {
 		return a.saveToken(ctx, held, answer)
 	}
