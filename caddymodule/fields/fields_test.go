@@ -115,7 +115,8 @@ func TestCachesLearnWhatDecidesAResponse(t *testing.T) {
 	}{
 		{"the Proxy API", Policy{IsProxy: true, Vary: "a, b"}, "GET", "GET", http.Header{"Cache-Control": {"public, max-age=60"}}, "a, b", "public, max-age=60"},
 		{"with a Vary", Policy{IsProxy: true, Vary: "a"}, "GET", "GET", http.Header{"Vary": {"Accept"}}, "Accept, a", ""},
-		{"with Vary: *", Policy{IsProxy: true, Vary: "a"}, "GET", "GET", http.Header{"Vary": {"Accept, *"}}, "Accept, *", ""},
+		{"with Vary: *", Policy{IsProxy: true, Vary: "a"}, "GET", "GET", http.Header{"Vary": {"Accept, *"}}, "*", ""},
+		{"with a field whose name has an asterisk", Policy{IsProxy: true, Vary: "a"}, "GET", "GET", http.Header{"Vary": {"x*"}}, "x*, a", ""},
 		{"a GET that stands for a POST", Policy{IsProxy: true, Vary: "a"}, "GET", "POST", http.Header{"Cache-Control": {"max-age=60"}}, "a", "no-store"},
 		{"a POST that stands for a GET", Policy{IsProxy: true, Vary: "a"}, "POST", "GET", http.Header{"Cache-Control": {"max-age=60"}}, "a", "max-age=60"},
 		{"a HEAD for a GET", Policy{IsProxy: true, Vary: "a"}, "HEAD", "GET", http.Header{}, "a", ""},
