@@ -24,7 +24,7 @@ func at(t testing.TB, policy Policy, asked, target string) *Response {
 		t.Fatal(err)
 	}
 	policy.Own = &Authorities{}
-	policy.Own.Set([]uint16{8080, 8081, 2019}, []string{"broker.test"})
+	policy.Own.Set([]uint16{8080, 8081, 2019}, []string{"broker.test", "*.tenants.test"})
 	ctx := context.WithValue(t.Context(), http.LocalAddrContextKey, net.Addr(&net.TCPAddr{IP: net.IPv4(10, 1, 2, 3), Port: 8080}))
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, asked, nil)
 	if err != nil {
@@ -73,6 +73,8 @@ func TestProxyAPIResolvesReferencesAgainstDownstream(t *testing.T) {
 		"http://127.0.0.1:08080/":                     removedHere,
 		"http://u:p@127.0.0.1:8080/":                  removedHere,
 		"http://x@y@127.0.0.1:8080/":                  removedHere,
+		"http://other.Tenants.test:8080/vault":        removedHere,
+		"http://a.b.tenants.test:8080/":               "http://a.b.tenants.test:8080/",
 		"http://127.1:8080/":                          removedHere,
 		"http://0x7f.1:8080/":                         removedHere,
 		"http://2130706433:8080/":                     removedHere,
