@@ -22,6 +22,7 @@ const (
 type File struct {
 	r        io.ReaderAt
 	pageSize int
+	cache    cache
 }
 
 // A Meta is a state of the database, which a transaction left. The first two pages of the
@@ -83,8 +84,16 @@ func (f *File) PageSize() int { return f.pageSize }
 // set if there is none.
 func (f *File) Metas() (newest Meta, damaged []error, err error) {
 	var metas []Meta
+	b := make([]byte, f.pageSize+headerSize+metaSize)
+	n, readErr := f.r.ReadAt(b, 0)
 	for id := range uint64(2) {
-		m, err := readMeta(f.r, f.offset(id))
+		var m Meta
+		err := readErr
+		if begin := int(f.offset(id)) + headerSize; n >= begin+metaSize {
+			m, err = parseMeta(b[begin:])
+		} else if err != nil {
+			err = readError(err)
+		}
 		if err == nil && m.PageSize != f.pageSize {
 			err = errors.New("its page size is another")
 		}
@@ -121,32 +130,56 @@ func (f *File) offset(id uint64) int64 { return int64(id) * int64(f.pageSize) }
 
 // Page reads a branch or leaf. limit is how many pages the file has.
 func (f *File) Page(id, limit uint64) (*Page, error) {
-	return f.pageInto(new(scratch), id, limit)
-}
-
-// scratch is memory for one page.
-type scratch struct {
-	b []byte
-	p Page
-}
-
-// pageInto is [File.Page] into memory that is used again.
-func (f *File) pageInto(s *scratch, id, limit uint64) (*Page, error) {
-	p, err := f.page(s, id, limit)
+	p, err := f.page(new(scratch), id, limit)
 	if err != nil {
 		return nil, &PageError{id, err}
 	}
 	return p, nil
 }
 
+// scratch is memory for one page, which is used again.
+type scratch struct {
+	b []byte
+	p Page
+}
+
+func (s *scratch) grow(size int) []byte {
+	if cap(s.b) < size {
+		s.b = make([]byte, size)
+	}
+	return s.b[:size]
+}
+
+// pageIn is [File.Page] for the state after tx.
+func (f *File) pageIn(tx uint64, s *scratch, id, limit uint64) (*Page, error) {
+	known, ok := f.cache.get(id)
+	if tx == 0 || !ok {
+		p, err := f.page(s, id, limit)
+		if err != nil {
+			return nil, &PageError{id, err}
+		}
+		if tx != 0 {
+			f.cache.put(tx, id, contentOf(s.b))
+		}
+		return p, nil
+	}
+	b := s.grow(int(known.size))
+	if _, err := f.r.ReadAt(b, f.offset(id)); err != nil {
+		return nil, &PageError{id, readError(err)}
+	}
+	if contentOf(b) != known {
+		return nil, &PageError{id, errors.New("it was changed by another program, or damaged, since it was last read")}
+	}
+	h := parseHeader(b)
+	s.p = Page{ID: id, Overflow: h.overflow, Leaf: h.kind == kindLeaf, Entries: h.parse(s.p.Entries, b)}
+	return &s.p, nil
+}
+
 func (f *File) page(s *scratch, id, limit uint64) (*Page, error) {
 	if id < 2 || id >= limit {
 		return nil, fmt.Errorf("there is no such page; the last one is %d", int64(limit)-1)
 	}
-	if len(s.b) < f.pageSize {
-		s.b = make([]byte, f.pageSize)
-	}
-	b := s.b[:f.pageSize]
+	b := s.grow(f.pageSize)
 	if _, err := f.r.ReadAt(b, f.offset(id)); err != nil {
 		return nil, readError(err)
 	}
@@ -177,7 +210,7 @@ func (f *File) page(s *scratch, id, limit uint64) (*Page, error) {
 	if b, err = f.extend(b, id, size); err != nil {
 		return nil, err
 	}
-	s.b = b
+	s.b = b[:size]
 	entries, err := h.entries(s.p.Entries, b)
 	if err != nil {
 		return nil, err

@@ -94,6 +94,20 @@ func (h header) contentSize(table []byte) (int, error) {
 // entries returns the entries of a page whose contentSize was found to be within b. They
 // share b's memory, and may take that of old.
 func (h header) entries(old []Entry, b []byte) ([]Entry, error) {
+	entries := h.parse(old, b)
+	for i := range entries {
+		if h.kind == kindLeaf && native.Uint32(b[headerSize+elementSize*i:])&^bucketFlag != 0 {
+			return nil, fmt.Errorf("element %d is malformed", i)
+		}
+		if i > 0 && bytes.Compare(entries[i-1].Key, entries[i].Key) >= 0 {
+			return nil, fmt.Errorf("element %d is out of order", i)
+		}
+	}
+	return entries, nil
+}
+
+// parse is entries for a page that was checked.
+func (h header) parse(old []Entry, b []byte) []Entry {
 	entries := slices.Grow(old[:0], int(h.count))[:h.count]
 	data := b[h.tableSize():]
 	for i := range entries {
@@ -104,20 +118,13 @@ func (h header) entries(old []Entry, b []byte) ([]Entry, error) {
 		case kindBranch:
 			e.Child = native.Uint64(element[8:])
 		case kindLeaf:
-			flags := native.Uint32(element)
-			if flags&^bucketFlag != 0 {
-				return nil, fmt.Errorf("element %d is malformed", i)
-			}
-			e.Bucket = flags == bucketFlag
+			e.Bucket = native.Uint32(element)&bucketFlag != 0
 			keySize, valueSize = native.Uint32(element[8:]), native.Uint32(element[12:])
 		}
 		e.Key, data = data[:keySize:keySize], data[keySize:]
 		e.Value, data = data[:valueSize:valueSize], data[valueSize:]
-		if i > 0 && bytes.Compare(entries[i-1].Key, e.Key) >= 0 {
-			return nil, fmt.Errorf("element %d is out of order", i)
-		}
 	}
-	return entries, nil
+	return entries
 }
 
 // parseInline parses the page inside the value of a small bucket, which has no id.

@@ -21,10 +21,18 @@ type Tree struct {
 	pages  uint64 // how many pages the file has
 	root   uint64
 	inline []byte // the only page, in place of root
+	tx     uint64 // the state whose checksums are used, 0 is none
+	read   *[]uint64
 }
 
 // Tree returns the tree of buckets of a state.
 func (f *File) Tree(root, pages uint64) *Tree { return &Tree{file: f, pages: pages, root: root} }
+
+// TreeAfter is [File.Tree] for the state after tx. It checks no page again of which there is a
+// checksum; see [File.Begin]. read, if not nil, gets the pages that are read.
+func (f *File) TreeAfter(tx, root, pages uint64, read *[]uint64) *Tree {
+	return &Tree{file: f, pages: pages, root: root, tx: tx, read: read}
+}
 
 // limits are what the branch above says about a page's keys. bbolt finds a child by its first key
 // when it writes: if that is not the branch's, it makes a second child of it.
@@ -50,9 +58,12 @@ func (t *Tree) pageInto(s *scratch, id uint64, l limits, depth int) (*Page, erro
 	if t.inline != nil {
 		return parseInline(t.inline)
 	}
-	p, err := t.file.pageInto(s, id, t.pages)
+	p, err := t.file.pageIn(t.tx, s, id, t.pages)
 	if err != nil {
 		return nil, err
+	}
+	if t.read != nil {
+		*t.read = append(*t.read, id)
 	}
 	switch n := len(p.Entries); {
 	case depth > maxDepth:
@@ -143,7 +154,7 @@ func (t *Tree) bucket(e Entry) (*Tree, error) {
 	if !e.Bucket || len(e.Value) < bucketSize {
 		return nil, &PageError{t.root, fmt.Errorf("the bucket %q is malformed", e.Key)}
 	}
-	b := &Tree{Sequence: native.Uint64(e.Value[8:]), file: t.file, pages: t.pages, root: native.Uint64(e.Value)}
+	b := &Tree{Sequence: native.Uint64(e.Value[8:]), file: t.file, pages: t.pages, root: native.Uint64(e.Value), tx: t.tx, read: t.read}
 	if b.root != 0 {
 		return b, nil
 	}
