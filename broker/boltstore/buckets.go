@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	bolt "go.etcd.io/bbolt"
+
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore/internal/boltfile"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -65,11 +67,19 @@ func (b buckets) get(storeKey []byte) (s stored, err error) {
 	return s, nil
 }
 
-// checkDelete reads the pages that a deletion may change.
-func (b buckets) checkDelete(storeKey []byte) error {
-	_, err := b.records.GetWithSiblings(storeKey)
-	_, err2 := b.revisions.GetWithSiblings(storeKey)
-	return errors.Join(err, err2)
+// remove deletes a record, after it has read the pages that bbolt may change.
+func (b buckets) remove(tx *bolt.Tx, storeKey []byte) (change, error) {
+	_, recordErr := b.records.GetWithSiblings(storeKey)
+	encoded, err := b.revisions.GetWithSiblings(storeKey)
+	if err = errors.Join(recordErr, err); err != nil {
+		return change{}, err
+	}
+	rev, err := decodeRevision(encoded)
+	if err != nil {
+		return change{}, err
+	}
+	err = errors.Join(tx.Bucket(revisionBucket).Delete(storeKey), tx.Bucket(recordBucket).Delete(storeKey))
+	return change{storeKey, rev, 0}, err
 }
 
 // list returns up to n keys with the given prefix, beginning with from.
@@ -88,6 +98,11 @@ func (b buckets) list(from, prefix []byte, n int) ([][]byte, error) {
 		}
 	}
 	return keys, nil
+}
+
+// listRevisions is list without a look at the records.
+func (b buckets) listRevisions(from, prefix []byte, n int) ([][]byte, error) {
+	return listBucket(b.revisions, from, prefix, n)
 }
 
 func listBucket(b *boltfile.Tree, from, prefix []byte, n int) (keys [][]byte, err error) {
