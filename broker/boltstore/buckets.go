@@ -37,6 +37,7 @@ func openBuckets(root *boltfile.Tree) (b buckets, err error) {
 	if b.records, err = openBucket(root, recordBucket); err != nil {
 		return buckets{}, err
 	}
+	b.records.Authentic = true // their ciphertexts are, and each has a revision
 	b.revisions, err = openBucket(root, revisionBucket)
 	return b, err
 }

@@ -76,7 +76,11 @@ func (d *database) update(do func(*bolt.Tx, *boltfile.Tree) (change, error)) err
 	next := d.stamp
 	panicked, err := d.guard(func() error {
 		return d.bolt.Update(func(tx *bolt.Tx) error {
-			c, err := do(tx, d.state(tx, uint64(tx.ID())-1, &read))
+			root := d.state(tx, uint64(tx.ID())-1, &read)
+			if _, err := readStamp(root); err != nil { // every change replaces the root
+				return err
+			}
+			c, err := do(tx, root)
 			if err == nil && d.stamped() {
 				next = d.stamp.next(uint64(tx.ID()), c)
 				err = tx.Bucket(metaBucket).Put(stampKey, next.encode())

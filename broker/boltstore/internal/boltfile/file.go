@@ -150,16 +150,16 @@ func (s *scratch) grow(size int) []byte {
 	return s.b[:size]
 }
 
-// pageIn is [File.Page] for the state after tx.
-func (f *File) pageIn(tx uint64, s *scratch, id, limit uint64) (*Page, error) {
+// pageIn is [File.Page] for a tree.
+func (f *File) pageIn(t *Tree, s *scratch, id uint64) (*Page, error) {
 	known, ok := f.cache.get(id)
-	if tx == 0 || !ok {
-		p, err := f.page(s, id, limit)
+	if t.tx == 0 || !ok {
+		p, err := f.page(s, id, t.pages)
 		if err != nil {
 			return nil, &PageError{id, err}
 		}
-		if tx != 0 {
-			f.cache.put(tx, id, contentOf(s.b))
+		if t.tx != 0 {
+			f.cache.put(t.tx, id, contentOf(s.b))
 		}
 		return p, nil
 	}
@@ -168,6 +168,9 @@ func (f *File) pageIn(tx uint64, s *scratch, id, limit uint64) (*Page, error) {
 		return nil, &PageError{id, readError(err)}
 	}
 	if contentOf(b) != known {
+		if t.Authentic {
+			return f.Page(id, t.pages)
+		}
 		return nil, &PageError{id, errors.New("it was changed by another program, or damaged, since it was last read")}
 	}
 	h := parseHeader(b)

@@ -23,6 +23,10 @@ type Tree struct {
 	inline []byte // the only page, in place of root
 	tx     uint64 // the state whose checksums are used, 0 is none
 	read   *[]uint64
+
+	// Authentic is set by the caller, if it finds wrong values, and missing keys, by itself. Then a page that
+	// lost its checksum is checked again: damage to one value costs only that.
+	Authentic bool
 }
 
 // Tree returns the tree of buckets of a state.
@@ -58,7 +62,7 @@ func (t *Tree) pageInto(s *scratch, id uint64, l limits, depth int) (*Page, erro
 	if t.inline != nil {
 		return parseInline(t.inline)
 	}
-	p, err := t.file.pageIn(t.tx, s, id, t.pages)
+	p, err := t.file.pageIn(t, s, id)
 	if err != nil {
 		return nil, err
 	}
