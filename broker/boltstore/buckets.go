@@ -25,6 +25,7 @@ var (
 // buckets are those with the records, in one state of the database.
 type buckets struct {
 	records, revisions *boltfile.Tree
+	stamp              stamp
 }
 
 // stored is a record as it is in the database.
@@ -33,20 +34,20 @@ type stored struct {
 	rev        record.Revision
 }
 
-func openBuckets(root *boltfile.Tree) (b buckets, err error) {
-	if b.records, err = openBucket(root, recordBucket); err != nil {
+func openBuckets(root *boltfile.Tree) (buckets, error) {
+	names := [][]byte{recordBucket, revisionBucket, metaBucket}
+	found, err := root.Buckets(names...)
+	if err != nil {
 		return buckets{}, err
 	}
-	b.records.Authentic = true // their ciphertexts are, and each has a revision
-	b.revisions, err = openBucket(root, revisionBucket)
-	return b, err
-}
-
-func openBucket(root *boltfile.Tree, name []byte) (*boltfile.Tree, error) {
-	b, err := root.Bucket(name)
-	if err == nil && b == nil {
-		err = contradiction(fmt.Sprintf("the bucket %q is missing", name))
+	for i, b := range found {
+		if b == nil {
+			return buckets{}, contradiction(fmt.Sprintf("the bucket %q is missing", names[i]))
+		}
 	}
+	b := buckets{records: found[0], revisions: found[1]}
+	b.records.Authentic = true // their ciphertexts are, and each has a revision
+	b.stamp, err = stampIn(found[2])
 	return b, err
 }
 

@@ -27,6 +27,9 @@ type database struct {
 	stamp     stamp         // of the last change, of another transaction if it has none; guarded by writing
 	committed atomic.Uint64 // transaction of the last change
 
+	// stampedFrom is the first transaction whose root must have its stamp. It is set before the database is used.
+	stampedFrom uint64
+
 	// oldHeader is set if one copy of the header was damaged when the file was opened: the
 	// last change may be missing.
 	oldHeader error
@@ -119,7 +122,18 @@ func (d *database) stamped() bool { return d.stamp.seen && d.stamp.tx == d.commi
 func (d *database) state(tx *bolt.Tx, last uint64, read *[]uint64) *boltfile.Tree {
 	// Neither of them reads a page.
 	root, size := tx.Cursor().Bucket().Root(), tx.Size()
-	return d.file.TreeAfter(last, uint64(root), uint64(size)/uint64(d.file.PageSize()), read)
+	tree := d.file.TreeAfter(last, uint64(root), uint64(size)/uint64(d.file.PageSize()), read)
+	tree.Authentic = true // it has a stamp
+	return tree
+}
+
+// buckets opens the buckets of a state, after a look at its stamp.
+func (d *database) buckets(root *boltfile.Tree) (buckets, error) {
+	b, err := openBuckets(root)
+	if err == nil && root.Tx() >= d.stampedFrom && b.stamp.tx != root.Tx() {
+		err = errOlderState
+	}
+	return b, err
 }
 
 // guard calls do and turns a panic, or a fault of the memory map, into an error.

@@ -72,6 +72,7 @@ func (s *Store) unlock() (tink.AEAD, error) {
 	}
 	if isNew {
 		s.db.stamp = stamp{tx: s.db.committed.Load(), seen: true}
+		s.db.stampedFrom = s.db.stamp.tx + 1
 		err := s.db.update(func(tx *bolt.Tx, _ *boltfile.Tree) (change, error) { return change{}, createBuckets(tx, key) })
 		if err != nil {
 			return nil, fmt.Errorf("writing %s: %w", dbPath, err)

@@ -115,7 +115,7 @@ func (s *Store) restoreLastChange() error {
 	scan := &scanner{file: s.db.file, size: info.Size(), key: s.aead}
 	var later changes
 	err = s.db.view(func(root *boltfile.Tree) error {
-		b, err := openBuckets(root)
+		b, err := s.db.buckets(root)
 		if err == nil {
 			later = scan.after(s.db.committed.Load(), record.Revision(b.records.Sequence), b.revisions)
 		}
@@ -151,7 +151,7 @@ func (s *Store) restoreLastChange() error {
 // restore saves a record again as a revision, or deletes it if that is 0.
 func (s *Store) restore(storeKey, ciphertext []byte, rev record.Revision) error {
 	return s.db.update(func(tx *bolt.Tx, root *boltfile.Tree) (change, error) {
-		b, err := openBuckets(root)
+		b, err := s.db.buckets(root)
 		if err != nil {
 			return change{}, err
 		}

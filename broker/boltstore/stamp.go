@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore/internal/boltfile"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -43,6 +44,10 @@ func readStamp(root *boltfile.Tree) (stamp, error) {
 	if err != nil || bucket == nil {
 		return stamp{}, err
 	}
+	return stampIn(bucket)
+}
+
+func stampIn(bucket *boltfile.Tree) (stamp, error) {
 	b, err := bucket.Get(stampKey)
 	if err != nil || b == nil {
 		return stamp{}, err
@@ -60,6 +65,10 @@ func (s *Store) readStamp() error {
 		s.db.stamp, err = readStamp(root)
 		return err
 	})
+	s.db.stampedFrom = math.MaxUint64
+	if s.db.stamped() {
+		s.db.stampedFrom = s.db.stamp.tx
+	}
 	if errors.Is(err, ErrDamaged) {
 		return nil // it is found again
 	}

@@ -69,7 +69,7 @@ func (s *Store) find(root *boltfile.Tree, key record.Key) (stored, error) {
 	if len(s.suspects) > 0 && s.suspects[keySum(storeKey)] {
 		return stored{}, lostChange(string(storeKey))
 	}
-	b, err := openBuckets(root)
+	b, err := s.db.buckets(root)
 	if err != nil {
 		return stored{}, err
 	}
@@ -134,7 +134,7 @@ func (s *Store) Delete(ctx context.Context, key record.Key) error {
 	}
 	storeKey := encodeKey(key)
 	err := s.db.update(func(tx *bolt.Tx, root *boltfile.Tree) (change, error) {
-		b, err := openBuckets(root)
+		b, err := s.db.buckets(root)
 		if err != nil {
 			return change{}, err
 		}
@@ -186,7 +186,7 @@ func (s *Store) listAfter(prefix, after []byte) (keys []record.Key, last []byte,
 		if after != nil {
 			from = append(bytes.Clone(after), 0) // the smallest key greater than after
 		}
-		b, err := openBuckets(root)
+		b, err := s.db.buckets(root)
 		if err != nil {
 			return err
 		}

@@ -144,9 +144,7 @@ func (v *survey) problem(err error) {
 func (v *survey) buckets(s *boltfile.Structure) (best buckets) {
 	if v.trees != nil {
 		b, err := openBuckets(v.trees)
-		if err == nil {
-			v.stamp, err = readStamp(v.trees)
-		}
+		v.stamp = b.stamp
 		if err == nil && (s.Contradicts == nil || s.Meta.Tx == v.stamp.tx) {
 			return b
 		}
@@ -162,16 +160,12 @@ func (v *survey) buckets(s *boltfile.Structure) (best buckets) {
 		if err != nil {
 			continue
 		}
-		last, err := readStamp(root)
-		if err != nil {
-			continue
-		}
 		// A deletion assigns no revision. So without a stamp the newest of several roots is the one whose
 		// pages were not used again.
 		errs := b.countErrors()
 		if best.records == nil || cmp.Or(cmp.Compare(b.records.Sequence, best.records.Sequence),
-			cmp.Compare(last.tx, v.stamp.tx), cmp.Compare(least, errs)) > 0 {
-			best, v.trees, v.stamp, least = b, root, last, errs
+			cmp.Compare(b.stamp.tx, v.stamp.tx), cmp.Compare(least, errs)) > 0 {
+			best, v.trees, v.stamp, least = b, root, b.stamp, errs
 		}
 	}
 	return best

@@ -24,7 +24,7 @@ func (s *Store) verify(ctx context.Context) error {
 	var sum uint64
 	whole := true
 	err := d.view(func(root *boltfile.Tree) error {
-		b, err := openBuckets(root)
+		b, err := d.buckets(root)
 		if err != nil {
 			return err
 		}
@@ -53,6 +53,7 @@ func (s *Store) verify(ctx context.Context) error {
 		return nil //nolint:nilerr // it was reported, and each read finds it again
 	case !d.stamped():
 		d.stamp = stamp{tx: d.committed.Load(), sum: sum, seen: true}
+		d.stampedFrom = d.stamp.tx + 1
 	case d.stamp.sum != sum:
 		return s.findOlder(ctx)
 	}

@@ -154,6 +154,33 @@ func (t *Tree) Bucket(name []byte) (*Tree, error) {
 	return t.bucket(e)
 }
 
+// Buckets returns several buckets, nil for those that there are not. It reads the page of most
+// databases once.
+func (t *Tree) Buckets(names ...[]byte) ([]*Tree, error) {
+	found := make([]*Tree, len(names))
+	d := descents.Get().(*descent)
+	defer descents.Put(d)
+	p, err := t.pageInto(&d.pages[0], t.root, limits{}, 0)
+	if err != nil {
+		return nil, err
+	}
+	for i, name := range names {
+		if !p.Leaf {
+			found[i], err = t.Bucket(name)
+		} else if e := p.find(name); e.Key != nil {
+			e.Value = bytes.Clone(e.Value) // an inline bucket is part of it
+			found[i], err = t.bucket(e)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// Tx is the transaction that left the state; see [File.TreeAfter].
+func (t *Tree) Tx() uint64 { return t.tx }
+
 func (t *Tree) bucket(e Entry) (*Tree, error) {
 	if !e.Bucket || len(e.Value) < bucketSize {
 		return nil, &PageError{t.root, fmt.Errorf("the bucket %q is malformed", e.Key)}
