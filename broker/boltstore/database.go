@@ -50,8 +50,10 @@ func (d *database) view(read func(*boltfile.Tree) error) error {
 	if err := d.faults.broken(); err != nil {
 		return err
 	}
-	if _, err := d.header(); err != nil {
-		return d.explain(err)
+	if !d.file.Has(d.committed.Load()) { // or it is a later one
+		if _, err := d.header(); err != nil {
+			return d.explain(err)
+		}
 	}
 	panicked, err := d.guard(func() error {
 		return d.bolt.View(func(tx *bolt.Tx) error { return read(d.state(tx, uint64(tx.ID()), nil)) })

@@ -84,16 +84,8 @@ func (f *File) PageSize() int { return f.pageSize }
 // set if there is none.
 func (f *File) Metas() (newest Meta, damaged []error, err error) {
 	var metas []Meta
-	b := make([]byte, f.pageSize+headerSize+metaSize)
-	n, readErr := f.r.ReadAt(b, 0)
 	for id := range uint64(2) {
-		var m Meta
-		err := readErr
-		if begin := int(f.offset(id)) + headerSize; n >= begin+metaSize {
-			m, err = parseMeta(b[begin:])
-		} else if err != nil {
-			err = readError(err)
-		}
+		m, err := readMeta(f.r, f.offset(id))
 		if err == nil && m.PageSize != f.pageSize {
 			err = errors.New("its page size is another")
 		}
@@ -116,6 +108,12 @@ func (f *File) Metas() (newest Meta, damaged []error, err error) {
 		}
 	}
 	return newest, damaged, nil
+}
+
+// Has reports whether the header has the state after tx. It reads one copy.
+func (f *File) Has(tx uint64) bool {
+	m, err := readMeta(f.r, f.offset(tx%2))
+	return err == nil && m.Tx == tx && m.PageSize == f.pageSize
 }
 
 // Header returns the bytes of a page's header.
@@ -150,32 +148,28 @@ func (s *scratch) grow(size int) []byte {
 	return s.b[:size]
 }
 
-// pageIn is [File.Page] for a tree.
-func (f *File) pageIn(t *Tree, s *scratch, id uint64) (*Page, error) {
+// content reads what is in use of a tree's page, and checks it.
+func (f *File) content(t *Tree, s *scratch, id uint64) ([]byte, error) {
 	known, ok := f.cache.get(id)
-	if t.tx == 0 || !ok {
-		p, err := f.page(s, id, t.pages)
-		if err != nil {
-			return nil, &PageError{id, err}
+	if t.tx != 0 && ok {
+		b := s.grow(int(known.size))
+		if _, err := f.r.ReadAt(b, f.offset(id)); err != nil {
+			return nil, &PageError{id, readError(err)}
 		}
-		if t.tx != 0 {
-			f.cache.put(t.tx, id, contentOf(s.b))
+		if contentOf(b) == known {
+			return b, nil
 		}
-		return p, nil
-	}
-	b := s.grow(int(known.size))
-	if _, err := f.r.ReadAt(b, f.offset(id)); err != nil {
-		return nil, &PageError{id, readError(err)}
-	}
-	if contentOf(b) != known {
-		if t.Authentic {
-			return f.Page(id, t.pages)
+		if !t.Authentic {
+			return nil, &PageError{id, errors.New("it was changed by another program, or damaged, since it was last read")}
 		}
-		return nil, &PageError{id, errors.New("it was changed by another program, or damaged, since it was last read")}
 	}
-	h := parseHeader(b)
-	s.p = Page{ID: id, Overflow: h.overflow, Leaf: h.kind == kindLeaf, Entries: h.parse(s.p.Entries, b)}
-	return &s.p, nil
+	if _, err := f.page(s, id, t.pages); err != nil {
+		return nil, &PageError{id, err}
+	}
+	if t.tx != 0 && !ok {
+		f.cache.put(t.tx, id, contentOf(s.b))
+	}
+	return s.b, nil
 }
 
 func (f *File) page(s *scratch, id, limit uint64) (*Page, error) {

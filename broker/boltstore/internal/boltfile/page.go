@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sort"
 )
 
 const (
@@ -127,25 +128,63 @@ func (h header) parse(old []Entry, b []byte) []Entry {
 	return entries
 }
 
-// parseInline parses the page inside the value of a small bucket, which has no id.
-func parseInline(b []byte) (*Page, error) {
+// A raw is a page that was checked, whose entries are not parsed.
+type raw struct {
+	header
+	b []byte
+}
+
+func rawPage(b []byte) raw { return raw{parseHeader(b), b} }
+
+func (r raw) leaf() bool { return r.kind == kindLeaf }
+
+func (r raw) key(i int) []byte { return r.entry(i).Key }
+
+func (r raw) entry(i int) (e Entry) {
+	b := r.b[headerSize+elementSize*i:]
+	pos, keySize := native.Uint32(b), native.Uint32(b[4:])
+	if !r.leaf() {
+		return Entry{Key: b[pos:][:keySize:keySize], Child: native.Uint64(b[8:])}
+	}
+	bucket := pos&bucketFlag != 0
+	pos, keySize = keySize, native.Uint32(b[8:])
+	end := keySize + native.Uint32(b[12:])
+	return Entry{Key: b[pos:][:keySize:keySize], Value: b[pos:][keySize:end:end], Bucket: bucket}
+}
+
+// child returns the index of the child of a branch that has key.
+func (r raw) child(key []byte) int {
+	after := sort.Search(int(r.count), func(i int) bool { return bytes.Compare(r.key(i), key) > 0 })
+	return max(after-1, 0)
+}
+
+// find returns the entry of a leaf, the zero Entry if there is none.
+func (r raw) find(key []byte) Entry {
+	i := sort.Search(int(r.count), func(i int) bool { return bytes.Compare(r.key(i), key) >= 0 })
+	if i == int(r.count) || !bytes.Equal(r.key(i), key) {
+		return Entry{}
+	}
+	return r.entry(i)
+}
+
+// checkInline checks the page inside the value of a small bucket, which has no id.
+func checkInline(b []byte) error {
 	if len(b) < headerSize {
-		return nil, fmt.Errorf("an inline bucket of %d bytes is too short", len(b))
+		return fmt.Errorf("an inline bucket of %d bytes is too short", len(b))
 	}
 	h := parseHeader(b)
 	if h.kind != kindLeaf || h.overflow != 0 || h.tableSize() > len(b) {
-		return nil, fmt.Errorf("an inline bucket is malformed")
+		return fmt.Errorf("an inline bucket is malformed")
 	}
 	size, err := h.contentSize(b)
 	if err == nil && size > len(b) {
 		err = fmt.Errorf("%d bytes are in use of %d", size, len(b))
 	}
-	if err != nil {
-		return nil, fmt.Errorf("an inline bucket is malformed: %w", err)
+	if err == nil {
+		_, err = h.entries(nil, b)
 	}
-	entries, err := h.entries(nil, b)
 	if err != nil {
-		return nil, fmt.Errorf("an inline bucket is malformed: %w", err)
+		return fmt.Errorf("an inline bucket is malformed: %w", err)
 	}
-	return &Page{Leaf: true, Entries: entries}, nil
+	return nil
 }

@@ -120,32 +120,33 @@ func (in *inspection) trees() {
 			continue
 		}
 		if b.inline == nil && in.claim(b.root) {
-			p, err := b.page(b.root, limits{}, 0)
+			p, err := b.page(new(scratch), b.root, limits{}, 0)
 			in.branch(b, p, err, limits{}, 0)
 		}
 	}
 }
 
 // branch looks at a page, and at the branches below it.
-func (in *inspection) branch(t *Tree, p *Page, err error, l limits, depth int) {
+func (in *inspection) branch(t *Tree, p raw, err error, l limits, depth int) {
 	if err != nil {
 		in.problem(err)
 		return
 	}
-	if p.Leaf {
+	if p.leaf() {
 		return
 	}
-	for i := range p.Overflow {
-		in.use[p.ID+1+uint64(i)] = inside
+	for i := range p.overflow {
+		in.use[p.id+1+uint64(i)] = inside
 	}
 	// All leaves are equally deep: the first readable child tells whether its siblings are leaves.
 	leaves := false
-	for i, e := range p.Entries {
+	for i := range int(p.count) {
+		e := p.entry(i)
 		if !in.claim(e.Child) || leaves {
 			continue
 		}
-		child, err := t.page(e.Child, l.below(p, i), depth+1)
-		leaves = err == nil && child.Leaf
+		child, err := t.page(new(scratch), e.Child, l.below(p, i), depth+1)
+		leaves = err == nil && child.leaf()
 		in.branch(t, child, err, l.below(p, i), depth+1)
 	}
 }
