@@ -34,8 +34,9 @@ type database struct {
 	// last change may be missing.
 	oldHeader error
 
-	// contradicts is set if the trees and the list of free pages did not fit together when the file was opened.
-	contradicts error
+	// doubt is set if it was not seen, when the file was opened, that the trees and the list of free
+	// pages fit together.
+	doubt error
 
 	faults *faults
 }
@@ -233,7 +234,7 @@ func (d *database) judge(s *boltfile.Structure, err error) error {
 	if err != nil {
 		return d.damaged(err)
 	}
-	d.oldHeader, d.contradicts = s.Header, s.Contradicts
+	d.oldHeader, d.doubt = s.Header, s.Contradicts
 	for _, problem := range s.Problems {
 		d.faults.report(d.damaged(problem))
 	}

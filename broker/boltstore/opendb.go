@@ -19,7 +19,7 @@ import (
 // key. One that changes could damage further is opened for reading only.
 func openDatabase(ctx context.Context, dir string, config *Config) (*database, error) {
 	known := &faults{log: config.logger()}
-	var oldHeader, contradicts error
+	var oldHeader, doubt error
 	isNew, err := isNewStore(dir)
 	if err != nil {
 		return nil, err
@@ -36,14 +36,14 @@ func openDatabase(ctx context.Context, dir string, config *Config) (*database, e
 			_ = known.forbidWrites(err)
 			return d, nil
 		}
-		oldHeader, contradicts = d.oldHeader, d.contradicts
+		oldHeader, doubt = d.oldHeader, d.doubt
 		if err := d.close(); err != nil {
 			return nil, err
 		}
 	}
 	d, err := attach(ctx, dir, config, known, false)
 	if err == nil {
-		d.oldHeader, d.contradicts = oldHeader, contradicts
+		d.oldHeader, d.doubt = oldHeader, doubt
 	}
 	return d, err
 }

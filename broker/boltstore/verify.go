@@ -17,8 +17,8 @@ const errOlderState = contradiction("a part of it is of an earlier state: some c
 // It reads all revisions, but only records of which one is in doubt.
 func (s *Store) verify(ctx context.Context) error {
 	d := s.db
-	if d.stamp.tx != d.committed.Load() && d.contradicts != nil {
-		_ = d.faults.breakWith(d.damaged(errors.Join(errOlderState, d.contradicts)))
+	if d.stamp.tx != d.committed.Load() && d.doubt != nil {
+		_ = d.faults.breakWith(d.damaged(errors.Join(errOlderState, d.doubt)))
 		return nil
 	}
 	var sum uint64
@@ -49,8 +49,10 @@ func (s *Store) verify(ctx context.Context) error {
 		return nil
 	})
 	switch {
-	case err != nil || !whole:
+	case err != nil || !whole && d.doubt == nil:
 		return nil //nolint:nilerr // it was reported, and each read finds it again
+	case !whole:
+		return s.findOlder(ctx)
 	case !d.stamped():
 		d.stamp = stamp{tx: d.committed.Load(), sum: sum, seen: true}
 		d.stampedFrom = d.stamp.tx + 1

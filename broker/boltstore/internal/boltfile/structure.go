@@ -18,8 +18,8 @@ type Structure struct {
 	// is damaged; see [File.ReplaceFreelist].
 	Freelist error
 
-	// Contradicts is set if the trees and the list of free pages do not fit together. One of them
-	// is of an earlier state, and which one cannot be seen from the pages.
+	// Contradicts is set if the trees and the list of free pages do not fit together, or there is no
+	// list. One of them may be of an earlier state, and which one cannot be seen from the pages.
 	Contradicts error
 
 	// Problems are all other damaged pages that were found.
@@ -159,6 +159,7 @@ func (in *inspection) freelist() {
 		if !in.lost && in.ReadOnly == nil {
 			in.Freelist = err
 		}
+		in.Contradicts = err
 		in.stop(err)
 		in.lost = true
 		return
