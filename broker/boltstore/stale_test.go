@@ -48,13 +48,13 @@ func (s *sound) history(t *testing.T, random *rand.Rand, lastDeletes bool) (earl
 // and some of them are of an earlier state: any of them but the header's.
 func TestPagesThatWereNeverWrittenAreFound(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(24) {
+	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(seed, 7))
 			s := soundStore(t)
 			earlier := s.history(t, random, seed%2 == 0)
-			for range 10 {
+			for range 8 {
 				from := random.IntN(len(earlier))
 				damaged, pages := s.database(), []string(nil)
 				for page := 2; page < min(len(damaged), len(earlier[from]))/pageSize; page++ {
@@ -138,9 +138,9 @@ func TestReadsBetweenChangesFindNoDamage(t *testing.T) {
 	store := openStore(t, dir)
 	random := rand.New(rand.NewPCG(3, 4))
 	revs := make(map[string]record.Revision)
-	for i := range 1500 {
+	for i := range 600 {
 		consumer := fmt.Sprintf("consumer-%0*d", 1+random.IntN(60), random.IntN(90))
-		if i > 1000 && random.IntN(3) > 0 || random.IntN(4) == 0 {
+		if i > 400 && random.IntN(3) > 0 || random.IntN(4) == 0 {
 			if err := store.Delete(t.Context(), key(consumer)); err != nil {
 				t.Fatal(err)
 			}

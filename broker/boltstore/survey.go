@@ -33,6 +33,8 @@ type survey struct {
 	pending  map[string][]byte          // ciphertexts that do not fit the revision, or have none
 	lost     map[string]bool
 
+	tries, maxTries int // of revisions
+
 	// Whether pages cannot be read that may have records, or revisions. Otherwise what is missing
 	// there does not exist.
 	hidesRecords, hidesRevisions bool
@@ -66,7 +68,7 @@ func surveyOf(file *boltfile.File, size int64, key tink.AEAD) *survey {
 	return &survey{
 		scanner: scanner{file: file, size: size, key: key}, seen: make(map[string]bool),
 		revs: make(map[string]record.Revision), repaired: make(map[string]stored),
-		pending: make(map[string][]byte), lost: make(map[string]bool),
+		pending: make(map[string][]byte), lost: make(map[string]bool), maxTries: maxTries,
 	}
 }
 
@@ -258,14 +260,13 @@ const maxTries = 20_000_000
 // repair looks for what is lost. Revisions grow: of a record and a revision that do not fit, the
 // newer is the current one.
 func (v *survey) repair() {
-	tries := 0
 	for storeKey, ciphertext := range v.pending {
 		known := v.revs[storeKey]
 		if known == 0 && !v.hidesRevisions {
 			continue
 		}
 		// A revision is but a number, so it can be tried.
-		for rev := v.last; rev > known && tries < maxTries; rev, tries = rev-1, tries+1 {
+		for rev := v.last; rev > known && v.tries < v.maxTries; rev, v.tries = rev-1, v.tries+1 {
 			if v.fits([]byte(storeKey), ciphertext, rev) {
 				v.found(storeKey, stored{ciphertext, rev})
 				break

@@ -49,8 +49,11 @@ func (s *Store) verify(ctx context.Context) error {
 		return nil
 	})
 	switch {
-	case err != nil || !whole && d.doubt == nil:
-		return nil //nolint:nilerr // it was reported, and each read finds it again
+	case (err != nil || !whole) && d.stamp.seen && !d.stamped():
+		_ = d.faults.breakWith(d.damaged(errors.Join(errOlderState, err)))
+		return nil
+	case err != nil || !whole && !d.stamped():
+		return nil //nolint:nilerr // it was reported, and there is nothing to prove the rest with
 	case !whole:
 		return s.findOlder(ctx)
 	case !d.stamped():
@@ -63,6 +66,9 @@ func (s *Store) verify(ctx context.Context) error {
 	return nil
 }
 
+// maxTriesAtOpen bounds the search for lost revisions to a second or so.
+const maxTriesAtOpen = 500_000
+
 // findOlder finds the connections that are not in the last state, if that can be proven of all others.
 func (s *Store) findOlder(ctx context.Context) error {
 	info, err := s.db.raw.Stat()
@@ -70,8 +76,12 @@ func (s *Store) findOlder(ctx context.Context) error {
 		return err
 	}
 	v := surveyOf(s.db.file, info.Size(), s.aead)
+	v.maxTries = maxTriesAtOpen
 	if err := v.run(ctx, func([]byte, stored) error { return nil }); err != nil {
 		return err
+	}
+	if !v.current() && v.tries >= v.maxTries && s.db.doubt == nil {
+		return nil // what can be seen is on unreadable pages
 	}
 	if !v.current() {
 		_ = s.db.faults.breakWith(s.db.damaged(errOlderState))
