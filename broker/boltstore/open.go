@@ -15,7 +15,8 @@
 // bbolt has no checksums and panics over a damaged page. So all reads go through package boltfile,
 // which checks each page, and before bbolt writes the pages are checked that it will use. What no
 // check of a page can find is found by keeping every key twice, in two buckets: a connection that damage
-// hides in one of them is not taken for one that does not exist.
+// hides in one of them is not taken for one that does not exist. And the root page has a stamp, with
+// its transaction and a sum of all revisions: pages of an earlier state do not fit it.
 package boltstore
 
 import (
