@@ -1,13 +1,17 @@
 package broker_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/broker"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -94,6 +98,35 @@ func TestRefusalAfterAnAmbiguousOutcomeBlamesNoOtherSystem(t *testing.T) {
 		}
 		if text := err.Error(); strings.Contains(text, "elsewhere") || !strings.Contains(text, "whose outcome is unknown") {
 			t.Errorf("the error is %q", text)
+		}
+	})
+}
+
+// A store that cannot be opened is told once as well.
+func TestStoreThatCannotBeOpenedIsToldOnce(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		var missing atomic.Bool
+		missing.Store(true)
+		h.restart(broker.Options{Transport: h.transport(), Journal: h.journal, Open: func(context.Context) (record.Store, error) {
+			if missing.Load() {
+				return nil, errors.New("the key is missing")
+			}
+			return h.store, nil
+		}})
+		for range 20 {
+			if _, err := h.Source(h.key).Token(t.Context()); !errors.Is(err, record.ErrStoreUnavailable) {
+				t.Errorf("got %v, want that the store is unavailable", err)
+			}
+			time.Sleep(time.Second)
+		}
+		missing.Store(false)
+		_, _ = h.Source(h.key).Token(t.Context())
+		if got := h.logLines("level=ERROR", "the store cannot be used", "the key is missing"); len(got) != 1 {
+			t.Errorf("got %d errors, want one: %s", len(got), got)
+		}
+		if got := h.logLines("level=INFO", "the store can be used again"); len(got) != 1 {
+			t.Errorf("got %d lines about the recovery, want one: %s", len(got), got)
 		}
 	})
 }

@@ -89,24 +89,11 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	store := &Store{dir: dir, suspects: make(map[uint64]bool)}
 	if err := store.open(ctx, &config); err != nil {
 		release()
-		config.logUnusable(ctx, dir, err)
 		return nil, err
 	}
 	store.release = release
-	config.logUnusable(ctx, dir, nil)
 	keyfile.WarnIfExposed(ctx, config.logger(), dir)
 	return store, nil
-}
-
-// logUnusable logs why a store cannot be opened, once for each reason: every call tries it again.
-func (c *Config) logUnusable(ctx context.Context, dir string, err error) {
-	text := ""
-	if err != nil && !errors.Is(err, ErrLocked) {
-		text = err.Error()
-	}
-	if opened.news(dir, text) && text != "" {
-		c.logger().LogAttrs(ctx, slog.LevelError, "the store cannot be used", slog.String("error", text))
-	}
 }
 
 // prepareDir creates the directory and returns its path without symbolic links, by which

@@ -150,7 +150,7 @@ func (e *TokenError) Unwrap() error { return e.Err }
 
 // ErrDamaged means that a part of the store cannot be read. It comes with
 // [ErrStoreUnavailable], and the store has logged it.
-var ErrDamaged = errors.New("the store is damaged")
+var ErrDamaged = errors.New("store is damaged")
 
 // ErrTooManyRequests means that a connection or an application has reached its limit of
 // requests in progress, see [Limits]. Nothing was sent.
