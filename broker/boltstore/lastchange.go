@@ -81,8 +81,8 @@ func (s *scanner) after(tx uint64, last record.Revision, revisions *boltfile.Tre
 			continue
 		}
 		if next.rev == 0 && revisions != nil {
-			for e := range revisions.All(nil) {
-				if e.Key != nil && keySum(e.Key) == next.key {
+			for e, err := range revisions.All(nil) {
+				if err == nil && keySum(e.Key) == next.key {
 					c.revs[string(e.Key)] = 0
 				}
 			}
