@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -71,10 +72,12 @@ func (h *harness) within(limit time.Duration) (time.Duration, error) {
 func TestFailureUnderAWrongClockHoldsUpNobody(t *testing.T) {
 	t.Parallel()
 	failures := map[string]func() (*http.Response, error){
-		"429":              func() (*http.Response, error) { return brokertest.Response(429, ""), nil },
-		"500":              func() (*http.Response, error) { return brokertest.Response(500, ""), nil },
-		"closed":           func() (*http.Response, error) { return nil, errors.New("connection reset by peer") },
-		"unknown refusal":  func() (*http.Response, error) { return brokertest.Response(400, `{"error":"interaction_required"}`), nil },
+		"429":    func() (*http.Response, error) { return brokertest.Response(429, ""), nil },
+		"500":    func() (*http.Response, error) { return brokertest.Response(500, ""), nil },
+		"closed": func() (*http.Response, error) { return nil, errors.New("connection reset by peer") },
+		"unknown refusal": func() (*http.Response, error) {
+			return brokertest.Response(400, `{"error":"interaction_required"}`), nil
+		},
 		"wrong client":     func() (*http.Response, error) { return brokertest.Response(401, `{"error":"invalid_client"}`), nil },
 		"429, Retry-After": func() (*http.Response, error) { return retryAfter(30), nil },
 	}
@@ -178,6 +181,6 @@ func TestRetriesGoOnThoughTheClockIsSetAhead(t *testing.T) {
 // retryAfter returns a 429 that asks to wait.
 func retryAfter(seconds int) *http.Response {
 	resp := brokertest.Response(429, "")
-	resp.Header.Set("Retry-After", fmt.Sprint(seconds))
+	resp.Header.Set("Retry-After", strconv.Itoa(seconds))
 	return resp
 }

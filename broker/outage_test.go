@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
-
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )

@@ -163,8 +163,10 @@ func TestConnectionCannotRemoveWhatTheBrokerAdds(t *testing.T) {
 func TestTrailersHaveNoEffectOfHeaders(t *testing.T) {
 	t.Parallel()
 	r := at(t, Policy{}, "http://127.0.0.1:8080/", "https://api.example.com/")
-	trailer := http.Header{"Location": {"/x"}, "Set-Cookie": {"a"}, "Cache-Control": {"public"}, "Vary": nil, "X-Checksum": {"1"}, "Server-Timing": {"a"},
-		"Content-Length": {"1"}, "Content-Encoding": {"gzip"}, "Content-Type": {"text/html"}}
+	trailer := http.Header{
+		"Location": {"/x"}, "Set-Cookie": {"a"}, "Cache-Control": {"public"}, "Vary": nil, "X-Checksum": {"1"}, "Server-Timing": {"a"},
+		"Content-Length": {"1"}, "Content-Encoding": {"gzip"}, "Content-Type": {"text/html"},
+	}
 	r.CleanTrailer(trailer)
 	left := make([]string, 0, len(trailer))
 	for name := range trailer {

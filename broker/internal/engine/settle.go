@@ -126,7 +126,7 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 	case ans.Class == record.ClassConfiguration:
 		policy.Announced = !a.pause(ctx, held, ans, now)
 	case ans.Class == record.ClassRefused && !policy.Ahead:
-		a.noteRefusal(ctx, held, ans, now)
+		a.noteRefusal(ctx, held, ans)
 	}
 	snap, event, err := a.settle(ctx, held, func(rec *record.Record) (record.EventType, error) {
 		if rec == nil || rec.IsTombstone() {
