@@ -17,6 +17,7 @@ import (
 func TestBackoffGivesUpAndRecovers(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
+		h.configure(func(cfg *record.Config) { cfg.RefreshIdle = -1 })
 		h.provider.Grant("r1")
 		var down atomic.Bool
 		down.Store(true)

@@ -2,6 +2,9 @@ package broker_test
 
 import (
 	"errors"
+	"fmt"
+	"maps"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -99,6 +102,7 @@ func TestSweepFinishesARefreshThatACrashLost(t *testing.T) {
 func TestKeepAliveRedeemsARefreshTokenThatNobodyUses(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
+		h.configure(func(cfg *record.Config) { cfg.RefreshIdle = -1 })
 		h.configureConnector(acme, func(c *record.Connector) { c.KeepAlive = 7 * 24 * time.Hour })
 		h.provider.Grant("r1")
 		h.mustImport("a1", "r1", issued(0))
@@ -136,6 +140,168 @@ func TestOneReplicaSweepsAtATime(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		if got := most.Load(); got != 1 {
 			t.Errorf("%d replicas swept at a time, want 1", got)
+		}
+	})
+}
+
+// firstSweep is the latest that the first sweep of a process begins.
+const firstSweep = 12 * time.Minute
+
+// A sweepLog counts how often each record of a slow store is loaded.
+type sweepLog struct {
+	mu    sync.Mutex
+	loads map[record.Key]int // guarded by mu
+	total int                // guarded by mu
+}
+
+// newSweepLog saves n connections that need nothing, and counts their loads from then on. Each
+// takes a tenth of a second.
+func newSweepLog(h *harness, n int) *sweepLog {
+	l := &sweepLog{loads: make(map[record.Key]int)}
+	for i := range n {
+		h.saveIdle(fmt.Sprintf("customer-%03d", i), "r", 0)
+	}
+	h.store.Fail = func(op string, key record.Key) error {
+		if op == brokertest.OpLoad && key.Connector == acme {
+			time.Sleep(100 * time.Millisecond)
+			l.mu.Lock()
+			l.loads[key]++
+			l.total++
+			l.mu.Unlock()
+		}
+		return nil
+	}
+	return l
+}
+
+func (l *sweepLog) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.total
+}
+
+// all returns how often each record was loaded.
+func (l *sweepLog) all() map[record.Key]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.loads)
+}
+
+// use makes the harness's broker open the store, so that it begins to sweep.
+func (h *harness) use() {
+	h.t.Helper()
+	if _, err := h.Connection(h.t.Context(), h.at(long)); !errors.Is(err, record.ErrConnectionNotFound) {
+		h.t.Fatal(err)
+	}
+}
+
+// waitFor waits until a condition holds, and fails if it takes longer than limit. It looks a
+// thousand times.
+func (h *harness) waitFor(what string, limit time.Duration, condition func() bool) {
+	h.t.Helper()
+	for begun := time.Now(); !condition(); time.Sleep(limit / 1000) {
+		if time.Since(begun) > limit {
+			h.t.Fatalf("%s: not within %v", what, limit)
+		}
+	}
+}
+
+// A sweep takes no more than a fifth of the time of a slow store.
+func TestSweepTakesAShareOfTheStore(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		l := newSweepLog(h, 300)
+		h.use()
+		h.waitFor("the sweep", firstSweep, func() bool { return l.count() > 1 })
+		before := l.count()
+		time.Sleep(time.Minute)
+		if got := l.count() - before; got < 110 || got > 121 {
+			t.Errorf("got %d loads of a tenth of a second in a minute, want 120", got)
+		}
+	})
+}
+
+// A process that is stopped during a sweep gives the lease back, and the next one goes on
+// behind the last record.
+func TestSweepGoesOnInTheNextProcess(t *testing.T) {
+	t.Parallel()
+	const connections = 1000
+	virtually(t, func(t *testing.T, h *harness) {
+		l := newSweepLog(h, connections)
+		h.use()
+		for restarts := range 3 {
+			h.waitFor("the sweep", firstSweep+5*time.Minute, func() bool { return l.count() >= 250*(restarts+1) })
+			if err := h.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			h.start()
+			h.use()
+		}
+		h.waitFor("the end of the sweep", firstSweep+5*time.Minute, func() bool { return len(h.logLines("sweep finished")) > 0 })
+		swept := l.all()
+		repeated := 0
+		for _, loads := range swept {
+			repeated += loads - 1
+		}
+		if repeated > 3 { // the load that a stop interrupts is repeated
+			t.Errorf("%d loads were repeated after 3 restarts", repeated)
+		}
+		if got := len(swept); got != connections {
+			t.Errorf("%d records were swept, want %d", got, connections)
+		}
+		h.waitFor("another sweep", firstSweep+10*time.Minute, func() bool { return l.count() >= 2*connections })
+	})
+}
+
+// A process that is killed during a sweep leaves a position that is not much older.
+func TestSweepGoesOnAfterACrash(t *testing.T) {
+	t.Parallel()
+	const connections = 1000
+	virtually(t, func(t *testing.T, h *harness) {
+		l := newSweepLog(h, connections)
+		var crashed atomic.Bool
+		count := h.store.Fail
+		h.store.Fail = func(op string, key record.Key) error {
+			if crashed.Load() {
+				return record.ErrStoreUnavailable
+			}
+			return count(op, key)
+		}
+		h.use()
+		h.waitFor("the sweep", firstSweep+5*time.Minute, func() bool { return l.count() >= 500 })
+		crashed.Store(true)
+		if err := h.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		crashed.Store(false)
+		h.start()
+		h.use()
+		h.waitFor("the end of the sweep", 3*firstSweep, func() bool { return len(h.logLines("sweep finished")) > 0 })
+		if got := l.count(); got < connections || got > connections+320 { // the position is stored every 150 s
+			t.Errorf("got %d loads for %d connections", got, connections)
+		}
+	})
+}
+
+// A record that cannot be read does not keep the others from being swept.
+func TestSweepGoesOnBehindARecordThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		l := newSweepLog(h, 30)
+		count := h.store.Fail
+		h.store.Fail = func(op string, key record.Key) error {
+			if op == brokertest.OpLoad && key == h.of("customer-010") {
+				return record.ErrStoreUnavailable
+			}
+			return count(op, key)
+		}
+		h.use()
+		time.Sleep(5 * firstSweep)
+		swept := l.all()
+		for i := range 30 {
+			if key := h.of(fmt.Sprintf("customer-%03d", i)); swept[key] < 2 && i != 10 {
+				t.Errorf("%s was swept %d times in an hour", key, swept[key])
+			}
 		}
 	})
 }

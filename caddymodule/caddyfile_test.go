@@ -58,6 +58,8 @@ func TestCaddyfileErrorsNameTheLine(t *testing.T) {
 		{"argument", "{\ntoken_broker x\n}", "wrong argument count", ":2"},
 		{"journal twice", inBroker("journal /a\njournal /b"), "journal is already set", ":4"},
 		{"retention", inBroker("refresh {\nretention never\n}"), "retention: never is not a duration", ":4"},
+		{"idle", inBroker("refresh {\nidle 0\n}"), "idle must be longer than 0", ":4"},
+		{"idle twice", inBroker("refresh {\nidle off\nidle 1h\n}"), "idle is already set", ":5"},
 		{"retention twice", inBroker("refresh {\nretention off\nretention 1h\n}"), "retention is already set", ":5"},
 		{"unknown word of refresh", inBroker("refresh {\nevery 1m\n}"), "unrecognized subdirective of refresh: every", ":4"},
 		{"no duration", inBroker("cache_ttl soon"), "cache_ttl: soon is not a duration", ":3"},

@@ -146,13 +146,25 @@ func (s *Store) Delete(ctx context.Context, key record.Key) error {
 	return nil
 }
 
-// List implements [record.Store]. It reads in batches and holds no transaction while it
-// yields: bbolt cannot grow its memory map under a reader, so a caller that saves inside
-// the loop could wait for ever.
+// List implements [record.Store].
 func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq2[record.Key, error] {
+	return s.list(ctx, encodePrefix(application, consumer), nil)
+}
+
+// ListAfter implements [record.ResumableStore].
+func (s *Store) ListAfter(ctx context.Context, after record.Key) iter.Seq2[record.Key, error] {
+	if after == (record.Key{}) {
+		return s.list(ctx, nil, nil)
+	}
+	return s.list(ctx, nil, encodeKey(after))
+}
+
+// list yields the keys with the given prefix that follow after, from the first if after is
+// nil. It reads in batches and holds no transaction while it yields: bbolt cannot grow its
+// memory map under a reader, so a caller that saves inside the loop could wait for ever.
+func (s *Store) list(ctx context.Context, prefix, after []byte) iter.Seq2[record.Key, error] {
 	return func(yield func(record.Key, error) bool) {
-		prefix := encodePrefix(application, consumer)
-		var after []byte
+		after := after // the sequence can be used again
 		for {
 			var batch []record.Key
 			err := ctx.Err()
@@ -252,7 +264,8 @@ func (s *Store) unavailable(doing string, key record.Key, err error) error {
 }
 
 var (
-	_ record.SharedStore  = (*Store)(nil)
-	_ record.CheckedStore = (*Store)(nil)
-	_ io.Closer           = (*Store)(nil)
+	_ record.SharedStore    = (*Store)(nil)
+	_ record.CheckedStore   = (*Store)(nil)
+	_ record.ResumableStore = (*Store)(nil)
+	_ io.Closer             = (*Store)(nil)
 )

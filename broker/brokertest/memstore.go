@@ -2,6 +2,7 @@ package brokertest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -135,6 +136,35 @@ func (s *MemStore) List(ctx context.Context, application, consumer string) iter.
 	}
 }
 
+// ListAfter implements [record.ResumableStore].
+func (s *MemStore) ListAfter(ctx context.Context, after record.Key) iter.Seq2[record.Key, error] {
+	return func(yield func(record.Key, error) bool) {
+		var keys []record.Key
+		for key, err := range s.List(ctx, "", "") {
+			if err != nil {
+				yield(record.Key{}, err)
+				return
+			}
+			if compareKeys(key, after) > 0 {
+				keys = append(keys, key)
+			}
+		}
+		slices.SortFunc(keys, compareKeys)
+		for _, key := range keys {
+			if !yield(key, nil) {
+				return
+			}
+		}
+	}
+}
+
+func compareKeys(a, b record.Key) int {
+	return cmp.Or(
+		cmp.Compare(a.Application, b.Application), cmp.Compare(a.Consumer, b.Consumer),
+		cmp.Compare(a.Connector.UnifiedAPI, b.Connector.UnifiedAPI), cmp.Compare(a.Connector.ServiceID, b.Connector.ServiceID),
+	)
+}
+
 // Shared implements [record.SharedStore].
 func (s *MemStore) Shared() bool { return !s.Exclusive }
 
@@ -189,5 +219,6 @@ func (s *MemStore) latest(key record.Key) memVersion {
 
 var (
 	_ record.VersionedStore = (*MemStore)(nil)
+	_ record.ResumableStore = (*MemStore)(nil)
 	_ record.SharedStore    = (*MemStore)(nil)
 )

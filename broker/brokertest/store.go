@@ -19,8 +19,8 @@ import (
 // storeDeadline bounds each operation on a store under test.
 const storeDeadline = 30 * time.Second
 
-// TestStore checks that a store keeps the contract of [record.Store], and of
-// [record.VersionedStore] if it implements that. open returns an empty store that only the
+// TestStore checks that a store keeps the contract of [record.Store], and those
+// of [record.VersionedStore] and [record.ResumableStore] if it implements them. open returns an empty store that only the
 // test writes to, and closes it with t.Cleanup if necessary.
 func TestStore(t *testing.T, open func(t *testing.T) record.Store) {
 	for name, test := range map[string]func(*testing.T, record.Store){
@@ -36,6 +36,7 @@ func TestStore(t *testing.T, open func(t *testing.T) record.Store) {
 		"NumbersStayAsTheyWereWritten":       testNumbers,
 		"HostileNamesAreKeptApart":           testHostileNames,
 		"ListYieldsTheMatchingKeys":          testList,
+		"ListAfterGoesOnBehindAKey":          testListAfter,
 		"ListAllowsWritesAndAnEarlyEnd":      testListWhileWriting,
 		"ConcurrentSavesLoseNothing":         testConcurrentSaves,
 		"OneOfManyCreatesWins":               testConcurrentCreates,

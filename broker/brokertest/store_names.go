@@ -136,7 +136,7 @@ func testRoundTrip(t *testing.T, s record.Store) {
 		Generation: 1<<64 - 1,
 		Imported:   []secret.Hash{"i1", "i2"}, Replaced: []secret.Hash{"r1"},
 		Lease: &record.Lease{ID: "lease", Duration: 45e9, RefreshToken: "hash"},
-		Cycle: record.Cycle{Queued: true, Attempts: 3, Ambiguous: 1, Parked: "hash", RetryAt: storeTime, CredentialsExpireAt: storeTime},
+		Cycle: record.Cycle{Queued: true, Attempts: 3, Ambiguous: 1, Parked: "hash", RetryAt: storeTime, CredentialsExpireAt: storeTime, Retention: 48e9},
 	}
 	mustSave(t, s, rec, 0)
 	got, _ := mustLoad(t, s, rec.Key)

@@ -26,6 +26,10 @@ type Config struct {
 	// are kept. Default: 48h; negative: for ever.
 	Retention time.Duration
 
+	// RefreshIdle is how long after its access token ran out an idle connection is refreshed.
+	// Default: 24h; negative: never.
+	RefreshIdle time.Duration
+
 	// CacheTTL is how long a record is used before it is read from the store again.
 	// Default: 30s.
 	CacheTTL time.Duration
@@ -49,6 +53,7 @@ const (
 	DefaultRefreshTimeout = 20 * time.Second
 	defaultRefreshGiveUp  = 15 * time.Minute
 	defaultRetention      = 48 * time.Hour
+	defaultRefreshIdle    = 24 * time.Hour
 	DefaultCacheTTL       = 30 * time.Second
 )
 
@@ -66,11 +71,19 @@ func (c *Config) GiveUpAfter() time.Duration {
 func (c *Config) CacheFor() time.Duration { return orDefault(c.CacheTTL, DefaultCacheTTL) }
 
 // RetainFor returns Retention or its default, 0 for ever.
-func (c *Config) RetainFor() time.Duration {
-	if c.Retention < 0 {
+func (c *Config) RetainFor() time.Duration { return unlessOff(c.Retention, defaultRetention) }
+
+// RefreshIdleAfter returns RefreshIdle or its default, 0 for never.
+func (c *Config) RefreshIdleAfter() time.Duration {
+	return unlessOff(c.RefreshIdle, defaultRefreshIdle)
+}
+
+// unlessOff is orDefault for a duration that can be negative, which is 0.
+func unlessOff(d, def time.Duration) time.Duration {
+	if d < 0 {
 		return 0
 	}
-	return orDefault(c.Retention, defaultRetention)
+	return orDefault(d, def)
 }
 
 func orDefault(d, def time.Duration) time.Duration {

@@ -124,7 +124,7 @@ func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 		c.Parked = r.Credentials.identity()
 		if expire := now.Add(policy.Retention); policy.Retention > 0 && r.Credentials != nil &&
 			(c.CredentialsExpireAt.IsZero() || c.CredentialsExpireAt.After(expire)) { // another try does not extend it
-			c.CredentialsExpireAt = expire
+			c.CredentialsExpireAt, c.Retention = expire, policy.Retention
 		}
 	case ClassConfiguration:
 		c.stopWaiting() // the breaker decides when
@@ -306,8 +306,10 @@ type Cycle struct {
 	RefusedSince time.Time
 	NeedsAuth    bool
 
-	// CredentialsExpireAt is when the credentials of a parked connection are cleared.
+	// CredentialsExpireAt is when the credentials of a parked connection are cleared, by the
+	// writer's clock. Retention is how long after the refusal that is; 0 if unknown.
 	CredentialsExpireAt time.Time
+	Retention           time.Duration
 }
 
 // A Phase says which event of a cycle was the last to be emitted.

@@ -75,6 +75,7 @@ type cycleJSON struct {
 	RefusedSince        time.Time     `json:"refused_since,omitzero"`
 	NeedsAuth           bool          `json:"needs_auth,omitempty"`
 	CredentialsExpireAt time.Time     `json:"credentials_expire_at,omitzero"`
+	Retention           time.Duration `json:"retention,omitempty"`
 }
 
 // Encode returns the stored form of r: a JSON object that contains the secrets. Only stores

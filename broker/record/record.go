@@ -68,6 +68,9 @@ type Credentials struct {
 	Redeemed bool
 }
 
+// UnknownLifetime is the lifetime of an access token if that of none is known.
+const UnknownLifetime = time.Hour
+
 // ExpiredAt reports whether the access token is known to have expired at t.
 func (c *Credentials) ExpiredAt(t time.Time) bool {
 	return !c.Expiry.IsZero() && !c.Expiry.After(t)

@@ -12,8 +12,8 @@ type Revision uint64
 // A Store keeps the records of connections. All guarantees across processes rest on its
 // compare-and-set, [Store.Save].
 //
-// A store may also implement [CheckedStore], [VersionedStore], [PruningStore], [SharedStore]
-// and [io.Closer].
+// A store may also implement [CheckedStore], [VersionedStore], [PruningStore], [SharedStore],
+// [ResumableStore] and [io.Closer].
 // It is closed once its last user is done.
 //
 // The methods return [ErrNotFound], [ErrConflict] and [ErrRecordTooLarge] as documented. Any
@@ -79,4 +79,15 @@ type SharedStore interface {
 	// Shared returns false if no other process can have the store open. A lease that this
 	// process did not take then belongs to a process that has ended.
 	Shared() bool
+}
+
+// A ResumableStore can list its keys from a position on, so that the sweep can go on where it
+// was. With other stores each sweep begins with the first key.
+type ResumableStore interface {
+	Store
+
+	// ListAfter yields the keys of all records, as [Store.List] does, in an order that never
+	// changes: only those behind after, which need not exist, or all if after is zero. It does
+	// not read what comes before.
+	ListAfter(ctx context.Context, after Key) iter.Seq2[Key, error]
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -25,25 +26,52 @@ func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq
 				dir += split(encode(consumer)) + "/"
 			}
 		}
-		if err := s.ready(ctx); err != nil {
-			yield(record.Key{}, fmt.Errorf("listing connections: %w", err))
-			return
-		}
-		s.walk(ctx, dir, yield)
+		s.list(ctx, dir, "", yield)
 	}
 }
 
-// walk yields the keys below dir and reports whether to continue.
-func (s *Store) walk(ctx context.Context, dir string, yield func(record.Key, error) bool) bool {
+// ListAfter implements [record.ResumableStore]. The order is that of the paths, segment by
+// segment. It makes no request for the applications and consumers before after.
+func (s *Store) ListAfter(ctx context.Context, after record.Key) iter.Seq2[record.Key, error] {
+	return func(yield func(record.Key, error) bool) {
+		path := ""
+		if after != (record.Key{}) {
+			path = connectionPath(after)
+		}
+		s.list(ctx, "", path, yield)
+	}
+}
+
+// list yields the keys below dir that follow the path after, all if that is empty.
+func (s *Store) list(ctx context.Context, dir, after string, yield func(record.Key, error) bool) {
+	if err := s.ready(ctx); err != nil {
+		yield(record.Key{}, fmt.Errorf("listing connections: %w", err))
+		return
+	}
+	s.walk(ctx, dir, after, yield)
+}
+
+// walk yields the keys below dir that follow the path after, relative to dir, all if that is
+// empty. It reports whether to continue.
+func (s *Store) walk(ctx context.Context, dir, after string, yield func(record.Key, error) bool) bool {
 	names, err := s.readDir(ctx, dir)
 	if err != nil {
 		yield(record.Key{}, fmt.Errorf("listing connections: %w", err))
 		return false
 	}
+	first, rest := cutSegment(after)
+	slices.Sort(names) // as Vault does with most of its storages
 	for _, name := range names {
 		path := dir + name
+		if name < first || name == after {
+			continue
+		}
 		if strings.HasSuffix(name, "/") && strings.Count(path, "/") < maxDepth {
-			if !s.walk(ctx, path, yield) {
+			below := ""
+			if name == first {
+				below = rest
+			}
+			if !s.walk(ctx, path, below, yield) {
 				return false
 			}
 			continue
@@ -59,6 +87,14 @@ func (s *Store) walk(ctx context.Context, dir string, yield func(record.Key, err
 		}
 	}
 	return true
+}
+
+// cutSegment divides a path behind its first slash. A path without a slash is its last segment.
+func cutSegment(path string) (first, rest string) {
+	if i := strings.IndexByte(path, '/'); i >= 0 {
+		return path[:i+1], path[i+1:]
+	}
+	return path, ""
 }
 
 // readDir returns the names in dir, none if it does not exist. Those of directories end

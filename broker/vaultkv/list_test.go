@@ -48,3 +48,38 @@ func TestListOfAConsumerCostsOneRequest(t *testing.T) {
 		}
 	}
 }
+
+// Listing from a position on makes no request for the applications and consumers before it.
+func TestListAfterCostsNothingForWhatComesBefore(t *testing.T) {
+	t.Parallel()
+	relay := newRelay(t)
+	store := newStore(t, vaultkv.Config{Address: relay.URL, Prefix: prefix()})
+	const applications, consumers = 4, 20
+	var saves errgroup.Group
+	saves.SetLimit(8)
+	for app := range applications {
+		for consumer := range consumers {
+			rec := newRecord(fmt.Sprintf("consumer-%02d", consumer), 1)
+			rec.Key.Application = fmt.Sprint("app-", app)
+			saves.Go(func() error { _, err := store.Save(t.Context(), rec, 0); return err })
+		}
+	}
+	if err := saves.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	after := key("consumer-14")
+	after.Application = "app-2"
+	before := relay.requests.Load()
+	listed := 0
+	for _, err := range store.ListAfter(t.Context(), after) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		listed++
+	}
+	// The root, two applications, the consumer of the position, and one request for each key.
+	want := int64(3 + 1 + listed)
+	if got := relay.requests.Load() - before; listed != 5+consumers || got != want {
+		t.Errorf("%d requests for %d keys, want %d for %d", got, listed, want, 5+consumers)
+	}
+}

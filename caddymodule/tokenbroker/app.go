@@ -117,6 +117,10 @@ type RefreshConfig struct {
 	// How long the credentials of a connection that can no longer be refreshed are kept; -1
 	// is forever. Default: `48h`.
 	Retention caddy.Duration `json:"retention,omitempty"`
+
+	// How long after its access token ran out a connection that is not called is refreshed;
+	// -1 is never. Default: `24h`.
+	Idle caddy.Duration `json:"idle,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -220,6 +224,7 @@ func (a *App) provisionConfig() error {
 		RefreshTimeout:    time.Duration(a.Refresh.Timeout),
 		RefreshGiveUp:     time.Duration(a.Refresh.GiveUp),
 		Retention:         time.Duration(a.Refresh.Retention),
+		RefreshIdle:       time.Duration(a.Refresh.Idle),
 		CacheTTL:          time.Duration(a.CacheTTL),
 		AllowPrivateHosts: a.AllowPrivateHosts,
 		Limits:            a.brokerLimits(),

@@ -51,6 +51,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			timeout <duration>
 //			give_up <duration>
 //			retention <duration> | off
+//			idle <duration> | off
 //		}
 //		catalog <dir...>
 //		limits {
@@ -175,6 +176,8 @@ func (r *RefreshConfig) unmarshal(d *caddyfile.Dispenser) error {
 			err = argument.Duration(d, &r.GiveUp)
 		case "retention":
 			err = argument.DurationOrOff(d, &r.Retention)
+		case "idle":
+			err = argument.DurationOrOff(d, &r.Idle)
 		default:
 			err = d.Errf("unrecognized subdirective of refresh: %s", word)
 		}

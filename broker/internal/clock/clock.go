@@ -71,3 +71,18 @@ type Moment struct {
 
 // MomentOf returns the current Moment of c.
 func MomentOf(c Clock) Moment { return Moment{c.Now(), InstantOf(c)} }
+
+// A Watch tells for how long something has not changed, as far as this process has seen. The
+// zero Watch has seen the zero value since long ago.
+type Watch[T comparable] struct {
+	value T
+	since Instant
+}
+
+// See notes the value as it is now, and returns for how long it has been seen unchanged.
+func (w *Watch[T]) See(value T, now Instant) time.Duration {
+	if value != w.value {
+		w.value, w.since = value, now
+	}
+	return now.Sub(w.since)
+}

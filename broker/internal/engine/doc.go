@@ -27,8 +27,8 @@
 // Besides these: serve.go decides whether a caller gets the token at hand or waits,
 // renew.go handles 401s of downstream, refresher.go and snapshot.go hold what is in memory,
 // wait.go judges the waits of records,
-// storage.go and tombstone.go work on the store by compare-and-set, sweep.go does the work that no caller
-// asks for, announcement.go tells operators once of a refused client.
+// storage.go and tombstone.go work on the store by compare-and-set, sweep.go is what package
+// sweep gets of the engine, announcement.go tells operators once of a refused client.
 //
 // # Clocks
 //

@@ -31,8 +31,12 @@ func (f *flight) land(snap *Snapshot, err error) {
 }
 
 // Start begins a refresh in the background, unless one is in progress. The refresh is linked
-// to the span in cause, whose end does not matter.
-func (r *Refresher) Start(cause context.Context) { r.start(cause).ticket.Keep() }
+// to the span in cause, whose end does not matter. ended is closed when the refresh has ended.
+func (r *Refresher) Start(cause context.Context) (ended <-chan struct{}) {
+	f := r.start(cause)
+	f.ticket.Keep()
+	return f.done
+}
 
 // start begins a refresh, unless one is in progress, and returns it. The refresh is linked
 // to the span in cause; it goes on if cause is cancelled.

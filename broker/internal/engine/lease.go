@@ -40,19 +40,12 @@ type heldLease struct {
 
 // A leaseObserver times another process's lease on this process's clock, since the clocks
 // of two machines may differ.
-type leaseObserver struct {
-	id    string
-	since clock.Instant
-}
+type leaseObserver struct{ id clock.Watch[string] }
 
 // overdue reports whether lease has been observed for all of its duration, without a failed
 // read in between.
 func (o *leaseObserver) overdue(lease *record.Lease, now clock.Instant) bool {
-	if o.id != lease.ID {
-		o.id, o.since = lease.ID, now
-		return false
-	}
-	return now.Sub(o.since) >= lease.Duration
+	return o.id.See(lease.ID, now) >= lease.Duration
 }
 
 // acquire obtains the right to redeem the stored refresh token, if a refresh is due. Without

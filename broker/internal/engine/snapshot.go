@@ -53,9 +53,8 @@ const (
 
 // Margins by which a token is refreshed ahead of its expiry.
 const (
-	minMargin       = time.Minute
-	maxMargin       = 5 * time.Minute
-	unknownLifetime = time.Hour
+	minMargin = time.Minute
+	maxMargin = 5 * time.Minute
 )
 
 // refreshMargin returns how long before its expiry a token of that lifetime is refreshed,
@@ -66,9 +65,9 @@ func refreshMargin(lifetime time.Duration) time.Duration {
 
 // refreshAt returns when to refresh a token ahead of its expiry, by margin or, if that is
 // zero, by the usual one. A token of unknown lifetime counts as one that lives as long as the
-// one before it, or for unknownLifetime.
+// one before it, or for [record.UnknownLifetime].
 func refreshAt(c *record.Credentials, margin time.Duration) time.Time {
-	expiry, issuedAt, usual := c.Expiry, c.IssuedAt, cmp.Or(c.Lifetime, unknownLifetime)
+	expiry, issuedAt, usual := c.Expiry, c.IssuedAt, cmp.Or(c.Lifetime, record.UnknownLifetime)
 	switch {
 	case expiry.IsZero() && issuedAt.IsZero():
 		return time.Time{}

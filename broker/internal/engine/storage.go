@@ -210,7 +210,7 @@ func (e *Engine) Store(ctx context.Context) (*storequeue.Store, error) {
 			return nil, errors.Join(record.ErrShuttingDown, e.closeStore())
 		}
 		e.Start()
-		e.lifecycle.begin(e.sweepRegularly)
+		e.lifecycle.begin(func() { e.newSweeper().Run(e.lifecycle.ctx) })
 		return s, nil
 	})
 	select {

@@ -4,11 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
-	"github.com/google/uuid"
-
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -18,42 +14,6 @@ func (e *Engine) SaveTombstone(ctx context.Context, rec *record.Record, rev reco
 		return 0, err
 	}
 	return e.saveNow(ctx, rec, rev)
-}
-
-// purge removes a tombstone for good. Stores cannot delete by compare-and-set, and an
-// import may come at any time. So the tombstone gets a lease first, which imports respect,
-// and the deletion takes at most half of it.
-func (e *Engine) purge(ctx context.Context, key record.Key) error {
-	lease := &record.Lease{ID: uuid.NewString(), Duration: purgeLease}
-	begun := e.instant()
-	rec, _, err := e.updateIf(ctx, key, func(rec *record.Record) *record.Record {
-		if rec == nil || !rec.IsPurgeable(e.clock.Now()) {
-			return nil
-		}
-		rec.Lease = lease
-		return rec
-	})
-	if err != nil || rec == nil {
-		return err
-	}
-	left := purgeLease/2 - e.instant().Sub(begun)
-	if left <= 0 {
-		return nil // the next sweep tries again
-	}
-	ctx, cancel := context.WithTimeout(ctx, left)
-	defer cancel()
-	return e.deleteNow(ctx, key)
-}
-
-// deleteNow deletes the record from the store.
-func (e *Engine) deleteNow(ctx context.Context, key record.Key) (err error) {
-	ctx, span := e.startStoreSpan(ctx, "delete", key)
-	defer func() { tracing.EndSpan(span, err) }()
-	s, err := e.Store(ctx)
-	if err != nil {
-		return err
-	}
-	return s.Delete(ctx, key)
 }
 
 // UpdateUnpurged is [Engine.Update] for a change that may bring a deleted connection back: it
@@ -76,9 +36,6 @@ func (e *Engine) UpdateUnpurged(ctx context.Context, key record.Key, change func
 		}
 	}
 }
-
-// purgeLease is how long an import waits for a tombstone that is being purged.
-const purgeLease = 10 * time.Second
 
 // errPurging ends an update because the record is a tombstone that is being purged.
 var errPurging = errors.New("a tombstone is being purged")

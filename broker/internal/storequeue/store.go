@@ -155,6 +155,14 @@ func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq
 	}
 }
 
+// ListAfter implements [record.ResumableStore]. If the store does not, it lists all keys.
+func (s *Store) ListAfter(ctx context.Context, after record.Key) iter.Seq2[record.Key, error] {
+	if resumable, ok := s.store.(record.ResumableStore); ok {
+		return resumable.ListAfter(ctx, after)
+	}
+	return s.store.List(ctx, "", "")
+}
+
 // Check implements [record.CheckedStore].
 func (s *Store) Check(ctx context.Context) error {
 	if checker, ok := s.store.(record.CheckedStore); ok {
@@ -194,8 +202,9 @@ func (s *Store) Close() error {
 }
 
 var (
-	_ record.CheckedStore = (*Store)(nil)
-	_ record.PruningStore = (*Store)(nil)
-	_ record.SharedStore  = (*Store)(nil)
-	_ io.Closer           = (*Store)(nil)
+	_ record.CheckedStore   = (*Store)(nil)
+	_ record.PruningStore   = (*Store)(nil)
+	_ record.ResumableStore = (*Store)(nil)
+	_ record.SharedStore    = (*Store)(nil)
+	_ io.Closer             = (*Store)(nil)
 )
