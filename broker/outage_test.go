@@ -21,10 +21,10 @@ import (
 func TestOutageOfTheStoreIsToldOnce(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
+		down := h.failing()
 		h.provider.Grant("r1")
 		h.mustImport("a1", "r1", issued(2*time.Hour))
 		h.token(h.key)
-		down := h.failing()
 		for range 3 {
 			down.Store(true)
 			time.Sleep(3 * time.Hour) // the token expires
