@@ -1,8 +1,11 @@
 package broker_test
 
 import (
+	"errors"
 	"net/http"
+	"net/url"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,6 +149,93 @@ func TestRefusedTokenWithoutRefreshTokenNeedsAuth(t *testing.T) {
 		h.mustImportBody(key, `{"credentials":{"access_token":"a2"}}`)
 		if got := h.token(key); got != "a2" {
 			t.Errorf("after another import: got %q, want a2", got)
+		}
+	})
+}
+
+// A token that downstream has refused is no valid token: a refresh whose outcome is unknown is
+// repeated after the backoff, not when the token expires by the clock.
+func TestRejectedTokenIsReplacedAfterAnAmbiguousOutcome(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.hasLongToken()
+		h.provider.Respond = func(n int, _ url.Values) (*http.Response, error) {
+			if n == 1 {
+				return brokertest.Response(500, ""), nil // nothing was spent
+			}
+			return nil, nil
+		}
+		auth := h.mustAuthorize(t)
+		if auth.Renew(t.Context()) {
+			t.Fatal("the first refresh succeeded")
+		}
+		if _, err := h.Validate(t.Context(), h.key); err == nil {
+			t.Error("a connection whose token downstream refuses is valid")
+		}
+		time.Sleep(10 * time.Second) // nothing else asks for a refresh
+		if got := h.token(h.key); got == "a1" {
+			t.Error("the rejected token is still served")
+		}
+		h.wantRequests("after the backoff", 2)
+		if got := h.events.types(); got != "pending recovered" {
+			t.Errorf("got events %q, want pending and recovered", got)
+		}
+	})
+}
+
+// Nor does it matter whether downstream refuses the token before or after the outcome.
+func TestTokenRejectedAfterAnAmbiguousOutcomeIsReplaced(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.hasLongToken()
+		h.provider.Respond = func(n int, _ url.Values) (*http.Response, error) {
+			if n == 1 {
+				return brokertest.Response(500, ""), nil
+			}
+			return nil, nil
+		}
+		if _, err := h.Validate(t.Context(), h.key); err != nil {
+			t.Fatal(err) // the token works
+		}
+		time.Sleep(time.Hour)
+		h.wantRequests("while the token works", 1)
+		if !h.mustAuthorize(t).Renew(t.Context()) {
+			t.Error("the rejected token was not replaced")
+		}
+		h.wantRequests("after the rejection", 2)
+	})
+}
+
+// While downstream refuses the token, validating tries whenever its interval allows, whatever
+// the backoff, and says that there is no valid token.
+func TestValidateTriesARejectedTokenWheneverItsIntervalAllows(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.hasLongToken()
+		var mended atomic.Bool
+		h.provider.Respond = func(int, url.Values) (*http.Response, error) {
+			if mended.Load() {
+				return nil, nil
+			}
+			return brokertest.Response(500, ""), nil
+		}
+		h.mustAuthorize(t).Renew(t.Context())
+		time.Sleep(12 * time.Minute) // the backoff is minutes now
+		for range 3 {
+			before := len(h.provider.Requests())
+			var failed *record.TokenError
+			if _, err := h.Validate(t.Context(), h.key); !errors.As(err, &failed) || failed.Class != record.ClassAmbiguous {
+				t.Errorf("got %v, want the ambiguous outcome", err)
+			}
+			if got := len(h.provider.Requests()); got != before+1 {
+				t.Errorf("got %d token requests, want one", got-before)
+			}
+			time.Sleep(11 * time.Second)
+		}
+		mended.Store(true)
+		view, err := h.Validate(t.Context(), h.key)
+		if err != nil || view.Health != record.HealthOK {
+			t.Errorf("got %v (%v), want a connection in good health", view, err)
 		}
 	})
 }

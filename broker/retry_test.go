@@ -113,13 +113,15 @@ func TestAmbiguousOutcomeFollowsTheRotation(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		rotation connector.Rotation
-		valid    bool // the access token, for another ten minutes
+		valid    bool // the access token, by the clock for another ten minutes
+		rejected bool // by downstream
 		min, max time.Duration
 	}{
-		"always, valid":   {connector.Rotation{Kind: connector.RotationAlways}, true, 10 * time.Minute, 11 * time.Minute},
-		"always, expired": {connector.Rotation{Kind: connector.RotationAlways}, false, 500 * time.Millisecond, time.Second},
-		"never":           {connector.Rotation{Kind: connector.RotationNever}, true, 500 * time.Millisecond, time.Second},
-		"window":          {connector.Rotation{Kind: connector.RotationWindow, Window: time.Minute}, true, 0, time.Second},
+		"always, valid":    {connector.Rotation{Kind: connector.RotationAlways}, true, false, 10 * time.Minute, 11 * time.Minute},
+		"always, rejected": {connector.Rotation{Kind: connector.RotationAlways}, true, true, 500 * time.Millisecond, time.Second},
+		"always, expired":  {connector.Rotation{Kind: connector.RotationAlways}, false, false, 500 * time.Millisecond, time.Second},
+		"never":            {connector.Rotation{Kind: connector.RotationNever}, true, false, 500 * time.Millisecond, time.Second},
+		"window":           {connector.Rotation{Kind: connector.RotationWindow, Window: time.Minute}, true, false, 0, time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -140,7 +142,12 @@ func TestAmbiguousOutcomeFollowsTheRotation(t *testing.T) {
 				}
 				begun := time.Now()
 				h.mustImport("a1", "r1", lifetime)
-				if test.valid { // only a 401 causes a refresh
+				switch { // nothing else causes a refresh of a valid token
+				case test.valid && !test.rejected:
+					if _, err := h.Validate(t.Context(), h.key); err != nil {
+						t.Fatal(err)
+					}
+				case test.rejected:
 					auth, err := h.Authorize(request(t, "https://api.acme.test/"), h.key)
 					if err != nil {
 						t.Fatal(err)

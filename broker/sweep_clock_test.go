@@ -1,38 +1,21 @@
 package broker_test
 
 import (
-	"context"
 	"errors"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker"
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 const day = 24 * time.Hour
 
-// A wrongClock shows another time of day, and measures time correctly.
-type wrongClock struct {
-	clock.Clock
-	ahead *atomic.Int64 // nanoseconds
-}
-
-func (c wrongClock) Now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
-
 // withWrongClock runs a test in virtual time, with a broker whose wall clock can be set.
 func withWrongClock(t *testing.T, test func(t *testing.T, h *harness, set func(ahead time.Duration))) {
 	t.Helper()
 	virtually(t, func(t *testing.T, h *harness) {
-		var ahead atomic.Int64
-		h.restart(broker.Options{
-			Open:      func(context.Context) (record.Store, error) { return h.store, nil },
-			Transport: h.transport(), Journal: h.journal, Clock: wrongClock{clock.System(), &ahead},
-		})
-		test(t, h, func(d time.Duration) { ahead.Store(int64(d)) })
+		test(t, h, h.useClock().set)
 	})
 }
 

@@ -105,7 +105,7 @@ func (s *scene) imports() {
 		strings.Replace(body, `"expires_in":3600`, `"expires_in":-1`, 1),
 		strings.Replace(body, `"expires_in":3600`, `"expires_in":"`+login.RefreshToken+`"`, 1),
 		strings.Replace(body, `"issued_at":"`, `"issued_at":"`+login.AccessToken, 1),
-		strings.Replace(body, `"access_token":"`, `"access_token":"\n`, 1),
+		strings.Replace(body, `"access_token":"`, `"access_token":"x\n`, 1),
 		body[:len(body)-2], body + body, `"` + login.AccessToken + `"`, login.RefreshToken,
 	}
 	for _, body := range bad {

@@ -218,7 +218,7 @@ func TestExchangesAreCheckedAgainstTheDocument(t *testing.T) {
 			[]byte(strings.ReplaceAll(notFound, "ConnectionNotFoundError", "EntityNotFoundError")),
 		}, "type_name"},
 		{
-			"a bad request that succeeds", "POST", one + "/import", caller(), `{"credentials":{"expires":1}}`,
+			"a bad request that succeeds", "POST", one + "/import", caller(), `{"expires":1}`,
 			answer{200, answered("X-Token-Broker-Import", "stored"), []byte(good)},
 			"does not allow",
 		},

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	bolt "go.etcd.io/bbolt"
+
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore/internal/boltfile"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -23,6 +25,7 @@ var (
 // buckets are those with the records, in one state of the database.
 type buckets struct {
 	records, revisions *boltfile.Tree
+	stamp              stamp
 }
 
 // stored is a record as it is in the database.
@@ -31,19 +34,20 @@ type stored struct {
 	rev        record.Revision
 }
 
-func openBuckets(root *boltfile.Tree) (b buckets, err error) {
-	if b.records, err = openBucket(root, recordBucket); err != nil {
+func openBuckets(root *boltfile.Tree) (buckets, error) {
+	names := [][]byte{recordBucket, revisionBucket, metaBucket}
+	found, err := root.Buckets(names...)
+	if err != nil {
 		return buckets{}, err
 	}
-	b.revisions, err = openBucket(root, revisionBucket)
-	return b, err
-}
-
-func openBucket(root *boltfile.Tree, name []byte) (*boltfile.Tree, error) {
-	b, err := root.Bucket(name)
-	if err == nil && b == nil {
-		err = contradiction(fmt.Sprintf("the bucket %q is missing", name))
+	for i, b := range found {
+		if b == nil {
+			return buckets{}, contradiction(fmt.Sprintf("the bucket %q is missing", names[i]))
+		}
 	}
+	b := buckets{records: found[0], revisions: found[1]}
+	b.records.Authentic = true // their ciphertexts are, and each has a revision
+	b.stamp, err = stampIn(found[2])
 	return b, err
 }
 
@@ -65,11 +69,19 @@ func (b buckets) get(storeKey []byte) (s stored, err error) {
 	return s, nil
 }
 
-// checkDelete reads the pages that a deletion may change.
-func (b buckets) checkDelete(storeKey []byte) error {
-	_, err := b.records.GetWithSiblings(storeKey)
-	_, err2 := b.revisions.GetWithSiblings(storeKey)
-	return errors.Join(err, err2)
+// remove deletes a record, after it has read the pages that bbolt may change.
+func (b buckets) remove(tx *bolt.Tx, storeKey []byte) (change, error) {
+	_, recordErr := b.records.GetWithSiblings(storeKey)
+	encoded, err := b.revisions.GetWithSiblings(storeKey)
+	if err = errors.Join(recordErr, err); err != nil {
+		return change{}, err
+	}
+	rev, err := decodeRevision(encoded)
+	if err != nil {
+		return change{}, err
+	}
+	err = errors.Join(tx.Bucket(revisionBucket).Delete(storeKey), tx.Bucket(recordBucket).Delete(storeKey))
+	return change{storeKey, rev, 0}, err
 }
 
 // list returns up to n keys with the given prefix, beginning with from.
@@ -88,6 +100,11 @@ func (b buckets) list(from, prefix []byte, n int) ([][]byte, error) {
 		}
 	}
 	return keys, nil
+}
+
+// listRevisions is list without a look at the records.
+func (b buckets) listRevisions(from, prefix []byte, n int) ([][]byte, error) {
+	return listBucket(b.revisions, from, prefix, n)
 }
 
 func listBucket(b *boltfile.Tree, from, prefix []byte, n int) (keys [][]byte, err error) {

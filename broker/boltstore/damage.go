@@ -9,11 +9,12 @@ import (
 	"sync"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore/internal/boltfile"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
 // ErrDamaged means that a part of the database cannot be read, or is missing. The error's text
 // names the file, the page if it is known, and the remedy.
-var ErrDamaged = errors.New("the embedded store is damaged")
+var ErrDamaged = fmt.Errorf("the embedded %w", record.ErrDamaged)
 
 // A contradiction says which two parts of the database do not fit together.
 type contradiction string

@@ -97,24 +97,6 @@ func TestDamageIsLoggedOnceAndReportedByCheck(t *testing.T) {
 	}
 }
 
-func TestStoreThatCannotBeOpenedIsLoggedOnce(t *testing.T) {
-	t.Parallel()
-	dir := storeWithRecord(t)
-	if err := os.Remove(filepath.Join(dir, "key.json")); err != nil {
-		t.Fatal(err)
-	}
-	var log lines
-	for range 3 {
-		_, err := boltstore.Open(t.Context(), boltstore.Config{Dir: dir, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-		if !errors.Is(err, boltstore.ErrKeyMissing) {
-			t.Errorf("Open = %v, want ErrKeyMissing", err)
-		}
-	}
-	if got := log.count("the store cannot be used"); got != 1 {
-		t.Errorf("it was logged %d times, want once:\n%s", got, log.text())
-	}
-}
-
 // Reads do not take a change that is being written for damage.
 func TestChangesDuringReadsAreNotTakenForDamage(t *testing.T) {
 	t.Parallel()

@@ -24,11 +24,19 @@ type database struct {
 
 	writing   sync.Mutex
 	freelist  pageHeader    // as of the last change; guarded by writing
+	stamp     stamp         // of the last change, of another transaction if it has none; guarded by writing
 	committed atomic.Uint64 // transaction of the last change
+
+	// stampedFrom is the first transaction whose root must have its stamp. It is set before the database is used.
+	stampedFrom uint64
 
 	// oldHeader is set if one copy of the header was damaged when the file was opened: the
 	// last change may be missing.
 	oldHeader error
+
+	// doubt is set if it was not seen, when the file was opened, that the trees and the list of free
+	// pages fit together.
+	doubt error
 
 	faults *faults
 }
@@ -43,11 +51,13 @@ func (d *database) view(read func(*boltfile.Tree) error) error {
 	if err := d.faults.broken(); err != nil {
 		return err
 	}
-	if _, err := d.header(); err != nil {
-		return d.explain(err)
+	if !d.file.Has(d.committed.Load()) { // or it is a later one
+		if _, err := d.header(); err != nil {
+			return d.explain(err)
+		}
 	}
 	panicked, err := d.guard(func() error {
-		return d.bolt.View(func(tx *bolt.Tx) error { return read(d.state(tx)) })
+		return d.bolt.View(func(tx *bolt.Tx) error { return read(d.state(tx, uint64(tx.ID()), nil)) })
 	})
 	if panicked {
 		// bbolt may never release its locks.
@@ -56,9 +66,9 @@ func (d *database) view(read func(*boltfile.Tree) error) error {
 	return d.explain(err)
 }
 
-// update calls change with the database's last state, and commits if it returns nil. change must
-// read each key that it writes from that state first.
-func (d *database) update(change func(*bolt.Tx, *boltfile.Tree) error) error {
+// update calls do with the database's last state, and commits if it returns no error. do must read
+// each key that it writes from that state first.
+func (d *database) update(do func(*bolt.Tx, *boltfile.Tree) (change, error)) error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
 	if err := errors.Join(d.faults.broken(), d.faults.readOnly()); err != nil {
@@ -68,17 +78,29 @@ func (d *database) update(change func(*bolt.Tx, *boltfile.Tree) error) error {
 		return d.explain(err)
 	}
 	committing := false
+	var read []uint64 // the pages that bbolt may free, and more
+	next := d.stamp
 	panicked, err := d.guard(func() error {
 		return d.bolt.Update(func(tx *bolt.Tx) error {
-			err := change(tx, d.state(tx))
+			root := d.state(tx, uint64(tx.ID())-1, &read)
+			if _, err := readStamp(root); err != nil { // every change replaces the root
+				return err
+			}
+			c, err := do(tx, root)
+			if err == nil && d.stamped() {
+				next = d.stamp.next(uint64(tx.ID()), c)
+				err = tx.Bucket(metaBucket).Put(stampKey, next.encode())
+			}
 			committing = err == nil
 			return err
 		})
 	})
 	switch {
 	case panicked:
+		d.file.Begin(0)
 		return d.faults.forbidWrites(d.damaged(err))
 	case err != nil && committing:
+		d.file.Begin(0)
 		// bbolt has read the list of free pages again, and does not check it.
 		if damage := d.judge(d.look()); damage != nil {
 			_ = d.faults.forbidWrites(damage)
@@ -87,17 +109,34 @@ func (d *database) update(change func(*bolt.Tx, *boltfile.Tree) error) error {
 	case err != nil:
 		return d.explain(err)
 	}
+	d.stamp = next
+	d.file.Advance(d.committed.Load()+1, read)
 	if err := d.remember(); err != nil { // the change itself is on disk
 		_ = d.faults.forbidWrites(d.explain(err))
 	}
 	return nil
 }
 
-// state returns the tree of buckets that a transaction sees.
-func (d *database) state(tx *bolt.Tx) *boltfile.Tree {
+// stamped reports whether the root has the stamp of the last change. The caller holds writing, or is the only one yet.
+func (d *database) stamped() bool { return d.stamp.seen && d.stamp.tx == d.committed.Load() }
+
+// state returns the tree of buckets that a transaction sees, which is the state after last. The pages
+// that are read are added to read, if it is not nil.
+func (d *database) state(tx *bolt.Tx, last uint64, read *[]uint64) *boltfile.Tree {
 	// Neither of them reads a page.
 	root, size := tx.Cursor().Bucket().Root(), tx.Size()
-	return d.file.Tree(uint64(root), uint64(size)/uint64(d.file.PageSize()))
+	tree := d.file.TreeAfter(last, uint64(root), uint64(size)/uint64(d.file.PageSize()), read)
+	tree.Authentic = true // it has a stamp
+	return tree
+}
+
+// buckets opens the buckets of a state, after a look at its stamp.
+func (d *database) buckets(root *boltfile.Tree) (buckets, error) {
+	b, err := openBuckets(root)
+	if err == nil && root.Tx() >= d.stampedFrom && b.stamp.tx != root.Tx() {
+		err = errOlderState
+	}
+	return b, err
 }
 
 // guard calls do and turns a panic, or a fault of the memory map, into an error.
@@ -195,7 +234,7 @@ func (d *database) judge(s *boltfile.Structure, err error) error {
 	if err != nil {
 		return d.damaged(err)
 	}
-	d.oldHeader = s.Header
+	d.oldHeader, d.doubt = s.Header, s.Contradicts
 	for _, problem := range s.Problems {
 		d.faults.report(d.damaged(problem))
 	}

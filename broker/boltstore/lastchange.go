@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"iter"
 
@@ -54,15 +55,53 @@ func (s *scanner) fits(storeKey, ciphertext []byte, rev record.Revision) bool {
 	return err == nil
 }
 
-// after returns the revisions that were assigned after the given one.
-func (s *scanner) after(last record.Revision) map[string]record.Revision {
-	later := make(map[string]record.Revision)
+// changes are those that followed a state, as far as can be seen.
+type changes struct {
+	revs    map[string]record.Revision // by encoded key; 0 is a deletion
+	unknown uint64                     // keySum of a connection whose new state is not found, 0 is none
+}
+
+func (c changes) has(storeKey []byte) bool {
+	_, ok := c.revs[string(storeKey)]
+	return ok || c.unknown != 0 && c.unknown == keySum(storeKey)
+}
+
+// after returns the changes that followed a state: its transaction, its last revision, and its revisions.
+// A change leaves two traces: its root page's stamp, and a revision.
+func (s *scanner) after(tx uint64, last record.Revision, revisions *boltfile.Tree) changes {
+	c := changes{revs: make(map[string]record.Revision)}
 	for storeKey, rev := range s.revisions() {
 		if rev > last {
-			later[storeKey] = max(rev, later[storeKey])
+			c.revs[storeKey] = max(rev, c.revs[storeKey])
 		}
 	}
-	return later
+	for root := range s.file.Roots(s.size, string(recordBucket)) {
+		next, err := readStamp(root)
+		if err != nil || next.tx <= tx || next.key == 0 {
+			continue
+		}
+		if next.rev == 0 && revisions != nil {
+			for e, err := range revisions.All(nil) {
+				if err == nil && keySum(e.Key) == next.key {
+					c.revs[string(e.Key)] = 0
+				}
+			}
+		}
+		if !c.explain(next) {
+			c.unknown = next.key
+		}
+	}
+	return c
+}
+
+// explain reports whether the change that wrote a stamp is among those found.
+func (c changes) explain(s stamp) bool {
+	for storeKey, rev := range c.revs {
+		if rev == s.rev && keySum([]byte(storeKey)) == s.key {
+			return true
+		}
+	}
+	return false
 }
 
 // restoreLastChange is for a database of whose header one copy is damaged. If that was the newer
@@ -73,25 +112,23 @@ func (s *Store) restoreLastChange() error {
 	if err != nil {
 		return err
 	}
-	var last record.Revision
+	scan := &scanner{file: s.db.file, size: info.Size(), key: s.aead}
+	var later changes
 	err = s.db.view(func(root *boltfile.Tree) error {
-		records, err := openBucket(root, recordBucket)
+		b, err := s.db.buckets(root)
 		if err == nil {
-			last = record.Revision(records.Sequence)
+			later = scan.after(s.db.committed.Load(), record.Revision(b.records.Sequence), b.revisions)
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	scan := &scanner{file: s.db.file, size: info.Size(), key: s.aead}
-	later := scan.after(last)
-	mended := s.db.faults.readOnly() == nil && len(later) <= 1
-	for storeKey, rev := range later {
-		if ciphertext := scan.ciphertext([]byte(storeKey), rev); mended && ciphertext != nil {
+	mended := s.db.faults.readOnly() == nil && len(later.revs) <= 1 && later.unknown == 0
+	for storeKey, rev := range later.revs {
+		ciphertext := scan.ciphertext([]byte(storeKey), rev)
+		if mended = mended && (rev == 0 || ciphertext != nil); mended {
 			err = s.restore([]byte(storeKey), ciphertext, rev)
-		} else {
-			mended = false
 		}
 	}
 	if err != nil {
@@ -101,30 +138,32 @@ func (s *Store) restoreLastChange() error {
 		s.db.mended(s.db.oldHeader)
 		return nil
 	}
-	s.suspects = make(map[string]bool)
-	for storeKey := range later {
-		s.suspects[storeKey] = true
+	for storeKey := range later.revs {
+		s.suspect(storeKey)
 	}
-	_ = s.db.faults.forbidWrites(s.db.damaged(fmt.Errorf("%w; the last change of %d connections may be lost", s.db.oldHeader, len(later))))
+	if later.unknown != 0 {
+		s.suspects[later.unknown] = true
+	}
+	_ = s.db.faults.forbidWrites(s.db.damaged(fmt.Errorf("%w; the last change of %d connections may be lost", s.db.oldHeader, len(s.suspects))))
 	return nil
 }
 
+// restore saves a record again as a revision, or deletes it if that is 0.
 func (s *Store) restore(storeKey, ciphertext []byte, rev record.Revision) error {
-	return s.db.update(func(tx *bolt.Tx, root *boltfile.Tree) error {
-		b, err := openBuckets(root)
-		if err == nil {
-			_, err = b.get(storeKey)
-		}
+	return s.db.update(func(tx *bolt.Tx, root *boltfile.Tree) (change, error) {
+		b, err := s.db.buckets(root)
 		if err != nil {
-			return err
+			return change{}, err
+		}
+		if rev == 0 {
+			return b.remove(tx, storeKey)
+		}
+		before, err := b.get(storeKey)
+		if err != nil {
+			return change{}, err
 		}
 		records := tx.Bucket(recordBucket)
-		if err := records.SetSequence(uint64(rev)); err != nil {
-			return err
-		}
-		if err := tx.Bucket(revisionBucket).Put(storeKey, encodeRevision(rev)); err != nil {
-			return err
-		}
-		return records.Put(storeKey, ciphertext)
+		return change{storeKey, before.rev, rev}, errors.Join(records.SetSequence(uint64(rev)),
+			tx.Bucket(revisionBucket).Put(storeKey, encodeRevision(rev)), records.Put(storeKey, ciphertext))
 	})
 }

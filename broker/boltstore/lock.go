@@ -16,27 +16,11 @@ var ErrLocked = errors.New("the embedded store is in use")
 
 // opened holds the directories of the stores that this process has open, or is opening.
 // Without it, a second Open would wait in vain for the lock of the first.
-var opened = registry{dirs: make(map[string]bool), unusable: make(map[string]string)}
+var opened = registry{dirs: make(map[string]bool)}
 
 type registry struct {
 	sync.Mutex
-	dirs     map[string]bool   // guarded by Mutex
-	unusable map[string]string // why a directory's store was last found unusable; guarded by Mutex
-}
-
-// news remembers why the store in dir cannot be used, "" if it can, and reports whether that was
-// unknown.
-func (r *registry) news(dir, reason string) bool {
-	r.Lock()
-	defer r.Unlock()
-	if r.unusable[dir] == reason {
-		return false
-	}
-	r.unusable[dir] = reason
-	if reason == "" {
-		delete(r.unusable, dir)
-	}
-	return true
+	dirs map[string]bool // guarded by Mutex
 }
 
 // reserve claims dir for one Store of this process.

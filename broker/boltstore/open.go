@@ -15,7 +15,8 @@
 // bbolt has no checksums and panics over a damaged page. So all reads go through package boltfile,
 // which checks each page, and before bbolt writes the pages are checked that it will use. What no
 // check of a page can find is found by keeping every key twice, in two buckets: a connection that damage
-// hides in one of them is not taken for one that does not exist.
+// hides in one of them is not taken for one that does not exist. And the root page has a stamp, with
+// its transaction and a sum of all revisions: pages of an earlier state do not fit it.
 package boltstore
 
 import (
@@ -85,26 +86,14 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	store := &Store{dir: dir}
+	store := &Store{dir: dir, suspects: make(map[uint64]bool)}
 	if err := store.open(ctx, &config); err != nil {
 		release()
-		config.logUnusable(ctx, dir, err)
 		return nil, err
 	}
 	store.release = release
-	config.logUnusable(ctx, dir, nil)
+	keyfile.WarnIfExposed(ctx, config.logger(), dir)
 	return store, nil
-}
-
-// logUnusable logs why a store cannot be opened, once for each reason: every call tries it again.
-func (c *Config) logUnusable(ctx context.Context, dir string, err error) {
-	text := ""
-	if err != nil && !errors.Is(err, ErrLocked) {
-		text = err.Error()
-	}
-	if opened.news(dir, text) && text != "" {
-		c.logger().LogAttrs(ctx, slog.LevelError, "the store cannot be used", slog.String("error", text))
-	}
 }
 
 // prepareDir creates the directory and returns its path without symbolic links, by which
@@ -132,19 +121,25 @@ func (s *Store) open(ctx context.Context, config *Config) (err error) {
 	if s.db, err = openDatabase(ctx, s.dir, config); err != nil {
 		return err
 	}
-	if err := s.begin(); err != nil {
+	if err := s.begin(ctx); err != nil {
 		return errors.Join(err, removeHolder(s.dir), s.db.close())
 	}
 	return nil
 }
 
 // begin finishes opening, once this process has locked the database.
-func (s *Store) begin() error {
+func (s *Store) begin(ctx context.Context) error {
 	if err := writeHolder(s.dir); err != nil {
 		return fmt.Errorf("opening the embedded store: %w", err)
 	}
+	if err := s.readStamp(); err != nil {
+		return err
+	}
 	var err error
 	if s.aead, err = s.unlock(); err != nil {
+		return err
+	}
+	if err := s.verify(ctx); err != nil {
 		return err
 	}
 	if s.db.oldHeader != nil {

@@ -18,7 +18,8 @@ import (
 // openDatabase opens the database in dir, and creates it if there is neither a database nor a
 // key. One that changes could damage further is opened for reading only.
 func openDatabase(ctx context.Context, dir string, config *Config) (*database, error) {
-	known, oldHeader := &faults{log: config.logger()}, error(nil)
+	known := &faults{log: config.logger()}
+	var oldHeader, doubt error
 	isNew, err := isNewStore(dir)
 	if err != nil {
 		return nil, err
@@ -35,14 +36,14 @@ func openDatabase(ctx context.Context, dir string, config *Config) (*database, e
 			_ = known.forbidWrites(err)
 			return d, nil
 		}
-		oldHeader = d.oldHeader
+		oldHeader, doubt = d.oldHeader, d.doubt
 		if err := d.close(); err != nil {
 			return nil, err
 		}
 	}
 	d, err := attach(ctx, dir, config, known, false)
 	if err == nil {
-		d.oldHeader = oldHeader
+		d.oldHeader, d.doubt = oldHeader, doubt
 	}
 	return d, err
 }
@@ -52,6 +53,10 @@ func (d *database) mend() (*boltfile.Structure, error) {
 	s, err := d.look()
 	if err != nil || s.Freelist == nil || s.Header != nil {
 		return s, err
+	}
+	// Of a root page that is too old, the list would have pages that are in use.
+	if last, err := readStamp(d.file.Tree(s.Meta.Root, s.Meta.Pages)); err != nil || last.seen && last.tx != s.Meta.Tx {
+		return s, nil //nolint:nilerr // it is found again
 	}
 	info, err := d.raw.Stat()
 	if err != nil {
@@ -142,6 +147,7 @@ func (d *database) begin() (err error) {
 		return errors.Join(d.damaged(err), d.bolt.Close())
 	}
 	d.committed.Store(meta.Tx)
+	d.file.Begin(meta.Tx)
 	_ = d.remember() // or no change is accepted
 	return nil
 }

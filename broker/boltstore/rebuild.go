@@ -40,6 +40,7 @@ type rebuild struct {
 	db    *bolt.DB
 	batch []entry
 	last  record.Revision // the greatest that was put
+	sum   uint64          // of all revisions
 }
 
 type entry struct {
@@ -73,6 +74,7 @@ func newRebuild(path string, key tink.AEAD) (*rebuild, error) {
 func (w *rebuild) put(storeKey []byte, s stored) error {
 	w.batch = append(w.batch, entry{storeKey, s})
 	w.last = max(w.last, s.rev)
+	w.sum += revisionSum(storeKey, s.rev)
 	if len(w.batch) < maxBatch {
 		return nil
 	}
@@ -95,15 +97,17 @@ func (w *rebuild) flush() error {
 	return err
 }
 
-// finish makes the file durable, or removes it if there was an error. last is the last revision
+// finish makes the file durable, or removes it if there was an error. rev is the last revision
 // that the damaged database has assigned.
-func (w *rebuild) finish(last record.Revision, err error) error {
+func (w *rebuild) finish(rev record.Revision, err error) error {
 	if err == nil {
 		err = w.flush()
 	}
 	if err == nil {
 		err = w.db.Update(func(tx *bolt.Tx) error {
-			return tx.Bucket(recordBucket).SetSequence(uint64(max(last, w.last)))
+			last := stamp{tx: uint64(tx.ID()), sum: w.sum}
+			return errors.Join(tx.Bucket(recordBucket).SetSequence(uint64(max(rev, w.last))),
+				tx.Bucket(metaBucket).Put(stampKey, last.encode()))
 		})
 	}
 	if err == nil {

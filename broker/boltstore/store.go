@@ -27,9 +27,10 @@ type Store struct {
 	aead    tink.AEAD
 	release func()
 
-	// suspects are the encoded keys of connections whose last change may be lost. It is set before
-	// the store is used.
-	suspects map[string]bool
+	// suspects are connections whose last change may be lost, by keySum. proven is set if all revisions
+	// are known to be those of the last state. Both are set before the store is used.
+	suspects map[uint64]bool
+	proven   bool
 
 	closing  sync.Once
 	closeErr error // guarded by closing
@@ -65,10 +66,10 @@ func (s *Store) Load(ctx context.Context, key record.Key) (*record.Record, recor
 // find reads a record as it is stored, whose revision is 0 if there is none.
 func (s *Store) find(root *boltfile.Tree, key record.Key) (stored, error) {
 	storeKey := encodeKey(key)
-	if s.suspects[string(storeKey)] {
-		return stored{}, contradiction(fmt.Sprintf("the last change of %s is lost", key))
+	if len(s.suspects) > 0 && s.suspects[keySum(storeKey)] {
+		return stored{}, lostChange(string(storeKey))
 	}
-	b, err := openBuckets(root)
+	b, err := s.db.buckets(root)
 	if err != nil {
 		return stored{}, err
 	}
@@ -85,16 +86,17 @@ func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revisio
 		return 0, s.unavailable("saving", rec.Key, err)
 	}
 	var saved record.Revision
-	err = s.db.update(func(tx *bolt.Tx, root *boltfile.Tree) error {
+	err = s.db.update(func(tx *bolt.Tx, root *boltfile.Tree) (change, error) {
 		current, err := s.find(root, rec.Key)
 		if err != nil {
-			return err
+			return change{}, err
 		}
 		if current.rev != rev {
-			return record.ErrConflict
+			return change{}, record.ErrConflict
 		}
-		saved, err = s.put(tx, encodeKey(rec.Key), plaintext, rev)
-		return err
+		storeKey := encodeKey(rec.Key)
+		saved, err = s.put(tx, storeKey, plaintext, rev)
+		return change{storeKey, rev, saved}, err
 	})
 	if errors.Is(err, record.ErrConflict) {
 		return 0, fmt.Errorf("%s: %w", rec.Key, err)
@@ -131,18 +133,12 @@ func (s *Store) Delete(ctx context.Context, key record.Key) error {
 		return err
 	}
 	storeKey := encodeKey(key)
-	err := s.db.update(func(tx *bolt.Tx, root *boltfile.Tree) error {
-		b, err := openBuckets(root)
+	err := s.db.update(func(tx *bolt.Tx, root *boltfile.Tree) (change, error) {
+		b, err := s.db.buckets(root)
 		if err != nil {
-			return err
+			return change{}, err
 		}
-		if err := b.checkDelete(storeKey); err != nil {
-			return err
-		}
-		if err := tx.Bucket(revisionBucket).Delete(storeKey); err != nil {
-			return err
-		}
-		return tx.Bucket(recordBucket).Delete(storeKey)
+		return b.remove(tx, storeKey)
 	})
 	if err != nil {
 		return s.unavailable("deleting", key, err)
@@ -202,11 +198,15 @@ func (s *Store) listAfter(prefix, after []byte) (keys []record.Key, last []byte,
 		if after != nil {
 			from = append(bytes.Clone(after), 0) // the smallest key greater than after
 		}
-		b, err := openBuckets(root)
+		b, err := s.db.buckets(root)
 		if err != nil {
 			return err
 		}
-		batch, err := b.list(from, prefix, listBatch)
+		list := b.list
+		if s.proven {
+			list = b.listRevisions
+		}
+		batch, err := list(from, prefix, listBatch)
 		if err != nil {
 			return err
 		}

@@ -1,12 +1,16 @@
 package boltstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore/internal/boltfile"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -22,11 +26,14 @@ type survey struct {
 	seen     map[string]bool            // texts of problems
 	trees    *boltfile.Tree             // the tree of buckets, nil if there is none
 	last     record.Revision            // the last revision that was assigned
+	stamp    stamp                      // of trees
 	revs     map[string]record.Revision // current revisions, by encoded key
 	direct   int                        // how many records can be read without a repair
 	repaired map[string]stored          // records that were found elsewhere, or have a revision that was
 	pending  map[string][]byte          // ciphertexts that do not fit the revision, or have none
 	lost     map[string]bool
+
+	tries, maxTries int // of revisions
 
 	// Whether pages cannot be read that may have records, or revisions. Otherwise what is missing
 	// there does not exist.
@@ -54,12 +61,15 @@ func newSurvey(dir string) (v *survey, closeFile func() error, err error) {
 		return nil, nil, errors.Join(err, f.Close())
 	}
 	file, _ := boltfile.Open(f) // an error is found again by run
-	v = &survey{
-		scanner: scanner{file: file, size: info.Size(), key: key}, seen: make(map[string]bool),
+	return surveyOf(file, info.Size(), key), f.Close, nil
+}
+
+func surveyOf(file *boltfile.File, size int64, key tink.AEAD) *survey {
+	return &survey{
+		scanner: scanner{file: file, size: size, key: key}, seen: make(map[string]bool),
 		revs: make(map[string]record.Revision), repaired: make(map[string]stored),
-		pending: make(map[string][]byte), lost: make(map[string]bool),
+		pending: make(map[string][]byte), lost: make(map[string]bool), maxTries: maxTries,
 	}
-	return v, f.Close, nil
 }
 
 // run goes through the database. It calls keep with each record that can be read directly; those
@@ -76,21 +86,52 @@ func (v *survey) run(ctx context.Context, keep func(storeKey []byte, s stored) e
 		v.trees = v.file.Tree(s.Meta.Root, s.Meta.Pages)
 	}
 	known := v.trees
-	b := v.buckets()
+	b := v.buckets(s)
 	rootLost := known == nil || known != v.trees
 	if b.records != nil {
 		v.last = record.Revision(b.records.Sequence)
 	}
-	later := make(map[string]record.Revision)
-	if s == nil || s.Header != nil || rootLost {
-		later = v.after(v.last)
+	var later changes
+	switch {
+	case rootLost && v.stamp.seen:
+		later = v.after(v.stamp.tx, v.last, b.revisions)
+	case rootLost:
+		later = v.after(math.MaxUint64, v.last, b.revisions)
+	case s.Header != nil:
+		later = v.after(s.Meta.Tx, v.last, b.revisions)
 	}
 	if err := v.read(ctx, b, later, keep); err != nil {
 		return err
 	}
 	v.takeLastChange(later)
 	v.repair()
+	switch {
+	case rootLost:
+		v.problem(errLostRoot)
+	case later.revs == nil && s.Meta.Tx == v.stamp.tx && !v.hidesRevisions && !v.current():
+		v.problem(errOlderState)
+	}
 	return ctx.Err()
+}
+
+// errLostRoot means that an earlier root was used.
+const errLostRoot = contradiction("the root of the last state is lost: a connection that was deleted shortly before may be back")
+
+// current reports whether all revisions that were found are, together, those of the last change.
+func (v *survey) current() bool {
+	var sum uint64
+	for storeKey, rev := range v.revs {
+		if repaired, ok := v.repaired[storeKey]; ok {
+			rev = repaired.rev
+		}
+		sum += revisionSum([]byte(storeKey), rev)
+	}
+	for storeKey, repaired := range v.repaired {
+		if _, ok := v.revs[storeKey]; !ok {
+			sum += revisionSum([]byte(storeKey), repaired.rev)
+		}
+	}
+	return sum == v.stamp.sum
 }
 
 func (v *survey) problem(err error) {
@@ -100,13 +141,17 @@ func (v *survey) problem(err error) {
 	}
 }
 
-// buckets opens the buckets, which are nil if there are none. If the root cannot be read, the newest
-// one is used that can be found in the file.
-func (v *survey) buckets() (best buckets) {
+// buckets opens the buckets, which are nil if there are none. If the root cannot be read, or is too
+// old, the newest one is used that can be found in the file.
+func (v *survey) buckets(s *boltfile.Structure) (best buckets) {
 	if v.trees != nil {
 		b, err := openBuckets(v.trees)
-		if err == nil {
+		v.stamp = b.stamp
+		if err == nil && (s.Contradicts == nil || s.Meta.Tx == v.stamp.tx) {
 			return b
+		}
+		if err == nil {
+			err = errOlderState
 		}
 		v.problem(err)
 	}
@@ -117,12 +162,12 @@ func (v *survey) buckets() (best buckets) {
 		if err != nil {
 			continue
 		}
-		// A deletion assigns no revision. So the newest of several roots is the one whose pages
-		// were not used again.
+		// A deletion assigns no revision. So without a stamp the newest of several roots is the one whose
+		// pages were not used again.
 		errs := b.countErrors()
-		if best.records == nil || b.records.Sequence > best.records.Sequence ||
-			b.records.Sequence == best.records.Sequence && errs < least {
-			best, v.trees, least = b, root, errs
+		if best.records == nil || cmp.Or(cmp.Compare(b.records.Sequence, best.records.Sequence),
+			cmp.Compare(b.stamp.tx, v.stamp.tx), cmp.Compare(least, errs)) > 0 {
+			best, v.trees, v.stamp, least = b, root, b.stamp, errs
 		}
 	}
 	return best
@@ -140,7 +185,7 @@ func (b buckets) countErrors() (n int) {
 }
 
 // read reads the current records, those apart that were changed later.
-func (v *survey) read(ctx context.Context, b buckets, later map[string]record.Revision, keep func(storeKey []byte, s stored) error) error {
+func (v *survey) read(ctx context.Context, b buckets, later changes, keep func(storeKey []byte, s stored) error) error {
 	if b.records == nil {
 		return nil
 	}
@@ -171,7 +216,7 @@ func (v *survey) read(ctx context.Context, b buckets, later map[string]record.Re
 			return ctx.Err()
 		}
 		storeKey := string(e.Key)
-		if later[storeKey] != 0 {
+		if later.has(e.Key) {
 			continue
 		}
 		if rev := v.revs[storeKey]; rev != 0 && v.fits(e.Key, e.Value, rev) {
@@ -190,11 +235,19 @@ func (v *survey) read(ctx context.Context, b buckets, later map[string]record.Re
 }
 
 // takeLastChange takes the change that a damaged header or root has lost.
-func (v *survey) takeLastChange(later map[string]record.Revision) {
-	for storeKey, rev := range later {
-		v.revs[storeKey] = 0 // so that repair does not take the older state
+func (v *survey) takeLastChange(later changes) {
+	only := len(later.revs) == 1 && later.unknown == 0
+	for storeKey := range v.revs {
+		if later.has([]byte(storeKey)) {
+			v.revs[storeKey] = 0 // so that repair does not take the older state
+		}
+	}
+	for storeKey, rev := range later.revs {
+		v.revs[storeKey] = 0
 		v.lost[storeKey] = true
-		if ciphertext := v.ciphertext([]byte(storeKey), rev); len(later) == 1 && ciphertext != nil {
+		if rev == 0 && only {
+			delete(v.lost, storeKey)
+		} else if ciphertext := v.ciphertext([]byte(storeKey), rev); only && ciphertext != nil {
 			v.found(storeKey, stored{ciphertext, rev})
 		}
 		v.last = max(v.last, rev)
@@ -207,14 +260,13 @@ const maxTries = 20_000_000
 // repair looks for what is lost. Revisions grow: of a record and a revision that do not fit, the
 // newer is the current one.
 func (v *survey) repair() {
-	tries := 0
 	for storeKey, ciphertext := range v.pending {
 		known := v.revs[storeKey]
 		if known == 0 && !v.hidesRevisions {
 			continue
 		}
 		// A revision is but a number, so it can be tried.
-		for rev := v.last; rev > known && tries < maxTries; rev, tries = rev-1, tries+1 {
+		for rev := v.last; rev > known && v.tries < v.maxTries; rev, v.tries = rev-1, v.tries+1 {
 			if v.fits([]byte(storeKey), ciphertext, rev) {
 				v.found(storeKey, stored{ciphertext, rev})
 				break

@@ -53,6 +53,7 @@ type Answer struct {
 	Code       string
 	Status     int           // HTTP status, 0 without a response
 	RetryAfter time.Duration // as the response asked for; 0: not given
+	Detail     string        // of a refusal: what the endpoint said beyond the code, safe to show
 	Early      bool          // refused because the token is not due for a refresh yet
 
 	AccessToken     secret.String

@@ -42,6 +42,7 @@ type Policy struct {
 	GiveUp    time.Duration // how long the background job retries
 	Retention time.Duration // of a parked connection's credentials; 0: for ever
 	Announced bool          // the event was already emitted for another connection
+	Watched   time.Duration // how long this process has known the record's wait, by its monotonic clock
 	Rejected  bool          // downstream has refused the access token, so nothing is lost with it
 	Ahead     bool          // the access token is valid, so nothing depends on this attempt
 }
@@ -97,7 +98,7 @@ func (r *Record) replaceRefreshToken(next secret.String) {
 func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 	c := &r.Cycle
 	before := c.Phase
-	c.rebase(now)
+	c.rebase(now, policy.Watched)
 	if policy.Ahead && (ans.Class == ClassRefused || ans.Early) && !r.IsParked() {
 		r.postpone(ans, now)
 		return ""
@@ -115,7 +116,7 @@ func (r *Record) Fail(ans Answer, policy Policy, now time.Time) EventType {
 		c.Queued = false
 		return ""
 	}
-	c.Class, c.Code = ans.Class, ans.Code
+	c.Class, c.Code, c.Detail = ans.Class, ans.Code, ans.Detail
 	switch ans.Class {
 	case ClassPermanent:
 		c.stopWaiting()
@@ -169,7 +170,7 @@ const (
 // nearer the expiry, the likelier it is accepted. Nothing else changes.
 func (r *Record) postpone(ans Answer, now time.Time) {
 	c := &r.Cycle
-	c.Class, c.Code = ans.Class, ans.Code
+	c.Class, c.Code, c.Detail = ans.Class, ans.Code, ans.Detail
 	wait := unknownExpiryRetry
 	if cred := r.Credentials; cred != nil && !cred.Expiry.IsZero() {
 		left := cred.Expiry.Sub(now)
@@ -242,7 +243,7 @@ func (c *Credentials) validFor(now time.Time) time.Duration {
 func (r *Record) TokenError(now time.Time) *TokenError {
 	c := &r.Cycle
 	err := &TokenError{
-		Key: r.Key, Class: c.Class, Code: c.Code, Parked: r.NeedsAuth(), Hopeless: c.NeedsAuth,
+		Key: r.Key, Class: c.Class, Code: c.Code, Detail: c.Detail, Parked: r.NeedsAuth(), Hopeless: c.NeedsAuth,
 		RetryAt: c.RetryAt, FailedAt: c.FailedAt, CredentialsExpireAt: c.CredentialsExpireAt,
 		GivenUp: !c.NeedsAuth && c.Phase == PhaseFailed && !c.GiveUpAt.IsZero() && !now.Before(c.GiveUpAt),
 	}
@@ -255,6 +256,7 @@ func (r *Record) TokenError(now time.Time) *TokenError {
 			err.RetryAt = latest
 		}
 	}
+	err.Ambiguous = c.Ambiguous > 0
 	if cred := r.Credentials; cred != nil {
 		err.FirstRefresh = cred.FromImport && !cred.Redeemed
 	}
@@ -279,6 +281,7 @@ type Cycle struct {
 	Phase        Phase
 	Class        Class         // of the last failure
 	Code         string        // of the last failure
+	Detail       string        // what the token endpoint said beyond the code; safe to show
 	FailedAt     time.Time     // of the last failure
 	Attempts     int           // failed attempts
 	RetryAt      time.Time     // no attempt before this, by the writer's clock; zero: no wait

@@ -61,6 +61,7 @@ type cycleJSON struct {
 	Phase               Phase         `json:"phase,omitempty"`
 	Class               Class         `json:"class,omitempty"`
 	Code                string        `json:"code,omitempty"`
+	Detail              string        `json:"detail,omitempty"`
 	FailedAt            time.Time     `json:"failed_at,omitzero"`
 	Attempts            int           `json:"attempts,omitempty"`
 	RetryAt             time.Time     `json:"retry_at,omitzero"`

@@ -85,6 +85,8 @@ type TokenError struct {
 	Code  string // OAuth error code (RFC 6749 section 5.2), or one of the Code constants
 	Err   error  // the cause, such as [ErrStoreUnavailable]; may be nil
 
+	// Detail is what the token endpoint said beyond the code, such as a request id.
+	Detail string
 	// Parked means that the customer must authorise the connection again.
 	Parked bool
 	// Hopeless means that this is only likely, and that the refresh token is still tried now
@@ -99,6 +101,8 @@ type TokenError struct {
 	BadSettings bool
 	// FirstRefresh means that the first refresh after an import failed.
 	FirstRefresh bool
+	// Ambiguous means that an earlier attempt may have spent the refresh token.
+	Ambiguous bool
 
 	// RetryAt is the earliest time of the next attempt, zero if there is none. The attempt
 	// for a parked connection needs an import or a validation.
@@ -115,7 +119,11 @@ func (e *TokenError) Error() string {
 	if e.Code != "" {
 		msg += " (" + e.WholeCode() + ")"
 	}
-	if e.FirstRefresh && e.Code == CodeInvalidGrant {
+	switch {
+	case e.Code != CodeInvalidGrant:
+	case e.Ambiguous:
+		msg += "; an earlier attempt, whose outcome is unknown, may have spent the refresh token"
+	case e.FirstRefresh:
 		msg += "; this was the first refresh since the import: " +
 			"the grant may have been refreshed elsewhere since it was exported"
 	}
@@ -139,6 +147,10 @@ func (e *TokenError) WholeCode() string {
 
 // Unwrap returns Err.
 func (e *TokenError) Unwrap() error { return e.Err }
+
+// ErrDamaged means that a part of the store cannot be read. It comes with
+// [ErrStoreUnavailable], and the store has logged it.
+var ErrDamaged = errors.New("store is damaged")
 
 // ErrTooManyRequests means that a connection or an application has reached its limit of
 // requests in progress, see [Limits]. Nothing was sent.

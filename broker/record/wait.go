@@ -66,9 +66,9 @@ func (c *Cycle) isDue(now time.Time) bool {
 }
 
 // rebase moves the cycle's deadlines if a clock was set since the last attempt was planned,
-// so that the cycle lasts as long as it was to last. Time in which no process ran is not
-// counted either.
-func (c *Cycle) rebase(now time.Time) {
+// so that the cycle lasts as long as it was to last. The attempt comes soon after its wait
+// unless this process has watched for longer, because other connections went first.
+func (c *Cycle) rebase(now time.Time, watched time.Duration) {
 	if c.RetryAt.IsZero() {
 		return
 	}
@@ -76,7 +76,7 @@ func (c *Cycle) rebase(now time.Time) {
 	if c.Phase == PhaseFailed && !c.NeedsAuth && passed > 0 {
 		return // the job has given up, and does not begin again
 	}
-	counted := min(max(passed, 0), c.wait()+maxOverrun)
+	counted := max(watched, min(passed, c.wait()+maxOverrun))
 	if !c.GiveUpAt.IsZero() {
 		c.GiveUpAt = c.GiveUpAt.Add(passed - counted)
 	}

@@ -18,7 +18,6 @@ type engine struct {
 	mu       sync.Mutex
 	verified bool   // guarded by mu
 	checking *check // guarded by mu; the check in progress, or nil
-	reported string // guarded by mu; the error that was logged last
 }
 
 // errUnfit means that Vault answered, and that no store can be kept at the mount.
@@ -78,22 +77,14 @@ func (s *Store) startCheck(ctx context.Context, always bool) *check {
 func (s *Store) runCheck(ctx context.Context, c *check) {
 	timed, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	fault := ""
 	c.err = s.checkMount(timed)
-	if errors.Is(c.err, errUnfit) {
-		fault = c.err.Error()
-	}
 	e := &s.engine
 	e.mu.Lock()
-	news := fault != "" && fault != e.reported
 	// An unreachable Vault says nothing new about the mount.
-	e.verified = c.err == nil || e.verified && fault == ""
-	e.checking, e.reported = nil, fault
+	e.verified = c.err == nil || e.verified && !errors.Is(c.err, errUnfit)
+	e.checking = nil
 	e.mu.Unlock()
 	close(c.done)
-	if news {
-		s.logger.ErrorContext(ctx, "the store cannot be used", "error", fault)
-	}
 }
 
 func (s *Store) checkMount(ctx context.Context) error {

@@ -179,6 +179,9 @@ func tokenError(err *record.TokenError, now time.Time) *Error {
 	if err.Code != "" {
 		debug["code"] = err.Code
 	}
+	if err.Detail != "" {
+		debug["detail"] = err.Detail
+	}
 	if !err.CredentialsExpireAt.IsZero() {
 		debug["credentials_expire_at_ms"] = err.CredentialsExpireAt.UnixMilli()
 	}

@@ -36,8 +36,9 @@ func allIn(values []string, allowed ...string) bool {
 	return !slices.ContainsFunc(values, func(value string) bool { return !slices.Contains(allowed, value) })
 }
 
-// isOfProxy reports whether the path of a URL is /proxy or below it.
+// isOfProxy reports whether the path of a URL may be /proxy or below it. A site can have that
+// below any prefix.
 func isOfProxy(referer string) bool {
 	u, err := url.Parse(referer)
-	return err == nil && (u.Path == "/proxy" || strings.HasPrefix(u.Path, "/proxy/"))
+	return err == nil && slices.Contains(strings.Split(u.Path, "/"), "proxy")
 }

@@ -13,6 +13,7 @@ func TestRequestsThatAClientWasLedToSendAreRefused(t *testing.T) {
 		"Referer: http://broker.test/proxy/contacts?a=": true,
 		"Referer: http://broker.test/%70roxy/":          true,
 		"Referer: /proxy":                               true,
+		"Referer: https://broker.test/api/proxy/x":      true, // behind handle_path
 		"Referer: http://broker.test/proxying":          false,
 		"Referer: http://broker.test/dashboard":         false,
 		"Sec-Fetch-Site: cross-site":                    true,

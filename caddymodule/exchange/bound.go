@@ -15,9 +15,14 @@ import (
 // connection (RFC 4559 section 6), so that no other caller may use it.
 func authenticatesConnection(header http.Header) bool {
 	for _, value := range header["Authorization"] {
-		scheme, _, _ := strings.Cut(value, " ")
-		if strings.EqualFold(scheme, "NTLM") || strings.EqualFold(scheme, "Negotiate") {
-			return true
+		scheme := value
+		if end := strings.IndexAny(value, " \t"); end >= 0 { // some servers take a tab for a space
+			scheme = value[:end]
+		}
+		for _, bound := range []string{"NTLM", "Negotiate", "Kerberos", "CredSSP"} {
+			if strings.EqualFold(scheme, bound) {
+				return true
+			}
 		}
 	}
 	return false

@@ -41,7 +41,7 @@ func TestTransportIsReplacedWhenItIsOld(t *testing.T) {
 func TestCredentialsOfConnectionsAreTold(t *testing.T) {
 	t.Parallel()
 	for value, want := range map[string]bool{
-		"NTLM TlRM": true, "ntlm": true, "Negotiate YII=": true, "NEGOTIATE x": true, "Bearer NTLM": false, "NTLMv2 x": false, "Basic Negotiate": false, "": false,
+		"NTLM TlRM": true, "ntlm": true, "Negotiate YII=": true, "NTLM\tTlRM": true, "credssp x": true, "Kerberos x": true, "NEGOTIATE x": true, "Bearer NTLM": false, "NTLMv2 x": false, "Basic Negotiate": false, "": false,
 	} {
 		if got := authenticatesConnection(http.Header{"Authorization": {value}}); got != want {
 			t.Errorf("%q: got %t, want %t", value, got, want)

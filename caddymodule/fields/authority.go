@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -16,19 +17,25 @@ import (
 type Authorities struct{ known atomic.Pointer[listeners] }
 
 type listeners struct {
-	ports map[uint16]bool
-	names map[string]bool // of sites, normalised
+	ports     map[uint16]bool
+	names     map[string]bool // of sites, normalised
+	wildcards [][]string      // the labels of names such as *.example.com
 }
 
 // Set replaces the authorities by those ports, on each address of the machine, and those names
 // of sites.
 func (a *Authorities) Set(ports []uint16, names []string) {
-	l := &listeners{make(map[uint16]bool), make(map[string]bool)}
+	l := &listeners{ports: make(map[uint16]bool), names: make(map[string]bool)}
 	for _, port := range ports {
 		l.ports[port] = true
 	}
 	for _, name := range names {
-		if host, ok := normalHost(name); ok {
+		host, ok := normalHost(name)
+		switch {
+		case !ok:
+		case strings.Contains(host, "*"):
+			l.wildcards = append(l.wildcards, strings.Split(host, "."))
+		default:
 			l.names[host] = true
 		}
 	}
@@ -42,7 +49,10 @@ func (a *Authorities) listensOn(port uint16) bool {
 
 func (a *Authorities) hasSite(name string) bool {
 	l := a.known.Load()
-	return l != nil && l.names[name]
+	return l != nil && (l.names[name] || slices.ContainsFunc(l.wildcards, func(labels []string) bool {
+		// As Caddy matches them: an asterisk stands for one label.
+		return slices.EqualFunc(labels, strings.Split(name, "."), func(pattern, label string) bool { return pattern == "*" || pattern == label })
+	}))
 }
 
 // A relation says whose an authority is.

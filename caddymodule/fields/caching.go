@@ -38,11 +38,17 @@ func addVary(header http.Header, vary string) {
 	case vary == "":
 	case len(values) == 0:
 		header["Vary"] = []string{vary}
-	case vary == "*":
-		header["Vary"] = []string{vary}
-	case !slices.ContainsFunc(values, func(value string) bool { return strings.Contains(value, "*") }):
+	case vary == "*" || slices.ContainsFunc(values, variesOnAll):
+		header["Vary"] = []string{"*"} // alone, as some caches do not find it in a list
+	default:
 		header["Vary"] = append(slices.Clip(values), vary)
 	}
+}
+
+// variesOnAll reports whether a member of the list is an asterisk, which may also be a part of
+// a field name.
+func variesOnAll(value string) bool {
+	return strings.Contains(value, "*") && slices.Contains(splitList(value), "*")
 }
 
 // isShared reports whether Cache-Control already decides about shared caches: it lets them

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // A Policy is how the responses of one handler or transport are treated. It is immutable.
@@ -137,10 +139,10 @@ func (r *Response) CleanTrailer(trailer http.Header) {
 }
 
 // MayTrail reports whether a field with that canonical name may be in a trailer: the table
-// says nothing about it.
+// keeps it, caches do not go by it, and it does not describe the body.
 func MayTrail(name string) bool {
 	d := decide(name)
-	return d.proxy == kept && d.transport == kept && !slices.Contains(forCaches, name)
+	return d.proxy == kept && d.transport == kept && !slices.Contains(forCaches, name) && httpguts.ValidTrailerHeader(name)
 }
 
 // forCaches are fields that are kept in a header, but not in a trailer.

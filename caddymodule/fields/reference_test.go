@@ -24,7 +24,7 @@ func at(t testing.TB, policy Policy, asked, target string) *Response {
 		t.Fatal(err)
 	}
 	policy.Own = &Authorities{}
-	policy.Own.Set([]uint16{8080, 8081, 2019}, []string{"broker.test"})
+	policy.Own.Set([]uint16{8080, 8081, 2019}, []string{"broker.test", "*.tenants.test"})
 	ctx := context.WithValue(t.Context(), http.LocalAddrContextKey, net.Addr(&net.TCPAddr{IP: net.IPv4(10, 1, 2, 3), Port: 8080}))
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, asked, nil)
 	if err != nil {
@@ -73,6 +73,8 @@ func TestProxyAPIResolvesReferencesAgainstDownstream(t *testing.T) {
 		"http://127.0.0.1:08080/":                     removedHere,
 		"http://u:p@127.0.0.1:8080/":                  removedHere,
 		"http://x@y@127.0.0.1:8080/":                  removedHere,
+		"http://other.Tenants.test:8080/vault":        removedHere,
+		"http://a.b.tenants.test:8080/":               "http://a.b.tenants.test:8080/",
 		"http://127.1:8080/":                          removedHere,
 		"http://0x7f.1:8080/":                         removedHere,
 		"http://2130706433:8080/":                     removedHere,
@@ -167,6 +169,9 @@ func TestReferencesAreResolvedInEveryField(t *testing.T) {
 			`<https://api.example.com/v2/?p=1,2>; rel=prev; title="a, <b>", <https://api.example.com/vault>;rel="next"; anchor="https://api.example.com/x"; t=1`,
 		},
 		{"Link", `<a>;anchor=#x`, `<https://api.example.com/v2/a>;anchor=https://api.example.com/v2/#x`},
+		{"Link", "<a>;title=\"\xff\xff\xff\xff\xff\xff\xff\xff\";Anchor=/x", "<https://api.example.com/v2/a>;title=\"\xff\xff\xff\xff\xff\xff\xff\xff\";Anchor=https://api.example.com/x"},
+		{"Link", "<a>;title=ȺȺȺȺȺȺȺȺȺȺ;anchor=", "<https://api.example.com/v2/a>;title=ȺȺȺȺȺȺȺȺȺȺ;anchor=https://api.example.com/v2/"},
+		{"Link", `<a>; rel=preload; as=image; ImageSrcSet="/vault 1x"`, removedHere},
 		{"Link", `/vault`, removedHere},
 		{"Link", `<//127.0.0.1:8080/vault>`, removedHere},
 		{"Refresh", "5", "5"},
@@ -191,6 +196,33 @@ func TestReferencesAreResolvedInEveryField(t *testing.T) {
 			t.Errorf("%s: %s: got %q, want %q", tt.name, tt.value, got, tt.want)
 		}
 	}
+}
+
+func TestQuotesInARefreshHideNoReference(t *testing.T) {
+	t.Parallel()
+	r := at(t, Policy{}, "http://127.0.0.1:8080/x/y", "https://api.example.com/v2/")
+	for _, value := range []string{`0; url="'/vault'"`, `0; url='"/vault"'`, `0; "'http://127.0.0.1:8080/vault'"`} {
+		if got := cleaned(r, "Refresh", value); got != removedHere {
+			t.Errorf("%s: got %q, want it removed", value, got)
+		}
+	}
+}
+
+// FuzzClean: nothing that downstream sends panics. For a 1xx response that would be in a
+// goroutine of net/http, and end the process.
+func FuzzClean(f *testing.F) {
+	for _, seed := range []string{"<a>;title=\xff\xff\xff\xff\xff\xff;anchor=", `</a>; x="\`, "0;url='", "report-uri a;,;report-uri", `a="//`, "*, x"} {
+		f.Add(seed, true)
+		f.Add(seed, false)
+	}
+	f.Fuzz(func(t *testing.T, value string, isProxy bool) {
+		r := at(t, Policy{IsProxy: isProxy, Vary: "a"}, "http://127.0.0.1:8080/x/y", "https://api.example.com/v2/")
+		for _, name := range []string{"Link", "Refresh", "Content-Security-Policy", "Www-Authenticate", "Connection", "Location", "Vary", "Cache-Control"} {
+			header := http.Header{name: {value}}
+			r.Clean(header, stripKey{})
+			r.Cache(header, http.MethodGet)
+		}
+	})
 }
 
 // FuzzResolve: no reference of downstream leads a client to the broker.

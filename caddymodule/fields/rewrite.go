@@ -20,7 +20,7 @@ func (v *resolver) links(value string) (string, bool) {
 		if target, ok = v.resolve(target); !ok {
 			continue
 		}
-		if parameters, ok = v.anchor(parameters); !ok {
+		if parameters, ok = v.anchor(parameters); !ok || indexFold(parameters, "imagesrcset") >= 0 { // has URLs, too
 			continue
 		}
 		left = append(left, "<"+target+">"+parameters)
@@ -31,7 +31,7 @@ func (v *resolver) links(value string) (string, bool) {
 // anchor rewrites the parameter that says what a link is about, a reference too.
 func (v *resolver) anchor(parameters string) (string, bool) {
 	const name = "anchor="
-	i := strings.Index(strings.ToLower(parameters), name)
+	i := indexFold(parameters, name)
 	if i < 0 {
 		return parameters, true
 	}
@@ -46,6 +46,17 @@ func (v *resolver) anchor(parameters string) (string, bool) {
 	}
 	target, ok := v.resolve(rest[:end])
 	return before + quote + target + rest[end:], ok
+}
+
+// indexFold is like strings.Index for an ASCII text in any case. An index into
+// strings.ToLower(s) would not be one into s: bytes that are no UTF-8, for one, become longer.
+func indexFold(s, text string) int {
+	for i := range len(s) - len(text) + 1 {
+		if strings.EqualFold(s[i:i+len(text)], text) {
+			return i
+		}
+	}
+	return -1
 }
 
 // splitList splits a list at its commas (RFC 9110 section 5.6.1), except those inside quotes
@@ -90,7 +101,8 @@ func (v *resolver) refresh(value string) (string, bool) {
 		target, _, _ = strings.Cut(target[1:], target[:1])
 	}
 	target, ok := v.resolve(target)
-	return seconds + "; url=" + target, ok
+	// In the result a quote would be the value's, and what is inside it another reference.
+	return seconds + "; url=" + target, ok && !strings.HasPrefix(target, `"`) && !strings.HasPrefix(target, "'")
 }
 
 // reports rewrites the references of the directive report-uri, and drops those that must not

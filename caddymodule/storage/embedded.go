@@ -78,9 +78,6 @@ func (s *Embedded) OpenStore(ctx context.Context, opts OpenOptions) (record.Stor
 	if err != nil { // not a nil *boltstore.Store in the interface
 		return nil, err
 	}
-	if opts.Logger != nil {
-		store.WarnIfExposed(ctx, opts.Logger)
-	}
 	return store, nil
 }
 

@@ -75,6 +75,11 @@ func portsOf(listen string) []uint16 {
 func hostsOf(routes caddyhttp.RouteList) []string {
 	var names []string
 	for _, route := range routes {
+		for _, handler := range route.Handlers {
+			if sub, ok := handler.(*caddyhttp.Subroute); ok {
+				names = append(names, hostsOf(sub.Routes)...)
+			}
+		}
 		for _, set := range route.MatcherSets {
 			for _, matcher := range set {
 				switch hosts := matcher.(type) {

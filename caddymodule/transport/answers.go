@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"encoding/json"
 	"maps"
 	"net/http"
 	"regexp"
@@ -92,6 +93,7 @@ func (d *dependencies) addProxy(proxy *reverseproxy.Handler) {
 			d.add(upstream.Dial)
 		}
 	}
+	d.addSource(proxy.DynamicUpstreamsRaw) // provisioned only after the transport
 	if proxy.Headers != nil && proxy.Headers.Request != nil {
 		ops := proxy.Headers.Request
 		for _, set := range []http.Header{ops.Add, ops.Set} {
@@ -111,6 +113,19 @@ func (d *dependencies) addProxy(proxy *reverseproxy.Handler) {
 	if proxy.Rewrite != nil {
 		d.add(proxy.Rewrite.Method, proxy.Rewrite.URI)
 	}
+}
+
+// addSource adds what a source of dynamic upstreams reads.
+func (d *dependencies) addSource(raw json.RawMessage) {
+	if len(raw) == 0 {
+		return
+	}
+	var source struct{ Source, Service, Proto, Name, Port string }
+	if err := json.Unmarshal(raw, &source); err != nil || source.Source != "a" && source.Source != "srv" {
+		d.more = true // it sees the request
+		return
+	}
+	d.add(source.Service, source.Proto, source.Name, source.Port)
 }
 
 // keepUntyped makes reverse_proxy pass on responses without a Content-Type as they are. Otherwise

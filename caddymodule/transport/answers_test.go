@@ -28,6 +28,7 @@ func TestVaryHasAllThatTheServerLooksAt(t *testing.T) {
 		"a matcher on the address":        {"@x remote_ip 198.51.100.1\nrespond @x 402", "app my-app", "", "*"},
 		"a consumer from the site":        {"request_header X-Apideck-Consumer-Id {header.X-User}", "app my-app", "", "x-apideck-consumer-id, x-user"},
 		"a consumer from elsewhere":       {"request_header X-Apideck-Consumer-Id {http.auth.user.id}", "app my-app", "", "*"},
+		"an upstream that a header names": {"", "app my-app", "dynamic a {\nname {header.X-Node}\nport 1\n}", consumer + ", x-node"},
 		"a consumer by a variable":        {"vars who jane", "app my-app\nconsumer {vars.who}", "", "*"},
 		"a consumer of the host's name":   {"", "app my-app\nconsumer {http.request.host.labels.1}", "", ""},
 		"a consumer that does not change": {"", "app my-app\nconsumer jane", "", ""},

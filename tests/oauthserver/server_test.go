@@ -2,12 +2,14 @@ package oauthserver_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
@@ -127,9 +129,15 @@ func TestResponsesCanBeHeldAndDropped(t *testing.T) {
 	if status, _, _ := redeem(t, s, refresh); status != 0 {
 		t.Errorf("redeeming = %d, want no response", status)
 	}
-	got := s.TokenRequests(customer)
-	if len(got) != 2 || got[0].Status != http.StatusOK || !got[0].Delivered || got[1].Status != 0 || got[1].Delivered {
-		t.Errorf("requests = %+v, want one delivered and one not", got)
+	// The server notes a request when its handler has ended, after the client has the response.
+	if err := brokertest.Retry(10*time.Second, func() error {
+		got := s.TokenRequests(customer)
+		if len(got) != 2 || got[0].Status != http.StatusOK || !got[0].Delivered || got[1].Status != 0 || got[1].Delivered {
+			return fmt.Errorf("requests = %+v, want one delivered and one not", got)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
 	}
 	if refresh == "" {
 		t.Error("the held response has no refresh token")

@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/outage"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/revocation"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/sharded"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
@@ -52,6 +53,11 @@ func (e *Engine) Ready(ctx context.Context) error {
 	}
 	if err := s.Check(ctx); err != nil {
 		return err
+	}
+	if !e.backlog.read.Load() {
+		if err := e.adoptJournal(ctx); err != nil {
+			return fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
+		}
 	}
 	if n := len(e.backlog.list()); n > 0 {
 		return fmt.Errorf("%w: %d refreshed tokens could not be saved yet", record.ErrStoreUnavailable, n)
@@ -112,10 +118,18 @@ func New(open func(context.Context) (record.Store, error), journal record.Journa
 	ctx, end := context.WithCancel(context.Background())
 	e := &Engine{
 		clock: clk, transport: transport, backlog: newBacklog(),
-		storage: storage{open: open, journal: journal}, connections: connections{refreshers: sharded.New[record.Key, Refresher](func(key *record.Key) string { return key.Consumer })},
-		lifecycle: lifecycle{ctx: ctx, end: end},
+		storage:     storage{open: open, journal: journal},
+		connections: connections{refreshers: sharded.New[record.Key, Refresher](func(key *record.Key) string { return key.Consumer })},
+		lifecycle:   lifecycle{ctx: ctx, end: end},
 	}
 	e.refusals.breakers = breaker.NewSet(clk, background{e})
+	log := func() *slog.Logger { return e.Config().Log() }
+	e.storage.outage = outage.Reporter{
+		Log: log, Failed: "the store cannot be used", Recovered: "the store can be used again",
+	}
+	e.storage.journalOutage = outage.Reporter{
+		Log: log, Failed: "the journal cannot be read; nothing is saved and no refresh begins", Recovered: "the journal can be read again",
+	}
 	e.revoker = &revocation.Revoker{
 		Clock: clk, Tracer: &e.tracing, Transport: transport, Begin: e.lifecycle.begin, Closing: ctx, IsConnected: e.isConnected,
 	}

@@ -28,6 +28,9 @@ func failureAttrs(rec *record.Record) []slog.Attr {
 		slog.String("class", string(rec.Cycle.Class)), slog.String("code", rec.Cycle.Code),
 		slog.Int("attempts", rec.Cycle.Attempts),
 	}
+	if rec.Cycle.Detail != "" {
+		attrs = append(attrs, slog.String("detail", rec.Cycle.Detail))
+	}
 	if !rec.Cycle.RetryAt.IsZero() {
 		attrs = append(attrs, slog.Time("retry_at", rec.Cycle.RetryAt))
 	}

@@ -60,7 +60,7 @@ func (r *Refresher) start(cause context.Context) *flight {
 func (r *Refresher) fly(cause context.Context, f *flight) {
 	ctx, span := r.engine.tracing.StartRoot(context.Background(), cause, "token_broker.refresh",
 		trace.WithAttributes(tracing.ConnectorAttribute(r.Key)))
-	attempt := &attempt{refresher: r, flight: f, cfg: r.engine.Config()}
+	attempt := &attempt{refresher: r, flight: f}
 	snap, err := attempt.run(storequeue.WithTicket(ctx, f.ticket))
 	tracing.EndSpan(span, err)
 
@@ -152,7 +152,7 @@ func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) 
 type attempt struct {
 	refresher *Refresher
 	flight    *flight
-	cfg       *record.Config    // when the flight began
+	cfg       *record.Config    // when the record was read last
 	conn      *record.Connector // from cfg
 	landed    bool              // the flight's waiters were released
 	loads     bool              // the record must be loaded, however new the snapshot is
@@ -167,8 +167,7 @@ func (a *attempt) land(snap *Snapshot, err error) {
 // run makes sure that the connection has a token that is not due for a refresh. It reads
 // the record inside the flight, so it adopts a token that another process has saved.
 func (a *attempt) run(ctx context.Context) (*Snapshot, error) {
-	var err error
-	if a.conn, err = a.cfg.ConnectorOf(a.refresher.Key); err != nil {
+	if err := a.configure(); err != nil {
 		return nil, err
 	}
 	const tries = 3 // while others change the record
@@ -179,6 +178,13 @@ func (a *attempt) run(ctx context.Context) (*Snapshot, error) {
 		}
 	}
 	return a.refresher.adopt(ctx)
+}
+
+// configure makes the attempt use the newest configuration.
+func (a *attempt) configure() (err error) {
+	a.cfg = a.refresher.engine.Config()
+	a.conn, err = a.cfg.ConnectorOf(a.refresher.Key)
+	return err
 }
 
 // once makes one try with the record as it is now. Its error is errSuperseded if the
@@ -207,7 +213,7 @@ func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 	}
 	a.cfg.Log().LogAttrs(ctx, level, msg,
 		slog.String("connection", a.refresher.Key.String()), slog.String("class", string(answer.Class)),
-		slog.String("code", answer.Code), slog.Int("status", answer.Status))
+		slog.String("code", answer.Code), slog.String("detail", answer.Detail), slog.Int("status", answer.Status))
 	if answer.Class == "" || !answer.RefreshToken.IsZero() {
 		return a.saveToken(ctx, held, answer)
 	}

@@ -18,7 +18,11 @@ import (
 // save begins with it.
 func (e *Engine) replay(ctx context.Context) error {
 	if !e.backlog.read.Load() {
-		if err := e.adoptJournal(ctx); err != nil {
+		err := e.adoptJournal(ctx)
+		if ctx.Err() == nil {
+			e.storage.journalOutage.Note(ctx, err)
+		}
+		if err != nil {
 			return fmt.Errorf("%w: nothing is written until the journal has been read: %w", record.ErrStoreUnavailable, err)
 		}
 		e.backlog.read.Store(true)

@@ -64,6 +64,9 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 			e.refusals.breakers.CancelTurn(a.refresher.Key) // it may have one after a conflict
 			return nil, err
 		}
+		if err := a.configure(); err != nil { // the wait for the store can be long
+			return nil, err
+		}
 		if a.refresher.isRolledBack(rec) {
 			snap, err := a.refresher.reportRollback(ctx, rec, begun)
 			return &heldLease{snap: snap}, err
@@ -77,6 +80,7 @@ func (a *attempt) acquire(ctx context.Context) (*heldLease, error) {
 			return &heldLease{snap: snap}, nil // the refresh token is in use or may be spent, and the access token is valid
 		}
 		if wait {
+			a.flight.ticket.Keep() // it must observe the lease for all of its duration, whether callers wait or not
 			if err := e.clock.Sleep(ctx, leasePoll); err != nil {
 				return nil, record.ErrShuttingDown
 			}

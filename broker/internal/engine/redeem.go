@@ -30,6 +30,9 @@ func (a *attempt) redeem(ctx context.Context, held *heldLease, sentAt time.Time)
 		if ans.Status != 0 {
 			span.SetAttributes(attribute.Int("http.response.status_code", ans.Status))
 		}
+		if ans.Detail != "" {
+			span.SetAttributes(attribute.String("token_broker.refusal.detail", ans.Detail))
+		}
 		tracing.EndSpan(span, ans.Err())
 	}()
 

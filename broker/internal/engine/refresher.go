@@ -101,6 +101,7 @@ type memory struct {
 	evicted bool      // guarded by mu; another refresher may have taken this one's place
 	reading *reading  // guarded by mu; nil if no read is in progress
 	highest watermark // guarded by mu
+	stale   uint64    // guarded by mu; the generation that a rolled back store had, once reported; 0: none
 }
 
 // expiry returns when the token in memory expires, or the zero time.

@@ -50,7 +50,7 @@ func (a *attempt) pause(ctx context.Context, held *heldLease, ans record.Answer,
 
 // noteRefusal is called when the token endpoint has refused a connection without saying whether
 // that concerns the connection or the client.
-func (a *attempt) noteRefusal(ctx context.Context, held *heldLease, ans record.Answer, now time.Time) {
+func (a *attempt) noteRefusal(ctx context.Context, held *heldLease, ans record.Answer) {
 	err := &record.TokenError{Key: a.refresher.Key, Class: ans.Class, Code: ans.Code}
 	switch before, after := a.refresher.engine.refusals.breakers.Refused(a.conn, held.rec, ans.Code); {
 	case !before && after:

@@ -121,13 +121,12 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 	}
 	now := r.engine.clock.Now()
 	policy := a.policy(held)
-	policy.Rejected = r.isRejected(held.rec.Generation)
-	policy.Ahead = held.snap.servable(r.engine.now()) && !policy.Rejected
+	r.assess(&policy, held, r.engine.now())
 	switch {
 	case ans.Class == record.ClassConfiguration:
 		policy.Announced = !a.pause(ctx, held, ans, now)
 	case ans.Class == record.ClassRefused && !policy.Ahead:
-		a.noteRefusal(ctx, held, ans, now)
+		a.noteRefusal(ctx, held, ans)
 	}
 	snap, event, err := a.settle(ctx, held, func(rec *record.Record) (record.EventType, error) {
 		if rec == nil || rec.IsTombstone() {

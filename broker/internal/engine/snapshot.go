@@ -241,9 +241,16 @@ func (r *Refresher) reportRollback(ctx context.Context, rec *record.Record, read
 	if known && (r.memory.unsaved.Load() || cur.readAt >= readAt) {
 		return cur, nil // no rollback: this process has saved a newer version since the read
 	}
-	e.Config().Log().LogAttrs(ctx, slog.LevelError,
-		"the store has older credentials than this process has seen; they are not used. Was a backup restored? Import the connection again",
-		slog.String("connection", r.Key.String()), slog.Uint64("stored_generation", rec.Generation))
+	r.mu.Lock()
+	reported := r.memory.stale == rec.Generation
+	r.memory.stale = rec.Generation
+	r.mu.Unlock()
+	if !reported {
+		e.Config().Log().LogAttrs(ctx, slog.LevelError,
+			"the store has older credentials than this process has seen; they are not used. Was a backup restored? Import the connection again",
+			slog.String("connection", r.Key.String()), slog.Uint64("stored_generation", rec.Generation),
+			slog.Uint64("connections", e.storage.rolledBack.Add(1)))
+	}
 	if known && cur.servable(e.now()) {
 		return cur, nil
 	}

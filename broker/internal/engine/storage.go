@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/outage"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -24,6 +25,10 @@ type storage struct {
 	opened  atomic.Pointer[storequeue.Store] // nil until the store has been opened
 	opening singleflight.Group
 	journal record.Journal // may be nil
+
+	outage        outage.Reporter // of the store
+	journalOutage outage.Reporter
+	rolledBack    atomic.Uint64 // connections of which the store had older credentials
 }
 
 // maxConflicts is how many conflicts with other writers one change survives.
@@ -195,10 +200,11 @@ func (e *Engine) Store(ctx context.Context) (*storequeue.Store, error) {
 		ctx, cancel := context.WithTimeout(e.lifecycle.ctx, openTimeout)
 		defer cancel()
 		opened, err := e.storage.open(ctx)
+		e.storage.outage.Note(ctx, err)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 		}
-		s := storequeue.New(opened, e.logOverload)
+		s := storequeue.New(opened, e.logOverload, e.storage.noteUse)
 		e.storage.opened.Store(s)
 		if e.lifecycle.ctx.Err() != nil {
 			return nil, errors.Join(record.ErrShuttingDown, e.closeStore())
@@ -230,6 +236,17 @@ func (e *Engine) logOverload(overloaded bool) {
 		level, msg = slog.LevelInfo, "the store is no longer overloaded"
 	}
 	e.Config().Log().LogAttrs(context.Background(), level, msg)
+}
+
+// noteUse notes the result of a request for operators. A damaged record tells nothing of the
+// rest of the store, which reports it by itself.
+func (s *storage) noteUse(err error) {
+	switch {
+	case !isUnavailable(err):
+		s.outage.Note(context.Background(), nil)
+	case !errors.Is(err, record.ErrDamaged):
+		s.outage.Note(context.Background(), err)
+	}
 }
 
 // isUnavailable reports whether err is [record.ErrStoreUnavailable].

@@ -22,11 +22,25 @@ func (r *Refresher) waitLeft(rec *record.Record, now clock.Moment) time.Duration
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	w := &r.attempts.wait
+	return rec.Cycle.Remaining(now.Wall, r.attempts.wait.watched(rec, now), r.rejections.holds(rec.Generation))
+}
+
+// watched returns how long this process has known the record's wait. The caller holds the
+// refresher's mu.
+func (w *watchedWait) watched(rec *record.Record, now clock.Moment) time.Duration {
 	if !w.retryAt.Equal(rec.Cycle.RetryAt) || w.wait != rec.Cycle.Wait {
 		*w = watchedWait{rec.Cycle.RetryAt, rec.Cycle.Wait, now.Mono}
 	}
-	return rec.Cycle.Remaining(now.Wall, now.Mono.Sub(w.since), r.rejections.holds(rec.Generation))
+	return now.Mono.Sub(w.since)
+}
+
+// assess completes the policy for a failure with what only this process knows.
+func (r *Refresher) assess(policy *record.Policy, held *heldLease, now clock.Moment) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	policy.Watched = r.attempts.wait.watched(held.rec, now)
+	policy.Rejected = r.rejections.holds(held.rec.Generation)
+	policy.Ahead = held.snap.servable(now) && !policy.Rejected
 }
 
 // tokenError is [record.Record.TokenError] with the wait as this process sees it.

@@ -85,7 +85,7 @@ func queued(t *testing.T, test func(t *testing.T, fake *fakeStore, s *Store)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		fake := &fakeStore{takes: always(time.Second)}
-		s := New(fake, func(bool) {})
+		s := New(fake, func(bool) {}, func(error) {})
 		s.queue.bound.limit, s.queue.bound.adaptive = 1, false
 		go func() { _, _, _ = s.Load(context.Background(), testKey("first")) }()
 		synctest.Wait()
@@ -244,7 +244,7 @@ func TestBoundFollowsTheLatency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var reports []bool
 		fake := &fakeStore{takes: always(5 * time.Millisecond)}
-		s := New(fake, func(overloaded bool) { reports = append(reports, overloaded) })
+		s := New(fake, func(overloaded bool) { reports = append(reports, overloaded) }, func(error) {})
 		ctx, stop := context.WithCancel(t.Context())
 		press(ctx, s)
 		for _, stage := range []struct {
@@ -290,7 +290,7 @@ func TestBoundFollowsTheLatency(t *testing.T) {
 
 func TestQueuedStoreKeepsTheContract(t *testing.T) {
 	t.Parallel()
-	brokertest.TestStore(t, func(*testing.T) record.Store { return New(&brokertest.MemStore{}, func(bool) {}) })
+	brokertest.TestStore(t, func(*testing.T) record.Store { return New(&brokertest.MemStore{}, func(bool) {}, func(error) {}) })
 }
 
 // Keys are yielded without a place at the store, so that the caller can use it.

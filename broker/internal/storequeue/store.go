@@ -20,6 +20,7 @@ type Store struct {
 	store  record.Store
 	queue  *queue
 	shared bool
+	note   func(err error) // gets the result of each Load and Save that was begun
 
 	mu     sync.Mutex
 	closed bool           // guarded by mu
@@ -27,9 +28,10 @@ type Store struct {
 }
 
 // New returns store behind a queue. overloaded is called with true when requests begin to
-// wait for long, and with false when that is over.
-func New(store record.Store, overloaded func(bool)) *Store {
-	s := &Store{store: store, shared: true}
+// wait for long, and with false when that is over; note is called with the result of each Load
+// and Save that was begun.
+func New(store record.Store, overloaded func(bool), note func(error)) *Store {
+	s := &Store{store: store, shared: true, note: note}
 	if shared, ok := store.(record.SharedStore); ok {
 		s.shared = shared.Shared()
 	}
@@ -63,6 +65,7 @@ func (s *Store) detached(ctx context.Context, request func(context.Context) repl
 		defer cancel()
 		r := request(ctx)
 		s.queue.leave(it, r.err, true)
+		s.note(r.err)
 		replied <- r
 	}) {
 		s.queue.leave(it, nil, false)

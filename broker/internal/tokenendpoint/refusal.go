@@ -80,9 +80,29 @@ func (f *refusal) readJSON(value any) {
 			if namesError(name, member) {
 				f.named = true
 			}
+			if slices.Contains(detailMembers, name) {
+				f.addDetail(name, member)
+			}
 			if name == "error" {
 				f.code = codeIn(member)
 			}
+		}
+	}
+}
+
+// addDetail keeps a word or a number, or a list of them.
+func (f *refusal) addDetail(name string, value any) {
+	if f.details == nil {
+		f.details = make(map[string][]string)
+	}
+	switch value := value.(type) {
+	case string:
+		f.details[name] = append(f.details[name], value)
+	case json.Number:
+		f.details[name] = append(f.details[name], value.String())
+	case []any:
+		for _, element := range value[:min(len(value), 3)] {
+			f.addDetail(name, element)
 		}
 	}
 }

@@ -66,7 +66,9 @@ func (r *rule) applies(x *exchange, f *refusal) bool {
 
 // judge says what a complete response without a token means.
 func (r *Request) judge(x *exchange, f *refusal) record.Answer {
-	ans := record.Answer{Status: x.status, RetryAfter: f.retryAfter, Code: record.CodeHTTPStatus + strconv.Itoa(x.status)}
+	ans := record.Answer{
+		Status: x.status, RetryAfter: f.retryAfter, Code: record.CodeHTTPStatus + strconv.Itoa(x.status), Detail: r.detail(x, f),
+	}
 	if f.code != "" {
 		ans.Code = r.showable(f.code)
 	}
@@ -125,6 +127,7 @@ type refusal struct {
 	named      bool     // the body names an error, also in a 2xx
 	foreign    bool
 	retryAfter time.Duration
+	details    map[string][]string // what the body says beyond its code, by detailMembers
 }
 
 // word returns the first of the values that is one of the words, empty if none is.

@@ -22,6 +22,7 @@ const (
 type File struct {
 	r        io.ReaderAt
 	pageSize int
+	cache    cache
 }
 
 // A Meta is a state of the database, which a transaction left. The first two pages of the
@@ -109,6 +110,12 @@ func (f *File) Metas() (newest Meta, damaged []error, err error) {
 	return newest, damaged, nil
 }
 
+// Has reports whether the header has the state after tx. It reads one copy.
+func (f *File) Has(tx uint64) bool {
+	m, err := readMeta(f.r, f.offset(tx%2))
+	return err == nil && m.Tx == tx && m.PageSize == f.pageSize
+}
+
 // Header returns the bytes of a page's header.
 func (f *File) Header(id uint64) (b [headerSize]byte, err error) {
 	if _, err := f.r.ReadAt(b[:], f.offset(id)); err != nil {
@@ -121,32 +128,55 @@ func (f *File) offset(id uint64) int64 { return int64(id) * int64(f.pageSize) }
 
 // Page reads a branch or leaf. limit is how many pages the file has.
 func (f *File) Page(id, limit uint64) (*Page, error) {
-	return f.pageInto(new(scratch), id, limit)
-}
-
-// scratch is memory for one page.
-type scratch struct {
-	b []byte
-	p Page
-}
-
-// pageInto is [File.Page] into memory that is used again.
-func (f *File) pageInto(s *scratch, id, limit uint64) (*Page, error) {
-	p, err := f.page(s, id, limit)
+	p, err := f.page(new(scratch), id, limit)
 	if err != nil {
 		return nil, &PageError{id, err}
 	}
 	return p, nil
 }
 
+// scratch is memory for one page, which is used again.
+type scratch struct {
+	b []byte
+	p Page
+}
+
+func (s *scratch) grow(size int) []byte {
+	if cap(s.b) < size {
+		s.b = make([]byte, size)
+	}
+	return s.b[:size]
+}
+
+// content reads what is in use of a tree's page, and checks it.
+func (f *File) content(t *Tree, s *scratch, id uint64) ([]byte, error) {
+	known, ok := f.cache.get(id)
+	if t.tx != 0 && ok {
+		b := s.grow(int(known.size))
+		if _, err := f.r.ReadAt(b, f.offset(id)); err != nil {
+			return nil, &PageError{id, readError(err)}
+		}
+		if contentOf(b) == known {
+			return b, nil
+		}
+		if !t.Authentic {
+			return nil, &PageError{id, errors.New("it was changed by another program, or damaged, since it was last read")}
+		}
+	}
+	if _, err := f.page(s, id, t.pages); err != nil {
+		return nil, &PageError{id, err}
+	}
+	if t.tx != 0 && !ok {
+		f.cache.put(t.tx, id, contentOf(s.b))
+	}
+	return s.b, nil
+}
+
 func (f *File) page(s *scratch, id, limit uint64) (*Page, error) {
 	if id < 2 || id >= limit {
 		return nil, fmt.Errorf("there is no such page; the last one is %d", int64(limit)-1)
 	}
-	if len(s.b) < f.pageSize {
-		s.b = make([]byte, f.pageSize)
-	}
-	b := s.b[:f.pageSize]
+	b := s.grow(f.pageSize)
 	if _, err := f.r.ReadAt(b, f.offset(id)); err != nil {
 		return nil, readError(err)
 	}
@@ -177,7 +207,7 @@ func (f *File) page(s *scratch, id, limit uint64) (*Page, error) {
 	if b, err = f.extend(b, id, size); err != nil {
 		return nil, err
 	}
-	s.b = b
+	s.b = b[:size]
 	entries, err := h.entries(s.p.Entries, b)
 	if err != nil {
 		return nil, err

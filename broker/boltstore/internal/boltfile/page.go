@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sort"
 )
 
 const (
@@ -94,6 +95,20 @@ func (h header) contentSize(table []byte) (int, error) {
 // entries returns the entries of a page whose contentSize was found to be within b. They
 // share b's memory, and may take that of old.
 func (h header) entries(old []Entry, b []byte) ([]Entry, error) {
+	entries := h.parse(old, b)
+	for i := range entries {
+		if h.kind == kindLeaf && native.Uint32(b[headerSize+elementSize*i:])&^bucketFlag != 0 {
+			return nil, fmt.Errorf("element %d is malformed", i)
+		}
+		if i > 0 && bytes.Compare(entries[i-1].Key, entries[i].Key) >= 0 {
+			return nil, fmt.Errorf("element %d is out of order", i)
+		}
+	}
+	return entries, nil
+}
+
+// parse is entries for a page that was checked.
+func (h header) parse(old []Entry, b []byte) []Entry {
 	entries := slices.Grow(old[:0], int(h.count))[:h.count]
 	data := b[h.tableSize():]
 	for i := range entries {
@@ -104,41 +119,72 @@ func (h header) entries(old []Entry, b []byte) ([]Entry, error) {
 		case kindBranch:
 			e.Child = native.Uint64(element[8:])
 		case kindLeaf:
-			flags := native.Uint32(element)
-			if flags&^bucketFlag != 0 {
-				return nil, fmt.Errorf("element %d is malformed", i)
-			}
-			e.Bucket = flags == bucketFlag
+			e.Bucket = native.Uint32(element)&bucketFlag != 0
 			keySize, valueSize = native.Uint32(element[8:]), native.Uint32(element[12:])
 		}
 		e.Key, data = data[:keySize:keySize], data[keySize:]
 		e.Value, data = data[:valueSize:valueSize], data[valueSize:]
-		if i > 0 && bytes.Compare(entries[i-1].Key, e.Key) >= 0 {
-			return nil, fmt.Errorf("element %d is out of order", i)
-		}
 	}
-	return entries, nil
+	return entries
 }
 
-// parseInline parses the page inside the value of a small bucket, which has no id.
-func parseInline(b []byte) (*Page, error) {
+// A raw is a page that was checked, whose entries are not parsed.
+type raw struct {
+	header
+	b []byte
+}
+
+func rawPage(b []byte) raw { return raw{parseHeader(b), b} }
+
+func (r raw) leaf() bool { return r.kind == kindLeaf }
+
+func (r raw) key(i int) []byte { return r.entry(i).Key }
+
+func (r raw) entry(i int) (e Entry) {
+	b := r.b[headerSize+elementSize*i:]
+	pos, keySize := native.Uint32(b), native.Uint32(b[4:])
+	if !r.leaf() {
+		return Entry{Key: b[pos:][:keySize:keySize], Child: native.Uint64(b[8:])}
+	}
+	bucket := pos&bucketFlag != 0
+	pos, keySize = keySize, native.Uint32(b[8:])
+	end := keySize + native.Uint32(b[12:])
+	return Entry{Key: b[pos:][:keySize:keySize], Value: b[pos:][keySize:end:end], Bucket: bucket}
+}
+
+// child returns the index of the child of a branch that has key.
+func (r raw) child(key []byte) int {
+	after := sort.Search(int(r.count), func(i int) bool { return bytes.Compare(r.key(i), key) > 0 })
+	return max(after-1, 0)
+}
+
+// find returns the entry of a leaf, the zero Entry if there is none.
+func (r raw) find(key []byte) Entry {
+	i := sort.Search(int(r.count), func(i int) bool { return bytes.Compare(r.key(i), key) >= 0 })
+	if i == int(r.count) || !bytes.Equal(r.key(i), key) {
+		return Entry{}
+	}
+	return r.entry(i)
+}
+
+// checkInline checks the page inside the value of a small bucket, which has no id.
+func checkInline(b []byte) error {
 	if len(b) < headerSize {
-		return nil, fmt.Errorf("an inline bucket of %d bytes is too short", len(b))
+		return fmt.Errorf("an inline bucket of %d bytes is too short", len(b))
 	}
 	h := parseHeader(b)
 	if h.kind != kindLeaf || h.overflow != 0 || h.tableSize() > len(b) {
-		return nil, fmt.Errorf("an inline bucket is malformed")
+		return fmt.Errorf("an inline bucket is malformed")
 	}
 	size, err := h.contentSize(b)
 	if err == nil && size > len(b) {
 		err = fmt.Errorf("%d bytes are in use of %d", size, len(b))
 	}
-	if err != nil {
-		return nil, fmt.Errorf("an inline bucket is malformed: %w", err)
+	if err == nil {
+		_, err = h.entries(nil, b)
 	}
-	entries, err := h.entries(nil, b)
 	if err != nil {
-		return nil, fmt.Errorf("an inline bucket is malformed: %w", err)
+		return fmt.Errorf("an inline bucket is malformed: %w", err)
 	}
-	return &Page{Leaf: true, Entries: entries}, nil
+	return nil
 }

@@ -14,9 +14,13 @@ type Structure struct {
 	// missing from Meta.
 	Header error
 
-	// Freelist is set if the list of free pages is all that is damaged about the skeleton; see
-	// [File.ReplaceFreelist].
+	// Freelist is set if the list of free pages cannot be read, and nothing else about the skeleton
+	// is damaged; see [File.ReplaceFreelist].
 	Freelist error
+
+	// Contradicts is set if the trees and the list of free pages do not fit together, or there is no
+	// list. One of them may be of an earlier state, and which one cannot be seen from the pages.
+	Contradicts error
 
 	// Problems are all other damaged pages that were found.
 	Problems []error
@@ -71,13 +75,11 @@ func (s *Structure) stop(err error) {
 	}
 }
 
-// stopForFreelist is [Structure.stop] for damage of the list of free pages.
-func (in *inspection) stopForFreelist(err error) {
-	err = &PageError{in.Meta.Freelist, fmt.Errorf("the list of free pages is damaged: %w", err)}
-	if !in.lost && in.ReadOnly == nil {
-		in.Freelist = err
-	}
+// contradiction records that the trees and the list of free pages do not fit together.
+func (in *inspection) contradiction(err error) {
+	err = &PageError{in.Meta.Freelist, fmt.Errorf("the list of free pages does not fit the trees: %w", err)}
 	in.stop(err)
+	in.Contradicts = err
 	in.lost = true
 }
 
@@ -90,7 +92,9 @@ func (in *inspection) problem(err error) {
 func (in *inspection) claim(id uint64) bool {
 	if id < 2 || id >= uint64(len(in.use)) || in.use[id] != unknown {
 		// bbolt would free it twice.
-		in.stop(&PageError{id, errors.New("two places lead to it")})
+		err := &PageError{id, errors.New("two places lead to it")}
+		in.stop(err)
+		in.Contradicts = err
 		in.lost = true
 		return false
 	}
@@ -116,32 +120,33 @@ func (in *inspection) trees() {
 			continue
 		}
 		if b.inline == nil && in.claim(b.root) {
-			p, err := b.page(b.root, limits{}, 0)
+			p, err := b.page(new(scratch), b.root, limits{}, 0)
 			in.branch(b, p, err, limits{}, 0)
 		}
 	}
 }
 
 // branch looks at a page, and at the branches below it.
-func (in *inspection) branch(t *Tree, p *Page, err error, l limits, depth int) {
+func (in *inspection) branch(t *Tree, p raw, err error, l limits, depth int) {
 	if err != nil {
 		in.problem(err)
 		return
 	}
-	if p.Leaf {
+	if p.leaf() {
 		return
 	}
-	for i := range p.Overflow {
-		in.use[p.ID+1+uint64(i)] = inside
+	for i := range p.overflow {
+		in.use[p.id+1+uint64(i)] = inside
 	}
 	// All leaves are equally deep: the first readable child tells whether its siblings are leaves.
 	leaves := false
-	for i, e := range p.Entries {
+	for i := range int(p.count) {
+		e := p.entry(i)
 		if !in.claim(e.Child) || leaves {
 			continue
 		}
-		child, err := t.page(e.Child, l.below(p, i), depth+1)
-		leaves = err == nil && child.Leaf
+		child, err := t.page(new(scratch), e.Child, l.below(p, i), depth+1)
+		leaves = err == nil && child.leaf()
 		in.branch(t, child, err, l.below(p, i), depth+1)
 	}
 }
@@ -150,7 +155,13 @@ func (in *inspection) branch(t *Tree, p *Page, err error, l limits, depth int) {
 func (in *inspection) freelist() {
 	ids, pages, err := in.file.freelist(in.Meta)
 	if err != nil {
-		in.stopForFreelist(err)
+		err = &PageError{in.Meta.Freelist, fmt.Errorf("the list of free pages is damaged: %w", err)}
+		if !in.lost && in.ReadOnly == nil {
+			in.Freelist = err
+		}
+		in.Contradicts = err
+		in.stop(err)
+		in.lost = true
 		return
 	}
 	for i := range pages {
@@ -159,14 +170,14 @@ func (in *inspection) freelist() {
 			use = inUse
 		}
 		if in.use[in.Meta.Freelist+i] != unknown {
-			in.stopForFreelist(errors.New("other pages are in its place"))
+			in.contradiction(errors.New("other pages are in its place"))
 			return
 		}
 		in.use[in.Meta.Freelist+i] = use
 	}
 	for _, id := range ids {
 		if in.use[id] != unknown {
-			in.stopForFreelist(fmt.Errorf("it has page %d, which is in use", id))
+			in.contradiction(fmt.Errorf("it has page %d, which is in use", id))
 			return
 		}
 		in.use[id] = free
@@ -225,7 +236,8 @@ func (in *inspection) gaps() {
 		case in.use[start] == inUse && start != in.Meta.Freelist && (follow > 0 || beforeFree):
 			in.extent(start, follow, beforeFree)
 		case in.use[start] == unknown || follow > 0:
-			in.Problems = append(in.Problems, &PageError{start + 1, errors.New("it is neither in use nor free")})
+			in.Contradicts = &PageError{start + 1, errors.New("it is neither in use nor free")}
+			in.Problems = append(in.Problems, in.Contradicts)
 		}
 	}
 }
@@ -241,7 +253,7 @@ func (in *inspection) extent(id, follow uint64, beforeFree bool) {
 	case err != nil:
 		in.Problems = append(in.Problems, err)
 	case uint64(p.Overflow) > follow && beforeFree:
-		in.stopForFreelist(fmt.Errorf("it has page %d, which is in use", id+follow+1))
+		in.contradiction(fmt.Errorf("it has page %d, which is in use", id+follow+1))
 	case uint64(p.Overflow) != follow:
 		in.Problems = append(in.Problems, &PageError{id, fmt.Errorf("%d more pages belong to it, and %d follow", p.Overflow, follow)})
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"sort"
 	"sync"
 )
 
@@ -21,10 +20,22 @@ type Tree struct {
 	pages  uint64 // how many pages the file has
 	root   uint64
 	inline []byte // the only page, in place of root
+	tx     uint64 // the state whose checksums are used, 0 is none
+	read   *[]uint64
+
+	// Authentic is set by the caller, if it finds wrong values, and missing keys, by itself. Then a page that
+	// lost its checksum is checked again: damage to one value costs only that.
+	Authentic bool
 }
 
 // Tree returns the tree of buckets of a state.
 func (f *File) Tree(root, pages uint64) *Tree { return &Tree{file: f, pages: pages, root: root} }
+
+// TreeAfter is [File.Tree] for the state after tx. It checks no page again of which there is a
+// checksum; see [File.Begin]. read, if not nil, gets the pages that are read.
+func (f *File) TreeAfter(tx, root, pages uint64, read *[]uint64) *Tree {
+	return &Tree{file: f, pages: pages, root: root, tx: tx, read: read}
+}
 
 // limits are what the branch above says about a page's keys. bbolt finds a child by its first key
 // when it writes: if that is not the branch's, it makes a second child of it.
@@ -34,41 +45,35 @@ type limits struct {
 }
 
 // below returns the limits of a branch's i-th child.
-func (l limits) below(p *Page, i int) limits {
-	l.first = p.Entries[i].Key
-	if i+1 < len(p.Entries) {
-		l.after = p.Entries[i+1].Key
+func (l limits) below(p raw, i int) limits {
+	l.first = p.key(i)
+	if i+1 < int(p.count) {
+		l.after = p.key(i + 1)
 	}
 	return l
 }
 
-func (t *Tree) page(id uint64, l limits, depth int) (*Page, error) {
-	return t.pageInto(new(scratch), id, l, depth)
-}
-
-func (t *Tree) pageInto(s *scratch, id uint64, l limits, depth int) (*Page, error) {
+func (t *Tree) page(s *scratch, id uint64, l limits, depth int) (raw, error) {
 	if t.inline != nil {
-		return parseInline(t.inline)
+		return rawPage(t.inline), nil
 	}
-	p, err := t.file.pageInto(s, id, t.pages)
+	b, err := t.file.content(t, s, id)
 	if err != nil {
-		return nil, err
+		return raw{}, err
 	}
-	switch n := len(p.Entries); {
+	if t.read != nil {
+		*t.read = append(*t.read, id)
+	}
+	p := rawPage(b)
+	switch n := int(p.count); {
 	case depth > maxDepth:
-		return nil, &PageError{id, errors.New("it is too deep in its tree")}
+		return raw{}, &PageError{id, errors.New("it is too deep in its tree")}
 	case n == 0 && depth > 0:
-		return nil, &PageError{id, errors.New("it is empty")}
-	case l.first != nil && !bytes.Equal(p.Entries[0].Key, l.first), l.after != nil && bytes.Compare(p.Entries[n-1].Key, l.after) >= 0:
-		return nil, &PageError{id, errors.New("its keys belong elsewhere in the tree")}
+		return raw{}, &PageError{id, errors.New("it is empty")}
+	case l.first != nil && !bytes.Equal(p.key(0), l.first), l.after != nil && bytes.Compare(p.key(n-1), l.after) >= 0:
+		return raw{}, &PageError{id, errors.New("its keys belong elsewhere in the tree")}
 	}
 	return p, nil
-}
-
-// child returns the index of the child of a branch that has key.
-func (p *Page) child(key []byte) int {
-	after := sort.Search(len(p.Entries), func(i int) bool { return bytes.Compare(p.Entries[i].Key, key) > 0 })
-	return max(after-1, 0)
 }
 
 // Get returns the value of key, nil if there is none.
@@ -97,37 +102,29 @@ func (t *Tree) find(key []byte, siblings bool) (Entry, error) {
 	defer descents.Put(d)
 	id, l := t.root, limits{}
 	for depth := 0; ; depth++ {
-		p, err := t.pageInto(&d.pages[depth%2], id, l, depth)
+		p, err := t.page(&d.pages[depth%2], id, l, depth)
 		if err != nil {
 			return Entry{}, err
 		}
-		if p.Leaf {
+		if p.leaf() {
 			e := p.find(key)
 			e.Key, e.Value = bytes.Clone(e.Key), bytes.Clone(e.Value)
 			return e, nil
 		}
 		i := p.child(key)
 		for _, sibling := range []int{i - 1, i + 1} {
-			if siblings && sibling >= 0 && sibling < len(p.Entries) {
-				if _, err := t.page(p.Entries[sibling].Child, l.below(p, sibling), depth+1); err != nil {
+			if siblings && sibling >= 0 && sibling < int(p.count) {
+				if _, err := t.page(new(scratch), p.entry(sibling).Child, l.below(p, sibling), depth+1); err != nil {
 					return Entry{}, err
 				}
 			}
 		}
-		id, l = p.Entries[i].Child, l.below(p, i)
+		id, l = p.entry(i).Child, l.below(p, i)
 		if l.after != nil { // it may be of a page further up, whose memory is used next
 			d.after = append(d.after[:0], l.after...)
 			l.after = d.after
 		}
 	}
-}
-
-func (p *Page) find(key []byte) Entry {
-	i := sort.Search(len(p.Entries), func(i int) bool { return bytes.Compare(p.Entries[i].Key, key) >= 0 })
-	if i == len(p.Entries) || !bytes.Equal(p.Entries[i].Key, key) {
-		return Entry{}
-	}
-	return p.Entries[i]
 }
 
 // Bucket returns a bucket, nil if there is none.
@@ -139,16 +136,43 @@ func (t *Tree) Bucket(name []byte) (*Tree, error) {
 	return t.bucket(e)
 }
 
+// Buckets returns several buckets, nil for those that there are not. It reads the page of most
+// databases once.
+func (t *Tree) Buckets(names ...[]byte) ([]*Tree, error) {
+	found := make([]*Tree, len(names))
+	d := descents.Get().(*descent)
+	defer descents.Put(d)
+	p, err := t.page(&d.pages[0], t.root, limits{}, 0)
+	if err != nil {
+		return nil, err
+	}
+	for i, name := range names {
+		if !p.leaf() {
+			found[i], err = t.Bucket(name)
+		} else if e := p.find(name); e.Key != nil {
+			e.Value = bytes.Clone(e.Value) // an inline bucket is part of it
+			found[i], err = t.bucket(e)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// Tx is the transaction that left the state; see [File.TreeAfter].
+func (t *Tree) Tx() uint64 { return t.tx }
+
 func (t *Tree) bucket(e Entry) (*Tree, error) {
 	if !e.Bucket || len(e.Value) < bucketSize {
 		return nil, &PageError{t.root, fmt.Errorf("the bucket %q is malformed", e.Key)}
 	}
-	b := &Tree{Sequence: native.Uint64(e.Value[8:]), file: t.file, pages: t.pages, root: native.Uint64(e.Value)}
+	b := &Tree{Sequence: native.Uint64(e.Value[8:]), file: t.file, pages: t.pages, root: native.Uint64(e.Value), tx: t.tx, read: t.read}
 	if b.root != 0 {
 		return b, nil
 	}
 	b.inline = e.Value[bucketSize:]
-	if _, err := parseInline(b.inline); err != nil {
+	if err := checkInline(b.inline); err != nil {
 		return nil, &PageError{t.root, fmt.Errorf("the bucket %q: %w", e.Key, err)}
 	}
 	return b, nil
@@ -161,20 +185,20 @@ func (t *Tree) All(from []byte) iter.Seq2[Entry, error] {
 }
 
 func (t *Tree) walk(id uint64, l limits, depth int, from []byte, yield func(Entry, error) bool) bool {
-	p, err := t.page(id, l, depth)
+	p, err := t.page(new(scratch), id, l, depth)
 	if err != nil {
 		return yield(Entry{}, err)
 	}
-	if p.Leaf {
-		for _, e := range p.Entries {
-			if bytes.Compare(e.Key, from) >= 0 && !yield(e, nil) {
+	if p.leaf() {
+		for i := range int(p.count) {
+			if e := p.entry(i); bytes.Compare(e.Key, from) >= 0 && !yield(e, nil) {
 				return false
 			}
 		}
 		return true
 	}
-	for i := p.child(from); i < len(p.Entries); i++ {
-		if !t.walk(p.Entries[i].Child, l.below(p, i), depth+1, from, yield) {
+	for i := p.child(from); i < int(p.count); i++ {
+		if !t.walk(p.entry(i).Child, l.below(p, i), depth+1, from, yield) {
 			return false
 		}
 	}

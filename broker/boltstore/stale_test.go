@@ -1,0 +1,164 @@
+package boltstore_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
+
+// history changes a sound store further, and returns the file before each change.
+func (s *sound) history(t *testing.T, random *rand.Rand, lastDeletes bool) (earlier [][]byte) {
+	t.Helper()
+	dir := s.with(t, s.database())
+	const changes = 12
+	for i := range changes {
+		earlier = append(earlier, s.database())
+		store := openStore(t, dir)
+		consumers := slices.Sorted(maps.Keys(s.contents))
+		consumer := consumers[random.IntN(len(consumers))]
+		if deletes := random.IntN(5) == 0; deletes && i < changes-1 || lastDeletes && i == changes-1 {
+			if err := store.Delete(t.Context(), key(consumer)); err != nil {
+				t.Fatal(err)
+			}
+			delete(s.contents, consumer)
+		} else {
+			_, rev, err := store.Load(t.Context(), key(consumer))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.contents[consumer] = fmt.Sprintf("changed-%d%s", i, strings.Repeat("-", random.IntN(2)*5000))
+			save(t, store, newRecord(consumer, s.contents[consumer]), rev)
+		}
+		closeStore(t, store)
+		s.files["connections.db"] = readFile(t, filepath.Join(dir, "connections.db"))
+	}
+	return earlier
+}
+
+// A disk may report that it has written a page, and keep the page as it was. Then each page is readable,
+// and some of them are of an earlier state: any of them but the header's.
+func TestPagesThatWereNeverWrittenAreFound(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(4) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			t.Parallel()
+			random := rand.New(rand.NewPCG(seed, 7))
+			s := soundStore(t)
+			earlier := s.history(t, random, seed%2 == 0)
+			for range 8 {
+				from := random.IntN(len(earlier))
+				damaged, pages := s.database(), []string(nil)
+				for page := 2; page < min(len(damaged), len(earlier[from]))/pageSize; page++ {
+					now, then := damaged[page*pageSize:][:pageSize], earlier[from][page*pageSize:][:pageSize]
+					if !bytes.Equal(now, then) && random.IntN(3) > 0 {
+						pages = append(pages, fmt.Sprintf("%d (%s)", page, kindOf(damaged, page)))
+						copy(now, then)
+					}
+				}
+				what := fmt.Sprintf("pages %v as before the change %d", pages, from)
+				dir := s.with(t, damaged)
+				o := s.wantRight(t, what, dir)
+				report, err := boltstore.Check(t.Context(), s.with(t, damaged))
+				if o.err != nil && (err != nil || len(report.Damage) == 0) {
+					t.Errorf("%s: Check = %+v, %v, and %v", what, report, err, o.err)
+				}
+				s.wantRight(t, what+", again", dir)
+			}
+		})
+	}
+}
+
+// The newer copy of the header and one other page are damaged: the state before the last change can be
+// read without an error.
+func TestLastChangeIsNotForgottenWithTheHeader(t *testing.T) {
+	t.Parallel()
+	for _, deleted := range []bool{false, true} {
+		s := soundStore(t)
+		s.history(t, rand.New(rand.NewPCG(1, 1)), deleted)
+		whole := s.database()
+		for page := range len(bytes.TrimRight(whole, "\x00"))/pageSize + 1 {
+			for header := range 2 {
+				damaged := bytes.Clone(whole)
+				clear(damaged[header*pageSize:][:pageSize])
+				if deleted && isRoot(damaged, page) {
+					continue // nothing is left that tells of a deletion
+				}
+				clear(damaged[page*pageSize:][:pageSize])
+				s.wantRight(t, fmt.Sprintf("header %d and page %d (%s) zeroed", header, page, kindOf(whole, page)), s.with(t, damaged))
+			}
+		}
+	}
+}
+
+// isRoot reports whether a page has the tree of buckets.
+func isRoot(database []byte, page int) bool {
+	b := database[page*pageSize:][:pageSize]
+	return kindOf(database, page) == "leaf" && bytes.Contains(b, []byte("connections")) && bytes.Contains(b, []byte("revisions"))
+}
+
+// The root page has the content that it had in each earlier state whose root is still in the file.
+func TestRootOfAnEarlierStateIsNotUsed(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(3) {
+		s := soundStore(t)
+		s.history(t, rand.New(rand.NewPCG(seed, 2)), seed == 0)
+		whole := s.database()
+		var roots []int
+		for page := range len(whole) / pageSize {
+			if isRoot(whole, page) {
+				roots = append(roots, page)
+			}
+		}
+		if len(roots) < 2 {
+			continue // pages are used again at random
+		}
+		for _, to := range roots {
+			for _, from := range roots {
+				damaged := bytes.Clone(whole)
+				copy(damaged[to*pageSize+8:][:pageSize-8], whole[from*pageSize+8:])
+				s.wantRight(t, fmt.Sprintf("page %d with the content of %d, both roots", to, from), s.with(t, damaged))
+			}
+		}
+	}
+}
+
+// Many changes move pages around while others read them.
+func TestReadsBetweenChangesFindNoDamage(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	store := openStore(t, dir)
+	random := rand.New(rand.NewPCG(3, 4))
+	revs := make(map[string]record.Revision)
+	for i := range 600 {
+		consumer := fmt.Sprintf("consumer-%0*d", 1+random.IntN(60), random.IntN(90))
+		if i > 400 && random.IntN(3) > 0 || random.IntN(4) == 0 {
+			if err := store.Delete(t.Context(), key(consumer)); err != nil {
+				t.Fatal(err)
+			}
+			delete(revs, consumer)
+		} else {
+			revs[consumer] = save(t, store, newRecord(consumer, strings.Repeat("t", random.IntN(3000))), revs[consumer])
+		}
+		if i%50 == 49 {
+			for k, err := range store.List(t.Context(), "", "") {
+				if _, rev, loadErr := store.Load(t.Context(), k); errors.Join(err, loadErr) != nil || rev != revs[k.Consumer] {
+					t.Fatalf("after %d changes: %s has revision %d, %v, %v; want %d", i, k, rev, err, loadErr, revs[k.Consumer])
+				}
+			}
+		}
+	}
+	closeStore(t, store)
+	if report, err := boltstore.Check(t.Context(), dir); err != nil || len(report.Damage) > 0 || report.Readable != len(revs) {
+		t.Errorf("Check = %+v, %v; want %d records", report, err, len(revs))
+	}
+}

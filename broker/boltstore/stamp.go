@@ -1,0 +1,116 @@
+package boltstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/boltstore/internal/boltfile"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
+
+// A stamp says which state a root page is of. bbolt's pages do not: a page that was never
+// written has an earlier state, and everything that it leads to may still be readable. Each change
+// writes the stamp into [metaBucket], which is small enough to be part of the root page. Of that
+// state the header, which has a checksum, has the transaction.
+//
+// Earlier releases leave the stamp as it is. So one of an earlier transaction is either theirs or a root
+// page's that is too old. The latter contradicts the list of free pages.
+type stamp struct {
+	tx   uint64
+	sum  uint64          // of all revisions; see revisionSum
+	key  uint64          // keySum of the connection that was changed, 0 if none was
+	rev  record.Revision // its new one, 0 if it was deleted
+	seen bool            // there is a stamp
+}
+
+// stampKey is the stamp's key in metaBucket.
+var stampKey = []byte("state")
+
+const stampSize = 32
+
+func (s stamp) encode() []byte {
+	var b []byte
+	for _, n := range []uint64{s.tx, s.sum, s.key, uint64(s.rev)} {
+		b = binary.BigEndian.AppendUint64(b, n)
+	}
+	return b
+}
+
+// readStamp returns the zero stamp if there is none.
+func readStamp(root *boltfile.Tree) (stamp, error) {
+	bucket, err := root.Bucket(metaBucket)
+	if err != nil || bucket == nil {
+		return stamp{}, err
+	}
+	return stampIn(bucket)
+}
+
+func stampIn(bucket *boltfile.Tree) (stamp, error) {
+	b, err := bucket.Get(stampKey)
+	if err != nil || b == nil {
+		return stamp{}, err
+	}
+	if len(b) != stampSize {
+		return stamp{}, contradiction(fmt.Sprintf("the stamp of the root has %d bytes", len(b)))
+	}
+	n := func(i int) uint64 { return binary.BigEndian.Uint64(b[8*i:]) }
+	return stamp{tx: n(0), sum: n(1), key: n(2), rev: record.Revision(n(3)), seen: true}, nil
+}
+
+// readStamp reads the stamp of the open database.
+func (s *Store) readStamp() error {
+	err := s.db.view(func(root *boltfile.Tree) (err error) {
+		s.db.stamp, err = readStamp(root)
+		return err
+	})
+	s.db.stampedFrom = math.MaxUint64
+	if s.db.stamped() {
+		s.db.stampedFrom = s.db.stamp.tx
+	}
+	if errors.Is(err, ErrDamaged) {
+		return nil // it is found again
+	}
+	return err
+}
+
+// A change is what a transaction does to one connection. The zero change is to none.
+type change struct {
+	storeKey      []byte
+	before, after record.Revision // 0 is no record
+}
+
+// next returns the stamp after a change.
+func (s stamp) next(tx uint64, c change) stamp {
+	s.tx, s.key, s.rev, s.seen = tx, 0, c.after, true
+	if c.storeKey != nil {
+		s.key = keySum(c.storeKey)
+		s.sum += revisionSum(c.storeKey, c.after) - revisionSum(c.storeKey, c.before)
+	}
+	return s
+}
+
+// revisionSum is a revision's part of the sum of all, 0 for no record.
+func revisionSum(storeKey []byte, rev record.Revision) uint64 {
+	if rev == 0 {
+		return 0
+	}
+	return mix(keySum(storeKey) ^ mix(uint64(rev)))
+}
+
+// keySum is FNV-1a, mixed so that sums of several do not cancel each other out.
+func keySum(storeKey []byte) uint64 {
+	h := uint64(14695981039346656037)
+	for _, b := range storeKey {
+		h = (h ^ uint64(b)) * 1099511628211
+	}
+	return mix(h)
+}
+
+// mix is the finalizer of MurmurHash3.
+func mix(h uint64) uint64 {
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
+}

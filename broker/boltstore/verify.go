@@ -1,0 +1,119 @@
+package boltstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/boltstore/internal/boltfile"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
+
+// errOlderState means that a part is of an earlier state, and which connections that concerns is unknown.
+const errOlderState = contradiction("a part of it is of an earlier state: some connections may have a token that is spent")
+
+// verify proves that the database is in the state of the last change: then an error of the disk, such as a page that was
+// never written, costs no more than the connections on it. If that cannot be proven, nothing is read.
+// It reads all revisions, but only records of which one is in doubt.
+func (s *Store) verify(ctx context.Context) error {
+	d := s.db
+	if d.stamp.tx != d.committed.Load() && d.doubt != nil {
+		_ = d.faults.breakWith(d.damaged(errors.Join(errOlderState, d.doubt)))
+		return nil //nolint:nilerr // each read finds it
+	}
+	var sum uint64
+	whole := true
+	err := d.view(func(root *boltfile.Tree) error {
+		b, err := d.buckets(root)
+		if err != nil {
+			return err
+		}
+		for e, err := range b.revisions.All(nil) {
+			rev := record.Revision(0)
+			if err == nil {
+				rev, err = decodeRevision(e.Value)
+			}
+			if err == nil && uint64(rev) > b.records.Sequence {
+				err = contradiction(name(e.Key) + " has a revision that was never assigned")
+			}
+			if err != nil {
+				_ = d.explain(err)
+				whole = false
+				continue
+			}
+			sum += revisionSum(e.Key, rev)
+		}
+		if whole && !d.stamped() {
+			return b.sameKeys()
+		}
+		return nil
+	})
+	switch {
+	case (err != nil || !whole) && d.stamp.seen && !d.stamped():
+		_ = d.faults.breakWith(d.damaged(errors.Join(errOlderState, err)))
+		return nil
+	case err != nil || !whole && !d.stamped():
+		return nil //nolint:nilerr // it was reported, and there is nothing to prove the rest with
+	case !whole:
+		return s.findOlder(ctx)
+	case !d.stamped():
+		d.stamp = stamp{tx: d.committed.Load(), sum: sum, seen: true}
+		d.stampedFrom = d.stamp.tx + 1
+	case d.stamp.sum != sum:
+		return s.findOlder(ctx)
+	}
+	s.proven = true
+	return nil
+}
+
+// maxTriesAtOpen bounds the search for lost revisions to a second or so.
+const maxTriesAtOpen = 500_000
+
+// findOlder finds the connections that are not in the last state, if that can be proven of all others.
+func (s *Store) findOlder(ctx context.Context) error {
+	info, err := s.db.raw.Stat()
+	if err != nil {
+		return err
+	}
+	v := surveyOf(s.db.file, info.Size(), s.aead)
+	v.maxTries = maxTriesAtOpen
+	if err := v.run(ctx, func([]byte, stored) error { return nil }); err != nil {
+		return err
+	}
+	if !v.current() && v.tries >= v.maxTries && s.db.doubt == nil {
+		return nil // what can be seen is on unreadable pages
+	}
+	if !v.current() {
+		_ = s.db.faults.breakWith(s.db.damaged(errOlderState))
+		return nil
+	}
+	for storeKey := range v.lost {
+		s.suspect(storeKey)
+	}
+	for storeKey := range v.repaired {
+		s.suspect(storeKey)
+	}
+	return nil
+}
+
+// suspect makes the connection one that is not read.
+func (s *Store) suspect(storeKey string) {
+	s.suspects[keySum([]byte(storeKey))] = true
+	s.db.faults.report(s.db.damaged(lostChange(storeKey)))
+}
+
+func lostChange(storeKey string) error {
+	return contradiction("the last change of " + name([]byte(storeKey)) + " is lost")
+}
+
+// sameKeys returns an error unless each record has a revision.
+func (b buckets) sameKeys() error {
+	var from []byte
+	for {
+		keys, err := b.list(from, nil, listBatch)
+		if err != nil || len(keys) < listBatch {
+			return err
+		}
+		from = append(bytes.Clone(keys[len(keys)-1]), 0) // the smallest key greater than it
+	}
+}

@@ -1,0 +1,62 @@
+package tokenendpoint
+
+import (
+	"mime"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
+)
+
+// maxDetail bounds what is kept of a refusal beyond its code, in bytes.
+const maxDetail = 200
+
+// detailMembers are members of an error body that say more than its code. Their values are
+// short words or numbers.
+var detailMembers = []string{"suberror", "error_codes", "error_code", "errorcode", "errcode", "error_subcode", "status", "code"}
+
+// requestIDs are the header fields with which services find a request in their logs.
+var requestIDs = []string{
+	"X-Ms-Request-Id", "Intuit_tid", "X-Request-Id", "Request-Id", "X-Correlation-Id", "X-Amzn-Requestid", "X-Trace-Id", "Cf-Ray",
+}
+
+// errorNumber is a number that services put into the description of an error, such as
+// AADSTS50173 or ORA-01017.
+var errorNumber = regexp.MustCompile(`\b[A-Z]{3,8}-?[0-9]{3,8}\b`)
+
+// detail returns what a refusal says beyond its code, in a form that is safe to log: pairs like
+// suberror=bad_token, without descriptions. A value that could be a secret is left out.
+func (r *Request) detail(x *exchange, f *refusal) string {
+	var b strings.Builder
+	add := func(name, value string) {
+		value = r.showable(value)
+		if value == record.CodeUnknownError || value == "" || value == f.code || b.Len()+len(name)+len(value)+2 > maxDetail {
+			return
+		}
+		if b.Len() > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(name + "=" + value)
+	}
+	for _, name := range detailMembers {
+		for _, value := range f.details[name] {
+			add(name, value)
+		}
+	}
+	for _, value := range f.values {
+		for _, number := range slices.Compact(errorNumber.FindAllString(value, 3)) {
+			add("number", number)
+		}
+	}
+	for _, name := range requestIDs {
+		add(strings.ToLower(name), x.header.Get(name))
+	}
+	if !f.named {
+		kind, _, _ := mime.ParseMediaType(x.header.Get("Content-Type"))
+		add("content-type", strings.ReplaceAll(kind, "/", "."))
+		server, _, _ := strings.Cut(x.header.Get("Server"), "/")
+		add("server", strings.ReplaceAll(server, " ", "-"))
+	}
+	return b.String()
+}
