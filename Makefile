@@ -9,7 +9,7 @@ MODULES := . tests
 BUILD_FLAGS := -trimpath -tags nobadger,nomysql,nopgx -ldflags '-s -w'
 TOOL := go tool -modfile=$(CURDIR)/tools/go.mod
 
-TEST_TIMEOUT ?= 10m
+TEST_TIMEOUT ?= 20m
 # Random runs of the refresh engine without the race detector, one for each seed.
 SEEDS ?= 3000
 FIRST_SEED ?= 1000

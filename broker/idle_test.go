@@ -51,7 +51,7 @@ func (h *harness) saveIdle(customer, refresh string, ago time.Duration) record.K
 // once its token ran out a day ago, and a grant that is gone is found.
 func TestIdleConnectionsAreRefreshed(t *testing.T) {
 	t.Parallel()
-	const connections = 3000
+	const connections = 1000
 	virtually(t, func(t *testing.T, h *harness) {
 		keys := make([]record.Key, connections)
 		for i := range keys {
