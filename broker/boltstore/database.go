@@ -38,6 +38,9 @@ type database struct {
 	// pages fit together.
 	doubt error
 
+	// relisted is set if the last transaction is that of [database.mend], which leaves the stamp as it is.
+	relisted bool
+
 	faults *faults
 }
 

@@ -20,6 +20,7 @@ import (
 func openDatabase(ctx context.Context, dir string, config *Config) (*database, error) {
 	known := &faults{log: config.logger()}
 	var oldHeader, doubt error
+	relisted := false
 	isNew, err := isNewStore(dir)
 	if err != nil {
 		return nil, err
@@ -36,14 +37,14 @@ func openDatabase(ctx context.Context, dir string, config *Config) (*database, e
 			_ = known.forbidWrites(err)
 			return d, nil
 		}
-		oldHeader, doubt = d.oldHeader, d.doubt
+		oldHeader, doubt, relisted = d.oldHeader, d.doubt, d.relisted
 		if err := d.close(); err != nil {
 			return nil, err
 		}
 	}
 	d, err := attach(ctx, dir, config, known, false)
 	if err == nil {
-		d.oldHeader, d.doubt = oldHeader, doubt
+		d.oldHeader, d.doubt, d.relisted = oldHeader, doubt, relisted
 	}
 	return d, err
 }
@@ -54,8 +55,10 @@ func (d *database) mend() (*boltfile.Structure, error) {
 	if err != nil || s.Freelist == nil || s.Header != nil {
 		return s, err
 	}
-	// Of a root page that is too old, the list would have pages that are in use.
-	if last, err := readStamp(d.file.Tree(s.Meta.Root, s.Meta.Pages)); err != nil || last.seen && last.tx != s.Meta.Tx {
+	// Of trees that are too old, the list would have pages that are in use. And the new state has no
+	// stamp, so this is the last time that they can be proven.
+	root := d.file.Tree(s.Meta.Root, s.Meta.Pages)
+	if last, err := readStamp(root); err != nil || last.seen && !last.proves(s.Meta.Tx, root) {
 		return s, nil //nolint:nilerr // it is found again
 	}
 	info, err := d.raw.Stat()
@@ -72,6 +75,7 @@ func (d *database) mend() (*boltfile.Structure, error) {
 		return s, nil //nolint:nilerr // as before
 	}
 	d.mended(s.Freelist)
+	d.relisted = true
 	return after, nil
 }
 

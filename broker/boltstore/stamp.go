@@ -15,8 +15,9 @@ import (
 // writes the stamp into [metaBucket], which is small enough to be part of the root page. Of that
 // state the header, which has a checksum, has the transaction.
 //
-// Earlier releases leave the stamp as it is. So one of an earlier transaction is either theirs or a root
-// page's that is too old. The latter contradicts the list of free pages.
+// Earlier releases leave the stamp as it is. So one of an earlier transaction is either theirs, and then
+// the sum has changed, or a root page's that is too old. Then the root contradicts the list of free pages, or that
+// is too old as well, and the sum is the stamp's.
 type stamp struct {
 	tx   uint64
 	sum  uint64          // of all revisions; see revisionSum
@@ -66,6 +67,10 @@ func (s *Store) readStamp() error {
 		return err
 	})
 	s.db.stampedFrom = math.MaxUint64
+	if last := s.db.committed.Load(); s.db.relisted && s.db.stamp.seen && s.db.stamp.tx+1 == last {
+		s.db.stamp.tx, s.db.stampedFrom = last, last+1
+		return err
+	}
 	if s.db.stamped() {
 		s.db.stampedFrom = s.db.stamp.tx
 	}
@@ -73,6 +78,16 @@ func (s *Store) readStamp() error {
 		return nil // it is found again
 	}
 	return err
+}
+
+// proves reports whether a tree of buckets is the state after tx, which has the stamp.
+func (s stamp) proves(tx uint64, root *boltfile.Tree) bool {
+	b, err := openBuckets(root)
+	if err != nil || s.tx != tx {
+		return false
+	}
+	sum, damage := b.sum()
+	return len(damage) == 0 && sum == s.sum
 }
 
 // A change is what a transaction does to one connection. The zero change is to none.

@@ -3,6 +3,7 @@ package boltstore_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"os"
@@ -117,12 +118,14 @@ func TestRecordReplacedByAnEarlierRevisionIsRefused(t *testing.T) {
 	edit(t, dir, func(tx *bolt.Tx) error {
 		k, v := tx.Bucket([]byte("connections")).Cursor().First()
 		name, old = bytes.Clone(k), bytes.Clone(v)
-		return nil
+		return stamp(tx)
 	})
 	store = openStore(t, dir)
 	save(t, store, newRecord("ann", "new"), rev)
 	closeStore(t, store)
-	edit(t, dir, func(tx *bolt.Tx) error { return tx.Bucket([]byte("connections")).Put(name, old) })
+	edit(t, dir, func(tx *bolt.Tx) error {
+		return errors.Join(stamp(tx), tx.Bucket([]byte("connections")).Put(name, old))
+	})
 	wantDamaged(t, openStore(t, dir), "ann")
 }
 
@@ -189,6 +192,14 @@ func edit(t *testing.T, dir string, change func(*bolt.Tx) error) {
 	if err := errors.Join(db.Update(change), db.Close()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// stamp makes a transaction one that the store takes for its own: a change without a trace is refused.
+func stamp(tx *bolt.Tx) error {
+	meta := tx.Bucket([]byte("meta"))
+	state := bytes.Clone(meta.Get([]byte("state")))
+	binary.BigEndian.PutUint64(state, uint64(tx.ID()))
+	return meta.Put([]byte("state"), state)
 }
 
 func wantDamaged(t *testing.T, store record.Store, consumer string) {

@@ -108,7 +108,7 @@ func (v *survey) run(ctx context.Context, keep func(storeKey []byte, s stored) e
 	switch {
 	case rootLost:
 		v.problem(errLostRoot)
-	case later.revs == nil && s.Meta.Tx == v.stamp.tx && !v.hidesRevisions && !v.current():
+	case later.revs == nil && v.stamp.seen && !v.hidesRevisions && v.stamp.tx <= s.Meta.Tx && (s.Meta.Tx == v.stamp.tx) != v.current():
 		v.problem(errOlderState)
 	}
 	return ctx.Err()

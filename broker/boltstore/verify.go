@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 
+	bolt "go.etcd.io/bbolt"
+
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore/internal/boltfile"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -28,21 +30,12 @@ func (s *Store) verify(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for e, err := range b.revisions.All(nil) {
-			rev := record.Revision(0)
-			if err == nil {
-				rev, err = decodeRevision(e.Value)
-			}
-			if err == nil && uint64(rev) > b.records.Sequence {
-				err = contradiction(name(e.Key) + " has a revision that was never assigned")
-			}
-			if err != nil {
-				_ = d.explain(err)
-				whole = false
-				continue
-			}
-			sum += revisionSum(e.Key, rev)
+		var damage []error
+		sum, damage = b.sum()
+		for _, err := range damage {
+			_ = d.explain(err)
 		}
+		whole = len(damage) == 0
 		if whole && !d.stamped() {
 			return b.sameKeys()
 		}
@@ -56,6 +49,9 @@ func (s *Store) verify(ctx context.Context) error {
 		return nil //nolint:nilerr // it was reported, and there is nothing to prove the rest with
 	case !whole:
 		return s.findOlder(ctx)
+	case d.stamp.seen && d.stamp.tx < d.committed.Load() && d.stamp.sum == sum: // there were changes, and they left no trace
+		_ = d.faults.breakWith(d.damaged(errOlderState))
+		return nil
 	case !d.stamped():
 		d.stamp = stamp{tx: d.committed.Load(), sum: sum, seen: true}
 		d.stampedFrom = d.stamp.tx + 1
@@ -63,11 +59,33 @@ func (s *Store) verify(ctx context.Context) error {
 		return s.findOlder(ctx)
 	}
 	s.proven = true
+	if d.relisted { // until there is a stamp, this looks like a change that left no trace
+		return d.update(func(*bolt.Tx, *boltfile.Tree) (change, error) { return change{}, nil })
+	}
 	return nil
 }
 
 // maxTriesAtOpen bounds the search for lost revisions to a second or so.
 const maxTriesAtOpen = 500_000
+
+// sum returns the sum of all revisions, and why some cannot be read.
+func (b buckets) sum() (sum uint64, damage []error) {
+	for e, err := range b.revisions.All(nil) {
+		var rev record.Revision
+		if err == nil {
+			rev, err = decodeRevision(e.Value)
+		}
+		if err == nil && uint64(rev) > b.records.Sequence {
+			err = contradiction(name(e.Key) + " has a revision that was never assigned")
+		}
+		if err != nil {
+			damage = append(damage, err)
+			continue
+		}
+		sum += revisionSum(e.Key, rev)
+	}
+	return sum, damage
+}
 
 // findOlder finds the connections that are not in the last state, if that can be proven of all others.
 func (s *Store) findOlder(ctx context.Context) error {
