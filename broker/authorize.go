@@ -150,7 +150,9 @@ func (a *Authorization) HandleResponse(resp *http.Response) {
 	if phrase := http.StatusText(resp.StatusCode); !strings.HasSuffix(resp.Status, phrase) || len(resp.Status) != len("200 ")+len(phrase) {
 		resp.Status = strconv.Itoa(resp.StatusCode) + " " + phrase // a configuration can pass the text on, so it must not echo the credential
 	}
-	inject.AfterBody(resp, func() { a.Scrub(resp.Trailer) })
+	if inject.MayHaveTrailers(resp) {
+		inject.AfterBody(resp, func() { a.Scrub(resp.Trailer) })
+	}
 	switch {
 	case a.callerSupplied:
 	case resp.StatusCode == http.StatusUnauthorized:

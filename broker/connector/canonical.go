@@ -1,6 +1,7 @@
 package connector
 
 import (
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -38,7 +39,14 @@ func isCanonical(scheme, hostport string) bool {
 			return false
 		}
 	}
-	return name != "" && name[len(name)-1] != '.' && !startsWithDigit(name) // else it can be an address
+	if name == "" || name[len(name)-1] == '.' {
+		return false
+	}
+	if last := name[strings.LastIndexByte(name, '.')+1:]; !startsWithDigit(name) || !startsWithDigit(last) {
+		return true
+	}
+	addr, err := netip.ParseAddr(name)
+	return err == nil && addr.Is4()
 }
 
 // plainName are the bytes of a name that have one spelling.

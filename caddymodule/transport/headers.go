@@ -2,7 +2,6 @@ package transport
 
 import (
 	"context"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -17,13 +16,13 @@ import (
 
 // callerHeaders are the canonical names of the headers that a transport's placeholders
 // read. They do not reach downstream, like those of [apideck.IsCallersOwn].
-type callerHeaders map[string]bool
+type callerHeaders []string
 
 func newCallerHeaders(fields ...string) callerHeaders {
-	h := make(callerHeaders)
+	var h callerHeaders
 	for _, field := range fields {
 		for _, name := range headersRead(field) {
-			h[http.CanonicalHeaderKey(name)] = true
+			h = append(h, http.CanonicalHeaderKey(name))
 		}
 	}
 	return h
@@ -41,12 +40,12 @@ func headersRead(s string) []string {
 	return names
 }
 
-func (h callerHeaders) has(name string) bool { return h[name] || apideck.IsCallersOwn(name) }
+func (h callerHeaders) has(name string) bool { return slices.Contains(h, name) || apideck.IsCallersOwn(name) }
 
 // checkOnce returns an error if such a header is sent more than once: Caddy's placeholders join
 // the values, but the caller's other proxies may each take one of them.
 func (h callerHeaders) checkOnce(sent http.Header) error {
-	for name := range h {
+	for _, name := range h {
 		if len(sent[name]) > 1 {
 			_, err := apideck.OnlyValue(sent, name)
 			return err
@@ -118,11 +117,12 @@ func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
 	if !t.operatorSetsHeaders {
 		return nil
 	}
-	remove := slices.AppendSeq(apideck.CallersOwn(), maps.Keys(t.callers))
+	remove := append(apideck.CallersOwn(), t.callers...)
 	for i, name := range remove {
 		remove[i] = strings.ToLower(name) // saves Caddy from folding it for each request
 	}
 	slices.Sort(remove)
+	remove = slices.Compact(remove)
 	return &headers.HeaderOps{
 		Set:    http.Header{"Host": {"{http.reverse_proxy.upstream.hostport}"}},
 		Delete: remove,
@@ -166,7 +166,7 @@ func (t *Transport) direct(ctx context.Context, req *http.Request, keepHost bool
 // onOneLine encodes the bytes of a path or query that HTTP/2 carries but that would end it in
 // the request line of HTTP/1.1, or in a URL. Others are left as they are.
 func onOneLine(s string) string {
-	if !strings.ContainsAny(s, " #") {
+	if strings.IndexByte(s, ' ') < 0 && strings.IndexByte(s, '#') < 0 { // on every request, and faster than ContainsAny
 		return s
 	}
 	return strings.NewReplacer(" ", "%20", "#", "%23").Replace(s)

@@ -119,7 +119,7 @@ func New(open func(context.Context) (record.Store, error), journal record.Journa
 	e := &Engine{
 		clock: clk, transport: transport, backlog: newBacklog(),
 		storage:     storage{open: open, journal: journal},
-		connections: connections{refreshers: sharded.New[record.Key, Refresher](func(key *record.Key) string { return key.Consumer })},
+		connections: connections{refreshers: sharded.New[record.Key, Refresher](func(key record.Key) string { return key.Consumer })},
 		lifecycle:   lifecycle{ctx: ctx, end: end},
 	}
 	e.refusals.breakers = breaker.NewSet(clk, background{e})

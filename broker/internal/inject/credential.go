@@ -19,6 +19,7 @@ type Credential struct {
 	headers []header
 	others  []connector.Injection // query parameters and cookies, merged with the request's
 	redact  []hidden              // to redact from responses
+	least   int                   // the length of the shortest in redact, in bytes
 	size    int                   // bytes
 }
 
@@ -60,9 +61,13 @@ func Supplied(authorization secret.String) *Credential {
 }
 
 func (c *Credential) hide(value string) {
-	if len(value) >= shortest {
-		c.redact = append(c.redact, hide(value))
+	if len(value) < shortest {
+		return
 	}
+	if len(c.redact) == 0 || len(value) < c.least {
+		c.least = len(value)
+	}
+	c.redact = append(c.redact, hide(value))
 }
 
 // Size returns how much the credential adds to a request, in bytes.

@@ -244,7 +244,9 @@ func TestAfterBodyWaitsForTrailers(t *testing.T) {
 	} {
 		test.resp.Body = io.NopCloser(strings.NewReader("ok"))
 		called := false
-		AfterBody(&test.resp, func() { called = true })
+		if MayHaveTrailers(&test.resp) {
+			AfterBody(&test.resp, func() { called = true })
+		}
 		if called {
 			t.Errorf("%s: called before the body was read", name)
 		}
@@ -255,5 +257,7 @@ func TestAfterBodyWaitsForTrailers(t *testing.T) {
 			t.Errorf("%s: called %v, want %v", name, called, test.want)
 		}
 	}
-	AfterBody(&http.Response{ProtoMajor: 1, ContentLength: -1}, func() { t.Error("called without a body") })
+	if MayHaveTrailers(&http.Response{ProtoMajor: 1, ContentLength: -1}) {
+		t.Error("a response without a body may have trailers")
+	}
 }

@@ -17,25 +17,25 @@ const shortest = 4
 
 // Scrub redacts the credential in the header or trailer of a response from downstream.
 func (c *Credential) Scrub(header http.Header) {
-	longest, escaped := 0, false
+	longest := 0
 	for name, values := range header {
 		longest = max(longest, len(name))
 		for _, value := range values {
 			longest = max(longest, len(value))
-			escaped = escaped || strings.ContainsAny(value, escapes)
 		}
 	}
+	if longest < c.least { // no form of any fits, as for most responses
+		return
+	}
 	for _, hidden := range c.redact {
-		if hidden.length > longest { // no form of it fits
+		if hidden.length > longest {
 			continue
 		}
 		forms := hidden.forms()
 		for _, form := range forms {
 			scrub(header, form)
 		}
-		if escaped {
-			scrubEscaped(header, forms)
-		}
+		scrubEscaped(header, forms)
 	}
 }
 
@@ -103,17 +103,17 @@ func forms(value string) []string {
 }
 
 // AfterBody arranges for f to be called once the body of resp has been read, when its trailers
-// are complete. It leaves the body of a 101 response alone, which is a connection.
+// are complete.
 func AfterBody(resp *http.Response, f func()) {
-	if resp.Body != nil && resp.StatusCode != http.StatusSwitchingProtocols && mayHaveTrailers(resp) {
-		resp.Body = &observedBody{ReadCloser: resp.Body, ended: f}
-	}
+	resp.Body = &observedBody{ReadCloser: resp.Body, ended: f}
 }
 
-// mayHaveTrailers reports whether trailers can follow the body. In HTTP/1.1 the body must be
-// chunked (RFC 9112 section 7.1.2), so its length is unknown.
-func mayHaveTrailers(resp *http.Response) bool {
-	return resp.ProtoMajor != 1 || resp.ContentLength < 0 || len(resp.Trailer) > 0
+// MayHaveTrailers reports whether trailers can follow the body. In HTTP/1.1 the body must be
+// chunked (RFC 9112 section 7.1.2), so its length is unknown. The body of a 101 response is a
+// connection.
+func MayHaveTrailers(resp *http.Response) bool {
+	return resp.Body != nil && resp.StatusCode != http.StatusSwitchingProtocols &&
+		(resp.ProtoMajor != 1 || resp.ContentLength < 0 || len(resp.Trailer) > 0)
 }
 
 type observedBody struct {

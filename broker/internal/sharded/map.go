@@ -12,7 +12,7 @@ import (
 // rarely contend for a lock.
 type Map[K comparable, V any] struct {
 	seed  maphash.Seed
-	name  func(*K) string
+	name  func(K) string
 	parts [64]part[K, V]
 }
 
@@ -22,7 +22,7 @@ type part[K comparable, V any] struct {
 }
 
 // New returns an empty map. name returns what tells most keys apart.
-func New[K comparable, V any](name func(*K) string) *Map[K, V] {
+func New[K comparable, V any](name func(K) string) *Map[K, V] {
 	m := &Map[K, V]{seed: maphash.MakeSeed(), name: name}
 	for i := range m.parts {
 		m.parts[i].values = make(map[K]*V)
@@ -31,7 +31,7 @@ func New[K comparable, V any](name func(*K) string) *Map[K, V] {
 }
 
 func (m *Map[K, V]) part(key *K) *part[K, V] {
-	return &m.parts[maphash.String(m.seed, m.name(key))%uint64(len(m.parts))]
+	return &m.parts[maphash.String(m.seed, m.name(*key))%uint64(len(m.parts))]
 }
 
 // Load returns the value of a key, nil if it has none.

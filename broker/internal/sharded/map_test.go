@@ -10,7 +10,7 @@ import (
 
 func TestKeyHasOneValue(t *testing.T) {
 	t.Parallel()
-	m := sharded.New[string, int](func(key *string) string { return *key })
+	m := sharded.New[string, int](func(key string) string { return key })
 	key := "ann"
 	first, second := 1, 2
 	if got := m.Load(&key); got != nil {
@@ -29,7 +29,7 @@ func TestKeyHasOneValue(t *testing.T) {
 
 func TestEachVisitsAllValuesAndMayChangeTheMap(t *testing.T) {
 	t.Parallel()
-	m := sharded.New[string, int](func(key *string) string { return *key })
+	m := sharded.New[string, int](func(key string) string { return key })
 	var stores sync.WaitGroup
 	const values = 1000
 	for i := range values {
