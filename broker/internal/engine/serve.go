@@ -30,10 +30,14 @@ func (r *Refresher) usable(ctx context.Context, conn *record.Connector, snap *Sn
 		return snap, nil
 	}
 	now := r.engine.now()
+	isValid := snap.servable(now) && !snap.Record.IsRejected()
+	if isValid && !snap.wantsRefresh(now) {
+		return snap, nil
+	}
 	refused := r.refused(snap, conn, now)
 	switch {
-	case snap.servable(now) && !snap.Record.IsRejected():
-		if snap.wantsRefresh(now) && conn.CanRefresh(snap.Record.Credentials) && refused == nil && !now.Mono.IsWithin(storeRetry, r.attempts.idleSince.Load()) {
+	case isValid:
+		if conn.CanRefresh(snap.Record.Credentials) && refused == nil && !now.Mono.IsWithin(storeRetry, r.attempts.idleSince.Load()) {
 			r.Start(ctx) // without waiting, since the token is still valid
 		}
 		return snap, nil

@@ -18,6 +18,7 @@ import (
 // the caches below.
 type Snapshot struct {
 	Record    *record.Record
+	hasToken  bool // and may use it: neither disabled nor deleted
 	rev       record.Revision
 	readAt    clock.Instant
 	refreshAt time.Time     // when to refresh the token ahead of its expiry; zero: never
@@ -86,6 +87,7 @@ func refreshAt(c *record.Credentials, margin time.Duration) time.Time {
 func newSnapshot(rec *record.Record, rev record.Revision, readAt clock.Instant, margin time.Duration) *Snapshot {
 	s := &Snapshot{Record: rec, rev: rev, readAt: readAt}
 	if c := rec.Credentials; c != nil {
+		s.hasToken = rec.Enabled && !rec.IsTombstone() && !c.AccessToken.IsZero()
 		s.refreshAt = refreshAt(c, margin)
 		if lifetime := c.Expiry.Sub(c.IssuedAt); !c.Expiry.IsZero() && !c.IssuedAt.IsZero() && lifetime > 0 {
 			s.expiresAt = readAt.Add(lifetime)
@@ -99,8 +101,7 @@ func newSnapshot(rec *record.Record, rev record.Revision, readAt clock.Instant, 
 
 // servable reports whether the snapshot has a token that is valid by the clock.
 func (s *Snapshot) servable(now clock.Moment) bool {
-	c := s.Record.Credentials
-	return s.Record.Enabled && !s.Record.IsTombstone() && c != nil && !c.AccessToken.IsZero() && !s.expired(now)
+	return s.hasToken && !s.expired(now)
 }
 
 // expired reports whether the access token has expired by either clock.
