@@ -40,7 +40,9 @@ func headersRead(s string) []string {
 	return names
 }
 
-func (h callerHeaders) has(name string) bool { return slices.Contains(h, name) || apideck.IsCallersOwn(name) }
+func (h callerHeaders) has(name string) bool {
+	return slices.Contains(h, name) || apideck.IsCallersOwn(name)
+}
 
 // checkOnce returns an error if such a header is sent more than once: Caddy's placeholders join
 // the values, but the caller's other proxies may each take one of them.
