@@ -12,11 +12,14 @@ import (
 // maxDetail bounds what is kept of a refusal beyond its code, in bytes.
 const maxDetail = 200
 
-// detailMembers are members of an error body that say more than its code. Their values are
-// short words or numbers.
-var detailMembers = []string{"suberror", "error_codes", "error_code", "errorcode", "errcode", "error_subcode", "status", "code"}
+// detailMembers are members of an error body that say more than its code, and bodyIDs those
+// with which services find a request in their logs. The values are short words or numbers.
+var (
+	detailMembers = []string{"suberror", "error_codes", "error_code", "errorcode", "errcode", "error_subcode", "status", "code"}
+	bodyIDs       = []string{"correlation_id", "trace_id", "request_id"}
+)
 
-// requestIDs are the header fields with which services find a request in their logs.
+// requestIDs are header fields of the same kind.
 var requestIDs = []string{
 	"X-Ms-Request-Id", "Intuit_tid", "X-Request-Id", "Request-Id", "X-Correlation-Id", "X-Amzn-Requestid", "X-Trace-Id", "Cf-Ray",
 }
@@ -44,10 +47,8 @@ func (r *Request) detail(x *exchange, f *refusal) string {
 			add(name, value)
 		}
 	}
-	for _, value := range f.values {
-		for _, number := range slices.Compact(errorNumber.FindAllString(value, 3)) {
-			add("number", number)
-		}
+	for _, number := range f.numbers() {
+		add("number", number)
 	}
 	for _, name := range requestIDs {
 		add(strings.ToLower(name), x.header.Get(name))
@@ -58,5 +59,28 @@ func (r *Request) detail(x *exchange, f *refusal) string {
 		server, _, _ := strings.Cut(x.header.Get("Server"), "/")
 		add("server", strings.ReplaceAll(server, " ", "-"))
 	}
+	for _, name := range bodyIDs { // last: they are long
+		for _, value := range f.details[name] {
+			add(name, value)
+		}
+	}
 	return b.String()
+}
+
+// numbers returns the first error numbers in the descriptions, each once. A page of HTML has
+// many that mean something else.
+func (f *refusal) numbers() []string {
+	const most = 3
+	var numbers []string
+	if f.foreign {
+		return nil
+	}
+	for _, value := range f.values {
+		for _, number := range errorNumber.FindAllString(value, most) {
+			if !slices.Contains(numbers, number) && len(numbers) < most {
+				numbers = append(numbers, number)
+			}
+		}
+	}
+	return numbers
 }
