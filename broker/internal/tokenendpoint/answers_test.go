@@ -63,8 +63,8 @@ func (f *answerFile) text() string {
 	return string(f.Body)
 }
 
-// timePattern is a time in a text, so many seconds after now.
-var timePattern = regexp.MustCompile(`@(unix|unix_ms|rfc3339)\+([0-9]+)@`)
+// timePattern is a time in a body or a header, so many seconds after now.
+var timePattern = regexp.MustCompile(`@(unix|unix_ms|http|rfc3339)\+([0-9]+)@`)
 
 func expandTimes(text string, now time.Time) string {
 	return timePattern.ReplaceAllStringFunc(text, func(s string) string {
@@ -75,6 +75,8 @@ func expandTimes(text string, now time.Time) string {
 			return strconv.FormatInt(at.Unix(), 10)
 		case "unix_ms":
 			return strconv.FormatInt(at.UnixMilli(), 10)
+		case "http":
+			return at.Format(http.TimeFormat)
 		default:
 			return at.Format(time.RFC3339)
 		}
@@ -105,7 +107,7 @@ func (f *answerFile) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	header := make(http.Header)
 	for name, value := range f.Headers {
-		header.Set(name, value)
+		header.Set(name, expandTimes(value, sentAt))
 	}
 	text := f.text()
 	if header.Get("Content-Type") == "" && strings.HasPrefix(text, "{") {

@@ -4,6 +4,7 @@ import (
 	"mime"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -34,7 +35,7 @@ func (r *Request) detail(x *exchange, f *refusal) string {
 	var b strings.Builder
 	add := func(name, value string) {
 		value = r.showable(value)
-		if value == record.CodeUnknownError || value == "" || value == f.code || b.Len()+len(name)+len(value)+2 > maxDetail {
+		if value == record.CodeUnknownError || name == "status" && value == strconv.Itoa(x.status) || value == "" || value == f.code || b.Len()+len(name)+len(value)+2 > maxDetail {
 			return
 		}
 		if b.Len() > 0 {
@@ -55,7 +56,9 @@ func (r *Request) detail(x *exchange, f *refusal) string {
 	}
 	if !f.named {
 		kind, _, _ := mime.ParseMediaType(x.header.Get("Content-Type"))
-		add("content-type", strings.ReplaceAll(kind, "/", "."))
+		if kind != "application/json" {
+			add("content-type", strings.ReplaceAll(kind, "/", "."))
+		}
 		server, _, _ := strings.Cut(x.header.Get("Server"), "/")
 		add("server", strings.ReplaceAll(server, " ", "-"))
 	}
