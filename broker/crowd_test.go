@@ -1,9 +1,12 @@
 package broker_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -31,6 +34,48 @@ var deadWordings = []func() *http.Response{
 	},
 	func() *http.Response { return brokertest.Response(200, map[string]any{"error": "session_gone"}) },
 	func() *http.Response { return brokertest.Response(401, "") },
+}
+
+// knownWordings returns the responses in the testdata of package tokenendpoint that may be about
+// one connection or about the client.
+func knownWordings(t *testing.T) []func() *http.Response {
+	t.Helper()
+	paths, err := filepath.Glob("internal/tokenendpoint/testdata/answers/*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wordings []func() *http.Response
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var file struct {
+			Status  int
+			Headers map[string]string
+			Body    json.RawMessage
+			Want    struct{ Class record.Class }
+		}
+		if err := json.Unmarshal(b, &file); err != nil {
+			t.Fatal(err)
+		}
+		if file.Want.Class != record.ClassRefused {
+			continue
+		}
+		body := string(file.Body)
+		_ = json.Unmarshal(file.Body, &body) // a string is the text itself
+		wordings = append(wordings, func() *http.Response {
+			resp := brokertest.Response(file.Status, body)
+			for name, value := range file.Headers {
+				resp.Header.Set(name, value)
+			}
+			return resp
+		})
+	}
+	if len(wordings) < 20 {
+		t.Fatalf("got %d wordings", len(wordings))
+	}
+	return wordings
 }
 
 // A crowd is a number of connections to one token endpoint, some of them dead. All are called

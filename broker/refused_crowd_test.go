@@ -39,7 +39,7 @@ func TestDeadGrantsOfEveryWordingHurtNoOtherConnection(t *testing.T) {
 		}},
 	}
 	for _, lifetime := range []time.Duration{4 * time.Minute, 20 * time.Minute} {
-		for _, dead := range []int{3, 50} {
+		for _, dead := range []int{1, 3, 12, 50} {
 			for _, arrival := range arrivals {
 				t.Run(fmt.Sprintf("%d of %v %s", dead, lifetime, arrival.name), func(t *testing.T) {
 					t.Parallel()
@@ -60,6 +60,28 @@ func TestDeadGrantsOfEveryWordingHurtNoOtherConnection(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// The same with everything that token endpoints are known to have said without a word of which
+// the broker knows the meaning.
+func TestDeadGrantsOfEveryKnownWordingHurtNoOtherConnection(t *testing.T) {
+	t.Parallel()
+	wordings := knownWordings(t)
+	for _, lifetime := range []time.Duration{4 * time.Minute, 20 * time.Minute} {
+		t.Run(lifetime.String(), func(t *testing.T) {
+			t.Parallel()
+			virtually(t, func(t *testing.T, h *harness) {
+				c := newCrowd(t, h, 10, lifetime)
+				c.wordings = wordings
+				c.addDead(50, 2*lifetime, lifetime)
+				c.call(30 * time.Minute)
+				c.wantNeedsAuth()
+				if got := h.requestsOf("dead"); got > 8*50 {
+					t.Errorf("got %d token requests for 50 dead connections", got)
+				}
+			})
+		})
 	}
 }
 

@@ -161,6 +161,8 @@ type connection struct {
 	AuthType   string         `json:"auth_type"`
 	Settings   map[string]any `json:"settings"`
 	Metadata   map[string]any `json:"metadata"`
+
+	RefreshTokenExpiresAt int64 `json:"refresh_token_expires_at"`
 }
 
 func (a answer) connection(t testing.TB) connection {

@@ -11,7 +11,7 @@ import (
 )
 
 // Connection is the JSON form of a connection in the Apideck API, reduced to the members that
-// the broker supports. Times are Unix milliseconds, 0 for never. It contains no credentials.
+// the broker supports, and with one that it adds, refresh_token_expires_at. Times are Unix milliseconds, 0 for never. It contains no credentials.
 type Connection struct {
 	ID                  string               `json:"id"`
 	ServiceID           string               `json:"service_id"`
@@ -30,6 +30,7 @@ type Connection struct {
 	Health              record.Health        `json:"health,omitempty"` // absent while the state is available
 	CredentialsExpireAt int64                `json:"credentials_expire_at"`
 	LastRefreshFailedAt int64                `json:"last_refresh_failed_at"`
+	RefreshExpiresAt    int64                `json:"refresh_token_expires_at,omitempty"`
 	CreatedAt           int64                `json:"created_at"`
 	UpdatedAt           int64                `json:"updated_at"`
 }
@@ -70,6 +71,7 @@ func NewConnection(c *record.Connection) Connection {
 		FormFields:          make([]formField, 0, len(def.Settings)),
 		CredentialsExpireAt: unixMilli(c.CredentialsExpireAt),
 		LastRefreshFailedAt: unixMilli(c.LastRefreshFailedAt),
+		RefreshExpiresAt:    unixMilli(c.RefreshTokenExpiresAt),
 		CreatedAt:           unixMilli(c.CreatedAt),
 		UpdatedAt:           unixMilli(c.UpdatedAt),
 	}

@@ -35,7 +35,7 @@ func TestConnectionAsJSON(t *testing.T) {
 				State: record.StateCallable, Health: record.HealthOK, Enabled: true,
 				Settings:  map[string]any{"instance_url": "https://jane.acme.test", "api_key": record.Mask},
 				Metadata:  map[string]any{"plan": "gold"},
-				CreatedAt: at(1), UpdatedAt: at(2), CredentialsExpireAt: at(3), LastRefreshFailedAt: at(4),
+				CreatedAt: at(1), UpdatedAt: at(2), CredentialsExpireAt: at(3), LastRefreshFailedAt: at(4), RefreshTokenExpiresAt: at(5),
 			},
 			`{"id":"crm+acme","service_id":"acme","name":"Acme","unified_api":"crm","state":"callable",` +
 				`"integration_state":"configured","auth_type":"oauth2","oauth_grant_type":"authorization_code","status":"live",` +
@@ -47,7 +47,7 @@ func TestConnectionAsJSON(t *testing.T) {
 				`"custom_field":false,"disabled":false,"hidden":false,"sensitive":true},` +
 				`{"id":"region","label":"Region","type":"text","required":false,` +
 				`"custom_field":false,"disabled":false,"hidden":false,"sensitive":false}],` +
-				`"health":"ok","credentials_expire_at":3000,"last_refresh_failed_at":4000,"created_at":1000,"updated_at":2000}`,
+				`"health":"ok","credentials_expire_at":3000,"last_refresh_failed_at":4000,"refresh_token_expires_at":5000,"created_at":1000,"updated_at":2000}`,
 		},
 		"a connector without a connection": {
 			record.Connection{

@@ -54,8 +54,7 @@ func (r *Record) Succeed(ans Answer) EventType {
 		r.Credentials = &Credentials{}
 	}
 	c := r.Credentials
-	r.Rotate(ans.RefreshToken)
-	c.setRefreshExpiry(ans)
+	r.Rotate(ans)
 	c.AccessToken, c.TokenType, c.Redeemed = ans.AccessToken, ans.TokenType, true
 	c.IssuedAt, c.Expiry = ans.SentAt, time.Time{}
 	if ans.Lifetime > 0 {
@@ -71,13 +70,14 @@ func (r *Record) Succeed(ans Answer) EventType {
 	return ""
 }
 
-// Rotate replaces the refresh token by next, if it is another one, and remembers the old one.
-func (r *Record) Rotate(next secret.String) {
-	c := r.Credentials
-	if next.IsZero() || next.Equal(c.RefreshToken) {
-		return
+// Rotate replaces the refresh token by that of a token endpoint's answer, if it is another one,
+// and remembers the old one. It also notes the lifetime that the answer gives.
+func (r *Record) Rotate(ans Answer) {
+	c, next := r.Credentials, ans.RefreshToken
+	if !next.IsZero() && !next.Equal(c.RefreshToken) {
+		r.replaceRefreshToken(next)
 	}
-	r.replaceRefreshToken(next)
+	c.setRefreshExpiry(ans)
 }
 
 // DropRefreshToken removes a refresh token that was refused for good.

@@ -23,6 +23,9 @@ type Connection struct {
 	// CredentialsExpireAt is when the credentials of a parked connection will be cleared,
 	// zero for never.
 	CredentialsExpireAt time.Time
+	// RefreshTokenExpiresAt is when the refresh token lapses, by what the token endpoint said;
+	// zero if it did not.
+	RefreshTokenExpiresAt time.Time
 	// LastRefreshFailedAt is the time of the last failed refresh, zero after a success.
 	LastRefreshFailedAt time.Time
 }
@@ -54,13 +57,17 @@ const (
 
 // View returns the part of the record that may be shown.
 func (r *Record) View(def *connector.Definition, now time.Time) Connection {
-	return Connection{
+	c := Connection{
 		Key: r.Key, Connector: *def, Enabled: r.Enabled,
 		State: r.state(def, now), Health: r.health(def),
 		Settings: maskSettings(def, r.Settings), Metadata: cloneObject(r.Metadata),
 		CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
 		CredentialsExpireAt: r.Cycle.CredentialsExpireAt, LastRefreshFailedAt: r.Cycle.FailedAt,
 	}
+	if r.Credentials != nil {
+		c.RefreshTokenExpiresAt = r.Credentials.RefreshExpiry
+	}
+	return c
 }
 
 func (r *Record) state(def *connector.Definition, now time.Time) State {

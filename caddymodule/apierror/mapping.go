@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -170,8 +169,7 @@ func tokenError(err *record.TokenError, now time.Time) *Error {
 	}
 	if !err.Parked || err.Err != nil {
 		e := unavailable(err, wait)
-		e.Message = fmt.Sprintf("There is no valid token for %s, and refreshing it failed (%s); %s",
-			err.Key.Connector, strings.TrimSuffix(string(err.Class)+": "+err.WholeCode(), ": "), laterAdvice(err.Class))
+		e.Message = fmt.Sprintf("There is no valid token for %s, and refreshing it failed (%s); %s", err.Key.Connector, failure(err), laterAdvice(err))
 		e.internal = nil // the broker has logged it
 		return e
 	}
@@ -195,12 +193,31 @@ func tokenError(err *record.TokenError, now time.Time) *Error {
 	}
 }
 
-// laterAdvice says how to fix a failed refresh that did not cost the grant.
-func laterAdvice(class record.Class) string {
-	if class == record.ClassConfiguration {
-		return "ask the operator to fix the connector's client_id, client_secret, auth_style or token_url; try again later"
+// failure says how a refresh failed: class, code and what the token endpoint said beyond it.
+func failure(err *record.TokenError) string {
+	said := string(err.Class)
+	if err.Code != "" {
+		said += ": " + err.WholeCode()
 	}
-	return "try again later"
+	if err.Detail != "" {
+		said += ", " + err.Detail
+	}
+	return said
+}
+
+// laterAdvice says what is likely wrong after a failed refresh that did not cost the grant.
+func laterAdvice(err *record.TokenError) string {
+	const later = "try again later"
+	switch {
+	case err.Class == record.ClassConfiguration:
+		return "ask the operator to fix the connector's client_id, client_secret, auth_style or token_url; " + later
+	case err.Code == record.CodeEndpointInDoubt:
+		return "several connections were refused in a row, so the connector's OAuth client or token_url is likelier wrong than this grant; " + later
+	case err.Class == record.ClassRefused:
+		return "likely this grant is dead, not the connector's OAuth client wrong; " + later
+	default:
+		return later
+	}
 }
 
 // MethodRefused is the error for TRACE and CONNECT. A TRACE returns the credential in the

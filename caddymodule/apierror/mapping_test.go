@@ -40,6 +40,15 @@ func TestErrorsBecomeResponses(t *testing.T) {
 		{"retried at once", &record.TokenError{Key: key, Class: record.ClassTransient, RetryAt: now.Add(-time.Hour)}, 503, "ServiceUnavailableError", "1", "crm/acme"},
 		{"no answer from the store", &record.TokenError{Key: key, Class: record.ClassTransient, Err: record.ErrStoreUnavailable}, 503, "ServiceUnavailableError", "1", "crm/acme"},
 		{"a setting is missing", &record.TokenError{Key: key, Class: record.ClassConfiguration, BadSettings: true, Err: errors.New("x")}, 422, "InvalidStateError", "", `"detail":"x"`},
+		{
+			"paused", &record.TokenError{Key: key, Class: record.ClassConfiguration, Code: record.CodeConnectorPaused, Reason: "invalid_client", Detail: "number=AADSTS7000222"},
+			503, "ServiceUnavailableError", "1", "(configuration: connector_paused because of invalid_client, number=AADSTS7000222); ask the operator to fix",
+		},
+		{
+			"in doubt", &record.TokenError{Key: key, Class: record.ClassTransient, Code: record.CodeEndpointInDoubt, Reason: "http_404"},
+			503, "ServiceUnavailableError", "1", "because of http_404); several connections were refused in a row",
+		},
+		{"refused", &record.TokenError{Key: key, Class: record.ClassRefused, Code: "invalid_request"}, 503, "ServiceUnavailableError", "1", "(refused: invalid_request); likely this grant is dead"},
 		{"a wrong client", &record.TokenError{Key: key, Class: record.ClassConfiguration, Code: "invalid_client", RetryAt: now.Add(5 * time.Minute)}, 503, "ServiceUnavailableError", "300", "crm/acme, and refreshing it failed (configuration: invalid_client); ask the operator to fix"},
 		{"too large", record.ErrRecordTooLarge, 413, "RequestEntityTooLargeError", "", ""},
 		{"header too large", HeaderTooLarge(64), 431, "RequestHeaderFieldsTooLargeError", "", "64 bytes"},

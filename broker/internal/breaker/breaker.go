@@ -29,13 +29,16 @@ type breaker struct {
 	client  clientSettings // at the time of the refusals; with others the refusals mean nothing
 	refused []record.Key   // connections since the last accepted request; at most enoughRefusals
 	streak  streak         // refusals of the client
-	reason  string         // code of the last refusal
+	reason  reason         // of the last refusal
 
 	last    lastRequest
 	turn    turn
-	waiting map[record.Key]*waiter
+	waiting queue
 	timer   timer
 }
+
+// A reason is what a token endpoint said when it refused.
+type reason struct{ code, detail string }
 
 // A streak counts refusals of the client in a row. At 0 the client is only in doubt.
 type streak struct {
@@ -79,6 +82,8 @@ func (t *timer) stop() {
 
 // A waiter is a connection that is due for a refresh and held back.
 type waiter struct {
+	key      record.Key
+	index    int           // in its queue
 	refused  bool          // its credentials, or its client, were refused already
 	proven   bool          // the token endpoint has accepted a refresh of it before
 	valid    bool          // its token is valid: it has something to lose
@@ -89,7 +94,7 @@ type waiter struct {
 }
 
 func newWaiter(rec *record.Record, now clock.Moment) *waiter {
-	w := &waiter{refused: rec.WasRefused(), failedAt: rec.Cycle.FailedAt, since: now.Mono}
+	w := &waiter{key: rec.Key, refused: rec.WasRefused(), failedAt: rec.Cycle.FailedAt, since: now.Mono}
 	if c := rec.Credentials; c != nil {
 		w.proven, w.expiry = c.Redeemed, c.Expiry
 		w.valid = !c.AccessToken.IsZero() && !c.ExpiredAt(now.Wall)
@@ -144,35 +149,21 @@ func (b *breaker) spacing(w *waiter) time.Duration {
 }
 
 // next returns the connection that goes next, and when; nil if none waits.
-func (b *breaker) next() (record.Key, *waiter, clock.Instant) {
-	var first record.Key
-	var best *waiter
-	urgent := false
-	for key, w := range b.waiting {
-		urgent = urgent || w.urgent
-		switch {
-		case best == nil, b.isTired(first, best) && !b.isTired(key, w):
-		case b.isTired(key, w) && !b.isTired(first, best):
-			continue
-		case w.compare(best) >= 0:
-			continue
-		}
-		first, best = key, w
-	}
-	switch {
-	case best == nil:
-		return record.Key{}, nil, 0
-	case urgent:
-		return first, best, b.last.at.Add(minSpacing)
+func (b *breaker) next() (*waiter, clock.Instant) {
+	switch first := b.waiting.first(b.isTired); {
+	case first == nil:
+		return nil, 0
+	case b.waiting.urgent > 0:
+		return first, b.last.at.Add(minSpacing)
 	default:
-		return first, best, b.last.at.Add(b.spacing(best))
+		return first, b.last.at.Add(b.spacing(first))
 	}
 }
 
 // isTired reports whether the connection was refused with the last request. Unless an operator
 // asks, it is not tried twice in a row while others wait.
-func (b *breaker) isTired(key record.Key, w *waiter) bool {
-	return key == b.last.connection && w.refused && !w.urgent
+func (b *breaker) isTired(w *waiter) bool {
+	return w.key == b.last.connection && w.refused && !w.urgent
 }
 
 // isTaken reports whether a connection has the turn and has not lost it.
@@ -180,38 +171,28 @@ func (b *breaker) isTaken(now clock.Instant) bool {
 	return b.turn.key != (record.Key{}) && (b.turn.used || now.Sub(b.turn.since) < turnTimeout)
 }
 
-// enlist makes a connection wait for its turn.
-func (b *breaker) enlist(key record.Key, w *waiter) {
-	if old := b.waiting[key]; old != nil {
-		w.urgent, w.since = w.urgent || old.urgent, old.since
-	}
-	if b.waiting == nil {
-		b.waiting = make(map[record.Key]*waiter)
-	}
-	b.waiting[key] = w
-}
-
 // noteRefused counts a refused connection, whatever the code.
-func (b *breaker) noteRefused(key record.Key, code string, now clock.Instant) {
+func (b *breaker) noteRefused(key record.Key, ans record.Answer, now clock.Instant) {
 	if len(b.refused) < enoughRefusals && !slices.Contains(b.refused, key) {
 		b.refused = append(b.refused, key)
 	}
-	b.reason, b.last = code, lastRequest{now, key}
+	b.reason, b.last = reason{ans.Code, ans.Detail}, lastRequest{now, key}
 }
 
 // heldError returns the error of a connection that is held back.
 func (b *breaker) heldError(key record.Key, now clock.Moment) *record.TokenError {
 	wait := time.Second
-	if w := b.waiting[key]; w != nil {
+	if w := b.waiting.byKey[key]; w != nil {
 		wait = max(wait, b.last.at.Add(b.spacing(w)).Sub(now.Mono))
 	}
 	err := &record.TokenError{
-		Key: key, Class: record.ClassTransient, Code: record.CodeEndpointInDoubt, Reason: b.reason,
+		Key: key, Class: record.ClassTransient, Code: record.CodeEndpointInDoubt, Reason: b.reason.code,
 		RetryAt: now.Wall.Add(wait),
 		GivenUp: true, // it is started when its turn comes
 	}
 	if b.streak.all > 0 {
-		err.Class, err.Code = record.ClassConfiguration, record.CodeConnectorPaused
+		// What was said of the client helps with every connection of its.
+		err.Class, err.Code, err.Detail = record.ClassConfiguration, record.CodeConnectorPaused, b.reason.detail
 	}
 	return err
 }

@@ -6,7 +6,6 @@ package breaker
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -46,7 +45,7 @@ func (s *Set) now() clock.Moment { return clock.MomentOf(s.clock) }
 // ClientRefused holds requests back because the token endpoint has refused the record's client.
 // It reports whether that begins a pause, and whether the pause covers more than the one
 // connection.
-func (s *Set) ClientRefused(conn *record.Connector, rec *record.Record, code string) (begun, shared bool) {
+func (s *Set) ClientRefused(conn *record.Connector, rec *record.Record, ans record.Answer) (begun, shared bool) {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,24 +56,24 @@ func (s *Set) ClientRefused(conn *record.Connector, rec *record.Record, code str
 	if c := rec.Credentials; c != nil && c.Redeemed {
 		b.streak.proven++
 	}
-	b.noteRefused(rec.Key, code, now.Mono)
+	b.noteRefused(rec.Key, ans, now.Mono)
 	w := newWaiter(rec, now)
 	w.refused, w.failedAt = true, now.Wall
-	delete(b.waiting, rec.Key) // what an operator asked for is done
-	b.enlist(rec.Key, w)
+	b.waiting.remove(rec.Key) // what an operator asked for is done
+	b.waiting.put(w)
 	s.arrange(subj, b, now.Mono)
 	return begun, subj.isShared()
 }
 
 // Refused counts a connection that was refused for what may be its own fault. It reports
 // whether requests were held back before, and whether they are now.
-func (s *Set) Refused(conn *record.Connector, rec *record.Record, code string) (before, after bool) {
+func (s *Set) Refused(conn *record.Connector, rec *record.Record, ans record.Answer) (before, after bool) {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.findOrAdd(conn, subjectOf(conn, rec), rec, now.Mono)
 	before = b.isOpen()
-	b.noteRefused(rec.Key, code, now.Mono)
+	b.noteRefused(rec.Key, ans, now.Mono)
 	return before, b.isOpen()
 }
 
@@ -87,13 +86,16 @@ func (s *Set) Accepted(conn *record.Connector, rec *record.Record) {
 	}
 }
 
-// Reconfigured closes the breakers of clients that have other settings now.
+// Reconfigured closes the breakers of clients that have other settings now, and forgets those
+// of connectors that are gone.
 func (s *Set) Reconfigured(cfg *record.Config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for subj := range s.breakers {
-		// The settings of a connection's own client are in the record.
-		if conn := cfg.Connectors[subj.connector]; conn != nil && subj.isShared() {
+		switch conn := cfg.Connectors[subj.connector]; {
+		case conn == nil:
+			s.forget(subj)
+		case subj.isShared(): // the settings of a connection's own client are in the record
 			s.find(conn, subj, nil)
 		}
 	}
@@ -123,16 +125,23 @@ func (s *Set) findOrAdd(conn *record.Connector, subj subject, rec *record.Record
 
 // remove removes a breaker and starts the connections that it held back. The caller holds mu.
 func (s *Set) remove(subj subject) {
+	if b := s.forget(subj); b != nil {
+		s.resume(b)
+	}
+}
+
+// forget removes a breaker and returns it, nil if there is none. The caller holds mu.
+func (s *Set) forget(subj subject) *breaker {
 	b := s.breakers[subj]
 	if b == nil {
-		return
+		return nil
 	}
 	delete(s.breakers, subj)
 	b.timer.stop()
 	if s.turns[b.turn.key] == subj {
 		delete(s.turns, b.turn.key)
 	}
-	s.resume(b)
+	return b
 }
 
 // releasePace is the time between two connections that are started when a breaker has closed.
@@ -140,16 +149,11 @@ const releasePace = 50 * time.Millisecond
 
 // resume starts the connections that wait at the breaker, without waiting for them.
 func (s *Set) resume(b *breaker) {
-	if len(b.waiting) == 0 {
+	if b.waiting.len() == 0 {
 		return
 	}
-	keys := make([]record.Key, 0, len(b.waiting))
-	for key := range b.waiting {
-		keys = append(keys, key)
-	}
-	slices.SortFunc(keys, func(x, y record.Key) int { return b.waiting[x].compare(b.waiting[y]) })
 	s.runner.Run(func(ctx context.Context) {
-		for _, key := range keys {
+		for _, key := range b.waiting.keys() { // the breaker was removed, so it does not change
 			s.runner.StartRefresh(key)
 			if s.clock.Sleep(ctx, releasePace) != nil {
 				return
@@ -170,7 +174,7 @@ func (s *Set) prune(now clock.Instant) {
 	}
 	for subj, b := range s.breakers {
 		narrow := !subj.isShared() || subj.endpoint != ""
-		if narrow && len(b.waiting) == 0 && !b.isTaken(now) && now.Sub(b.last.at) > 2*ProbeInterval {
+		if narrow && b.waiting.len() == 0 && !b.isTaken(now) && now.Sub(b.last.at) > 2*ProbeInterval {
 			s.remove(subj)
 		}
 	}

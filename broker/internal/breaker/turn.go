@@ -81,14 +81,14 @@ func (s *Set) openFor(conn *record.Connector, rec *record.Record) (subject, *bre
 func (s *Set) wait(subj subject, b *breaker, rec *record.Record, now clock.Moment, urgent bool) error {
 	w := newWaiter(rec, now)
 	w.urgent = urgent
-	b.enlist(rec.Key, w)
+	b.waiting.put(w)
 	if b.turn.used {
 		return b.heldError(rec.Key, now) // the end of the turn decides which connection goes next
 	}
 	if now.Mono < b.timer.at && b.timer.isBefore(b.last.at.Add(b.spacing(w))) {
 		return b.heldError(rec.Key, now) // the timer decides which connection goes next
 	}
-	if next, _, at := b.next(); b.isTaken(now.Mono) || next != rec.Key || now.Mono < at {
+	if next, at := b.next(); b.isTaken(now.Mono) || next.key != rec.Key || now.Mono < at {
 		s.arrange(subj, b, now.Mono)
 		return b.heldError(rec.Key, now)
 	}
@@ -98,7 +98,7 @@ func (s *Set) wait(subj subject, b *breaker, rec *record.Record, now clock.Momen
 // giveTurn lets a connection send the next request. The caller holds mu.
 func (s *Set) giveTurn(subj subject, b *breaker, key record.Key, now clock.Instant) {
 	delete(s.turns, b.turn.key)
-	delete(b.waiting, key)
+	b.waiting.remove(key)
 	b.turn = turn{key: key, since: now, before: b.last.at}
 	s.turns[key] = subj
 }
@@ -141,7 +141,7 @@ func (s *Set) arrange(subj subject, b *breaker, now clock.Instant) {
 	if b.turn.used {
 		return // the end of the turn arranges the next one
 	}
-	_, next, at := b.next()
+	next, at := b.next()
 	if next == nil {
 		return
 	}
@@ -184,11 +184,12 @@ func (s *Set) passTurn(timer context.Context, subj subject, b *breaker) (record.
 		return record.Key{}, false
 	}
 	b.timer.cancel = nil
-	key, next, at := b.next()
-	due := next != nil && !b.isTaken(now) && now >= at
-	if due {
-		s.giveTurn(subj, b, key, now)
+	next, at := b.next()
+	if next == nil || b.isTaken(now) || now < at {
+		s.arrange(subj, b, now)
+		return record.Key{}, false
 	}
-	s.arrange(subj, b, now) // also if the connection does not use its turn
-	return key, due
+	s.giveTurn(subj, b, next.key, now)
+	s.arrange(subj, b, now) // the connection may not use its turn
+	return next.key, true
 }

@@ -106,7 +106,7 @@ func (p *pendingAnswer) merge(rec *record.Record, policy record.Policy, now time
 	}
 	if p.answer.AccessToken.IsZero() {
 		// A new refresh token came alone; the next attempt sends it.
-		rec.Rotate(p.answer.RefreshToken)
+		rec.Rotate(p.answer)
 		rec.Generation++
 		p.outcome.event = rec.Fail(p.answer, policy, now)
 	} else {

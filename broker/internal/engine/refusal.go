@@ -30,7 +30,7 @@ func (b background) StartRefresh(key record.Key) { b.engine.Refresher(key).Start
 // reports whether the pause is new to them.
 func (a *attempt) pause(ctx context.Context, held *heldLease, ans record.Answer, now time.Time) (news bool) {
 	e := a.refresher.engine
-	begun, shared := e.refusals.breakers.ClientRefused(a.conn, held.rec, ans.Code)
+	begun, shared := e.refusals.breakers.ClientRefused(a.conn, held.rec, ans)
 	if !begun || shared && !e.announce(ctx, a.conn, held.rec, now) {
 		return false
 	}
@@ -44,15 +44,15 @@ func (a *attempt) pause(ctx context.Context, held *heldLease, ans record.Answer,
 		msg = "the token endpoint refuses the OAuth client; the connector is paused, no connection has lost its credentials. " +
 			"Check the connector's client_id, client_secret, auth_style and token_url"
 	}
-	a.log(ctx, slog.LevelError, msg, &record.TokenError{Key: a.refresher.Key, Class: ans.Class, Code: ans.Code})
+	a.log(ctx, slog.LevelError, msg, a.errorOf(ans))
 	return true
 }
 
 // noteRefusal is called when the token endpoint has refused a connection without saying whether
 // that concerns the connection or the client.
 func (a *attempt) noteRefusal(ctx context.Context, held *heldLease, ans record.Answer) {
-	err := &record.TokenError{Key: a.refresher.Key, Class: ans.Class, Code: ans.Code}
-	switch before, after := a.refresher.engine.refusals.breakers.Refused(a.conn, held.rec, ans.Code); {
+	err := a.errorOf(ans)
+	switch before, after := a.refresher.engine.refusals.breakers.Refused(a.conn, held.rec, ans); {
 	case !before && after:
 		a.log(ctx, slog.LevelWarn, "the token endpoint has refused several connections in a row: likely the OAuth client or token_url is wrong, "+
 			"not their grants; requests are spaced until one is accepted, no connection has lost its credentials", err)
@@ -60,6 +60,11 @@ func (a *attempt) noteRefusal(ctx context.Context, held *heldLease, ans record.A
 		a.log(ctx, slog.LevelInfo, "the token endpoint has refused a connection: likely its grant is dead, not the OAuth client wrong; "+
 			"the connection is retried, and has lost nothing", err)
 	}
+}
+
+// errorOf returns a failed answer as an error for the log.
+func (a *attempt) errorOf(ans record.Answer) error {
+	return &record.TokenError{Key: a.refresher.Key, Class: ans.Class, Code: ans.Code, Detail: ans.Detail}
 }
 
 // clientAccepted is called when the token endpoint has accepted a token request. If that had

@@ -250,5 +250,8 @@ func (a *attempt) log(ctx context.Context, level slog.Level, msg string, err err
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
+	if token, ok := errors.AsType[*record.TokenError](err); ok && token.Detail != "" {
+		attrs = append(attrs, slog.String("detail", token.Detail))
+	}
 	a.cfg.Log().LogAttrs(ctx, level, msg, attrs...)
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// tokens reads the tokens of a 2xx that names no error, member by member: a broken one does
-// not spoil the others. The answer may hold the only copy of the next refresh token, so one
-// that cannot be understood is searched for it.
+// tokens reads the tokens of a 2xx member by member, so that a broken one does not spoil the
+// others. The answer may hold the only copy of the next refresh token. If it has none of the
+// tokens in their places, all of it is searched for that.
 func (x *exchange) tokens(ans record.Answer, req *Request) record.Answer {
 	answer := x.members()
 	access := tokenText(req.member(answer, connector.AnswerAccessToken))
@@ -22,16 +22,20 @@ func (x *exchange) tokens(ans record.Answer, req *Request) record.Answer {
 		access = "" // no request could carry it
 	}
 	refresh := tokenText(req.member(answer, connector.AnswerRefreshToken))
-	if refresh == "" && access == "" {
-		refresh = x.anyRefreshToken(answer, req.Params.Get("refresh_token"))
-	}
 	ans.RefreshLifetime = refreshLifetime(answer, req)
+	if refresh == "" && access == "" {
+		var beside any
+		refresh, beside = x.anyRefreshToken(answer, req.Params.Get("refresh_token"))
+		if ans.RefreshLifetime == 0 {
+			ans.RefreshLifetime = firstTime(beside, refreshTimes, req.SentAt)
+		}
+	}
 	ans.Captured = req.captured(answer)
 	switch {
 	case len(refresh) > record.MaxToken, len(access) > record.MaxToken && refresh == "":
 		ans.Class, ans.Code = record.ClassAmbiguous, record.CodeUnusableAnswer
 	case access != "" && len(access) <= record.MaxToken:
-		kind, _ := member(answer, "token_type").(string)
+		kind, _ := req.member(answer, "token_type").(string)
 		ans.AccessToken, ans.RefreshToken = secret.New(access), secret.New(refresh)
 		ans.TokenType = (&oauth2.Token{TokenType: strings.TrimSpace(kind)}).Type()
 		ans.Lifetime = lifetime(answer, req)
@@ -46,14 +50,27 @@ func (x *exchange) tokens(ans record.Answer, req *Request) record.Answer {
 }
 
 // member returns a member of the answer from where the connector says it is, or else from
-// the top level.
+// beside the access token, or from the top level.
 func (r *Request) member(answer any, name string) any {
 	if at, ok := r.Answer[name]; ok {
 		if value := lookup(answer, at.Path); value != nil {
 			return value
 		}
 	}
+	if value := member(r.besideAccessToken(answer), name); value != nil {
+		return value
+	}
 	return member(answer, name)
+}
+
+// besideAccessToken returns the object with the access token, if the connector says where
+// that is and the answer has it there. The other members are likely to be in it too.
+func (r *Request) besideAccessToken(answer any) any {
+	at, ok := r.Answer[connector.AnswerAccessToken]
+	if !ok || lookup(answer, at.Path) == nil {
+		return nil
+	}
+	return lookup(answer, at.Path[:len(at.Path)-1])
 }
 
 // captured returns the values to capture that the answer has.
@@ -88,16 +105,17 @@ func isControl(r rune) bool { return r < ' ' || r == 0x7f }
 // off, or one with a server's warning in front.
 var refreshTokenPattern = regexp.MustCompile(`"refresh_?[tT]oken"\s*:\s*("(?:[^"\\]|\\.)*")`)
 
-// anyRefreshToken returns a refresh token from anywhere in the answer, the outermost one. The
-// one that was sent does not count: an endpoint that repeats the request has said nothing.
-func (x *exchange) anyRefreshToken(answer any, sent string) string {
+// anyRefreshToken returns the outermost refresh token in the answer, and the object that has
+// it. The one that was sent does not count: an endpoint that repeats the request has said
+// nothing.
+func (x *exchange) anyRefreshToken(answer any, sent string) (token string, beside any) {
 	for level := []any{answer}; len(level) > 0; {
 		var next []any
 		for _, value := range level {
 			switch v := value.(type) {
 			case map[string]any:
 				if token := tokenText(member(v, connector.AnswerRefreshToken)); token != "" && token != sent {
-					return token
+					return token, v
 				}
 				for _, name := range sortedNames(v) {
 					next = append(next, v[name])
@@ -109,7 +127,7 @@ func (x *exchange) anyRefreshToken(answer any, sent string) string {
 		level = next
 	}
 	if answer != nil {
-		return ""
+		return "", nil
 	}
 	for _, match := range refreshTokenPattern.FindAllSubmatch(x.body, -1) {
 		var s string
@@ -117,8 +135,8 @@ func (x *exchange) anyRefreshToken(answer any, sent string) string {
 			continue
 		}
 		if token := tokenText(s); token != "" && token != sent {
-			return token
+			return token, nil
 		}
 	}
-	return ""
+	return "", nil
 }

@@ -2,6 +2,8 @@ package tokenendpoint
 
 import (
 	"bytes"
+	"compress/gzip"
+	"compress/zlib"
 	"context"
 	"encoding/json"
 	"io"
@@ -9,10 +11,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -24,31 +29,75 @@ type answerFile struct {
 	Note    string            `json:"note"`   // what it is about
 	Status  int               `json:"status"`
 	Headers map[string]string `json:"headers"`
-	Body    json.RawMessage   `json:"body"` // JSON; a string is the text itself
+	Body    json.RawMessage   `json:"body"`   // JSON; a string is the text itself, in which @unix+60@ stands for a time
+	Coding  string            `json:"coding"` // gzip or deflate: how the body is sent
 
-	// The connector's own words, as in a connector file.
-	PermanentErrors     []string `json:"permanent_errors"`
-	ConfigurationErrors []string `json:"configuration_errors"`
-	TransientErrors     []string `json:"transient_errors"`
-	EarlyErrors         []string `json:"early_errors"`
+	// What the connector says of the endpoint, as in a connector file.
+	Answer              map[string]string `json:"answer"`
+	PermanentErrors     []string          `json:"permanent_errors"`
+	ConfigurationErrors []string          `json:"configuration_errors"`
+	TransientErrors     []string          `json:"transient_errors"`
+	EarlyErrors         []string          `json:"early_errors"`
 
 	Want struct {
-		Class        record.Class `json:"class"` // empty: a token
-		Code         string       `json:"code"`
-		Early        bool         `json:"early"`
-		RetryAfter   string       `json:"retry_after"`
-		AccessToken  string       `json:"access_token"`
-		RefreshToken string       `json:"refresh_token"`
-		Lifetime     string       `json:"lifetime"`
+		Class           record.Class `json:"class"` // empty: a token
+		Code            string       `json:"code"`
+		Detail          string       `json:"detail"` // empty: anything
+		Early           bool         `json:"early"`
+		RetryAfter      string       `json:"retry_after"`
+		AccessToken     string       `json:"access_token"`
+		RefreshToken    string       `json:"refresh_token"`
+		Lifetime        string       `json:"lifetime"`
+		RefreshLifetime string       `json:"refresh_lifetime"`
 	} `json:"want"`
 }
+
+// sentAt is when the token request is sent.
+var sentAt = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func (f *answerFile) text() string {
 	var s string
 	if json.Unmarshal(f.Body, &s) == nil {
-		return s
+		return expandTimes(s, sentAt)
 	}
 	return string(f.Body)
+}
+
+// timePattern is a time in a body or a header, so many seconds after now.
+var timePattern = regexp.MustCompile(`@(unix|unix_ms|http|rfc3339)\+([0-9]+)@`)
+
+func expandTimes(text string, now time.Time) string {
+	return timePattern.ReplaceAllStringFunc(text, func(s string) string {
+		match := timePattern.FindStringSubmatch(s)
+		seconds, _ := strconv.Atoi(match[2])
+		switch at := now.Add(time.Duration(seconds) * time.Second).UTC(); match[1] {
+		case "unix":
+			return strconv.FormatInt(at.Unix(), 10)
+		case "unix_ms":
+			return strconv.FormatInt(at.UnixMilli(), 10)
+		case "http":
+			return at.Format(http.TimeFormat)
+		default:
+			return at.Format(time.RFC3339)
+		}
+	})
+}
+
+// coded returns the body as it is sent.
+func (f *answerFile) coded(text string) string {
+	var b bytes.Buffer
+	var w io.WriteCloser
+	switch f.Coding {
+	case "gzip":
+		w = gzip.NewWriter(&b)
+	case "deflate":
+		w = zlib.NewWriter(&b)
+	default:
+		return text
+	}
+	_, _ = io.WriteString(w, text)
+	_ = w.Close()
+	return b.String()
 }
 
 // RoundTrip implements [http.RoundTripper] with the answer.
@@ -58,11 +107,15 @@ func (f *answerFile) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	header := make(http.Header)
 	for name, value := range f.Headers {
-		header.Set(name, value)
+		header.Set(name, expandTimes(value, sentAt))
 	}
 	text := f.text()
 	if header.Get("Content-Type") == "" && strings.HasPrefix(text, "{") {
 		header.Set("Content-Type", "application/json")
+	}
+	if f.Coding != "" {
+		header.Set("Content-Encoding", f.Coding)
+		text = f.coded(text)
 	}
 	return &http.Response{
 		StatusCode: f.Status, Header: header, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: req,
@@ -106,7 +159,8 @@ func (f *answerFile) check(t *testing.T) {
 	ans := Send(context.Background(), f, Request{
 		URL: "https://auth.example.com/token", Client: record.Client{ID: "client", Secret: secret.New("client-secret")},
 		Params: url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"the-refresh-token"}},
-		SentAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Secrets: []string{"client-secret", "the-refresh-token"},
+		SentAt: sentAt, Secrets: []string{"client-secret", "the-refresh-token"},
+		Answer:          (&connector.Definition{Answer: f.Answer}).AnswerPaths(),
 		PermanentErrors: f.PermanentErrors, ConfigurationErrors: f.ConfigurationErrors,
 		TransientErrors: f.TransientErrors, EarlyErrors: f.EarlyErrors,
 	})
@@ -116,7 +170,10 @@ func (f *answerFile) check(t *testing.T) {
 	for _, duration := range []struct {
 		name, want string
 		got        time.Duration
-	}{{"retry_after", f.Want.RetryAfter, ans.RetryAfter}, {"lifetime", f.Want.Lifetime, ans.Lifetime}} {
+	}{
+		{"retry_after", f.Want.RetryAfter, ans.RetryAfter}, {"lifetime", f.Want.Lifetime, ans.Lifetime},
+		{"refresh_lifetime", f.Want.RefreshLifetime, ans.RefreshLifetime},
+	} {
 		var want time.Duration
 		if duration.want != "" {
 			var err error
@@ -127,6 +184,9 @@ func (f *answerFile) check(t *testing.T) {
 		if duration.got != want {
 			t.Errorf("got %s %v, want %v", duration.name, duration.got, want)
 		}
+	}
+	if f.Want.Detail != "" && ans.Detail != f.Want.Detail {
+		t.Errorf("got the detail %q, want %q", ans.Detail, f.Want.Detail)
 	}
 	if got := ans.AccessToken.Reveal(); got != f.Want.AccessToken {
 		t.Errorf("got the access token %q, want %q", got, f.Want.AccessToken)

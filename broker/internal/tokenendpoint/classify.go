@@ -3,6 +3,7 @@ package tokenendpoint
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -28,6 +29,7 @@ func classify(x *exchange, req *Request, err error) record.Answer {
 	case x.status >= 400 && x.cut:
 		// The missing part could have refused this refresh token, or the client.
 		ans.Class, ans.Code = record.ClassAmbiguous, record.CodeHTTPStatus+strconv.Itoa(x.status)
+		ans.Detail = req.detail(x, &refusal{})
 	case x.status >= 300:
 		return req.judge(x, x.refusal(req))
 	default:
@@ -43,23 +45,43 @@ func classifyFault(x *exchange, req *Request) record.Answer {
 	if _, _, ok := req.ownWord(f); ok && x.complete {
 		return req.judge(x, f)
 	}
-	ans := record.Answer{Status: x.status, Class: record.ClassAmbiguous, Code: record.CodeHTTPStatus + strconv.Itoa(x.status)}
+	ans := record.Answer{
+		Status: x.status, Class: record.ClassAmbiguous, Code: record.CodeHTTPStatus + strconv.Itoa(x.status), Detail: req.detail(x, f),
+	}
 	if x.status == http.StatusServiceUnavailable {
 		ans.Class, ans.RetryAfter = record.ClassTransient, f.retryAfter
 	}
 	return ans
 }
 
-// classifySuccess reads a 2xx, which some token endpoints send with errors too.
+// classifySuccess reads a 2xx, which some token endpoints send with errors too. A new refresh
+// token in it is kept in any case: the one that was sent may be spent.
 func classifySuccess(ans record.Answer, x *exchange, req *Request) record.Answer {
 	got := x.tokens(ans, req)
-	if x.complete && got.AccessToken.IsZero() && got.RefreshToken.IsZero() {
-		f := x.refusal(req)
-		if _, _, own := req.ownWord(f); own || f.named {
-			return req.judge(x, f)
-		}
+	if got.Class == "" {
+		return got
+	}
+	f := x.refusal(req)
+	_, _, known := req.ownWord(f)
+	refused := x.complete && (known || f.named)
+	rotated := !got.RefreshToken.IsZero() && got.RefreshToken.Reveal() != req.Params.Get("refresh_token")
+	switch {
+	case refused && !rotated:
+		return req.judge(x, f)
+	case refused:
+		got.RetryAfter = f.retryAfter
+		got.Detail = req.withSecret(got.RefreshToken.Reveal()).detail(x, f)
+	default:
+		got.Detail = req.detail(x, &refusal{}) // the members could be anything
 	}
 	return got
+}
+
+// withSecret returns the request with another value that must not be shown.
+func (r *Request) withSecret(value string) *Request {
+	more := *r
+	more.Secrets = append(slices.Clone(r.Secrets), value)
+	return &more
 }
 
 // showable returns code if it is safe to show, see the function.

@@ -71,6 +71,9 @@ func lifetime(answer any, req *Request) time.Duration {
 			return d
 		}
 	}
+	if d := firstTime(req.besideAccessToken(answer), accessTimes, req.SentAt); d > 0 {
+		return d
+	}
 	return firstTime(answer, accessTimes, req.SentAt)
 }
 
@@ -81,6 +84,9 @@ func refreshLifetime(answer any, req *Request) time.Duration {
 		if d := duration(lookup(answer, at.Path), at.Unit, req.SentAt); d > 0 {
 			return d
 		}
+	}
+	if d := firstTime(req.besideAccessToken(answer), refreshTimes, req.SentAt); d > 0 {
+		return d
 	}
 	return firstTime(answer, refreshTimes, req.SentAt)
 }

@@ -80,7 +80,7 @@ func (f *refusal) readJSON(value any) {
 			if namesError(name, member) {
 				f.named = true
 			}
-			if slices.Contains(detailMembers, name) {
+			if slices.Contains(detailMembers, name) || slices.Contains(bodyIDs, name) {
 				f.addDetail(name, member)
 			}
 			if name == "error" {
