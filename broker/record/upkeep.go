@@ -48,7 +48,7 @@ func (r *Record) IsNeglected(conn *Connector, now time.Time) bool {
 	if !r.isKeptFresh(conn) {
 		return false
 	}
-	interrupted := (r.Cycle.Queued || r.Cycle.Phase == PhasePending || r.Cycle.NeedsAuth) && r.Cycle.isDue(now)
+	interrupted := (r.Cycle.Queued || r.Cycle.Phase == PhasePending || r.Cycle.NeedsAuth) && r.isDue(now)
 	return interrupted || r.lapses(conn, now)
 }
 

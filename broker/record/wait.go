@@ -59,10 +59,34 @@ func (c *Cycle) Remaining(now time.Time, watched time.Duration, rejected bool) t
 // while the access token works.
 func (c *Cycle) SparesGrant() bool { return c.Class == ClassAmbiguous && c.RejectedWait > 0 }
 
+// Remaining is [Cycle.Remaining] for a record. A wait that spares the grant is not over either
+// while the access token is valid by the reader's clock: replicas' clocks differ.
+func (r *Record) Remaining(now time.Time, watched time.Duration, rejected bool) time.Duration {
+	left := r.Cycle.Remaining(now, watched, rejected)
+	if rejected || !r.Cycle.SparesGrant() {
+		return left
+	}
+	return max(left, min(r.Credentials.validFor(now), r.Cycle.wait()-watched))
+}
+
 // isDue reports whether the next attempt may begin, to a reader that has not watched the
 // wait. A wait that was decided in the future tells nothing, and counts as over.
-func (c *Cycle) isDue(now time.Time) bool {
+func (r *Record) isDue(now time.Time) bool {
+	c := &r.Cycle
+	if c.SparesGrant() && r.Credentials.isPlausiblyValid(now) {
+		return false
+	}
 	return !now.Before(c.RetryAt) || now.Before(c.decidedAt())
+}
+
+// isPlausiblyValid reports whether the access token is valid by the reader's clock. A token that
+// would still be valid for twice its lifetime says that a clock was wrong, and nothing else.
+func (c *Credentials) isPlausiblyValid(now time.Time) bool {
+	if c == nil || c.Expiry.IsZero() {
+		return false
+	}
+	left := c.Expiry.Sub(now)
+	return left > 0 && (c.IssuedAt.IsZero() || left < 2*c.Expiry.Sub(c.IssuedAt))
 }
 
 // rebase moves the cycle's deadlines if a clock was set since the last attempt was planned,

@@ -64,6 +64,39 @@ func TestRejectedTokenShortensAWaitForItsExpiry(t *testing.T) {
 	}
 }
 
+// A replica whose clock is behind decides that a refresh token that may be spent waits until the
+// access token expires. By the clock of the others that moment comes while the token still works.
+func TestWaitThatSparesTheGrantLastsByTheReadersClock(t *testing.T) {
+	t.Parallel()
+	d := connector.Definition{Rotation: connector.Rotation{Kind: connector.RotationAlways}}
+	c := connect(t, d)
+	c.mustImport(tokens("a1", "r1", 40*time.Minute))
+	policy := record.Policy{Rotation: d.Rotation}
+	c.failAt(now.Add(-2*time.Minute), record.Answer{Class: record.ClassAmbiguous}, policy)
+	conn := &record.Connector{Definition: d}
+	conn.AuthType = connector.OAuth2
+	for name, test := range map[string]struct {
+		now       time.Time
+		wait      time.Duration
+		neglected bool
+	}{
+		"when the wait ends by its writer's clock":        {now.Add(18*time.Minute + 30*time.Second), 90 * time.Second, false},
+		"when the token expires":                          {now.Add(20 * time.Minute), 0, true},
+		"by a clock that is behind":                       {now.Add(-3 * time.Minute), 22 * time.Minute, false},
+		"by a clock that nothing in the record fits with": {now.Add(-24 * time.Hour), 22 * time.Minute, true},
+	} {
+		if got := c.Remaining(test.now, 0, false); got != test.wait {
+			t.Errorf("%s: %v remain, want %v", name, got, test.wait)
+		}
+		if got := c.IsNeglected(conn, test.now); got != test.neglected {
+			t.Errorf("%s: neglected is %t, want %t", name, got, test.neglected)
+		}
+	}
+	if got := c.Remaining(now, 22*time.Minute, false); got != 0 {
+		t.Errorf("%v remain for a reader that has watched the wait for its whole length", got)
+	}
+}
+
 // The job lasts as long as it was to last, by whatever the clock was set between two attempts.
 func TestSettingTheClockDoesNotMoveTheEndOfTheRetries(t *testing.T) {
 	t.Parallel()

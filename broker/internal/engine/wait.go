@@ -22,7 +22,7 @@ func (r *Refresher) waitLeft(rec *record.Record, now clock.Moment) time.Duration
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return rec.Cycle.Remaining(now.Wall, r.attempts.wait.watched(rec, now), r.rejections.holds(rec.Generation))
+	return rec.Remaining(now.Wall, r.attempts.wait.watched(rec, now), r.rejections.holds(rec.Generation))
 }
 
 // watched returns how long this process has known the record's wait. The caller holds the

@@ -134,7 +134,7 @@ func (h *history) checkLease(p *process, prev, next *record.Record, begun time.T
 		lease.attempt = h.leases[prev.Lease.ID].attempt // the lease is extended
 	}
 	valid := prev.Credentials != nil && !prev.Credentials.ExpiredAt(p.now()) && w.provider.lasts(prev.Credentials.AccessToken.Reveal(), time.Minute)
-	forced := prev.Credentials != nil && p.rejected[prev.Credentials.AccessToken.Reveal()]
+	forced := prev.Credentials != nil && w.refused[prev.Credentials.AccessToken.Reveal()]
 	if valid && !w.jumps && !prev.Credentials.Expiry.IsZero() && !forced && prev.Cycle.Class == record.ClassAmbiguous && w.provider.rotation.Kind == "always" {
 		w.violate("%s takes a lease to redeem %s again after an ambiguous outcome, though the access token is valid", p.name, h.token().value)
 	}

@@ -308,7 +308,7 @@ func (w *world) downstream(ctx context.Context, p *process, key record.Key) (acc
 		status := http.StatusOK
 		if !w.provider.accepts(access) {
 			status = http.StatusUnauthorized
-			p.rejected[access] = true
+			w.refused[access] = true
 			w.logf("%s: downstream refuses %s", p.name, access)
 		}
 		w.mu.Unlock()

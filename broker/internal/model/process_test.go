@@ -48,9 +48,8 @@ type process struct {
 	stepsAt time.Time // the instant that steps counts for
 	steps   int
 
-	floors   map[record.Key]uint64 // the highest generation handed out
-	rejected map[string]bool       // access tokens that downstream has refused
-	seen     map[string]time.Time  // lease id :: when it first read the lease
+	floors map[record.Key]uint64 // the highest generation handed out
+	seen   map[string]time.Time  // lease id :: when it first read the lease
 }
 
 // A trap pauses or crashes the process at a point.
@@ -69,7 +68,7 @@ func (r *replica) start() {
 	r.starts++
 	p := &process{
 		replica: r, world: w, name: r.name + "." + string(rune('a'+(r.starts-1)%26)), disturbedAt: time.Now(),
-		floors: make(map[record.Key]uint64), rejected: make(map[string]bool), seen: make(map[string]time.Time),
+		floors: make(map[record.Key]uint64), seen: make(map[string]time.Time),
 	}
 	p.broker = broker.New(broker.Options{
 		Open: func(context.Context) (record.Store, error) {

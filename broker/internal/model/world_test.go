@@ -38,6 +38,7 @@ type world struct {
 	processes  []*process // including those that have ended
 	histories  map[record.Key]*history
 	attempts   map[string]*attempt // by lease
+	refused    map[string]bool     // access tokens that downstream has refused: to all processes the wait in the record is a short one
 	calls      int                 // in progress on live processes
 	lines      []string
 	violations []string
@@ -52,7 +53,7 @@ func newWorld(seed uint64) *world {
 	w := &world{
 		begun: time.Now(), over: make(chan struct{}), rng: rng,
 		store:     &brokertest.MemStore{},
-		histories: make(map[record.Key]*history), attempts: make(map[string]*attempt),
+		histories: make(map[record.Key]*history), attempts: make(map[string]*attempt), refused: make(map[string]bool),
 	}
 	w.provider = newProvider(w, rng)
 	w.jumps = rng.IntN(4) == 0
