@@ -11,7 +11,8 @@ import (
 )
 
 // Connection is the JSON form of a connection in the Apideck API, reduced to the members that
-// the broker supports, and with one that it adds, refresh_token_expires_at. Times are Unix milliseconds, 0 for never. It contains no credentials.
+// the broker supports, and with one that it adds, refresh_token_expires_at. Times are Unix
+// milliseconds, 0 for never. It contains no credentials.
 type Connection struct {
 	ID                  string               `json:"id"`
 	ServiceID           string               `json:"service_id"`
