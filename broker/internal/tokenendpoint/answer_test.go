@@ -260,3 +260,20 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 }
+
+// A gateway may wrap what the token endpoint said.
+func TestRefusalInsideAString(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]string{
+		`{"message":"{\"error\":\"invalid_grant\"}"}`:            "invalid_grant",
+		`{"error":{"message":"{\"error\": \"invalid_grant\"}"}}`: "invalid_grant",
+		`"invalid_grant"`:           "invalid_grant",
+		`{"message":"{\"error\":"}`: "",
+		`{"message":"` + strings.Repeat(`{\"message\":`, 10_000) + `"}`:         "",
+		strings.Repeat(`{"message":`, 5_000) + "1" + strings.Repeat("}", 5_000): "",
+	} {
+		if got := readRefusal([]byte(body), "application/json").word([]string{"invalid_grant"}); got != want {
+			t.Errorf("%.60s: found %q, want %q", body, got, want)
+		}
+	}
+}

@@ -2,18 +2,21 @@ package tokenendpoint
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"mime"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 // refusalMembers are where token endpoints say what is wrong, in lower case. RFC 6749 section
-// 5.2 has error and error_description alone.
+// 5.2 has error and error_description alone; title and detail are RFC 9457's.
 var refusalMembers = []string{
 	"error", "errors", "code", "status", "message", "error_description", "suberror",
-	"error_code", "error_codes", "errorcode", "errcode", "errmsg", "error_message", "type",
+	"error_code", "error_codes", "errorcode", "errcode", "errno", "err_no", "ret", "errmsg", "error_msg", "error_message", "errormessage", "type",
+	"title", "detail", "details", "msg", "sub_code", "sub_msg", "err_tips", "developermessage", "error_response", "fault", "faultstring",
 }
 
 // maxText bounds how much is searched of a body that is neither JSON nor a form, in bytes.
@@ -65,6 +68,8 @@ func (f *refusal) readForm(form url.Values) {
 
 func (f *refusal) readJSON(value any) {
 	switch value := value.(type) {
+	case string:
+		f.addValues(value)
 	case []any: // of objects
 		for _, element := range value {
 			if object, ok := element.(map[string]any); ok {
@@ -83,7 +88,7 @@ func (f *refusal) readJSON(value any) {
 			if slices.Contains(detailMembers, name) || slices.Contains(bodyIDs, name) {
 				f.addDetail(name, member)
 			}
-			if name == "error" {
+			if name == "error" || name == "error_response" && f.code == "" {
 				f.code = codeIn(member)
 			}
 		}
@@ -111,7 +116,15 @@ func (f *refusal) addDetail(name string, value any) {
 func (f *refusal) addValues(value any) {
 	switch value := value.(type) {
 	case string:
-		f.values = append(f.values, strings.TrimSpace(value))
+		value = strings.TrimSpace(value)
+		f.values = append(f.values, value)
+		if strings.HasPrefix(value, "{") { // the response of another server, which a gateway has wrapped
+			var object map[string]any
+			if json.Unmarshal([]byte(value), &object) == nil {
+				f.addValues(object)
+				f.code = cmp.Or(f.code, codeIn(object["error"]))
+			}
+		}
 	case json.Number:
 		f.values = append(f.values, value.String())
 	case []any:
@@ -143,10 +156,28 @@ func namesError(name string, value any) bool {
 		case map[string]any:
 			return len(value) > 0
 		}
+	case "error_response", "fault":
+		return value != nil
 	case "ok", "success":
 		return value == false
+	case "code", "errno", "err_no", "ret":
+		switch value := value.(type) {
+		case json.Number:
+			return isErrorCode(value.String())
+		case string:
+			return isErrorCode(value)
+		}
 	}
 	return false
+}
+
+// isErrorCode reports whether a code is not one of success. Every response of some APIs has a
+// code: 0, one of HTTP's, or a word.
+func isErrorCode(code string) bool {
+	if n, err := strconv.ParseInt(code, 10, 64); err == nil {
+		return n != 0 && (n < 200 || n > 299)
+	}
+	return code != "" && !slices.Contains([]string{"ok", "success", "succeeded"}, strings.ToLower(code))
 }
 
 // codeIn returns the code in a member "error", which may be an object.
