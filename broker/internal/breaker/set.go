@@ -19,8 +19,10 @@ type Runner interface {
 	// Run runs work in a goroutine until its ctx ends. It reports false if no work begins any
 	// longer.
 	Run(work func(ctx context.Context)) bool
-	// StartRefresh begins a refresh of a connection, unless one is in progress.
+	// StartRefresh begins a refresh of a connection at once, unless one is in progress.
 	StartRefresh(key record.Key)
+	// QueueRefresh begins one when the budget of the token endpoint allows it.
+	QueueRefresh(key record.Key)
 }
 
 // A Set holds the breakers of connectors, of tenants' endpoints and of connections that have
@@ -150,7 +152,7 @@ func (s *Set) resume(b *breaker) {
 	slices.SortFunc(keys, func(x, y record.Key) int { return b.waiting[x].compare(b.waiting[y]) })
 	s.runner.Run(func(ctx context.Context) {
 		for _, key := range keys {
-			s.runner.StartRefresh(key)
+			s.runner.QueueRefresh(key)
 			if s.clock.Sleep(ctx, releasePace) != nil {
 				return
 			}

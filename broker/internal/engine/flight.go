@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/pace"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -19,6 +20,10 @@ import (
 // A flight is one refresh, shared by all callers that ask for one while it lasts.
 type flight struct {
 	ticket *storequeue.Ticket
+	place  *pace.Ticket
+	rank   pace.Rank     // guarded by the refresher's mu; while it waits
+	begun  bool          // guarded by the refresher's mu; false: it waits for the budget of its token endpoint
+	cause  trace.Span    // guarded by the refresher's mu until begun; what started the refresh
 	done   chan struct{} // closed when snap and err are set
 	snap   *Snapshot
 	err    error
@@ -30,34 +35,90 @@ func (f *flight) land(snap *Snapshot, err error) {
 	close(f.done)
 }
 
-// Start begins a refresh in the background, unless one is in progress. The refresh is linked
-// to the span in cause, whose end does not matter. ended is closed when the refresh has ended.
-func (r *Refresher) Start(cause context.Context) (ended <-chan struct{}) {
-	f := r.start(cause)
+// Start begins a refresh that no caller waits for, unless one is in progress. It waits until
+// the budget of the token endpoint allows it; the one with the lowest rank goes first. The
+// refresh is linked to the span in cause, whose end does not matter. ended is closed when the
+// refresh has ended, or will not begin.
+func (r *Refresher) Start(cause context.Context, rank pace.Rank) (ended <-chan struct{}) {
+	now := r.engine.now()
+	r = r.lock()
+	defer r.mu.Unlock()
+	f := r.attempts.flight
+	switch {
+	case f == nil:
+		f = r.newFlight(cause)
+		f.rank = rank
+		if f.place, f.begun = r.engine.pace.Enter(now, r.request(), rank, r.memory.expiry(), func() { r.begin(f) }); f.begun {
+			r.takeOff(f)
+		}
+	case !f.begun && rank < f.rank:
+		f.rank = rank
+		f.place.Raise(rank)
+	}
 	f.ticket.Keep()
 	return f.done
 }
 
-// start begins a refresh, unless one is in progress, and returns it. The refresh is linked
-// to the span in cause; it goes on if cause is cancelled.
+// begin begins a refresh that has waited for the budget, unless a caller has begun it.
+func (r *Refresher) begin(f *flight) {
+	r.mu.Lock() // it is not evicted while a refresh waits
+	defer r.mu.Unlock()
+	if !f.begun {
+		r.takeOff(f)
+	}
+}
+
+// start begins a refresh at once, unless one is in progress, and returns it. The refresh is
+// linked to the span in cause; it goes on if cause is cancelled.
 func (r *Refresher) start(cause context.Context) *flight {
+	now := r.engine.instant()
 	r = r.lock()
 	defer r.mu.Unlock()
-	if r.attempts.flight != nil {
-		return r.attempts.flight
-	}
-	f := &flight{done: make(chan struct{}), ticket: storequeue.NewTicket(storequeue.Refresh, storequeue.Ahead, r.memory.expiry())}
-	cause = trace.ContextWithSpan(context.Background(), trace.SpanFromContext(cause))
-	if !r.engine.lifecycle.begin(func() { r.fly(cause, f) }) {
-		f.land(nil, record.ErrShuttingDown)
+	f := r.attempts.flight
+	switch {
+	case f == nil:
+		f = r.newFlight(cause)
+		f.place = r.engine.pace.Begin(now, r.request())
+	case f.begun:
 		return f
+	default:
+		f.cause = trace.SpanFromContext(cause)
+		f.place.Hurry(now)
 	}
-	r.attempts.flight = f
+	r.takeOff(f)
 	return f
 }
 
+// newFlight returns a flight that has not begun. The caller holds mu.
+func (r *Refresher) newFlight(cause context.Context) *flight {
+	r.attempts.flight = &flight{
+		done: make(chan struct{}), cause: trace.SpanFromContext(cause),
+		ticket: storequeue.NewTicket(storequeue.Refresh, storequeue.Ahead, r.memory.expiry()),
+	}
+	return r.attempts.flight
+}
+
+// request returns what the budget of a refresh depends on.
+func (r *Refresher) request() pace.Request {
+	req := pace.Request{Connector: r.engine.Config().Connectors[r.Key.Connector]}
+	if snap := r.memory.snap.Load(); snap != nil {
+		req.Record = snap.Record
+	}
+	return req
+}
+
+// takeOff begins a flight. The caller holds mu.
+func (r *Refresher) takeOff(f *flight) {
+	f.begun = true
+	if !r.engine.lifecycle.begin(func() { r.fly(f) }) {
+		r.attempts.flight = nil
+		f.land(nil, record.ErrShuttingDown) // and no other one will need the budget
+	}
+}
+
 // fly runs a flight and plans the next attempt if this one failed.
-func (r *Refresher) fly(cause context.Context, f *flight) {
+func (r *Refresher) fly(f *flight) {
+	cause := trace.ContextWithSpan(context.Background(), f.cause)
 	ctx, span := r.engine.tracing.StartRoot(context.Background(), cause, "token_broker.refresh",
 		trace.WithAttributes(tracing.ConnectorAttribute(r.Key)))
 	attempt := &attempt{refresher: r, flight: f}
@@ -75,6 +136,8 @@ func (r *Refresher) fly(cause context.Context, f *flight) {
 		attempt.land(snap, err)
 	}
 	r.engine.refusals.breakers.EndTurn(r.Key)
+	// Refreshes that fail because the store is down count too: it gets no herd either.
+	f.place.End(attempt.sends || isUnavailable(err))
 	r.planRetry(cause, snap, err)
 }
 
@@ -143,7 +206,7 @@ func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) 
 		}
 		r.mu.Unlock()
 		if !superseded {
-			r.Start(cause)
+			r.Start(cause, pace.Again)
 		}
 	})
 }
@@ -156,6 +219,7 @@ type attempt struct {
 	conn      *record.Connector // from cfg
 	landed    bool              // the flight's waiters were released
 	loads     bool              // the record must be loaded, however new the snapshot is
+	sends     bool              // a token request was sent
 }
 
 // land releases the flight's waiters.
@@ -206,6 +270,7 @@ func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 		a.refresher.engine.refusals.breakers.CancelTurn(a.refresher.Key)
 		return nil, fmt.Errorf("%w: saving the lease took too long", record.ErrStoreUnavailable)
 	}
+	a.sends = true
 	answer := a.redeem(ctx, held, sentAt)
 	level, msg := slog.LevelDebug, "token endpoint answered"
 	if answer.Class == record.ClassAmbiguous {

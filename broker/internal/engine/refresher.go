@@ -116,7 +116,7 @@ func (m *memory) expiry() time.Time {
 type attempts struct {
 	idleSince atomic.Int64 // the instant when a refresh of a valid token last found nothing to do
 
-	flight      *flight            // guarded by mu; nil if no refresh is in progress
+	flight      *flight            // guarded by mu; nil if no refresh is in progress or waits
 	unsent      []string           // guarded by mu; ids of leases that this process may have written but has not used
 	retryAt     clock.Instant      // guarded by mu; when the next attempt is planned
 	cancelRetry context.CancelFunc // guarded by mu; nil if no attempt is planned

@@ -243,11 +243,15 @@ func (r *Refresher) rejectedError(snap *Snapshot) error {
 	return nil
 }
 
-// inProgress returns the refresh in progress, or nil.
+// inProgress returns the refresh in progress, or nil. One that waits for the budget of its
+// token endpoint is not in progress.
 func (r *Refresher) inProgress() *flight {
 	r = r.lock()
 	defer r.mu.Unlock()
-	return r.attempts.flight
+	if f := r.attempts.flight; f != nil && f.begun {
+		return f
+	}
+	return nil
 }
 
 // NeedsAuth reports whether the connection is known to need a new authorisation.
