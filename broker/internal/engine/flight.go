@@ -21,7 +21,6 @@ import (
 type flight struct {
 	ticket *storequeue.Ticket
 	place  *pace.Ticket
-	rank   pace.Rank     // guarded by the refresher's mu; while it waits
 	begun  bool          // guarded by the refresher's mu; false: it waits for the budget of its token endpoint
 	cause  trace.Span    // guarded by the refresher's mu until begun; what started the refresh
 	done   chan struct{} // closed when snap and err are set
@@ -47,12 +46,10 @@ func (r *Refresher) Start(cause context.Context, rank pace.Rank) (ended <-chan s
 	switch {
 	case f == nil:
 		f = r.newFlight(cause)
-		f.rank = rank
 		if f.place, f.begun = r.engine.pace.Enter(now, r.request(), rank, r.memory.expiry(), func() { r.begin(f) }); f.begun {
 			r.takeOff(f)
 		}
-	case !f.begun && rank < f.rank:
-		f.rank = rank
+	case !f.begun:
 		f.place.Raise(rank)
 	}
 	f.ticket.Keep()
@@ -183,32 +180,10 @@ func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) 
 	if wait <= 0 {
 		wait = storeRetry // a paused connector or another replica's lease prevented the refresh
 	}
-	at := e.instant().Add(wait)
+	now := e.instant()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.attempts.cancelRetry != nil {
-		if at >= r.attempts.retryAt {
-			return
-		}
-		r.attempts.cancelRetry() // this attempt comes first
-	}
-	ctx, cancel := context.WithCancel(e.lifecycle.ctx)
-	r.attempts.retryAt, r.attempts.cancelRetry = at, cancel
-	e.lifecycle.begin(func() {
-		defer cancel()
-		if e.clock.Sleep(ctx, wait) != nil {
-			return
-		}
-		r.mu.Lock()
-		superseded := ctx.Err() != nil
-		if !superseded {
-			r.attempts.cancelRetry = nil
-		}
-		r.mu.Unlock()
-		if !superseded {
-			r.Start(cause, pace.Again)
-		}
-	})
+	r.attempts.retry.SetAhead(e.clock, background{e}.Run, &r.mu, now, now.Add(wait), func() { r.Start(cause, pace.Again) })
 }
 
 // An attempt is the state of one run of a flight.

@@ -248,10 +248,10 @@ func (r *Refresher) rejectedError(snap *Snapshot) error {
 func (r *Refresher) inProgress() *flight {
 	r = r.lock()
 	defer r.mu.Unlock()
-	if f := r.attempts.flight; f != nil && f.begun {
-		return f
+	if f := r.attempts.flight; f != nil && !f.begun {
+		return nil
 	}
-	return nil
+	return r.attempts.flight
 }
 
 // NeedsAuth reports whether the connection is known to need a new authorisation.

@@ -2,7 +2,6 @@ package pace
 
 import (
 	"container/heap"
-	"context"
 	"slices"
 	"time"
 
@@ -32,20 +31,7 @@ type endpoint struct {
 	unawaited int             // those of them that no caller waited for when they began
 	begun     []clock.Instant // when the last ones began that sent a request or may, the oldest first; at most as many as the rate
 	lastAt    clock.Instant   // when the last one began that no caller waited for
-	alarm     alarm
-}
-
-// An alarm begins the next refresh when it goes off.
-type alarm struct {
-	at     clock.Instant
-	cancel context.CancelFunc // nil: there is none
-}
-
-func (a *alarm) stop() {
-	if a.cancel != nil {
-		a.cancel()
-		a.cancel = nil
-	}
+	alarm     clock.Alarm     // begins the next one
 }
 
 // join notes that the connector has connections here.
@@ -126,13 +112,13 @@ func (ep *endpoint) isIdle(now clock.Instant) bool {
 
 // push adds a ticket to those that wait.
 func (ep *endpoint) push(t *Ticket) {
-	heap.Push(&ep.waiting[t.rank], t)
+	heap.Push(&ep.waiting[t.rank.Load()], t)
 	ep.pending++
 }
 
 // remove removes a waiting ticket.
 func (ep *endpoint) remove(t *Ticket) {
-	heap.Remove(&ep.waiting[t.rank], t.index)
+	heap.Remove(&ep.waiting[t.rank.Load()], t.index)
 	ep.pending--
 }
 

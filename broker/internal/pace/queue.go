@@ -45,7 +45,8 @@ func (q *Queue) Enter(now clock.Moment, req Request, rank Rank, due time.Time, b
 	if due.IsZero() {
 		due = now.Wall
 	}
-	t = &Ticket{queue: q, rank: rank, due: due, begin: begin, index: -1}
+	t = &Ticket{queue: q, due: due, begin: begin, index: -1}
+	t.rank.Store(int32(rank))
 	host := req.host()
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -170,36 +171,16 @@ func (q *Queue) dispatch(ep *endpoint, now clock.Instant) (begun []*Ticket) {
 // arrange makes sure that the next refresh begins when the rate allows it. If the number of
 // refreshes in progress prevents it, the end of one of them arranges that. The caller holds mu.
 func (q *Queue) arrange(ep *endpoint, now clock.Instant) {
-	at, ok := ep.nextAt()
-	if ep.pending == 0 || !ok || ep.alarm.cancel != nil && ep.alarm.at <= at {
-		return
-	}
-	ep.alarm.stop()
-	replaced, cancel := context.WithCancel(context.Background())
-	ep.alarm = alarm{at, cancel}
-	if !q.run(func(ctx context.Context) {
-		defer cancel()
-		ctx, end := context.WithCancel(ctx)
-		defer context.AfterFunc(replaced, end)()
-		defer end()
-		if q.clock.Sleep(ctx, max(0, at.Sub(now))) == nil {
-			q.wake(replaced, ep)
-		}
-	}) {
-		cancel() // the process is closing
+	if at, ok := ep.nextAt(); ok && ep.pending > 0 {
+		ep.alarm.SetAhead(q.clock, q.run, &q.mu, now, at, func() { q.proceed(ep) })
 	}
 }
 
-// wake begins what the budget allows when the alarm of an endpoint goes off. replaced is done
-// if it has another one.
-func (q *Queue) wake(replaced context.Context, ep *endpoint) {
+// proceed begins what the budget allows now. The caller holds no lock.
+func (q *Queue) proceed(ep *endpoint) {
 	now := clock.InstantOf(q.clock)
 	q.mu.Lock()
-	var begun []*Ticket
-	if replaced.Err() == nil {
-		ep.alarm.cancel = nil
-		begun = q.dispatch(ep, now)
-	}
+	begun := q.dispatch(ep, now)
 	q.mu.Unlock()
 	beginAll(begun)
 }

@@ -2,6 +2,7 @@ package pace
 
 import (
 	"container/heap"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
@@ -11,7 +12,7 @@ import (
 type Ticket struct {
 	queue    *Queue
 	endpoint *endpoint
-	rank     Rank
+	rank     atomic.Int32 // a Rank
 	due      time.Time
 	begin    func()
 	index    int           // in the heap of its rank; -1: it does not wait
@@ -21,11 +22,14 @@ type Ticket struct {
 
 // Raise gives a waiting refresh that rank, unless it has a lower one.
 func (t *Ticket) Raise(rank Rank) {
+	if rank >= Rank(t.rank.Load()) {
+		return // without the lock: each call with a token that is due does this
+	}
 	t.queue.mu.Lock()
 	defer t.queue.mu.Unlock()
-	if rank < t.rank && t.index >= 0 {
+	if rank < Rank(t.rank.Load()) && t.index >= 0 {
 		t.endpoint.remove(t)
-		t.rank = rank
+		t.rank.Store(int32(rank))
 		t.endpoint.push(t)
 	}
 }
