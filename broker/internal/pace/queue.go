@@ -10,8 +10,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A Queue holds the refreshes that wait for the budget of their token endpoint. Its methods
-// take the time from callers that may hold locks, since reading a clock may block in a test.
+// A Queue holds the refreshes that wait for the budget of their token endpoint. Methods whose
+// callers hold locks are told the time: in a test, reading a clock may block.
 type Queue struct {
 	clock clock.Clock
 	run   func(work func(ctx context.Context)) bool
@@ -74,9 +74,8 @@ func (q *Queue) Begin(now clock.Instant, req Request) *Ticket {
 
 // Reconfigured gives the endpoints the budgets of a new configuration.
 func (q *Queue) Reconfigured(cfg *record.Config) {
-	now := clock.InstantOf(q.clock)
-	var begun []*Ticket
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	for _, ep := range q.endpoints {
 		for id := range ep.connectors {
 			if conn := cfg.Connectors[id]; conn != nil {
@@ -86,10 +85,10 @@ func (q *Queue) Reconfigured(cfg *record.Config) {
 			}
 		}
 		ep.agree()
-		begun = append(begun, q.dispatch(ep, now)...)
+		if ep.pending > 0 {
+			q.run(func(context.Context) { q.proceed(ep) })
+		}
 	}
-	q.mu.Unlock()
-	beginAll(begun)
 }
 
 // Close begins all refreshes that wait, so that the caller can refuse them.
