@@ -45,15 +45,21 @@ func (r *Refresher) Start(cause context.Context, rank pace.Rank) (ended <-chan s
 	f := r.attempts.flight
 	switch {
 	case f == nil:
-		f = r.newFlight(cause)
-		if f.place, f.begun = r.engine.pace.Enter(now, r.request(), rank, r.memory.expiry(), func() { r.begin(f) }); f.begun {
-			r.takeOff(f)
-		}
+		f = r.enter(now, cause, rank)
 	case !f.begun:
 		f.place.Raise(rank)
 	}
 	f.ticket.Keep()
 	return f.done
+}
+
+// enter returns a flight that begins when the budget allows it. The caller holds mu.
+func (r *Refresher) enter(now clock.Moment, cause context.Context, rank pace.Rank) *flight {
+	f := r.newFlight(cause)
+	if f.place, f.begun = r.engine.pace.Enter(now, r.request(), rank, r.memory.expiry(), func() { r.begin(f) }); f.begun {
+		r.takeOff(f)
+	}
+	return f
 }
 
 // begin begins a refresh that has waited for the budget, unless a caller has begun it.
