@@ -129,18 +129,18 @@ func TestImportOfExpiredTokensIsNoHerd(t *testing.T) {
 // no call waits.
 func TestTokensThatExpireTogetherAreRefreshedInTime(t *testing.T) {
 	t.Parallel()
-	const connections, rate = 600, 3 // 200 s, of the 270 s at least before the expiry
+	const connections, rate = 400, 2 // 200 s, of the 270 s at least before the expiry
 	virtually(t, func(t *testing.T, h *harness) {
 		var endpoint visitors
 		h.provider.Deliver = func(int) error { endpoint.visit(200 * time.Millisecond); return nil }
-		h.limitRefreshes(rate, 2)
+		h.limitRefreshes(rate, 1)
 		keys := h.importHerd("app", connections, 0)
 		time.Sleep(50 * time.Minute)
 		h.callWithoutWaiting(keys, 11*time.Minute)
 		if got := endpoint.total(); got != connections {
 			t.Errorf("%d of %d tokens were refreshed", got, connections)
 		}
-		endpoint.want(t, 2, rate)
+		endpoint.want(t, 1, rate)
 	})
 }
 
@@ -162,7 +162,7 @@ func (h *harness) callWithoutWaiting(keys []record.Key, d time.Duration) {
 // application's import later.
 func TestCalledTokensComeBeforeAnImport(t *testing.T) {
 	t.Parallel()
-	const called, imported, rate = 300, 1000, 2 // 500 s for the import alone
+	const called, imported, rate = 150, 500, 1 // 500 s for the import alone
 	virtually(t, func(t *testing.T, h *harness) {
 		h.limitRefreshes(rate, 2)
 		keys := h.importHerd("app", called, 0)

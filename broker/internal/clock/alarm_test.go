@@ -32,16 +32,24 @@ func TestAlarmGoesOffOnceAtTheEarliestTime(t *testing.T) {
 		set(time.Hour)
 		set(time.Minute)
 		set(2 * time.Minute)
-		if !alarm.IsSet() {
+		isSet := func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return alarm.IsSet()
+		}
+		if !isSet() {
 			t.Error("it is not set")
 		}
 		time.Sleep(3 * time.Hour)
 		set(time.Second) // it can be set again
 		set(-time.Second)
 		time.Sleep(time.Hour)
-		if alarm.IsSet() {
+		synctest.Wait()
+		if isSet() {
 			t.Error("it is set after it went off")
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		if len(rung) != 2 || rung[0] != time.Minute || rung[1] != 3*time.Hour {
 			t.Errorf("it went off after %v, want a minute and 3 hours", rung)
 		}
