@@ -45,7 +45,7 @@ func (r *Refresher) Start(cause context.Context, rank pace.Rank) (ended <-chan s
 	f := r.attempts.flight
 	switch {
 	case f == nil:
-		f = r.enter(now, cause, rank)
+		f = r.enter(cause, now, rank)
 	case !f.begun:
 		f.place.Raise(rank)
 	}
@@ -54,7 +54,7 @@ func (r *Refresher) Start(cause context.Context, rank pace.Rank) (ended <-chan s
 }
 
 // enter returns a flight that begins when the budget allows it. The caller holds mu.
-func (r *Refresher) enter(now clock.Moment, cause context.Context, rank pace.Rank) *flight {
+func (r *Refresher) enter(cause context.Context, now clock.Moment, rank pace.Rank) *flight {
 	f := r.newFlight(cause)
 	if f.place, f.begun = r.engine.pace.Enter(now, r.request(), rank, r.memory.expiry(), func() { r.begin(f) }); f.begun {
 		r.takeOff(f)
@@ -164,7 +164,7 @@ func (r *Refresher) outageWait() time.Duration {
 // planned for an earlier time.
 func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) {
 	e := r.engine
-	wait := storeRetry
+	var wait time.Duration
 	var failed *record.TokenError
 	switch {
 	case err == nil:

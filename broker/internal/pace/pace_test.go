@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -102,7 +103,7 @@ func at(host string, rate connector.Rate, concurrency int) Request {
 func TestHerdIsSpreadOverTime(t *testing.T) {
 	virtually(t, 200*time.Millisecond, func(t *testing.T, r *recorder) {
 		for i := range 1000 {
-			r.add(fmt.Sprint(i), at("auth", 0, 0), Imported, time.Time{})
+			r.add(strconv.Itoa(i), at("auth", 0, 0), Imported, time.Time{})
 		}
 		if got := len(r.after(10*time.Second - time.Millisecond)); got != 200 {
 			t.Errorf("%d refreshes began in 10 s, want 20 a second", got)
