@@ -180,6 +180,7 @@ func TestManyAnswersAreSavedBeforeTheirLeasesRunOut(t *testing.T) {
 		both := replicas(t, 2)
 		one, two, provider := both[0], both[1], both[0].provider
 		const connections = 60
+		one.configureConnector(acme, func(c *record.Connector) { c.RefreshRate, c.RefreshConcurrency = connections, connections })
 		var down, slow atomic.Bool
 		one.store.Fail = func(op string, _ record.Key) error {
 			if down.Load() {

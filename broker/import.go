@@ -7,6 +7,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/pace"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -64,7 +65,7 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 		b.engine.DestroyEarlier(ctx, key, rev)
 	}
 	if rec.Cycle.Queued {
-		r.Start(ctx)
+		r.Start(ctx, pace.Imported)
 	}
 	view := rec.View(&conn.Definition, now)
 	return &view, outcome, nil

@@ -96,6 +96,13 @@ type Definition struct {
 	// lifetime, between one and five minutes.
 	RefreshMargin time.Duration `json:"refresh_margin,omitempty"`
 
+	// How many refreshes that no caller waits for begin in a second at the token endpoint:
+	// `50/s`. Those that callers wait for go first. Default: 20.
+	RefreshRate Rate `json:"refresh_rate,omitempty"`
+
+	// How many of them are in progress at a time. Default: 8.
+	RefreshConcurrency int `json:"refresh_concurrency,omitempty"`
+
 	// The service issues long-lived access tokens without a refresh token.
 	RefreshTokenOptional bool `json:"refresh_token_optional,omitempty"`
 

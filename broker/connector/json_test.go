@@ -12,6 +12,7 @@ import (
 var asCaddyEmits = strings.NewReplacer(
 	`"window 30m"`, `{"kind": "window", "window": 1800000000000}`,
 	`"keep_alive": "720h"`, `"keep_alive": 2592000000000000`,
+	`"refresh_rate": "50/s"`, `"refresh_rate": 50`,
 	`"refresh_token": "optional"`, `"refresh_token_optional": true`,
 	`{"kind"`, `{"in"`,
 )
@@ -70,6 +71,10 @@ func TestJSONErrorsNameTheMember(t *testing.T) {
 		`{"rotation": {"kind": "window", "window": "soon"}}`: `rotation: window: "soon" is not a duration, such as 30m`,
 		`{"keep_alive": "soon"}`:                             `keep_alive: "soon" is not a duration, such as 720h`,
 		`{"keep_alive": true}`:                               `keep_alive: is not a duration`,
+		`{"refresh_rate": "50"}`:                             `refresh_rate: "50" is not a number per second, such as 50/s`,
+		`{"refresh_rate": "0/s"}`:                            `refresh_rate: "0/s" is not a number per second, such as 50/s`,
+		`{"refresh_rate": {}}`:                               `refresh_rate: is not a number per second, such as 50/s`,
+		`{"refresh_concurrency": "8"}`:                       `refresh_concurrency: must not be a JSON string`,
 		`{"refresh_token": "required"}`:                      `refresh_token: "required": the only allowed value is "optional"`,
 		`{"inject": [{"in": "header", "kind": "query"}]}`:    `inject: kind is "query", but in is "header"`,
 		`{"inject": [{"name": 1}]}`:                          `inject.name: must not be a JSON number`,

@@ -123,6 +123,8 @@ func (v *validation) auth() {
 		{"grant_type", v.d.GrantType != ""},
 		{"auth_style", v.d.AuthStyle != ""},
 		{"rotation", v.d.Rotation != Rotation{}},
+		{"refresh_rate", v.d.RefreshRate != 0},
+		{"refresh_concurrency", v.d.RefreshConcurrency != 0},
 	} {
 		if f.set {
 			v.fail(f.name, "is for auth_type oauth2 only: remove it")
@@ -154,6 +156,7 @@ func (v *validation) oauth2() {
 	if v.d.RefreshMargin < 0 {
 		v.fail("refresh_margin", "must not be negative")
 	}
+	v.pace()
 	v.tokenRequest()
 	v.tokenHeaders()
 	v.answer()

@@ -5,7 +5,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
@@ -37,6 +36,8 @@ import (
 //		rotation      always | never | window <duration>
 //		keep_alive    <duration>
 //		refresh_margin <duration>
+//		refresh_rate  <n>/s
+//		refresh_concurrency <n>
 //		refresh_token optional
 //		base_url      <url>
 //		allow_host    <host...>
@@ -116,6 +117,10 @@ func (c *ConnectorConfig) unmarshalLine(d *caddyfile.Dispenser) error {
 		return argument.Duration(d, &c.KeepAlive)
 	case "refresh_margin":
 		return argument.Duration(d, &c.RefreshMargin)
+	case "refresh_rate":
+		return c.unmarshalRefreshRate(d)
+	case "refresh_concurrency":
+		return c.unmarshalRefreshConcurrency(d)
 	case "refresh_token":
 		return c.unmarshalRefreshToken(d)
 	case "base_url":
@@ -137,38 +142,6 @@ func (c *ConnectorConfig) unmarshalLine(d *caddyfile.Dispenser) error {
 	default:
 		return d.Errf("unrecognized subdirective of connector: %s", word)
 	}
-}
-
-func (c *ConnectorConfig) unmarshalRotation(d *caddyfile.Dispenser) error {
-	if c.Rotation != (connector.Rotation{}) {
-		return d.Err("rotation is already set")
-	}
-	args := d.RemainingArgs()
-	switch {
-	case len(args) == 1 && (args[0] == string(connector.RotationAlways) || args[0] == string(connector.RotationNever)):
-		c.Rotation.Kind = connector.RotationKind(args[0])
-		return nil
-	case len(args) == 2 && args[0] == string(connector.RotationWindow):
-		window, err := caddy.ParseDuration(args[1])
-		if err != nil || window <= 0 {
-			return d.Errf("rotation window: %s is not a duration, such as 30s or 1d", args[1])
-		}
-		c.Rotation = connector.Rotation{Kind: connector.RotationWindow, Window: window}
-		return nil
-	default:
-		return d.Err("rotation is always, never, or window <duration>")
-	}
-}
-
-func (c *ConnectorConfig) unmarshalRefreshToken(d *caddyfile.Dispenser) error {
-	if c.RefreshTokenOptional {
-		return d.Err("refresh_token is already set")
-	}
-	if args := d.RemainingArgs(); len(args) != 1 || args[0] != "optional" {
-		return d.Err("refresh_token: the only allowed value is optional")
-	}
-	c.RefreshTokenOptional = true
-	return nil
 }
 
 // addAll adds the arguments of the line to dst. One that is there already is an error.

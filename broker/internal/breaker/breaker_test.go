@@ -16,6 +16,7 @@ type idle struct{}
 
 func (idle) Run(func(context.Context)) bool { return true }
 func (idle) StartRefresh(record.Key)        {}
+func (idle) QueueRefresh(record.Key)        {}
 
 // still is a [Clock] that only moves by hand.
 type still struct{ now *time.Time }

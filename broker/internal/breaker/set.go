@@ -18,8 +18,10 @@ type Runner interface {
 	// Run runs work in a goroutine until its ctx ends. It reports false if no work begins any
 	// longer.
 	Run(work func(ctx context.Context)) bool
-	// StartRefresh begins a refresh of a connection, unless one is in progress.
+	// StartRefresh begins a refresh of a connection at once, unless one is in progress.
 	StartRefresh(key record.Key)
+	// QueueRefresh begins one when the budget of the token endpoint allows it.
+	QueueRefresh(key record.Key)
 }
 
 // A Set holds the breakers of connectors, of tenants' endpoints and of connections that have
@@ -154,7 +156,7 @@ func (s *Set) resume(b *breaker) {
 	}
 	s.runner.Run(func(ctx context.Context) {
 		for _, key := range b.waiting.keys() { // the breaker was removed, so it does not change
-			s.runner.StartRefresh(key)
+			s.runner.QueueRefresh(key)
 			if s.clock.Sleep(ctx, releasePace) != nil {
 				return
 			}

@@ -5,7 +5,7 @@
 //
 // # The shape of a refresh
 //
-//	start -> flight             one per connection                           flight.go
+//	start -> flight             one per connection, when its budget allows   flight.go
 //	  |
 //	attempt.run -> once         again if the record has changed              flight.go
 //	  |

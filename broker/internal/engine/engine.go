@@ -16,6 +16,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/outage"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/pace"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/revocation"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/sharded"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
@@ -34,6 +35,7 @@ type Engine struct {
 	connections connections
 	refusals    refusals
 	backlog     *backlog
+	pace        *pace.Queue
 	lifecycle   lifecycle
 	revoker     *revocation.Revoker
 }
@@ -73,6 +75,7 @@ func (e *Engine) Ready(ctx context.Context) error {
 // and logs the connections whose new token was not saved.
 func (e *Engine) Close(ctx context.Context) error {
 	done := e.lifecycle.close()
+	e.pace.Close() // their records say that a refresh is due
 	select {
 	case <-done:
 		return e.release()
@@ -123,6 +126,7 @@ func New(open func(context.Context) (record.Store, error), journal record.Journa
 		lifecycle:   lifecycle{ctx: ctx, end: end},
 	}
 	e.refusals.breakers = breaker.NewSet(clk, background{e})
+	e.pace = pace.NewQueue(clk, background{e}.Run)
 	log := func() *slog.Logger { return e.Config().Log() }
 	e.storage.outage = outage.Reporter{
 		Log: log, Failed: "the store cannot be used", Recovered: "the store can be used again",
@@ -150,6 +154,7 @@ func (e *Engine) isConnected(ctx context.Context, key record.Key) bool {
 func (e *Engine) Configure(cfg *record.Config) {
 	e.cfg.Store(cfg)
 	e.refusals.breakers.Reconfigured(cfg)
+	e.pace.Reconfigured(cfg)
 }
 
 // Config returns the newest configuration.

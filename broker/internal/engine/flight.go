@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/pace"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -19,6 +20,9 @@ import (
 // A flight is one refresh, shared by all callers that ask for one while it lasts.
 type flight struct {
 	ticket *storequeue.Ticket
+	place  *pace.Ticket
+	begun  bool          // guarded by the refresher's mu; false: it waits for the budget of its token endpoint
+	cause  trace.Span    // guarded by the refresher's mu until begun; what started the refresh
 	done   chan struct{} // closed when snap and err are set
 	snap   *Snapshot
 	err    error
@@ -30,34 +34,94 @@ func (f *flight) land(snap *Snapshot, err error) {
 	close(f.done)
 }
 
-// Start begins a refresh in the background, unless one is in progress. The refresh is linked
-// to the span in cause, whose end does not matter. ended is closed when the refresh has ended.
-func (r *Refresher) Start(cause context.Context) (ended <-chan struct{}) {
-	f := r.start(cause)
+// Start begins a refresh that no caller waits for, unless one is in progress. It waits until
+// the budget of the token endpoint allows it; the one with the lowest rank goes first. The
+// refresh is linked to the span in cause, whose end does not matter. ended is closed when the
+// refresh has ended, or will not begin.
+func (r *Refresher) Start(cause context.Context, rank pace.Rank) (ended <-chan struct{}) {
+	now := r.engine.now()
+	r = r.lock()
+	defer r.mu.Unlock()
+	f := r.attempts.flight
+	switch {
+	case f == nil:
+		f = r.enter(cause, now, rank)
+	case !f.begun:
+		f.place.Raise(rank)
+	}
 	f.ticket.Keep()
 	return f.done
 }
 
-// start begins a refresh, unless one is in progress, and returns it. The refresh is linked
-// to the span in cause; it goes on if cause is cancelled.
-func (r *Refresher) start(cause context.Context) *flight {
-	r = r.lock()
-	defer r.mu.Unlock()
-	if r.attempts.flight != nil {
-		return r.attempts.flight
+// enter returns a flight that begins when the budget allows it. The caller holds mu.
+func (r *Refresher) enter(cause context.Context, now clock.Moment, rank pace.Rank) *flight {
+	f := r.newFlight(cause)
+	if f.place, f.begun = r.engine.pace.Enter(now, r.request(), rank, r.memory.expiry(), func() { r.begin(f) }); f.begun {
+		r.takeOff(f)
 	}
-	f := &flight{done: make(chan struct{}), ticket: storequeue.NewTicket(storequeue.Refresh, storequeue.Ahead, r.memory.expiry())}
-	cause = trace.ContextWithSpan(context.Background(), trace.SpanFromContext(cause))
-	if !r.engine.lifecycle.begin(func() { r.fly(cause, f) }) {
-		f.land(nil, record.ErrShuttingDown)
-		return f
-	}
-	r.attempts.flight = f
 	return f
 }
 
+// begin begins a refresh that has waited for the budget, unless a caller has begun it.
+func (r *Refresher) begin(f *flight) {
+	r.mu.Lock() // it is not evicted while a refresh waits
+	defer r.mu.Unlock()
+	if !f.begun {
+		r.takeOff(f)
+	}
+}
+
+// start begins a refresh at once, unless one is in progress, and returns it. The refresh is
+// linked to the span in cause; it goes on if cause is cancelled.
+func (r *Refresher) start(cause context.Context) *flight {
+	now := r.engine.instant()
+	r = r.lock()
+	defer r.mu.Unlock()
+	f := r.attempts.flight
+	switch {
+	case f == nil:
+		f = r.newFlight(cause)
+		f.place = r.engine.pace.Begin(now, r.request())
+	case f.begun:
+		return f
+	default:
+		f.cause = trace.SpanFromContext(cause)
+		f.place.Hurry(now)
+	}
+	r.takeOff(f)
+	return f
+}
+
+// newFlight returns a flight that has not begun. The caller holds mu.
+func (r *Refresher) newFlight(cause context.Context) *flight {
+	r.attempts.flight = &flight{
+		done: make(chan struct{}), cause: trace.SpanFromContext(cause),
+		ticket: storequeue.NewTicket(storequeue.Refresh, storequeue.Ahead, r.memory.expiry()),
+	}
+	return r.attempts.flight
+}
+
+// request returns what the budget of a refresh depends on.
+func (r *Refresher) request() pace.Request {
+	req := pace.Request{Connector: r.engine.Config().Connectors[r.Key.Connector]}
+	if snap := r.memory.snap.Load(); snap != nil {
+		req.Record = snap.Record
+	}
+	return req
+}
+
+// takeOff begins a flight. The caller holds mu.
+func (r *Refresher) takeOff(f *flight) {
+	f.begun = true
+	if !r.engine.lifecycle.begin(func() { r.fly(f) }) {
+		r.attempts.flight = nil
+		f.land(nil, record.ErrShuttingDown) // and no other one will need the budget
+	}
+}
+
 // fly runs a flight and plans the next attempt if this one failed.
-func (r *Refresher) fly(cause context.Context, f *flight) {
+func (r *Refresher) fly(f *flight) {
+	cause := trace.ContextWithSpan(context.Background(), f.cause)
 	ctx, span := r.engine.tracing.StartRoot(context.Background(), cause, "token_broker.refresh",
 		trace.WithAttributes(tracing.ConnectorAttribute(r.Key)))
 	attempt := &attempt{refresher: r, flight: f}
@@ -75,6 +139,8 @@ func (r *Refresher) fly(cause context.Context, f *flight) {
 		attempt.land(snap, err)
 	}
 	r.engine.refusals.breakers.EndTurn(r.Key)
+	// Refreshes that fail because the store is down count too: it gets no herd either.
+	f.place.End(attempt.sends || isUnavailable(err))
 	r.planRetry(cause, snap, err)
 }
 
@@ -98,7 +164,7 @@ func (r *Refresher) outageWait() time.Duration {
 // planned for an earlier time.
 func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) {
 	e := r.engine
-	wait := storeRetry
+	var wait time.Duration
 	var failed *record.TokenError
 	switch {
 	case err == nil:
@@ -120,32 +186,10 @@ func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) 
 	if wait <= 0 {
 		wait = storeRetry // a paused connector or another replica's lease prevented the refresh
 	}
-	at := e.instant().Add(wait)
+	now := e.instant()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.attempts.cancelRetry != nil {
-		if at >= r.attempts.retryAt {
-			return
-		}
-		r.attempts.cancelRetry() // this attempt comes first
-	}
-	ctx, cancel := context.WithCancel(e.lifecycle.ctx)
-	r.attempts.retryAt, r.attempts.cancelRetry = at, cancel
-	e.lifecycle.begin(func() {
-		defer cancel()
-		if e.clock.Sleep(ctx, wait) != nil {
-			return
-		}
-		r.mu.Lock()
-		superseded := ctx.Err() != nil
-		if !superseded {
-			r.attempts.cancelRetry = nil
-		}
-		r.mu.Unlock()
-		if !superseded {
-			r.Start(cause)
-		}
-	})
+	r.attempts.retry.SetAhead(e.clock, background{e}.Run, &r.mu, now, now.Add(wait), func() { r.Start(cause, pace.Again) })
 }
 
 // An attempt is the state of one run of a flight.
@@ -156,6 +200,7 @@ type attempt struct {
 	conn      *record.Connector // from cfg
 	landed    bool              // the flight's waiters were released
 	loads     bool              // the record must be loaded, however new the snapshot is
+	sends     bool              // a token request was sent
 }
 
 // land releases the flight's waiters.
@@ -206,6 +251,7 @@ func (a *attempt) once(ctx context.Context) (*Snapshot, error) {
 		a.refresher.engine.refusals.breakers.CancelTurn(a.refresher.Key)
 		return nil, fmt.Errorf("%w: saving the lease took too long", record.ErrStoreUnavailable)
 	}
+	a.sends = true
 	answer := a.redeem(ctx, held, sentAt)
 	level, msg := slog.LevelDebug, "token endpoint answered"
 	if answer.Class == record.ClassAmbiguous {

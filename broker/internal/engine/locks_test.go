@@ -22,6 +22,7 @@ func (r *Refresher) lockAll() (unlock func()) {
 		e.connections.refreshers.Locker(&r.Key),
 		e.storage.opened.Load().Locker(),
 		e.refusals.breakers.Locker(),
+		e.pace.Locker(),
 		&e.lifecycle.mu,
 		&e.refusals.announcements.mu,
 		&e.backlog.mu,

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +43,7 @@ func (r *Refresher) lock() *Refresher {
 // discard removes the refresher from the broker unless it holds state that matters. Callers
 // can make up any number of consumers, which must not fill the memory. The caller holds mu.
 func (r *Refresher) discard() {
-	if r.memory.exists || r.memory.evicted || r.attempts.flight != nil || r.memory.reading != nil || r.attempts.cancelRetry != nil || r.memory.unsaved.Load() || r.memory.snap.Load() != nil {
+	if r.memory.exists || r.memory.evicted || r.attempts.flight != nil || r.memory.reading != nil || r.attempts.retry.IsSet() || r.memory.unsaved.Load() || r.memory.snap.Load() != nil {
 		return
 	}
 	r.memory.evicted = true
@@ -69,7 +68,7 @@ func (r *Refresher) DropIfUnknown() {
 func (r *Refresher) evict(now clock.Moment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.attempts.flight != nil || r.memory.reading != nil || r.memory.unsaved.Load() || now.Mono.IsWithin(idleAfter, r.memory.usedAt.Load()) {
+	if f := r.attempts.flight; f != nil && f.begun || r.memory.reading != nil || r.memory.unsaved.Load() || now.Mono.IsWithin(idleAfter, r.memory.usedAt.Load()) {
 		return
 	}
 	if snap := r.memory.snap.Load(); snap != nil && snap.Record.IsTombstone() {
@@ -116,12 +115,11 @@ func (m *memory) expiry() time.Time {
 type attempts struct {
 	idleSince atomic.Int64 // the instant when a refresh of a valid token last found nothing to do
 
-	flight      *flight            // guarded by mu; nil if no refresh is in progress
-	unsent      []string           // guarded by mu; ids of leases that this process may have written but has not used
-	retryAt     clock.Instant      // guarded by mu; when the next attempt is planned
-	cancelRetry context.CancelFunc // guarded by mu; nil if no attempt is planned
-	wait        watchedWait        // guarded by mu
-	outages     int                // guarded by mu; flights in a row that failed because the store was unavailable
+	flight  *flight             // guarded by mu; nil if no refresh is in progress or waits
+	unsent  []string            // guarded by mu; ids of leases that this process may have written but has not used
+	retry   clock.Alarm         // guarded by mu; the next attempt
+	wait    clock.Watch[waitID] // guarded by mu
+	outages int                 // guarded by mu; flights in a row that failed because the store was unavailable
 }
 
 // rejections is what a refresher knows about 401s of downstream. mu is the refresher's.

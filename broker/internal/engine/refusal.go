@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/pace"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -24,7 +25,14 @@ func (b background) Run(work func(ctx context.Context)) bool {
 }
 
 // StartRefresh implements [breaker.Runner].
-func (b background) StartRefresh(key record.Key) { b.engine.Refresher(key).Start(context.Background()) }
+func (b background) StartRefresh(key record.Key) {
+	b.engine.Refresher(key).start(context.Background()).ticket.Keep()
+}
+
+// QueueRefresh implements [breaker.Runner].
+func (b background) QueueRefresh(key record.Key) {
+	b.engine.Refresher(key).Start(context.Background(), pace.Again)
+}
 
 // pause holds back the connections that the refusal concerns, and logs it for operators. It
 // reports whether the pause is new to them.

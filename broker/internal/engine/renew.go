@@ -243,10 +243,14 @@ func (r *Refresher) rejectedError(snap *Snapshot) error {
 	return nil
 }
 
-// inProgress returns the refresh in progress, or nil.
+// inProgress returns the refresh in progress, or nil. One that waits for the budget of its
+// token endpoint is not in progress.
 func (r *Refresher) inProgress() *flight {
 	r = r.lock()
 	defer r.mu.Unlock()
+	if f := r.attempts.flight; f != nil && !f.begun {
+		return nil
+	}
 	return r.attempts.flight
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/pace"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/storequeue"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -38,7 +39,7 @@ func (r *Refresher) usable(ctx context.Context, conn *record.Connector, snap *Sn
 	switch {
 	case isValid:
 		if conn.CanRefresh(snap.Record.Credentials) && refused == nil && !now.Mono.IsWithin(storeRetry, r.attempts.idleSince.Load()) {
-			r.Start(ctx) // without waiting, since the token is still valid
+			r.Start(ctx, pace.InUse) // without waiting, since the token is still valid
 		}
 		return snap, nil
 	case refused != nil:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/pace"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/sweep"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -73,7 +74,7 @@ func (s sweptConnections) Install(ctx context.Context, rec *record.Record, rev r
 
 // Refresh implements [sweep.Connections].
 func (s sweptConnections) Refresh(cause context.Context, key record.Key) (ended <-chan struct{}) {
-	return s.engine.Refresher(key).Start(cause)
+	return s.engine.Refresher(key).Start(cause, pace.Unused)
 }
 
 // IsHeldBack implements [sweep.Connections].

@@ -7,13 +7,14 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A watchedWait is how long this process has known the wait of a record. The times in the
-// record are by the writer's clock, which can be wrong; see the package documentation.
-type watchedWait struct {
-	retryAt time.Time     // as stored; with wait it identifies the wait
-	wait    time.Duration // as stored
-	since   clock.Instant
+// A waitID identifies the wait of a record. A process watches for how long it has known it: the
+// times in the record are by the writer's clock, which can be wrong; see the package documentation.
+type waitID struct {
+	retryAt int64 // nanoseconds of Unix time, as stored
+	wait    time.Duration
 }
+
+func waitOf(rec *record.Record) waitID { return waitID{rec.Cycle.RetryAt.UnixNano(), rec.Cycle.Wait} }
 
 // waitLeft returns how long the record's next attempt has to wait, 0 if it may begin.
 func (r *Refresher) waitLeft(rec *record.Record, now clock.Moment) time.Duration {
@@ -22,23 +23,14 @@ func (r *Refresher) waitLeft(rec *record.Record, now clock.Moment) time.Duration
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return rec.Remaining(now.Wall, r.attempts.wait.watched(rec, now), r.rejections.holds(rec.Generation))
-}
-
-// watched returns how long this process has known the record's wait. The caller holds the
-// refresher's mu.
-func (w *watchedWait) watched(rec *record.Record, now clock.Moment) time.Duration {
-	if !w.retryAt.Equal(rec.Cycle.RetryAt) || w.wait != rec.Cycle.Wait {
-		*w = watchedWait{rec.Cycle.RetryAt, rec.Cycle.Wait, now.Mono}
-	}
-	return now.Mono.Sub(w.since)
+	return rec.Remaining(now.Wall, r.attempts.wait.See(waitOf(rec), now.Mono), r.rejections.holds(rec.Generation))
 }
 
 // assess completes the policy for a failure with what only this process knows.
 func (r *Refresher) assess(policy *record.Policy, held *heldLease, now clock.Moment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	policy.Watched = r.attempts.wait.watched(held.rec, now)
+	policy.Watched = r.attempts.wait.See(waitOf(held.rec), now.Mono)
 	policy.Rejected = r.rejections.holds(held.rec.Generation)
 	policy.Ahead = held.snap.servable(now) && !policy.Rejected
 }

@@ -83,6 +83,7 @@ func (r *replica) config(p *process) *record.Config {
 	def := connector.Definition{
 		ID: acme, AuthType: connector.OAuth2, BaseURL: "https://api.acme.test", TokenURL: "https://auth.acme.test/token",
 		AuthStyle: connector.AuthHeader, Rotation: r.world.provider.rotation,
+		RefreshRate: 1, RefreshConcurrency: 1, // one of the two connections often waits for the other
 	}
 	def = def.WithDefaults()
 	return &record.Config{

@@ -1,0 +1,49 @@
+package clock
+
+import (
+	"context"
+	"sync"
+)
+
+// An Alarm calls a function once, when its time comes. The zero Alarm is not set.
+type Alarm struct {
+	at     Instant
+	cancel context.CancelFunc // nil: it is not set
+}
+
+// IsSet reports whether the alarm will go off. The caller holds the lock that guards it.
+func (a *Alarm) IsSet() bool { return a.cancel != nil }
+
+// SetAhead sets the alarm to a time, unless it is set to an earlier one. run runs work in a
+// goroutine until its ctx ends. The caller holds mu, which guards the alarm; ring is called
+// without it.
+func (a *Alarm) SetAhead(c Clock, run func(work func(ctx context.Context)) bool, mu sync.Locker, now, at Instant, ring func()) {
+	if a.cancel != nil {
+		if a.at <= at {
+			return
+		}
+		a.cancel()
+	}
+	replaced, cancel := context.WithCancel(context.Background())
+	a.at, a.cancel = at, cancel
+	run(func(ctx context.Context) {
+		defer cancel()
+		ctx, end := context.WithCancel(ctx)
+		defer end()
+		defer context.AfterFunc(replaced, end)()
+		if c.Sleep(ctx, max(0, at.Sub(now))) == nil && a.goesOff(replaced, mu) {
+			ring()
+		}
+	})
+}
+
+// goesOff reports whether the alarm has not been set to another time. It is no longer set then.
+func (a *Alarm) goesOff(replaced context.Context, mu sync.Locker) bool {
+	mu.Lock()
+	defer mu.Unlock()
+	if replaced.Err() != nil {
+		return false
+	}
+	a.cancel = nil
+	return true
+}
