@@ -86,7 +86,7 @@ soak: build vaultserver ## Call 2,000 connections with short tokens for ten minu
 	$(LOAD) soak -binary ../token-broker $(BENCHFLAGS)
 
 .PHONY: bench-scale
-bench-scale: build vaultserver ## Measure with 200,000 connections in each store. Takes about 40 minutes and 4 GB of memory.
+bench-scale: build vaultserver ## Measure with 200,000 connections in each store. Takes more than an hour and 4 GB of memory.
 	$(LOAD) scale -binary ../token-broker $(BENCHFLAGS)
 
 .PHONY: gobench

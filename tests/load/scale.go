@@ -41,7 +41,7 @@ func scaleCommand(ctx context.Context, arguments []string) error {
 	flags.DurationVar(&s.expireIn, "expire-in", 2*time.Minute, "how long after the first call the first token of the herd expires")
 	flags.DurationVar(&s.callEvery, "call-every", 40*time.Second, "how long it is between two calls of a connection of the herd")
 	flags.DurationVar(&s.tokenDelay, "token-delay", 100*time.Millisecond, "how long the token endpoint takes")
-	flags.DurationVar(&s.patience, "patience", 10*time.Minute, "how long to wait for the refreshes of a herd")
+	flags.DurationVar(&s.patience, "patience", 20*time.Minute, "how long to wait for the refreshes of a herd")
 	flags.IntVar(&s.importers, "importers", 32, "how many imports are sent at a time")
 	flags.StringVar(&s.vault, "vault", "inmem", "where Vault keeps its data: raft or inmem")
 	flags.DurationVar(&s.sweep, "sweep", 0, "how long to wait for a sweep of the store in Vault; 0: do not")

@@ -62,10 +62,22 @@ func (ep *endpoint) nextAt() (at clock.Instant, ok bool) {
 	if ep.running >= ep.budget.concurrency {
 		return latest, true
 	}
-	if n := len(ep.begun) - ep.budget.rate; n >= 0 {
-		at = ep.begun[n].Add(period)
+	return min(ep.rateAllows(), latest), true
+}
+
+// rateAllows returns when the rate allows one more refresh. A few begin at once, the others at
+// regular intervals: their requests then keep the rate at the endpoint too, even if they
+// arrive a little late.
+func (ep *endpoint) rateAllows() (at clock.Instant) {
+	n := len(ep.begun)
+	if all := n - ep.budget.rate; all >= 0 {
+		at = ep.begun[all].Add(period)
 	}
-	return min(at, latest), true
+	if few := n - ep.budget.concurrency; few >= 0 {
+		interval := period / time.Duration(ep.budget.rate)
+		at = max(at, min(ep.begun[n-1].Add(interval), ep.begun[few].Add(period)))
+	}
+	return at
 }
 
 // allows reports whether a refresh that no caller waits for may begin now.
