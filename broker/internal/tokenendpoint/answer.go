@@ -102,8 +102,11 @@ func tokenText(value any) string {
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }
 
 // refreshTokenPattern finds a refresh token in what is not JSON as a whole: a body that broke
-// off, or one with a server's warning in front.
-var refreshTokenPattern = regexp.MustCompile(`"refresh_?[tT]oken"\s*:\s*("(?:[^"\\]|\\.)*")`)
+// off, or one with a server's warning in front. formTokenPattern does the same for a form.
+var (
+	refreshTokenPattern = regexp.MustCompile(`"refresh_?[tT]oken"\s*:\s*("(?:[^"\\]|\\.)*")`)
+	formTokenPattern    = regexp.MustCompile(`(?:^|&)refresh_token=([^&\s"<>]+)&`)
+)
 
 // anyRefreshToken returns the outermost refresh token in the answer, and the object that has
 // it. The one that was sent does not count: an endpoint that repeats the request has said
@@ -122,6 +125,10 @@ func (x *exchange) anyRefreshToken(answer any, sent string) (token string, besid
 				}
 			case []any:
 				next = append(next, v...)
+			case string: // the response of another server, which a gateway has wrapped
+				if strings.HasPrefix(v, "{") {
+					next = append(next, decodeJSON([]byte(v)))
+				}
 			}
 		}
 		level = next
@@ -135,6 +142,11 @@ func (x *exchange) anyRefreshToken(answer any, sent string) (token string, besid
 			continue
 		}
 		if token := tokenText(s); token != "" && token != sent {
+			return token, nil
+		}
+	}
+	if match := formTokenPattern.FindSubmatch(x.body); match != nil {
+		if token := tokenText(unescape(string(match[1]))); token != sent {
 			return token, nil
 		}
 	}

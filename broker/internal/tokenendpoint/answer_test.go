@@ -78,6 +78,12 @@ func TestLifetimesAreReadInEverySpelling(t *testing.T) {
 		fmt.Sprintf(`"access_token_expiration":%d`, unix):      time.Hour, // Clover
 		fmt.Sprintf(`"expiry_date":%d`, unix*1000):             time.Hour,
 		`"expires":3600`:                                       time.Hour,
+		`"expires_in":"3600s"`:                                 time.Hour,
+		`"expires_in":"2026-05-01T13:00:00Z"`:                  time.Hour,
+		`"expire":7200`:                                        2 * time.Hour, // Feishu
+		`"expireIn":7200`:                                      2 * time.Hour, // DingTalk
+		fmt.Sprintf(`"expires_in":%d`, unix):                   time.Hour,
+		fmt.Sprintf(`"access_token_expire_in":%d`, unix):       time.Hour, // TikTok Shop
 		`"expires":"2026-05-01T13:00:00Z"`:                     time.Hour,
 		`"expires_in":"x","expires_at":"2026-05-01T13:00:00Z"`: time.Hour,
 	} {
@@ -100,6 +106,7 @@ func TestLifetimesOfRefreshTokensAreRead(t *testing.T) {
 		`"refresh_expires_in":0`:                                    0,                    // Keycloak: it does not expire
 		`"refresh_token_expires_at":"2026-05-02T12:00:00Z"`:         24 * time.Hour,       // Square
 		fmt.Sprintf(`"refresh_token_expiration":%d`, now.Unix()+60): time.Minute,          // Clover
+		fmt.Sprintf(`"refresh_token_expire_in":%d`, now.Unix()+60):  time.Minute,          // TikTok Shop
 		`"refresh_token_expires_in":{}`:                             0,
 		`"expires_in":60`:                                           0,
 	} {
@@ -272,7 +279,7 @@ func TestRefusalInsideAString(t *testing.T) {
 		`{"message":"` + strings.Repeat(`{\"message\":`, 10_000) + `"}`:         "",
 		strings.Repeat(`{"message":`, 5_000) + "1" + strings.Repeat("}", 5_000): "",
 	} {
-		if got := readRefusal([]byte(body), "application/json").word([]string{"invalid_grant"}); got != want {
+		if got := (&exchange{body: []byte(body), complete: true}).readRefusal().word([]string{"invalid_grant"}); got != want {
 			t.Errorf("%.60s: found %q, want %q", body, got, want)
 		}
 	}

@@ -30,6 +30,9 @@ var accessTimes = []timeMember{
 	{"expires_in", connector.UnitSeconds},
 	{"access_token_expires_in", connector.UnitSeconds},
 	{"token_expires_in", connector.UnitSeconds},
+	{"expire_in", connector.UnitSeconds},
+	{"expire", ""},
+	{"access_token_expire_in", ""},
 	{"expires_at_ms", connector.UnitUnixMilli},
 	{"expires_at", ""},
 	{"expires_on", ""},
@@ -39,6 +42,8 @@ var accessTimes = []timeMember{
 	{"expiration", ""},
 	{"expiry", ""},
 	{"expiry_date", ""},
+	{"expire_time", ""},
+	{"expires_time", ""},
 }
 
 // What they call that of a refresh token.
@@ -47,6 +52,7 @@ var refreshTimes = []timeMember{
 	{"refresh_token_expires_in", connector.UnitSeconds},
 	{"x_refresh_token_expires_in", connector.UnitSeconds},
 	{"refresh_expires_in", connector.UnitSeconds},
+	{"refresh_token_expire_in", ""},
 	{"refresh_token_expires_at", ""},
 	{"refresh_expires_at", ""},
 	{"refresh_token_expires_on", ""},
@@ -103,6 +109,7 @@ func firstTime(answer any, members []timeMember, now time.Time) time.Duration {
 // Numbers without a unit: lifetimes are below ten years, times in seconds below the year 5138.
 const (
 	maxBareLifetime = 10 * 365 * 24 * 3600
+	minUnix         = 1e9
 	minUnixMilli    = 1e11
 )
 
@@ -120,12 +127,9 @@ func duration(value any, unit connector.TimeUnit, now time.Time) time.Duration {
 	}
 	number, err := strconv.ParseFloat(text, 64)
 	if err != nil && !errors.Is(err, strconv.ErrRange) || math.IsNaN(number) {
-		if unit == "" || unit == connector.UnitRFC3339 {
-			return until(text, now)
-		}
-		return 0
+		return until(text, now)
 	}
-	if unit == "" {
+	if unit == "" || unit == connector.UnitSeconds && number >= minUnix { // no token lives that long
 		switch {
 		case number < maxBareLifetime:
 			unit = connector.UnitSeconds
@@ -161,7 +165,11 @@ var timeLayouts = []string{
 	time.RFC3339, "2006-01-02T15:04:05Z0700", "2006-01-02T15:04:05", "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05", time.RFC1123Z,
 }
 
+// until returns the time left until a date. A text such as 3600s is the time itself.
 func until(text string, now time.Time) time.Duration {
+	if d, err := time.ParseDuration(text); err == nil {
+		return d
+	}
 	for _, layout := range timeLayouts {
 		if t, err := time.Parse(layout, text); err == nil {
 			return seconds(t.Sub(now).Seconds())

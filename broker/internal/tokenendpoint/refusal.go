@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"mime"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,47 +22,29 @@ var refusalMembers = []string{
 const maxText = 8 << 10
 
 // readRefusal reads the body of a response without a token, as leniently as possible.
-func readRefusal(body []byte, contentType string) *refusal {
+func (x *exchange) readRefusal() *refusal {
 	f := &refusal{}
-	body = bytes.TrimSpace(bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))) // RFC 8259 section 8.1
+	body := bytes.TrimSpace(x.body)
 	if len(body) == 0 {
 		return f
 	}
-	if json.Valid(body) {
-		dec := json.NewDecoder(bytes.NewReader(body))
-		dec.UseNumber() // a code must come out as it is written
-		var value any
-		if dec.Decode(&value) == nil {
-			f.readJSON(value)
-		}
+	value := x.members()
+	isText := !bytes.ContainsRune([]byte(`{["`), rune(body[0]))
+	switch object, _ := value.(map[string]any); {
+	case value != nil && (!isText || member(object, "error") != nil):
+		f.readJSON(value)
 		return f
-	}
-	kind, _, _ := mime.ParseMediaType(contentType)
-	switch {
-	case body[0] == '{' || body[0] == '[': // JSON that is broken
+	case !isText: // JSON that is broken
 		return f
 	case body[0] == '<':
 		f.foreign = true
 	default:
-		if form, err := url.ParseQuery(string(body)); err == nil && form.Has("error") {
-			f.readForm(form) // under any label
-			return f
-		}
 		// The latter comes from a network in front of the token endpoint.
+		kind, _, _ := mime.ParseMediaType(x.header.Get("Content-Type"))
 		f.foreign = kind == "text/html" || bytes.HasPrefix(bytes.ToLower(body), []byte("error code:"))
 	}
 	f.values = []string{string(body[:min(len(body), maxText)])}
 	return f
-}
-
-func (f *refusal) readForm(form url.Values) {
-	for name, values := range form {
-		if slices.Contains(refusalMembers, strings.ToLower(name)) {
-			f.values = append(f.values, values...)
-		}
-	}
-	f.code = form.Get("error")
-	f.named = true
 }
 
 func (f *refusal) readJSON(value any) {

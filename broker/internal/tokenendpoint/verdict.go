@@ -2,6 +2,7 @@ package tokenendpoint
 
 import (
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,12 +32,14 @@ var rules = []rule{
 	{statuses: [2]int{429, 429}, class: record.ClassTransient},
 	{statuses: [2]int{425, 425}, class: record.ClassTransient}, // Too Early, RFC 8470 section 5.2
 	{statuses: [2]int{400, 499}, retryAfter: true, class: record.ClassTransient},
-	// Salesforce, when two requests with the same refresh token meet.
+	// Salesforce, when two requests with the same refresh token meet, and when there are too many.
 	{words: []string{record.CodeInvalidGrant}, texts: []string{"already being processed"}, class: record.ClassTransient},
+	{words: []string{record.CodeInvalidGrant}, texts: rateTexts, class: record.ClassTransient, wait: time.Minute},
 	{words: []string{record.CodeInvalidGrant}, class: record.ClassPermanent},
 	{words: []string{"invalid_client", "unsupported_grant_type"}, class: record.ClassConfiguration},
 	// RFC 6749 section 4.1.2.1, RFC 8628 section 3.5, and what others say of the same.
 	{words: []string{"temporarily_unavailable", "server_error", "slow_down"}, class: record.ClassTransient},
+	{words: []string{"internal_error", "internal_server_error", "service_unavailable", "request_timeout"}, class: record.ClassTransient},
 	{words: rateWords, class: record.ClassTransient, wait: time.Minute},
 	{texts: rateTexts, class: record.ClassTransient, wait: time.Minute},
 	{texts: []string{"retry your request", "try again later", "temporarily unavailable", "please retry"}, class: record.ClassTransient},
@@ -48,8 +51,10 @@ var rules = []rule{
 
 // How token endpoints say that they get too many requests, without a status of 429.
 var (
-	rateWords = []string{"rate_limit_exceeded", "rate_limited", "ratelimited", "too_many_requests", "throttled"}
-	rateTexts = []string{"too many requests", "rate limit", "ratelimit", "throttl"}
+	rateWords = []string{
+		"rate_limit_exceeded", "rate_limited", "ratelimited", "too_many_requests", "throttled", "request_limit_exceeded", "quota_exceeded",
+	}
+	rateTexts = []string{"too many requests", "too many attempts", "rate limit", "rate_limit", "ratelimit", "rate exceeded", "rate_exceeded", "throttl"}
 )
 
 func (r *rule) applies(x *exchange, f *refusal) bool {
@@ -148,11 +153,18 @@ func (f *refusal) hasText(texts []string) bool {
 	})
 }
 
+// challengeError is the error in a challenge (RFC 6750 section 3).
+var challengeError = regexp.MustCompile(`\berror="([^"]+)"`)
+
 // refusal reads a response as a refusal.
 func (x *exchange) refusal(req *Request) *refusal {
-	f := readRefusal(x.body, x.header.Get("Content-Type"))
+	f := x.readRefusal()
 	f.foreign = f.foreign || x.header.Get("Cf-Mitigated") != ""
 	f.retryAfter = min(retryafter.Parse(x.header, req.SentAt), maxRetryAfter)
+	if match := challengeError.FindStringSubmatch(strings.Join(x.header.Values("Www-Authenticate"), ",")); match != nil && !f.named {
+		f.code, f.named, f.foreign = match[1], true, false
+		f.values = append(f.values, match[1])
+	}
 	return f
 }
 
