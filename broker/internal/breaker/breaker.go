@@ -28,6 +28,7 @@ const enoughRefusals = 3
 type breaker struct {
 	client  clientSettings // at the time of the refusals; with others the refusals mean nothing
 	refused []record.Key   // connections since the last accepted request; at most enoughRefusals
+	blame   map[string]int // refusals since then, by application
 	streak  streak         // refusals of the client
 	reason  reason         // of the last refusal
 
@@ -84,6 +85,7 @@ func (t *timer) stop() {
 type waiter struct {
 	key      record.Key
 	index    int           // in its queue
+	blame    int           // refusals of its application
 	refused  bool          // its credentials, or its client, were refused already
 	proven   bool          // the token endpoint has accepted a refresh of it before
 	valid    bool          // its token is valid: it has something to lose
@@ -93,8 +95,10 @@ type waiter struct {
 	since    clock.Instant // when it began to wait
 }
 
-func newWaiter(rec *record.Record, now clock.Moment) *waiter {
-	w := &waiter{key: rec.Key, refused: rec.WasRefused(), failedAt: rec.Cycle.FailedAt, since: now.Mono}
+func (b *breaker) newWaiter(rec *record.Record, now clock.Moment) *waiter {
+	w := &waiter{
+		key: rec.Key, blame: b.blame[rec.Key.Application], refused: rec.WasRefused(), failedAt: rec.Cycle.FailedAt, since: now.Mono,
+	}
 	if c := rec.Credentials; c != nil {
 		w.proven, w.expiry = c.Redeemed, c.Expiry
 		w.valid = !c.AccessToken.IsZero() && !c.ExpiredAt(now.Wall)
@@ -102,13 +106,14 @@ func newWaiter(rec *record.Record, now clock.Moment) *waiter {
 	return w
 }
 
-// compare orders waiters, the likeliest to be accepted first. A connection that was accepted
-// before goes ahead of any number that never were: every caller that may import can create
-// connections that are refused.
+// compare orders waiters, the likeliest to be accepted first. Every caller that may import can
+// create connections that are refused. So a connection that was accepted before goes ahead of any
+// number that never were, and those of different applications take turns.
 func (w *waiter) compare(other *waiter) int {
 	for _, better := range [][2]bool{
 		{!w.refused, !other.refused},
 		{w.proven, other.proven},
+		{w.blame < other.blame, w.blame > other.blame},
 		{w.valid, other.valid},
 		{w.urgent, other.urgent},
 	} {
@@ -125,7 +130,7 @@ func (w *waiter) compare(other *waiter) int {
 	case w.valid:
 		return w.expiry.Compare(other.expiry)
 	default:
-		return cmp.Compare(w.since, other.since) // not by expiry, which an import can make up
+		return cmp.Compare(other.since, w.since) // a new grant is likelier to live, and an import can make up an expiry
 	}
 }
 
@@ -138,6 +143,8 @@ func (b *breaker) spacing(w *waiter) time.Duration {
 	growing := func(refusals int) time.Duration { return min(ProbeInterval, minSpacing<<min(max(refusals-2, 0), 8)) }
 	switch {
 	case w.urgent, b.streak.all == 0:
+		return minSpacing
+	case !w.refused && w.blame == 0: // the refused connections are another application's
 		return minSpacing
 	case !w.refused && w.proven: // refusals of unproven connections say little about it
 		return growing(b.streak.proven)
@@ -177,6 +184,11 @@ func (b *breaker) noteRefused(key record.Key, ans record.Answer, now clock.Insta
 		b.refused = append(b.refused, key)
 	}
 	b.reason, b.last = reason{ans.Code, ans.Detail}, lastRequest{now, key}
+	if b.blame == nil {
+		b.blame = make(map[string]int)
+	}
+	b.blame[key.Application]++
+	b.waiting.blame(key.Application, b.blame[key.Application])
 }
 
 // heldError returns the error of a connection that is held back.

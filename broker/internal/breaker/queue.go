@@ -47,6 +47,16 @@ func (q *queue) remove(key record.Key) {
 	}
 }
 
+// blame sets the refusals of an application.
+func (q *queue) blame(application string, refusals int) {
+	for _, w := range q.order {
+		if w.key.Application == application {
+			w.blame = refusals
+		}
+	}
+	heap.Init(&q.order)
+}
+
 // first returns the first waiter, nil if there is none. While others wait that is not the one
 // to pass over.
 func (q *queue) first(passOver func(*waiter) bool) *waiter {

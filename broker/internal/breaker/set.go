@@ -59,7 +59,7 @@ func (s *Set) ClientRefused(conn *record.Connector, rec *record.Record, ans reco
 		b.streak.proven++
 	}
 	b.noteRefused(rec.Key, ans, now.Mono)
-	w := newWaiter(rec, now)
+	w := b.newWaiter(rec, now)
 	w.refused, w.failedAt = true, now.Wall
 	b.waiting.remove(rec.Key) // what an operator asked for is done
 	b.waiting.put(w)

@@ -79,7 +79,7 @@ func (s *Set) openFor(conn *record.Connector, rec *record.Record) (subject, *bre
 // wait makes the record's connection wait, and returns an error unless it goes next and its
 // time has come. The caller holds mu.
 func (s *Set) wait(subj subject, b *breaker, rec *record.Record, now clock.Moment, urgent bool) error {
-	w := newWaiter(rec, now)
+	w := b.newWaiter(rec, now)
 	w.urgent = urgent
 	b.waiting.put(w)
 	if b.turn.used {
