@@ -10,9 +10,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// isTokenResponse reports whether the credentials of an import are a token response as it
-// came, which has to have a token_type (RFC 6749 section 5.1). In credentials that were put
-// together by hand an unknown member is a mistake.
+// isTokenResponse reports whether an import's credentials are an unchanged token response, which
+// must have a token_type (RFC 6749 section 5.1). In other credentials an unknown member is a
+// mistake.
 func isTokenResponse(credentials json.RawMessage) bool {
 	return memberNames(credentials)["token_type"]
 }
@@ -29,9 +29,9 @@ func memberNames(object json.RawMessage) map[string]bool {
 	return names
 }
 
-// commonMembers are members of token responses that an application may well have stored
+// commonMembers are members of token responses that applications often store
 // (RFC 6749 section 5.1, RFC 8693 section 2.2.1, OpenID Connect Core section 3.1.3.3, Keycloak
-// and Microsoft Entra ID). They are accepted and not kept.
+// and Microsoft Entra ID). They are accepted and discarded.
 var commonMembers = []string{
 	"token_type", "scope", "id_token", "issued_token_type", "state", "session_state", "not-before-policy", "ext_expires_in",
 }
@@ -39,8 +39,8 @@ var commonMembers = []string{
 // refreshLifetimes are the members with the lifetime of a refresh token, in seconds.
 var refreshLifetimes = []string{"refresh_token_expires_in", "x_refresh_token_expires_in", "refresh_expires_in"}
 
-// responseMembers returns what credentials may have besides their own members: the common
-// members of token responses and, in a token response, any other.
+// responseMembers returns the further members that credentials may have: the common members of
+// token responses and, in a token response, any other.
 func responseMembers(credentials json.RawMessage, isResponse bool, c *record.ImportCredentials) members {
 	tolerated := make(members)
 	ignore := func(string, json.RawMessage) error { return nil }
@@ -54,7 +54,7 @@ func responseMembers(credentials json.RawMessage, isResponse bool, c *record.Imp
 	}
 	for _, name := range refreshLifetimes {
 		tolerated[name] = func(name string, raw json.RawMessage) error {
-			// What cannot be read is not known.
+			// A lifetime that cannot be read is unknown.
 			if d, err := secondsMember(name, asSeconds(raw, true)); err == nil && *d > 0 {
 				c.RefreshExpiresIn = *d
 			}
@@ -64,8 +64,8 @@ func responseMembers(credentials json.RawMessage, isResponse bool, c *record.Imp
 	return tolerated
 }
 
-// asSeconds returns a lifetime of a token response as a whole number: some token endpoints
-// send text or a fraction.
+// asSeconds returns a lifetime in a token response as a whole number. Some token endpoints send
+// text or a fraction.
 func asSeconds(raw json.RawMessage, isResponse bool) json.RawMessage {
 	if n, ok := number(raw); ok && isResponse {
 		return json.RawMessage(strconv.FormatFloat(math.Trunc(n), 'f', -1, 64))
@@ -73,8 +73,8 @@ func asSeconds(raw json.RawMessage, isResponse bool) json.RawMessage {
 	return raw
 }
 
-// asDateTime returns a time of a token response as RFC 3339 writes it, if it is in seconds or
-// milliseconds since 1970. Salesforce sends issued_at like that.
+// asDateTime returns a time in a token response in RFC 3339 format, if it is in seconds or
+// milliseconds since 1970, as Salesforce's issued_at is.
 func asDateTime(raw json.RawMessage, isResponse bool) json.RawMessage {
 	const minMilliseconds, tooLate = 1e11, 1e14
 	n, ok := number(raw)

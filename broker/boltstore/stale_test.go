@@ -45,8 +45,8 @@ func (s *sound) history(t *testing.T, random *rand.Rand, lastDeletes bool) (earl
 	return earlier
 }
 
-// A disk may report that it has written a page, and keep the page as it was. Then each page is readable,
-// and some of them are of an earlier state: any of them but the header's.
+// A disk may report a write and keep the old page. Then every page is readable, and any page but the
+// header's may be of an earlier state.
 func TestPagesThatWereNeverWrittenAreFound(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(4) {
@@ -78,8 +78,8 @@ func TestPagesThatWereNeverWrittenAreFound(t *testing.T) {
 	}
 }
 
-// The newer copy of the header and one other page are damaged: the state before the last change can be
-// read without an error.
+// If the newer copy of the header and one other page are damaged, the state before the last change
+// can be read without an error.
 func TestLastChangeIsNotForgottenWithTheHeader(t *testing.T) {
 	t.Parallel()
 	for _, deleted := range []bool{false, true} {
@@ -91,7 +91,7 @@ func TestLastChangeIsNotForgottenWithTheHeader(t *testing.T) {
 				damaged := bytes.Clone(whole)
 				clear(damaged[header*pageSize:][:pageSize])
 				if deleted && isRoot(damaged, page) {
-					continue // nothing is left that tells of a deletion
+					continue // no trace of the deletion is left
 				}
 				clear(damaged[page*pageSize:][:pageSize])
 				s.wantRight(t, fmt.Sprintf("header %d and page %d (%s) zeroed", header, page, kindOf(whole, page)), s.with(t, damaged))
@@ -106,7 +106,7 @@ func isRoot(database []byte, page int) bool {
 	return kindOf(database, page) == "leaf" && bytes.Contains(b, []byte("connections")) && bytes.Contains(b, []byte("revisions"))
 }
 
-// The root page has the content that it had in each earlier state whose root is still in the file.
+// The root page gets the content of each earlier root page that is still in the file.
 func TestRootOfAnEarlierStateIsNotUsed(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(3) {

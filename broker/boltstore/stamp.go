@@ -10,20 +10,20 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A stamp says which state a root page is of. bbolt's pages do not: a page that was never
-// written has an earlier state, and everything that it leads to may still be readable. Each change
-// writes the stamp into [metaBucket], which is small enough to be part of the root page. Of that
-// state the header, which has a checksum, has the transaction.
+// A stamp tells which state a root page belongs to. bbolt's pages do not: if the disk loses a write,
+// the page has an earlier state, and everything that it points to may still be readable. Each change
+// writes the stamp into [metaBucket], which is small enough to be part of the root page. The
+// transaction of the last state is in the header, which has a checksum.
 //
-// Earlier releases leave the stamp as it is. So one of an earlier transaction is either theirs, and then
-// the sum has changed, or a root page's that is too old. Then the root contradicts the list of free pages, or that
-// is too old as well, and the sum is the stamp's.
+// Earlier releases do not change the stamp. So a stamp of an earlier transaction has one of two
+// causes. An earlier release has changed the file: then the sum differs. Or the root page is too old:
+// then it contradicts the list of free pages, unless that is too old as well and the sum matches.
 type stamp struct {
 	tx   uint64
 	sum  uint64          // of all revisions; see revisionSum
-	key  uint64          // keySum of the connection that was changed, 0 if none was
+	key  uint64          // keySum of the changed connection, 0 if none
 	rev  record.Revision // its new one, 0 if it was deleted
-	seen bool            // there is a stamp
+	seen bool            // the file has a stamp
 }
 
 // stampKey is the stamp's key in metaBucket.
@@ -75,12 +75,12 @@ func (s *Store) readStamp() error {
 		s.db.stampedFrom = s.db.stamp.tx
 	}
 	if errors.Is(err, ErrDamaged) {
-		return nil // it is found again
+		return nil // verify finds it again
 	}
 	return err
 }
 
-// proves reports whether a tree of buckets is the state after tx, which has the stamp.
+// proves reports whether a tree of buckets is the state after tx, by the stamp of tx.
 func (s stamp) proves(tx uint64, root *boltfile.Tree) bool {
 	b, err := openBuckets(root)
 	if err != nil || s.tx != tx {
@@ -90,7 +90,7 @@ func (s stamp) proves(tx uint64, root *boltfile.Tree) bool {
 	return len(damage) == 0 && sum == s.sum
 }
 
-// A change is what a transaction does to one connection. The zero change is to none.
+// A change is what a transaction does to one connection. The zero value changes none.
 type change struct {
 	storeKey      []byte
 	before, after record.Revision // 0 is no record
@@ -106,7 +106,7 @@ func (s stamp) next(tx uint64, c change) stamp {
 	return s
 }
 
-// revisionSum is a revision's part of the sum of all, 0 for no record.
+// revisionSum is the contribution of a revision to the sum of all, 0 without a record.
 func revisionSum(storeKey []byte, rev record.Revision) uint64 {
 	if rev == 0 {
 		return 0

@@ -11,17 +11,17 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// errOlderState means that a part is of an earlier state, and which connections that concerns is unknown.
+// errOlderState means that a part of the file is of an earlier state, and that the affected connections are unknown.
 const errOlderState = contradiction("a part of it is of an earlier state: some connections may have a token that is spent")
 
-// verify proves that the database is in the state of the last change: then an error of the disk, such as a page that was
-// never written, costs no more than the connections on it. If that cannot be proven, nothing is read.
-// It reads all revisions, but only records of which one is in doubt.
+// verify proves that the database is in the state of the last change. Then an error of the disk, such as a lost write,
+// costs only the connections on that page. Without the proof, the store reads nothing.
+// verify reads all revisions, but records only if a revision is in doubt.
 func (s *Store) verify(ctx context.Context) error {
 	d := s.db
 	if d.stamp.tx != d.committed.Load() && d.doubt != nil {
 		_ = d.faults.breakWith(d.damaged(errors.Join(errOlderState, d.doubt)))
-		return nil //nolint:nilerr // each read finds it
+		return nil //nolint:nilerr // each read returns it
 	}
 	var sum uint64
 	whole := true
@@ -46,10 +46,10 @@ func (s *Store) verify(ctx context.Context) error {
 		_ = d.faults.breakWith(d.damaged(errors.Join(errOlderState, err)))
 		return nil
 	case err != nil || !whole && !d.stamped():
-		return nil //nolint:nilerr // it was reported, and there is nothing to prove the rest with
+		return nil //nolint:nilerr // it was reported, and nothing can prove the rest
 	case !whole:
 		return s.findOlder(ctx)
-	case d.stamp.seen && d.stamp.tx < d.committed.Load() && d.stamp.sum == sum: // there were changes, and they left no trace
+	case d.stamp.seen && d.stamp.tx < d.committed.Load() && d.stamp.sum == sum: // changes left no trace
 		_ = d.faults.breakWith(d.damaged(errOlderState))
 		return nil
 	case !d.stamped():
@@ -59,16 +59,16 @@ func (s *Store) verify(ctx context.Context) error {
 		return s.findOlder(ctx)
 	}
 	s.proven = true
-	if d.relisted { // until there is a stamp, this looks like a change that left no trace
+	if d.relisted { // without a new stamp, this looks like a change that left no trace
 		return d.update(func(*bolt.Tx, *boltfile.Tree) (change, error) { return change{}, nil })
 	}
 	return nil
 }
 
-// maxTriesAtOpen bounds the search for lost revisions to a second or so.
+// maxTriesAtOpen bounds the search for lost revisions to about a second.
 const maxTriesAtOpen = 500_000
 
-// sum returns the sum of all revisions, and why some cannot be read.
+// sum returns the sum of all revisions, and the errors of unreadable ones.
 func (b buckets) sum() (sum uint64, damage []error) {
 	for e, err := range b.revisions.All(nil) {
 		var rev record.Revision
@@ -87,7 +87,7 @@ func (b buckets) sum() (sum uint64, damage []error) {
 	return sum, damage
 }
 
-// findOlder finds the connections that are not in the last state, if that can be proven of all others.
+// findOlder finds the connections that are not in the last state, if all others provably are.
 func (s *Store) findOlder(ctx context.Context) error {
 	info, err := s.db.raw.Stat()
 	if err != nil {
@@ -99,7 +99,7 @@ func (s *Store) findOlder(ctx context.Context) error {
 		return err
 	}
 	if !v.current() && v.tries >= v.maxTries && s.db.doubt == nil {
-		return nil // what can be seen is on unreadable pages
+		return nil // unreadable pages explain the difference
 	}
 	if !v.current() {
 		_ = s.db.faults.breakWith(s.db.damaged(errOlderState))
@@ -114,7 +114,7 @@ func (s *Store) findOlder(ctx context.Context) error {
 	return nil
 }
 
-// suspect makes the connection one that is not read.
+// suspect lets no read of the connection succeed.
 func (s *Store) suspect(storeKey string) {
 	s.suspects[keySum([]byte(storeKey))] = true
 	s.db.faults.report(s.db.damaged(lostChange(storeKey)))

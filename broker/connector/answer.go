@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// The members of a token endpoint's answer that [Definition.Answer] can place.
+// The members of a token endpoint's answer whose place [Definition.Answer] can set.
 const (
 	AnswerAccessToken      = "access_token"
 	AnswerRefreshToken     = "refresh_token"
@@ -17,10 +17,10 @@ const (
 	AnswerRefreshExpiresIn = "refresh_expires_in" // the refresh token's lifetime, or when it expires
 )
 
-// A TimeUnit says how a lifetime or a time is written.
+// A TimeUnit is the unit of a lifetime or a time.
 type TimeUnit string
 
-// The units of lifetimes and times. Without one the value itself tells.
+// The units of lifetimes and times. Without one, the value decides.
 const (
 	UnitSeconds      TimeUnit = "s"
 	UnitMilliseconds TimeUnit = "ms"
@@ -29,7 +29,7 @@ const (
 	UnitRFC3339      TimeUnit = "rfc3339"
 )
 
-// answerUnits are the units that each member can have.
+// answerUnits are the possible units of each member.
 var answerUnits = map[string][]TimeUnit{
 	AnswerAccessToken:      nil,
 	AnswerRefreshToken:     nil,
@@ -38,14 +38,13 @@ var answerUnits = map[string][]TimeUnit{
 	AnswerRefreshExpiresIn: {UnitSeconds, UnitMilliseconds, UnitUnix, UnitUnixMilli, UnitRFC3339},
 }
 
-// An AnswerPath is where a value stands in a token endpoint's answer.
+// An AnswerPath is the place of a value in a token endpoint's answer.
 type AnswerPath struct {
-	Path []string // the names of members and the indices of lists, from the outside in
-	Unit TimeUnit // empty if the value itself tells
+	Path []string // names of members and indices of lists, the outermost first
+	Unit TimeUnit // empty: the value decides
 }
 
-// AnswerPaths returns what [Definition.Answer] says, by member. Paths that break a rule are
-// left out.
+// AnswerPaths returns the paths of [Definition.Answer], by member, without invalid ones.
 func (d *Definition) AnswerPaths() map[string]AnswerPath {
 	if len(d.Answer) == 0 {
 		return nil
@@ -59,8 +58,7 @@ func (d *Definition) AnswerPaths() map[string]AnswerPath {
 	return paths
 }
 
-// CapturePaths returns the path in an answer of each captured setting. Paths that break a
-// rule are left out.
+// CapturePaths returns the paths of [Definition.Capture], by setting, without invalid ones.
 func (d *Definition) CapturePaths() map[string][]string {
 	if len(d.Capture) == 0 {
 		return nil
@@ -111,8 +109,8 @@ func (v *validation) answer() {
 	}
 }
 
-// capture checks which settings answers may change. Those that token requests depend on are
-// not among them: no answer may decide where the next refresh token goes.
+// capture checks the settings that answers change. Token requests must not depend on them: no
+// answer may decide where the next refresh token goes.
 func (v *validation) capture() {
 	for _, name := range slices.Sorted(maps.Keys(v.d.Capture)) {
 		if _, err := parsePath(v.d.Capture[name]); err != nil {
@@ -138,8 +136,8 @@ var (
 	errTooLong     = fmt.Errorf("the value is longer than %d bytes", maxCaptured)
 )
 
-// CheckCaptured reports whether a setting may take a value that the token endpoint answered
-// with, given the connection's other settings. The error says why not, without the value.
+// CheckCaptured returns an error if a setting must not take a value from an answer, given the
+// connection's other settings. The error does not contain the value.
 func (d *Definition) CheckCaptured(settings map[string]any, name, value string) error {
 	s := d.setting(name)
 	if s == nil || s.Sensitive {

@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// An ExpiredBody is a response of downstream that means that the access token has expired.
+// An ExpiredBody is a downstream response that means that the access token has expired.
 type ExpiredBody struct {
 	// The response's status.
 	Status int `json:"status"`

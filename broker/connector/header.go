@@ -10,8 +10,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// tokenHeaders checks the headers of token requests. What authenticates the client, and what
-// the body and its encoding are, other members say.
+// tokenHeaders checks the headers of token requests. Other members decide how the client
+// authenticates, and what the body is.
 func (v *validation) tokenHeaders() {
 	v.headers("token_header", v.d.TokenHeaders, func(name, value string) {
 		if name == "Authorization" || name == "Accept-Encoding" || strings.HasPrefix(name, "Content-") {
@@ -34,7 +34,7 @@ func (v *validation) callHeaders() {
 	})
 }
 
-// headers checks what all headers have in common, and calls check with each canonical name.
+// headers applies the rules for all headers, and calls check with each canonical name.
 func (v *validation) headers(field string, headers map[string]string, check func(name, value string)) {
 	seen := make(map[string]bool, len(headers))
 	for _, written := range slices.Sorted(maps.Keys(headers)) {

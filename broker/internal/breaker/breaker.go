@@ -90,7 +90,7 @@ type waiter struct {
 	proven   bool          // the token endpoint has accepted a refresh of it before
 	valid    bool          // its token is valid: it has something to lose
 	urgent   bool          // an operator asked for it: the next request comes sooner
-	expiry   time.Time     // by the clock of whoever wrote the record: only the order matters
+	expiry   time.Time     // by the clock of the record's writer: only the order matters
 	failedAt time.Time     // likewise
 	since    clock.Instant // when it began to wait
 }
@@ -178,7 +178,7 @@ func (b *breaker) isTaken(now clock.Instant) bool {
 	return b.turn.key != (record.Key{}) && (b.turn.used || now.Sub(b.turn.since) < turnTimeout)
 }
 
-// noteRefused counts a refused connection, whatever the code.
+// noteRefused counts a refused connection.
 func (b *breaker) noteRefused(key record.Key, ans record.Answer, now clock.Instant) {
 	if len(b.refused) < enoughRefusals && !slices.Contains(b.refused, key) {
 		b.refused = append(b.refused, key)

@@ -12,9 +12,9 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// tokens reads the tokens of a 2xx member by member, so that a broken one does not spoil the
-// others. The answer may hold the only copy of the next refresh token. If it has none of the
-// tokens in their places, all of it is searched for that.
+// tokens reads the tokens of a 2xx member by member, so that a broken member does not spoil the
+// others. The answer may hold the only copy of the next refresh token: if neither token is in its
+// place, tokens searches the whole answer for that.
 func (x *exchange) tokens(ans record.Answer, req *Request) record.Answer {
 	answer := x.members()
 	access := tokenText(req.member(answer, connector.AnswerAccessToken))
@@ -49,8 +49,8 @@ func (x *exchange) tokens(ans record.Answer, req *Request) record.Answer {
 	return ans
 }
 
-// member returns a member of the answer from where the connector says it is, or else from
-// beside the access token, or from the top level.
+// member returns a member of the answer: from where the connector says it is, else from beside
+// the access token, else from the top level.
 func (r *Request) member(answer any, name string) any {
 	if at, ok := r.Answer[name]; ok {
 		if value := lookup(answer, at.Path); value != nil {
@@ -63,8 +63,8 @@ func (r *Request) member(answer any, name string) any {
 	return member(answer, name)
 }
 
-// besideAccessToken returns the object with the access token, if the connector says where
-// that is and the answer has it there. The other members are likely to be in it too.
+// besideAccessToken returns the object that holds the access token, if the connector says where
+// that is and the answer has it there. Other members are likely to be in it too.
 func (r *Request) besideAccessToken(answer any) any {
 	at, ok := r.Answer[connector.AnswerAccessToken]
 	if !ok || lookup(answer, at.Path) == nil {
@@ -89,8 +89,8 @@ func (r *Request) captured(answer any) map[string]string {
 	return found
 }
 
-// tokenText returns a token without the blanks around it, which no token has (RFC 6749
-// appendices A.12 and A.17); empty if the value is no token.
+// tokenText returns a token without surrounding blanks, which no token has (RFC 6749 appendices
+// A.12 and A.17). It returns "" for a value that is no token.
 func tokenText(value any) string {
 	s, _ := value.(string)
 	if s = strings.TrimSpace(s); s == "null" {
@@ -101,15 +101,15 @@ func tokenText(value any) string {
 
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }
 
-// refreshTokenPattern finds a refresh token in what is not JSON as a whole: a body that broke
-// off, or one with a server's warning in front. formTokenPattern does the same for a form.
+// refreshTokenPattern and formTokenPattern find a refresh token in a body that broke off, or that
+// has a server's warning before it.
 var (
 	refreshTokenPattern = regexp.MustCompile(`"refresh_?[tT]oken"\s*:\s*("(?:[^"\\]|\\.)*")`)
 	formTokenPattern    = regexp.MustCompile(`(?:^|&)refresh_token=([^&\s"<>]+)&`)
 )
 
-// anyRefreshToken returns the outermost refresh token in the answer, and the object that has
-// it. The one that was sent does not count: an endpoint that repeats the request has said
+// anyRefreshToken returns the outermost refresh token in the answer, and the object that holds
+// it. The token that was sent does not count: an endpoint that repeats the request has said
 // nothing.
 func (x *exchange) anyRefreshToken(answer any, sent string) (token string, beside any) {
 	for level := []any{answer}; len(level) > 0; {
@@ -125,7 +125,7 @@ func (x *exchange) anyRefreshToken(answer any, sent string) (token string, besid
 				}
 			case []any:
 				next = append(next, v...)
-			case string: // the response of another server, which a gateway has wrapped
+			case string: // a response that a gateway has wrapped
 				if strings.HasPrefix(v, "{") {
 					next = append(next, decodeJSON([]byte(v)))
 				}

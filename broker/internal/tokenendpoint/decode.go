@@ -12,11 +12,10 @@ import (
 // maxCodings bounds how often a body is decompressed.
 const maxCodings = 3
 
-// decode undoes the content coding of a body (RFC 9110 section 8.4.1). Requests ask for
-// none, but some servers compress all the same, and some proxies decompress and leave the
-// header. So gzip is recognised by its first bytes, and a body that is not what the header
-// says is returned as it is. At most maxResponse+1 bytes come back; with an error, those
-// before it.
+// decode undoes the content coding of a body (RFC 9110 section 8.4.1). Requests ask for none,
+// but some servers compress anyway, and some proxies decompress and keep the header. So decode
+// recognises gzip by its first bytes, and returns a body that does not match the header as it is.
+// It returns at most maxResponse+1 bytes; with an error, those before it.
 func decode(coding string, body []byte) ([]byte, error) {
 	if strings.Contains(strings.ToLower(coding), "deflate") {
 		return inflate(body)
@@ -36,8 +35,8 @@ func decode(coding string, body []byte) ([]byte, error) {
 	return body, nil
 }
 
-// inflate decodes the coding deflate, which is zlib (RFC 1950); some servers send it without
-// the wrapping (RFC 1951).
+// inflate decodes the coding deflate, which is zlib (RFC 1950). Some servers send bare deflate
+// (RFC 1951).
 func inflate(body []byte) ([]byte, error) {
 	if r, err := zlib.NewReader(bytes.NewReader(body)); err == nil {
 		return readBounded(r)

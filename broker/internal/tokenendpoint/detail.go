@@ -16,7 +16,7 @@ const maxDetail = 200
 // detailMembers are members of an error body that say more than its code, and bodyIDs those
 // with which services find a request in their logs. The values are short words or numbers.
 var (
-	detailMembers = []string{"suberror", "error_codes", "error_code", "errorcode", "errcode", "error_subcode", "sub_code", "errno", "err_no", "status", "code"}
+	detailMembers = []string{"suberror", "error_codes", "error_code", "errorcode", "errcode", "error_subcode", "error_subtype", "sub_code", "errno", "err_no", "status", "code"}
 	bodyIDs       = []string{"correlation_id", "trace_id", "request_id"}
 )
 

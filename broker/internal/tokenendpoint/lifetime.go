@@ -12,15 +12,15 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
-// A timeMember is a member that says how long a token lives, or until when.
+// A timeMember is a member with the lifetime or the expiry of a token.
 type timeMember struct {
 	name string
-	unit connector.TimeUnit // empty: the value itself tells
+	unit connector.TimeUnit // empty: the value decides
 }
 
-// What token endpoints call the lifetime of an access token. The first that can be read
-// counts; those whose names have a unit come before expires_in (RFC 6749 section 5.1), which
-// some endpoints send in milliseconds beside them.
+// accessTimes are members with the lifetime of an access token. The first readable one counts.
+// Names with a unit come before expires_in (RFC 6749 section 5.1), which some endpoints send in
+// milliseconds beside them.
 var accessTimes = []timeMember{
 	{"expires_in_sec", connector.UnitSeconds},
 	{"expires_in_seconds", connector.UnitSeconds},
@@ -46,7 +46,7 @@ var accessTimes = []timeMember{
 	{"expires_time", ""},
 }
 
-// What they call that of a refresh token.
+// refreshTimes are members with the lifetime of a refresh token.
 var refreshTimes = []timeMember{
 	{"refresh_token_expires_in_ms", connector.UnitMilliseconds},
 	{"refresh_token_expires_in", connector.UnitSeconds},
@@ -60,8 +60,8 @@ var refreshTimes = []timeMember{
 	{"refresh_token_expiry", ""},
 }
 
-// lifetime returns how long the access token lives from req.SentAt on, 0 if the answer does
-// not say.
+// lifetime returns the lifetime of the access token from req.SentAt on, 0 if the answer does not
+// have it.
 func lifetime(answer any, req *Request) time.Duration {
 	if at, ok := req.Answer[connector.AnswerExpiresIn]; ok {
 		unit := at.Unit
@@ -83,8 +83,8 @@ func lifetime(answer any, req *Request) time.Duration {
 	return firstTime(answer, accessTimes, req.SentAt)
 }
 
-// refreshLifetime returns how long the refresh token lives from req.SentAt on, 0 if the
-// answer does not say.
+// refreshLifetime returns the lifetime of the refresh token from req.SentAt on, 0 if the answer
+// does not have it.
 func refreshLifetime(answer any, req *Request) time.Duration {
 	if at, ok := req.Answer[connector.AnswerRefreshExpiresIn]; ok {
 		if d := duration(lookup(answer, at.Path), at.Unit, req.SentAt); d > 0 {
@@ -106,15 +106,16 @@ func firstTime(answer any, members []timeMember, now time.Time) time.Duration {
 	return 0
 }
 
-// Numbers without a unit: lifetimes are below ten years, times in seconds below the year 5138.
+// How numbers tell what they are: lifetimes are below ten years, times in seconds below the year
+// 5138. An expires_in from minUnix on, which is 31 years, is a time too.
 const (
 	maxBareLifetime = 10 * 365 * 24 * 3600
 	minUnix         = 1e9
 	minUnixMilli    = 1e11
 )
 
-// duration reads a lifetime, or the time left until a time. It is 0 for what cannot be read,
-// and not above 0 for what is over.
+// duration reads a lifetime, or an expiry as the time left until then. It returns 0 for a value
+// that it cannot read, and 0 or less for an expiry that has passed.
 func duration(value any, unit connector.TimeUnit, now time.Time) time.Duration {
 	var text string
 	switch v := value.(type) {
@@ -129,7 +130,7 @@ func duration(value any, unit connector.TimeUnit, now time.Time) time.Duration {
 	if err != nil && !errors.Is(err, strconv.ErrRange) || math.IsNaN(number) {
 		return until(text, now)
 	}
-	if unit == "" || unit == connector.UnitSeconds && number >= minUnix { // no token lives that long
+	if unit == "" || unit == connector.UnitSeconds && number >= minUnix {
 		switch {
 		case number < maxBareLifetime:
 			unit = connector.UnitSeconds
@@ -160,7 +161,7 @@ func seconds(n float64) time.Duration {
 	return time.Duration(n * float64(time.Second))
 }
 
-// timeLayouts are how token endpoints write times. Without a zone they are in UTC.
+// timeLayouts are the date formats of token endpoints. A date without a zone is in UTC.
 var timeLayouts = []string{
 	time.RFC3339, "2006-01-02T15:04:05Z0700", "2006-01-02T15:04:05", "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05", time.RFC1123Z,
 }

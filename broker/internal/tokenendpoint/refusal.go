@@ -10,15 +10,19 @@ import (
 	"strings"
 )
 
-// refusalMembers are where token endpoints say what is wrong, in lower case. RFC 6749 section
-// 5.2 has error and error_description alone; title and detail are RFC 9457's.
+// refusalMembers are the members in which token endpoints describe an error, in lower case. RFC
+// 6749 section 5.2 defines error and error_description, RFC 9457 title and detail.
 var refusalMembers = []string{
 	"error", "errors", "code", "status", "message", "error_description", "suberror",
 	"error_code", "error_codes", "errorcode", "errcode", "errno", "err_no", "ret", "errmsg", "error_msg", "error_message", "errormessage", "type",
+	"error_type", "errortype", "error_subtype", "err", "reason", "description",
 	"title", "detail", "details", "msg", "sub_code", "sub_msg", "err_tips", "developermessage", "error_response", "fault", "faultstring",
 }
 
-// maxText bounds how much is searched of a body that is neither JSON nor a form, in bytes.
+// wrappers are members into which services put a whole response.
+var wrappers = []string{"data", "response", "result", "body", "meta"}
+
+// maxText bounds the part that is searched of a body that is neither JSON nor a form, in bytes.
 const maxText = 8 << 10
 
 // readRefusal reads the body of a response without a token, as leniently as possible.
@@ -39,7 +43,7 @@ func (x *exchange) readRefusal() *refusal {
 	case body[0] == '<':
 		f.foreign = true
 	default:
-		// The latter comes from a network in front of the token endpoint.
+		// "error code: 1020" and the like come from a network in front of the token endpoint.
 		kind, _, _ := mime.ParseMediaType(x.header.Get("Content-Type"))
 		f.foreign = kind == "text/html" || bytes.HasPrefix(bytes.ToLower(body), []byte("error code:"))
 	}
@@ -72,6 +76,11 @@ func (f *refusal) readJSON(value any) {
 			if name == "error" || name == "error_response" && f.code == "" {
 				f.code = codeIn(member)
 			}
+			if slices.Contains(wrappers, name) {
+				if _, isText := member.(string); !isText {
+					f.readJSON(member)
+				}
+			}
 		}
 	}
 }
@@ -99,7 +108,7 @@ func (f *refusal) addValues(value any) {
 	case string:
 		value = strings.TrimSpace(value)
 		f.values = append(f.values, value)
-		if strings.HasPrefix(value, "{") { // the response of another server, which a gateway has wrapped
+		if strings.HasPrefix(value, "{") { // a response that a gateway has wrapped
 			var object map[string]any
 			if json.Unmarshal([]byte(value), &object) == nil {
 				f.addValues(object)
@@ -119,7 +128,7 @@ func (f *refusal) addValues(value any) {
 	}
 }
 
-// namesError reports whether a member says that something is wrong, also in a 2xx.
+// namesError reports whether a member means an error, even in a 2xx.
 func namesError(name string, value any) bool {
 	switch name {
 	case "error", "errors", "error_code", "errorcode", "errcode":
@@ -152,8 +161,8 @@ func namesError(name string, value any) bool {
 	return false
 }
 
-// isErrorCode reports whether a code is not one of success. Every response of some APIs has a
-// code: 0, one of HTTP's, or a word.
+// isErrorCode reports whether a code means an error. Some APIs send a code with every response:
+// 0, an HTTP status, or a word.
 func isErrorCode(code string) bool {
 	if n, err := strconv.ParseInt(code, 10, 64); err == nil {
 		return n != 0 && (n < 200 || n > 299)

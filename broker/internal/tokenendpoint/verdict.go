@@ -12,44 +12,44 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// A rule says what a response without a token means. It applies if all conditions that it
-// has are met; the first rule that applies decides.
+// A rule says what a response without a token means. It applies if all its conditions are met.
+// The first rule that applies decides.
 type rule struct {
-	statuses   [2]int   // the first and the last of the HTTP statuses; zero: 200 to 499
-	words      []string // one of the error's values is one of these, without regard to case
+	statuses   [2]int   // first and last HTTP status; zero: 200 to 499
+	words      []string // one of the error's values is one of these, without regard to case and separators
 	texts      []string // one of the error's values contains one of these, in lower case
-	retryAfter bool     // the response says when to come again
-	foreign    bool     // the body is no answer of an OAuth server: HTML, a challenge page
+	retryAfter bool     // the response has a Retry-After
+	foreign    bool     // the body is not from an OAuth server: HTML, a challenge page
 
 	class record.Class
-	early bool          // the token endpoint finds the refresh premature
-	wait  time.Duration // at least this long before the next attempt
+	early bool          // the refresh was premature
+	wait  time.Duration // minimum delay before the next attempt
 }
 
-// rules decides what a refusal means. The connector's own words come before it.
+// rules decides what a refusal means. The connector's own words take precedence.
 var rules = []rule{
 	{texts: []string{"token not expired", "token is not expired", "not yet expired"}, class: record.ClassTransient, early: true},
 	{statuses: [2]int{429, 429}, class: record.ClassTransient},
 	{statuses: [2]int{425, 425}, class: record.ClassTransient}, // Too Early, RFC 8470 section 5.2
 	{statuses: [2]int{400, 499}, retryAfter: true, class: record.ClassTransient},
-	// Salesforce, when two requests with the same refresh token meet, and when there are too many.
+	// Salesforce, for concurrent requests with one refresh token, and for too many requests.
 	{words: []string{record.CodeInvalidGrant}, texts: []string{"already being processed"}, class: record.ClassTransient},
 	{words: []string{record.CodeInvalidGrant}, texts: rateTexts, class: record.ClassTransient, wait: time.Minute},
 	{words: []string{record.CodeInvalidGrant}, class: record.ClassPermanent},
 	{words: []string{"invalid_client", "unsupported_grant_type"}, class: record.ClassConfiguration},
-	// RFC 6749 section 4.1.2.1, RFC 8628 section 3.5, and what others say of the same.
+	// RFC 6749 section 4.1.2.1, RFC 8628 section 3.5, and other words for the same.
 	{words: []string{"temporarily_unavailable", "server_error", "slow_down"}, class: record.ClassTransient},
 	{words: []string{"internal_error", "internal_server_error", "service_unavailable", "request_timeout"}, class: record.ClassTransient},
 	{words: rateWords, class: record.ClassTransient, wait: time.Minute},
 	{texts: rateTexts, class: record.ClassTransient, wait: time.Minute},
 	{texts: []string{"retry your request", "try again later", "temporarily unavailable", "please retry"}, class: record.ClassTransient},
-	// A redirect leads to a login or maintenance page: it says nothing of the refresh token.
+	// A redirect leads to a login or maintenance page: it says nothing about the refresh token.
 	{statuses: [2]int{300, 399}, class: record.ClassTransient},
 	{statuses: [2]int{400, 499}, foreign: true, class: record.ClassTransient},
 	{class: record.ClassRefused},
 }
 
-// How token endpoints say that they get too many requests, without a status of 429.
+// Words for too many requests, without the status 429.
 var (
 	rateWords = []string{
 		"rate_limit_exceeded", "rate_limited", "ratelimited", "too_many_requests", "throttled", "request_limit_exceeded", "quota_exceeded",
@@ -63,13 +63,13 @@ func (r *rule) applies(x *exchange, f *refusal) bool {
 		first, last = 200, 499
 	}
 	return x.status >= first && x.status <= last &&
-		(r.words == nil || f.word(r.words) != "") &&
+		(r.words == nil || f.plainWord(r.words) != "") &&
 		(r.texts == nil || f.hasText(r.texts)) &&
 		(!r.retryAfter || f.retryAfter > 0) &&
 		(!r.foreign || f.foreign)
 }
 
-// judge says what a complete response without a token means.
+// judge classifies a complete response without a token.
 func (r *Request) judge(x *exchange, f *refusal) record.Answer {
 	ans := record.Answer{
 		Status: x.status, RetryAfter: f.retryAfter, Code: record.CodeHTTPStatus + strconv.Itoa(x.status), Detail: r.detail(x, f),
@@ -90,6 +90,8 @@ func (r *Request) judge(x *exchange, f *refusal) record.Answer {
 			ans.RetryAfter = max(ans.RetryAfter, rule.wait)
 			if word := f.word(rule.words); word != "" {
 				ans.Code = r.showable(word)
+			} else if word := f.plainWord(rule.words); word != "" && ans.Code == record.CodeUnknownError {
+				ans.Code = word
 			}
 			break
 		}
@@ -100,8 +102,8 @@ func (r *Request) judge(x *exchange, f *refusal) record.Answer {
 	return ans
 }
 
-// ownWord returns what the connector's own words say of a refusal: what it means, and the
-// word, which is empty if only a part of a value matched.
+// ownWord returns what a refusal means by the connector's own words, and the value that is such a
+// word, empty if only a part of a value matched.
 func (r *Request) ownWord(f *refusal) (meaning rule, word string, ok bool) {
 	for _, own := range []struct {
 		words   []string
@@ -125,14 +127,14 @@ func (r *Request) ownWord(f *refusal) (meaning rule, word string, ok bool) {
 	return rule{}, "", false
 }
 
-// A refusal is what the body of a response without a token says is wrong.
+// A refusal is the error in a response without a token.
 type refusal struct {
-	values     []string // of the members that say what is wrong
-	code       string   // of RFC 6749 section 5.2, or what has its place; may be empty
-	named      bool     // the body names an error, also in a 2xx
+	values     []string // of the members that describe the error
+	code       string   // of RFC 6749 section 5.2, or its substitute; may be empty
+	named      bool     // the response names an error, even if it is a 2xx
 	foreign    bool
 	retryAfter time.Duration
-	details    map[string][]string // what the body says beyond its code, by detailMembers
+	details    map[string][]string // values of detailMembers and bodyIDs, by name
 }
 
 // word returns the first of the values that is one of the words, empty if none is.
@@ -140,6 +142,18 @@ func (f *refusal) word(words []string) string {
 	for _, value := range f.values {
 		if slices.ContainsFunc(words, func(w string) bool { return strings.EqualFold(w, value) }) {
 			return value
+		}
+	}
+	return ""
+}
+
+// plainWord is word for names of RFC 6749, which some services write as InvalidGrant or
+// "invalid grant". It returns the name.
+func (f *refusal) plainWord(words []string) string {
+	for _, value := range f.values {
+		plain := strings.ReplaceAll(plainName(value), " ", "")
+		if i := slices.IndexFunc(words, func(w string) bool { return plainName(w) == plain }); i >= 0 {
+			return words[i]
 		}
 	}
 	return ""
@@ -168,5 +182,5 @@ func (x *exchange) refusal(req *Request) *refusal {
 	return f
 }
 
-// maxRetryAfter bounds what a token endpoint can ask for.
+// maxRetryAfter bounds the wait that a token endpoint can ask for.
 const maxRetryAfter = time.Hour
