@@ -284,3 +284,36 @@ func TestRefusalInsideAString(t *testing.T) {
 		}
 	}
 }
+
+// A new refresh token is saved before anything else counts, and a token is a token whatever is
+// beside it.
+func TestErrorBesideTokens(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]struct {
+		class         record.Class
+		code, refresh string
+	}{
+		`{"error":"invalid_grant","refresh_token":"r2"}`:                {record.ClassTransient, record.CodeNoAccessToken, "r2"},
+		`{"error":"invalid_client","a":[{"refreshToken":"r2"}]}`:        {record.ClassTransient, record.CodeNoAccessToken, "r2"},
+		`{"error":{"code":"x"},"access_token":"","refresh_token":"r2"}`: {record.ClassTransient, record.CodeNoAccessToken, "r2"},
+		`{"error":"invalid_grant","refresh_token":"sent"}`:              {record.ClassPermanent, "invalid_grant", ""},
+		`{"error":"invalid_grant","refresh_token":null}`:                {record.ClassPermanent, "invalid_grant", ""},
+		`{"error":"invalid_grant","access_token":"a2"}`:                 {"", "", ""},
+		`{"error":"x","access_token":"a2","refresh_token":"r2"}`:        {"", "", "r2"},
+		`{"error":null,"access_token":"a2","refresh_token":"r2"}`:       {"", "", "r2"},
+		`{"error":null,"refresh_token":"r2"}`:                           {record.ClassTransient, record.CodeNoAccessToken, "r2"},
+		`{"error":null}`:                                                {record.ClassAmbiguous, record.CodeUnusableAnswer, ""},
+		`{"error":""}`:                                                  {record.ClassAmbiguous, record.CodeUnusableAnswer, ""},
+		`{"error":false}`:                                               {record.ClassAmbiguous, record.CodeUnusableAnswer, ""},
+		`{"error":0}`:                                                   {record.ClassAmbiguous, record.CodeUnusableAnswer, ""},
+	} {
+		ans := answer(t, Request{}, nil, body)
+		refresh := ans.RefreshToken.Reveal()
+		if refresh == "sent" {
+			refresh = "" // as good as none
+		}
+		if ans.Class != want.class || ans.Code != want.code || refresh != want.refresh {
+			t.Errorf("%s: got %q, %q, %q; want %q", body, ans.Class, ans.Code, refresh, want)
+		}
+	}
+}
