@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,6 +71,48 @@ func TestNewConnectionDoesNotWaitForDeadOnesThatCameBefore(t *testing.T) {
 	})
 }
 
+// While the client is in doubt, connections are tried before their token runs out, also if many
+// dead ones whose token runs out earlier were imported before.
+func TestDoubtLetsNoTokenRunOut(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		const lifetime = 4 * time.Minute
+		c := newCrowd(t, h, 0, lifetime)
+		c.addDead(50, lifetime/2+5*time.Second, lifetime)
+		c.addDead(3, time.Hour, lifetime)
+		for i := range 10 {
+			c.healthy = append(c.healthy, c.connect(fmt.Sprint("healthy ", i), fmt.Sprint("grant-", i), lifetime/2, lifetime))
+		}
+		c.call(30 * time.Minute)
+	})
+}
+
+// A provider that revokes most grants at once leaves the others alone.
+func TestManyGrantsDieAtOnce(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		const lifetime = 4 * time.Minute
+		c := newCrowd(t, h, 3, lifetime)
+		var revoked sync.Map // of refresh tokens
+		healthy := h.provider.Respond
+		h.provider.Respond = func(n int, form url.Values) (*http.Response, error) {
+			if _, gone := revoked.Load(form.Get("refresh_token")); gone {
+				return deadWordings[0](), nil
+			}
+			return healthy(n, form)
+		}
+		for i := range 50 {
+			c.dead = append(c.dead, c.connect(fmt.Sprint("later ", i), fmt.Sprint("later-", i), time.Minute, lifetime))
+		}
+		c.call(10 * time.Minute)
+		for _, key := range c.dead {
+			revoked.Store(c.record(key).Credentials.RefreshToken.Reveal(), true)
+		}
+		c.call(30 * time.Minute)
+		c.wantNeedsAuth()
+	})
+}
+
 // What a token endpoint says to one connection, or does not say, keeps no other one waiting.
 func TestTroubleOfSomeConnectionsHurtsNoOther(t *testing.T) {
 	t.Parallel()
@@ -84,8 +127,11 @@ func TestTroubleOfSomeConnectionsHurtsNoOther(t *testing.T) {
 			resp.Header.Set("Retry-After", "31536000")
 			return resp, nil
 		},
-		"500":     func(context.Context) (*http.Response, error) { return brokertest.Response(500, ""), nil },
-		"timeout": func(context.Context) (*http.Response, error) { time.Sleep(time.Minute); return nil, context.DeadlineExceeded },
+		"500": func(context.Context) (*http.Response, error) { return brokertest.Response(500, ""), nil },
+		"timeout": func(context.Context) (*http.Response, error) {
+			time.Sleep(time.Minute)
+			return nil, context.DeadlineExceeded
+		},
 		"garbage": func(context.Context) (*http.Response, error) { return brokertest.Response(200, "\x00\x01"), nil },
 	} {
 		t.Run(name, func(t *testing.T) {

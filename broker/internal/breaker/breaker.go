@@ -15,6 +15,10 @@ import (
 const (
 	minSpacing = 10 * time.Second // between connections that were not refused yet
 
+	// While the client is only in doubt, between those of them whose token is valid: it must not
+	// run out, and each is tried only once.
+	validSpacing = time.Second / 4
+
 	// ProbeInterval is how long a connection waits that was refused because of the client.
 	ProbeInterval = 5 * time.Minute
 )
@@ -142,6 +146,8 @@ func (b *breaker) isOpen() bool { return b.streak.all > 0 || len(b.refused) >= e
 func (b *breaker) spacing(w *waiter) time.Duration {
 	growing := func(refusals int) time.Duration { return min(ProbeInterval, minSpacing<<min(max(refusals-2, 0), 8)) }
 	switch {
+	case b.streak.all == 0 && !w.refused && w.valid:
+		return validSpacing
 	case w.urgent, b.streak.all == 0:
 		return minSpacing
 	case !w.refused && w.blame == 0: // the refused connections are another application's
