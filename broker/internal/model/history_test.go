@@ -233,6 +233,7 @@ func (h *history) checkCredentials(p *process, prev, next *record.Record) {
 		if before != nil && !prev.IsParked() {
 			w.violate("%s clears the credentials of a connection that is not parked", p.name)
 		}
+		h.dropGrants()
 		return
 	}
 	access, refresh := after.AccessToken.Reveal(), after.RefreshToken.Reveal()
@@ -280,10 +281,15 @@ func (h *history) checkCredentials(p *process, prev, next *record.Record) {
 
 // drop forgets what a deleted connection had.
 func (h *history) drop() {
+	h.dropGrants()
+	clear(h.replaced)
+}
+
+// dropGrants notes that the grants of the connection are no longer the broker's to keep.
+func (h *history) dropGrants() {
 	for _, t := range h.world.provider.tokens {
 		if _, brought := h.brought[t.value]; brought {
 			t.grant.dropped = true
 		}
 	}
-	clear(h.replaced)
 }

@@ -39,7 +39,7 @@ type grant struct {
 	number  int
 	revoked bool
 	excused bool // its death is not the broker's fault
-	dropped bool // its connection was deleted
+	dropped bool // its connection was deleted, or its credentials cleared
 }
 
 type refreshToken struct {
