@@ -171,7 +171,8 @@ func (f *answerFile) check(t *testing.T) {
 		name, want string
 		got        time.Duration
 	}{
-		{"retry_after", f.Want.RetryAfter, ans.RetryAfter}, {"lifetime", f.Want.Lifetime, ans.Lifetime},
+		{"retry_after", f.Want.RetryAfter, ans.RetryAfter},
+		{"lifetime", f.Want.Lifetime, ans.Lifetime},
 		{"refresh_lifetime", f.Want.RefreshLifetime, ans.RefreshLifetime},
 	} {
 		var want time.Duration
