@@ -1,6 +1,7 @@
 package tokenendpoint
 
 import (
+	"cmp"
 	"encoding/json"
 	"regexp"
 	"strings"
@@ -93,7 +94,7 @@ func (r *Request) captured(answer any) map[string]string {
 // A.12 and A.17). It returns "" for a value that is no token.
 func tokenText(value any) string {
 	s, _ := value.(string)
-	if s = strings.TrimSpace(s); s == "null" {
+	if s = strings.TrimSpace(s); s == "null" || s == "undefined" {
 		return ""
 	}
 	return s
@@ -117,7 +118,11 @@ func (x *exchange) anyRefreshToken(answer any, sent string) (token string, besid
 		for _, value := range level {
 			switch v := value.(type) {
 			case map[string]any:
-				if token := tokenText(member(v, connector.AnswerRefreshToken)); token != "" && token != sent {
+				found := member(v, connector.AnswerRefreshToken)
+				if inner, ok := found.(map[string]any); ok {
+					found = cmp.Or(member(inner, "token"), member(inner, "value"))
+				}
+				if token := tokenText(found); token != "" && token != sent {
 					return token, v
 				}
 				for _, name := range sortedNames(v) {

@@ -63,20 +63,22 @@ func TestLifetimesAreReadInEverySpelling(t *testing.T) {
 		`"expires_in":0`:          0,
 		`"expires_in":-5`:         0,
 		`"expires_in":[]`:         0,
-		`"refresh_token":0,"token_type":1,"expires_in":60`:     time.Minute,
-		`"expires_in_sec":3600,"expires_in":3600000`:           time.Hour, // Zoho
-		`"expires_in_ms":3600000`:                              time.Hour,
-		`"expires_at":"2026-05-01T13:00:00Z"`:                  time.Hour, // Square
-		`"expires_at":"2026-05-01T15:00:00.5+02:00"`:           time.Hour + 500*time.Millisecond,
-		`"expires_at":"2026-05-01T13:00:00+0000"`:              time.Hour,
-		`"expires_at":"2026-05-01 13:00:00"`:                   time.Hour,
-		`"expires_at":"Fri, 01 May 2026 13:00:00 GMT"`:         time.Hour,
-		`"expires_at":"2026-05-01T11:00:00Z"`:                  0,
-		fmt.Sprintf(`"expires_at":%d`, unix):                   time.Hour,
-		fmt.Sprintf(`"expires_at":%d`, unix*1000):              time.Hour,
-		fmt.Sprintf(`"expires_on":"%d"`, unix):                 time.Hour, // Entra ID, version 1
-		fmt.Sprintf(`"access_token_expiration":%d`, unix):      time.Hour, // Clover
-		fmt.Sprintf(`"expiry_date":%d`, unix*1000):             time.Hour,
+		`"refresh_token":0,"token_type":1,"expires_in":60`: time.Minute,
+		`"expires_in_sec":3600,"expires_in":3600000`:       time.Hour, // Zoho
+		`"expires_in_ms":3600000`:                          time.Hour,
+		`"expires_at":"2026-05-01T13:00:00Z"`:              time.Hour, // Square
+		`"expires_at":"2026-05-01T15:00:00.5+02:00"`:       time.Hour + 500*time.Millisecond,
+		`"expires_at":"2026-05-01T13:00:00+0000"`:          time.Hour,
+		`"expires_at":"2026-05-01 13:00:00"`:               time.Hour,
+		`"expires_at":"Fri, 01 May 2026 13:00:00 GMT"`:     time.Hour,
+		`"expires_at":"2026-05-01T11:00:00Z"`:              0,
+		fmt.Sprintf(`"expires_at":%d`, unix):               time.Hour,
+		fmt.Sprintf(`"expires_at":%d`, unix*1000):          time.Hour,
+		fmt.Sprintf(`"expires_on":"%d"`, unix):             time.Hour, // Entra ID, version 1
+		fmt.Sprintf(`"access_token_expiration":%d`, unix):  time.Hour, // Clover
+		fmt.Sprintf(`"expiry_date":%d`, unix*1000):         time.Hour,
+		`"expires_at":"2026-05-01 13:00:00 UTC"`:           time.Hour,                        // Ruby
+		`"expires_at":"2026-05-01 13:00:00.5 +0000 UTC"`:   time.Hour + 500*time.Millisecond, // Go
 		`"expires":3600`:                                       time.Hour,
 		`"expires_in":"3600s"`:                                 time.Hour,
 		`"expires_in":"2026-05-01T13:00:00Z"`:                  time.Hour,
@@ -302,6 +304,12 @@ func TestErrorBesideTokens(t *testing.T) {
 		`{"error":"x","access_token":"a2","refresh_token":"r2"}`:        {"", "", "r2"},
 		`{"error":null,"access_token":"a2","refresh_token":"r2"}`:       {"", "", "r2"},
 		`{"error":null,"refresh_token":"r2"}`:                           {record.ClassTransient, record.CodeNoAccessToken, "r2"},
+		`{"tokens":{"refresh_token":{"value":"r2"}}}`:                   {record.ClassTransient, record.CodeNoAccessToken, "r2"},
+		`{"access_token":"undefined","refresh_token":"undefined"}`:      {record.ClassAmbiguous, record.CodeUnusableAnswer, ""},
+		`{"status":"error","message":"invalid_grant"}`:                  {record.ClassPermanent, "invalid_grant", ""},
+		`{"success":"false","message":"x"}`:                             {record.ClassRefused, "http_200", ""},
+		`{"status":401,"message":"Unauthorized"}`:                       {record.ClassRefused, "http_200", ""},
+		`{"status":"pending"}`:                                          {record.ClassAmbiguous, record.CodeUnusableAnswer, ""},
 		`{"error":null}`:                                                {record.ClassAmbiguous, record.CodeUnusableAnswer, ""},
 		`{"error":""}`:                                                  {record.ClassAmbiguous, record.CodeUnusableAnswer, ""},
 		`{"error":false}`:                                               {record.ClassAmbiguous, record.CodeUnusableAnswer, ""},

@@ -31,6 +31,8 @@ var accessTimes = []timeMember{
 	{"access_token_expires_in", connector.UnitSeconds},
 	{"token_expires_in", connector.UnitSeconds},
 	{"expire_in", connector.UnitSeconds},
+	{"access_token_lifetime", connector.UnitSeconds},
+	{"ttl", connector.UnitSeconds},
 	{"expire", ""},
 	{"access_token_expire_in", ""},
 	{"expires_at_ms", connector.UnitUnixMilli},
@@ -44,6 +46,7 @@ var accessTimes = []timeMember{
 	{"expiry_date", ""},
 	{"expire_time", ""},
 	{"expires_time", ""},
+	{"valid_until", ""},
 }
 
 // refreshTimes are members with the lifetime of a refresh token.
@@ -52,6 +55,7 @@ var refreshTimes = []timeMember{
 	{"refresh_token_expires_in", connector.UnitSeconds},
 	{"x_refresh_token_expires_in", connector.UnitSeconds},
 	{"refresh_expires_in", connector.UnitSeconds},
+	{"refresh_token_lifetime", connector.UnitSeconds},
 	{"refresh_token_expire_in", ""},
 	{"refresh_token_expires_at", ""},
 	{"refresh_expires_at", ""},
@@ -164,6 +168,7 @@ func seconds(n float64) time.Duration {
 // timeLayouts are the date formats of token endpoints. A date without a zone is in UTC.
 var timeLayouts = []string{
 	time.RFC3339, "2006-01-02T15:04:05Z0700", "2006-01-02T15:04:05", "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05", time.RFC1123Z,
+	"2006-01-02 15:04:05 UTC", "2006-01-02 15:04:05 -0700", "2006-01-02 15:04:05 -0700 MST",
 }
 
 // until returns the time left until a date. A text such as 3600s is the time itself.

@@ -149,7 +149,17 @@ func namesError(name string, value any) bool {
 	case "error_response", "fault":
 		return value != nil
 	case "ok", "success":
-		return value == false
+		return value == false || value == "false"
+	case "error_description", "error_message", "errormessage":
+		return value != nil && value != ""
+	case "status":
+		switch value := value.(type) {
+		case json.Number:
+			n, err := value.Int64()
+			return err == nil && n >= 400
+		case string:
+			return slices.Contains([]string{"error", "fail", "failed", "failure"}, strings.ToLower(value))
+		}
 	case "code", "errno", "err_no", "ret":
 		switch value := value.(type) {
 		case json.Number:

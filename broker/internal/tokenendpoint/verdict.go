@@ -39,20 +39,23 @@ var rules = []rule{
 	{words: []string{"invalid_client", "unsupported_grant_type"}, class: record.ClassConfiguration},
 	// RFC 6749 section 4.1.2.1, RFC 8628 section 3.5, and other words for the same.
 	{words: []string{"temporarily_unavailable", "server_error", "slow_down"}, class: record.ClassTransient},
-	{words: []string{"internal_error", "internal_server_error", "service_unavailable", "request_timeout"}, class: record.ClassTransient},
+	{words: faultWords, class: record.ClassTransient},
 	{words: rateWords, class: record.ClassTransient, wait: time.Minute},
 	{texts: rateTexts, class: record.ClassTransient, wait: time.Minute},
-	{texts: []string{"retry your request", "try again later", "temporarily unavailable", "please retry"}, class: record.ClassTransient},
+	{texts: []string{"retry your request", "try again later", "temporarily unavailable", "please retry", "maintenance"}, class: record.ClassTransient},
 	// A redirect leads to a login or maintenance page: it says nothing about the refresh token.
 	{statuses: [2]int{300, 399}, class: record.ClassTransient},
 	{statuses: [2]int{400, 499}, foreign: true, class: record.ClassTransient},
 	{class: record.ClassRefused},
 }
 
+// faultWords name a fault of the server.
+var faultWords = []string{"internal_error", "internal_server_error", "backend_error", "service_unavailable", "unavailable", "request_timeout", "timeout"}
+
 // Words for too many requests, without the status 429.
 var (
 	rateWords = []string{
-		"rate_limit_exceeded", "rate_limited", "ratelimited", "too_many_requests", "throttled", "request_limit_exceeded", "quota_exceeded",
+		"rate_limit_exceeded", "rate_limited", "ratelimited", "too_many_requests", "throttled", "request_limit_exceeded", "quota_exceeded", "resource_exhausted",
 	}
 	rateTexts = []string{"too many requests", "too many attempts", "rate limit", "rate_limit", "ratelimit", "rate exceeded", "rate_exceeded", "throttl"}
 )
