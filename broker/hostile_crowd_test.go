@@ -57,18 +57,25 @@ func TestNewConnectionDoesNotWaitForTheRubbishOfAnotherApplication(t *testing.T)
 	}
 }
 
-// In one application the newest of those that were never accepted goes first.
+// In one application the newest of those that were never accepted goes first, also if the doubt
+// has ended and begun again while the others waited.
 func TestNewConnectionDoesNotWaitForDeadOnesThatCameBefore(t *testing.T) {
 	t.Parallel()
-	virtually(t, func(t *testing.T, h *harness) {
-		c := newCrowd(t, h, 0, 10*time.Minute)
-		c.addDead(50, time.Hour, 10*time.Minute)
-		c.call(time.Minute)
-		customer := c.connect("new", "grant-new", time.Hour, 10*time.Minute)
-		if got := c.waitFor(customer, time.Hour); got > 12*time.Second {
-			t.Errorf("got a token after %v, want one within seconds", got)
-		}
-	})
+	for _, healthy := range []int{0, 5} {
+		t.Run(fmt.Sprint(healthy, " others are healthy"), func(t *testing.T) {
+			t.Parallel()
+			virtually(t, func(t *testing.T, h *harness) {
+				c := newCrowd(t, h, healthy, 4*time.Minute)
+				c.addDead(2000, time.Hour, 4*time.Minute)
+				c.dead = nil // nothing calls them
+				c.call(20 * time.Minute)
+				customer := c.connect("new", "grant-new", time.Hour, 4*time.Minute)
+				if got := c.waitFor(customer, time.Hour); got > 12*time.Second {
+					t.Errorf("got a token after %v, want one within seconds", got)
+				}
+			})
+		})
+	}
 }
 
 // While the client is in doubt, connections are tried before their token runs out, also if many

@@ -96,12 +96,13 @@ type waiter struct {
 	urgent   bool          // an operator asked for it: the next request comes sooner
 	expiry   time.Time     // by the clock of the record's writer: only the order matters
 	failedAt time.Time     // likewise
+	changed  time.Time     // likewise; when the record changed last, mostly by an import
 	since    clock.Instant // when it began to wait
 }
 
 func (b *breaker) newWaiter(rec *record.Record, now clock.Moment) *waiter {
 	w := &waiter{
-		key: rec.Key, blame: b.blame[rec.Key.Application], refused: rec.WasRefused(), failedAt: rec.Cycle.FailedAt, since: now.Mono,
+		key: rec.Key, blame: b.blame[rec.Key.Application], refused: rec.WasRefused(), failedAt: rec.Cycle.FailedAt, changed: rec.UpdatedAt, since: now.Mono,
 	}
 	if c := rec.Credentials; c != nil {
 		w.proven, w.expiry = c.Redeemed, c.Expiry
@@ -134,7 +135,9 @@ func (w *waiter) compare(other *waiter) int {
 	case w.valid:
 		return w.expiry.Compare(other.expiry)
 	default:
-		return cmp.Compare(other.since, w.since) // a new grant is likelier to live, and an import can make up an expiry
+		// A new grant is likelier to live. Not by expiry, which an import can make up, nor by the
+		// beginning of the wait: that of all is new when a breaker opens again.
+		return cmp.Or(other.changed.Compare(w.changed), cmp.Compare(w.since, other.since))
 	}
 }
 
