@@ -135,6 +135,17 @@ func sendWith(ctx context.Context, client *http.Client, method, url string, head
 	return resp.StatusCode, body, errors.Join(err, resp.Body.Close())
 }
 
+// logged returns the lines of the broker's log with that message.
+func (b *broker) logged(msg string) (lines [][]byte, err error) {
+	log, err := os.ReadFile(b.logPath)
+	for line := range bytes.Lines(log) {
+		if bytes.Contains(line, []byte(`"msg":"`+msg+`"`)) {
+			lines = append(lines, line)
+		}
+	}
+	return lines, err
+}
+
 func writeFile(path, content string) error { return os.WriteFile(path, []byte(content), 0o600) }
 
 // otherServices returns names of connectors beside the one of the service.

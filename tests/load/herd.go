@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"sync"
@@ -117,32 +118,38 @@ func (r *scaleRun) importExpired(ctx context.Context, client *http.Client, conne
 	return err
 }
 
-// awaitSweep waits for the broker to look at every record in Vault, which it does by itself some
-// minutes after its start. It shows as requests while there are no calls.
+// awaitSweep waits for the end of the broker's first sweep, which begins some minutes after its
+// start. The log tells.
 func (r *scaleRun) awaitSweep(ctx context.Context) error {
-	const quiet = 30 * time.Second
-	if r.proxy == nil || r.sweep == 0 {
+	if r.sweep == 0 {
 		return nil
 	}
-	idle := r.served()
-	var first, last time.Time
-	for deadline := time.Now().Add(r.sweep); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(time.Second) {
-		served := r.served()
-		switch now := time.Now(); {
-		case served > idle && first.IsZero():
-			first, last = now, now
-		case served > idle:
-			last = now
-		case !first.IsZero() && now.Sub(last) > quiet:
-			fmt.Printf("sweep: %.0f s, %d requests in all\n", last.Sub(first).Seconds(), served)
+	served := r.served()
+	for deadline := time.Now().Add(r.sweep); time.Now().Before(deadline); {
+		finished, err := r.broker.logged("sweep finished")
+		if err != nil {
+			return err
+		}
+		if len(finished) > 0 {
+			var line struct {
+				Records  int     `json:"records"`
+				Duration float64 `json:"duration"` // seconds
+			}
+			if err := json.Unmarshal(finished[0], &line); err != nil {
+				return err
+			}
+			fmt.Printf("sweep: %d records in %.0f s\n", line.Records, line.Duration)
+			if r.proxy != nil {
+				fmt.Printf("  Vault: %d requests\n", r.served()-served)
+			}
 			return nil
 		}
-		idle = served
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
 	}
-	if first.IsZero() {
-		fmt.Println("sweep: none was seen")
-	} else {
-		fmt.Printf("sweep: did not end; %.0f s of it were seen\n", time.Since(first).Seconds())
-	}
-	return ctx.Err()
+	fmt.Println("sweep: did not end in time")
+	return nil
 }

@@ -44,7 +44,7 @@ func scaleCommand(ctx context.Context, arguments []string) error {
 	flags.DurationVar(&s.patience, "patience", 20*time.Minute, "how long to wait for the refreshes of a herd")
 	flags.IntVar(&s.importers, "importers", 32, "how many imports are sent at a time")
 	flags.StringVar(&s.vault, "vault", "inmem", "where Vault keeps its data: raft or inmem")
-	flags.DurationVar(&s.sweep, "sweep", 0, "how long to wait for a sweep of the store in Vault; 0: do not")
+	flags.DurationVar(&s.sweep, "sweep", 0, "how long to wait for the first sweep of each store to end; 0: do not")
 	if err := o.parse(flags, arguments); err != nil {
 		return err
 	}
