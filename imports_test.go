@@ -42,10 +42,10 @@ var allowed = map[string]string{
 	"broker":                        "broker/connector broker/internal/engine broker/internal/inject broker/internal/pace broker/internal/revocation broker/internal/tracing broker/record broker/secret",
 	"broker/internal/engine":        "broker/connector broker/guard broker/internal/breaker broker/internal/clock broker/internal/inject broker/internal/outage broker/internal/pace broker/internal/revocation broker/internal/sharded broker/internal/storequeue broker/internal/sweep broker/internal/tokenendpoint broker/record broker/secret broker/internal/tracing",
 	"broker/internal/sweep":         "broker/connector broker/internal/clock broker/internal/storequeue broker/internal/tracing broker/record broker/secret",
-	"broker/internal/breaker":       "broker/connector broker/internal/clock broker/record broker/secret",
+	"broker/internal/breaker":       "broker/connector broker/internal/clock broker/internal/priority broker/record broker/secret",
 	"broker/internal/revocation":    "broker/connector broker/internal/clock broker/internal/tokenendpoint broker/internal/tracing broker/record broker/secret",
-	"broker/internal/storequeue":    "broker/record",
-	"broker/internal/pace":          "broker/connector broker/internal/clock broker/record",
+	"broker/internal/storequeue":    "broker/internal/priority broker/record",
+	"broker/internal/pace":          "broker/connector broker/internal/clock broker/internal/priority broker/record",
 	"broker/internal/tracing":       "broker/internal/tokenendpoint broker/record",
 	"broker/apideck":                "broker/connector broker/record broker/secret",
 	"broker/webhook":                "broker/guard broker/internal/retryafter broker/record broker/secret",
@@ -62,6 +62,7 @@ var allowed = map[string]string{
 	"broker/internal/retryafter":    "",
 	"broker/internal/sharded":       "",
 	"broker/internal/clock":         "",
+	"broker/internal/priority":      "",
 	"broker/internal/outage":        "",
 
 	// The mechanism of a store.

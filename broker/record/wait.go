@@ -44,30 +44,25 @@ func (c *Cycle) wait() time.Duration {
 
 // Remaining returns how long to wait before the next attempt, 0 if it may begin. now is the
 // reader's wall clock; watched is how long the reader has known this wait, by its monotonic
-// clock. The wait is over as soon as either says so. rejected says that downstream has
-// refused the access token: a wait that only suits a valid token is then shortened.
-func (c *Cycle) Remaining(now time.Time, watched time.Duration, rejected bool) time.Duration {
-	wait, until := c.wait(), c.RetryAt
-	if rejected && c.RejectedWait > 0 {
-		until = until.Add(c.RejectedWait - wait)
-		wait = c.RejectedWait
+// clock. The wait is over as soon as either says so; one that spares the grant not while the
+// access token is valid by the reader's wall clock, since replicas' clocks differ. rejected says
+// that downstream has refused the access token: a wait that only suits a valid token is then
+// shortened.
+func (r *Record) Remaining(now time.Time, watched time.Duration, rejected bool) time.Duration {
+	c := &r.Cycle
+	wait, left := c.wait(), c.RetryAt.Sub(now)
+	switch {
+	case rejected && c.RejectedWait > 0:
+		wait, left = c.RejectedWait, left-(wait-c.RejectedWait)
+	case !rejected && c.SparesGrant():
+		left = max(left, r.Credentials.validFor(now))
 	}
-	return max(0, min(until.Sub(now), wait-watched))
+	return max(0, min(left, wait-watched))
 }
 
 // SparesGrant reports whether the wait keeps a refresh token that may be spent from being sent
 // while the access token works.
 func (c *Cycle) SparesGrant() bool { return c.Class == ClassAmbiguous && c.RejectedWait > 0 }
-
-// Remaining is [Cycle.Remaining] for a record. A wait that spares the grant is not over either
-// while the access token is valid by the reader's clock: replicas' clocks differ.
-func (r *Record) Remaining(now time.Time, watched time.Duration, rejected bool) time.Duration {
-	left := r.Cycle.Remaining(now, watched, rejected)
-	if rejected || !r.Cycle.SparesGrant() {
-		return left
-	}
-	return max(left, min(r.Credentials.validFor(now), r.Cycle.wait()-watched))
-}
 
 // isDue reports whether the next attempt may begin, to a reader that has not watched the
 // wait. A wait that was decided in the future tells nothing, and counts as over.

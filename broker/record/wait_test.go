@@ -10,7 +10,7 @@ import (
 
 func TestWaitEndsByEitherClock(t *testing.T) {
 	t.Parallel()
-	cycle := record.Cycle{RetryAt: now.Add(time.Minute), Wait: time.Minute}
+	rec := record.Record{Cycle: record.Cycle{RetryAt: now.Add(time.Minute), Wait: time.Minute}}
 	for name, test := range map[string]struct {
 		now     time.Time
 		watched time.Duration
@@ -25,7 +25,7 @@ func TestWaitEndsByEitherClock(t *testing.T) {
 		"behind, at the end":             {now.Add(-24 * time.Hour), time.Minute, 0},
 		"a reader whose clock is ahead":  {now.Add(24 * time.Hour), 0, 0},
 	} {
-		if got := cycle.Remaining(test.now, test.watched, false); got != test.want {
+		if got := rec.Remaining(test.now, test.watched, false); got != test.want {
 			t.Errorf("%s: %v remain, want %v", name, got, test.want)
 		}
 	}
@@ -41,7 +41,8 @@ func TestWaitWithoutADurationIsBounded(t *testing.T) {
 		"without":                      {record.Cycle{RetryAt: now.Add(24 * time.Hour)}, 5 * time.Minute},
 		"none":                         {record.Cycle{FailedAt: now}, 0},
 	} {
-		if got := test.cycle.Remaining(now, 0, false); got != test.want {
+		rec := record.Record{Cycle: test.cycle}
+		if got := rec.Remaining(now, 0, false); got != test.want {
 			t.Errorf("%s: %v remain, want %v", name, got, test.want)
 		}
 	}
@@ -53,10 +54,10 @@ func TestRejectedTokenShortensAWaitForItsExpiry(t *testing.T) {
 	c.mustImport(tokens("a1", "r1", 10*time.Minute))
 	policy := record.Policy{Rotation: connector.Rotation{Kind: connector.RotationAlways}}
 	c.failAt(now, record.Answer{Class: record.ClassAmbiguous}, policy)
-	if got := c.Cycle.Remaining(now, 0, false); got < 5*time.Minute {
+	if got := c.Remaining(now, 0, false); got < 5*time.Minute {
 		t.Errorf("%v remain while the token works, want until it expires", got)
 	}
-	if got := c.Cycle.Remaining(now, 0, true); got > time.Second {
+	if got := c.Remaining(now, 0, true); got > time.Second {
 		t.Errorf("%v remain once downstream has refused the token, want the backoff", got)
 	}
 	if !c.Cycle.SparesGrant() {

@@ -15,9 +15,6 @@ import (
 // connection (RFC 4559 section 6), so that no other caller may use it.
 func authenticatesConnection(header http.Header) bool {
 	for _, value := range header["Authorization"] {
-		if strings.HasPrefix(value, "Bearer ") {
-			continue // as for most requests
-		}
 		scheme := value
 		if end := strings.IndexAny(value, " \t"); end >= 0 { // some servers take a tab for a space
 			scheme = value[:end]

@@ -17,7 +17,7 @@ func (r *Response) Cache(header http.Header, method string) {
 	if p.DependsOnMore {
 		vary = "*"
 	}
-	r.addVary(header, vary)
+	addVary(header, vary)
 	asked := r.Caller.Method
 	switch {
 	case (asked == http.MethodGet || asked == http.MethodHead) && method != http.MethodGet && method != http.MethodHead:
@@ -28,17 +28,16 @@ func (r *Response) Cache(header http.Header, method string) {
 	case !p.IsProxy && !isShared(header["Cache-Control"]):
 		// Downstream got a credential, so that shared caches may not store its answer (RFC 9111
 		// section 3.5). They cannot know that: callers may not send one.
-		r.addPrivate(header)
+		addDirective(header, "private")
 	}
 }
 
-// addVary adds a value to Vary. If it is empty, nothing decides the response.
-func (r *Response) addVary(header http.Header, vary string) {
+// addVary adds a value, which is not empty, to Vary.
+func addVary(header http.Header, vary string) {
 	switch values := header["Vary"]; {
 	case vary == "":
 	case len(values) == 0:
-		r.vary[0] = vary
-		header["Vary"] = r.vary[:]
+		header["Vary"] = []string{vary}
 	case vary == "*" || slices.ContainsFunc(values, variesOnAll):
 		header["Vary"] = []string{"*"} // alone, as some caches do not find it in a list
 	default:
@@ -87,11 +86,10 @@ func restrict(header http.Header) {
 	header["Cache-Control"] = []string{strings.Join(left, ", ")}
 }
 
-// addPrivate adds the directive private, in front: downstream may have left a quote open.
-func (r *Response) addPrivate(header http.Header) {
-	r.cacheControl[0] = "private"
+// addDirective adds a directive in front: downstream may have left a quote open.
+func addDirective(header http.Header, directive string) {
 	if values := header["Cache-Control"]; len(values) > 0 {
-		r.cacheControl[0] += ", " + strings.Join(values, ", ")
+		directive += ", " + strings.Join(values, ", ")
 	}
-	header["Cache-Control"] = r.cacheControl[:]
+	header["Cache-Control"] = []string{directive}
 }

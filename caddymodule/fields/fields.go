@@ -41,8 +41,6 @@ type Response struct {
 	// which has no credential.
 	Scheme, Host string
 	Path         *url.URL
-
-	vary, cacheControl [1]string // the values of these fields, so that Cache allocates nothing
 }
 
 // A Stripper knows the credential of a request.

@@ -168,7 +168,7 @@ func (t *Transport) direct(ctx context.Context, req *http.Request, keepHost bool
 // onOneLine encodes the bytes of a path or query that HTTP/2 carries but that would end it in
 // the request line of HTTP/1.1, or in a URL. Others are left as they are.
 func onOneLine(s string) string {
-	if strings.IndexByte(s, ' ') < 0 && strings.IndexByte(s, '#') < 0 { // on every request, and faster than ContainsAny
+	if !strings.ContainsAny(s, " #") {
 		return s
 	}
 	return strings.NewReplacer(" ", "%20", "#", "%23").Replace(s)

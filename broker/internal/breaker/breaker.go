@@ -2,11 +2,11 @@ package breaker
 
 import (
 	"cmp"
-	"context"
 	"slices"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/priority"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -39,7 +39,7 @@ type breaker struct {
 	last    lastRequest
 	turn    turn
 	waiting queue
-	timer   timer
+	alarm   clock.Alarm // starts the next connection
 }
 
 // A reason is what a token endpoint said when it refused.
@@ -69,26 +69,11 @@ type turn struct {
 // turnTimeout is how long a connection keeps its turn without a request.
 const turnTimeout = 10 * time.Second
 
-// A timer starts the next connection.
-type timer struct {
-	at     clock.Instant
-	cancel context.CancelFunc // nil if no timer runs
-}
-
-// isBefore reports whether the timer runs and is due no later than at.
-func (t *timer) isBefore(at clock.Instant) bool { return t.cancel != nil && at >= t.at }
-
-// stop stops the timer if it runs.
-func (t *timer) stop() {
-	if t.cancel != nil {
-		t.cancel()
-	}
-}
-
 // A waiter is a connection that is due for a refresh and held back.
 type waiter struct {
+	priority.Place
+
 	key      record.Key
-	index    int           // in its queue
 	blame    int           // refusals of its application
 	refused  bool          // its credentials, or its client, were refused already
 	proven   bool          // the token endpoint has accepted a refresh of it before
@@ -110,6 +95,9 @@ func (b *breaker) newWaiter(rec *record.Record, now clock.Moment) *waiter {
 	}
 	return w
 }
+
+// Before implements [priority.Item].
+func (w *waiter) Before(other *waiter) bool { return w.compare(other) < 0 }
 
 // compare orders waiters, the likeliest to be accepted first. Every caller that may import can
 // create connections that are refused. So a connection that was accepted before goes ahead of any

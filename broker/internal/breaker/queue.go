@@ -1,9 +1,9 @@
 package breaker
 
 import (
-	"container/heap"
 	"slices"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/priority"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -11,12 +11,12 @@ import (
 // more with each that waits: every call of a connection that is held back asks for it.
 type queue struct {
 	byKey  map[record.Key]*waiter
-	order  waiters
+	order  priority.Queue[*waiter]
 	urgent int // how many waiters are
 }
 
 // len returns how many connections wait.
-func (q *queue) len() int { return len(q.order) }
+func (q *queue) len() int { return q.order.Len() }
 
 // put makes a connection wait, or replaces what is known of it.
 func (q *queue) put(w *waiter) {
@@ -28,7 +28,7 @@ func (q *queue) put(w *waiter) {
 		q.byKey = make(map[record.Key]*waiter)
 	}
 	q.byKey[w.key] = w
-	heap.Push(&q.order, w)
+	q.order.Push(w)
 	if w.urgent {
 		q.urgent++
 	}
@@ -41,7 +41,7 @@ func (q *queue) remove(key record.Key) {
 		return
 	}
 	delete(q.byKey, key)
-	heap.Remove(&q.order, w.index)
+	q.order.Remove(w)
 	if w.urgent {
 		q.urgent--
 	}
@@ -49,69 +49,33 @@ func (q *queue) remove(key record.Key) {
 
 // blame sets the refusals of an application.
 func (q *queue) blame(application string, refusals int) {
-	for _, w := range q.order {
+	for w := range q.order.All() {
 		if w.key.Application == application {
 			w.blame = refusals
 		}
 	}
-	heap.Init(&q.order)
+	q.order.Reorder()
 }
 
 // first returns the first waiter, nil if there is none. While others wait that is not the one
 // to pass over.
 func (q *queue) first(passOver func(*waiter) bool) *waiter {
-	switch n := len(q.order); {
+	switch n := q.order.Len(); {
 	case n == 0:
 		return nil
-	case n == 1 || !passOver(q.order[0]):
-		return q.order[0]
-	case n == 2 || q.order[1].compare(q.order[2]) <= 0:
-		return q.order[1]
+	case n == 1 || !passOver(q.order.First()):
+		return q.order.First()
 	default:
-		return q.order[2]
+		return q.order.Second()
 	}
 }
 
 // keys returns the connections that wait, the first one first.
 func (q *queue) keys() []record.Key {
-	sorted := slices.SortedFunc(slices.Values(q.order), (*waiter).compare)
+	sorted := slices.SortedFunc(q.order.All(), (*waiter).compare)
 	keys := make([]record.Key, len(sorted))
 	for i, w := range sorted {
 		keys[i] = w.key
 	}
 	return keys
 }
-
-// waiters are a heap with the first by [waiter.compare] on top.
-type waiters []*waiter
-
-// Len implements [heap.Interface].
-func (h waiters) Len() int { return len(h) }
-
-// Less implements [heap.Interface].
-func (h waiters) Less(i, j int) bool { return h[i].compare(h[j]) < 0 }
-
-// Swap implements [heap.Interface].
-func (h waiters) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-
-// Push implements [heap.Interface].
-func (h *waiters) Push(x any) {
-	w := x.(*waiter)
-	w.index = len(*h)
-	*h = append(*h, w)
-}
-
-// Pop implements [heap.Interface].
-func (h *waiters) Pop() any {
-	last := len(*h) - 1
-	w := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	return w
-}
-
-// Interface guard
-var _ heap.Interface = (*waiters)(nil)

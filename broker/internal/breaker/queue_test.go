@@ -30,7 +30,7 @@ func TestQueueFindsTheFirstOfAllWaiters(t *testing.T) {
 		}
 		var passed record.Key
 		if rand.N(2) == 0 && q.len() > 0 {
-			passed = q.order[0].key
+			passed = q.order.First().key
 		}
 		var want *waiter
 		urgent := 0
@@ -46,8 +46,8 @@ func TestQueueFindsTheFirstOfAllWaiters(t *testing.T) {
 		if (got == nil) != (want == nil) || got != nil && got.compare(want) != 0 || got != nil && got.key == passed && q.len() > 1 {
 			t.Fatalf("got %+v, want %+v", got, want)
 		}
-		if q.urgent != urgent || len(q.order) != len(q.byKey) {
-			t.Fatalf("got %d urgent of %d waiters, want %d of %d", q.urgent, len(q.order), urgent, len(q.byKey))
+		if q.urgent != urgent || q.len() != len(q.byKey) {
+			t.Fatalf("got %d urgent of %d waiters, want %d of %d", q.urgent, q.len(), urgent, len(q.byKey))
 		}
 	}
 	keys := q.keys()

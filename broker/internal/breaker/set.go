@@ -139,7 +139,7 @@ func (s *Set) forget(subj subject) *breaker {
 		return nil
 	}
 	delete(s.breakers, subj)
-	b.timer.stop()
+	b.alarm.Stop()
 	if s.turns[b.turn.key] == subj {
 		delete(s.turns, b.turn.key)
 	}

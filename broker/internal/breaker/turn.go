@@ -1,8 +1,6 @@
 package breaker
 
 import (
-	"context"
-
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -85,8 +83,8 @@ func (s *Set) wait(subj subject, b *breaker, rec *record.Record, now clock.Momen
 	if b.turn.used {
 		return b.heldError(rec.Key, now) // the end of the turn decides which connection goes next
 	}
-	if now.Mono < b.timer.at && b.timer.isBefore(b.last.at.Add(b.spacing(w))) {
-		return b.heldError(rec.Key, now) // the timer decides which connection goes next
+	if at, isSet := b.alarm.At(); isSet && now.Mono < at && at <= b.last.at.Add(b.spacing(w)) {
+		return b.heldError(rec.Key, now) // the alarm decides which connection goes next
 	}
 	if next, at := b.next(); b.isTaken(now.Mono) || next.key != rec.Key || now.Mono < at {
 		s.arrange(subj, b, now.Mono)
@@ -136,7 +134,7 @@ func (s *Set) endTurn(key record.Key, now clock.Instant) {
 	}
 }
 
-// arrange sets the timer that starts the next connection. The caller holds mu.
+// arrange sets the alarm that starts the next connection. The caller holds mu.
 func (s *Set) arrange(subj subject, b *breaker, now clock.Instant) {
 	if b.turn.used {
 		return // the end of the turn arranges the next one
@@ -148,42 +146,24 @@ func (s *Set) arrange(subj subject, b *breaker, now clock.Instant) {
 	if b.isTaken(now) {
 		at = b.turn.since.Add(turnTimeout)
 	}
-	if b.timer.isBefore(at) {
-		return
-	}
-	b.timer.stop()
-	stopped, stop := context.WithCancel(context.Background())
-	b.timer = timer{at, stop}
-	if !s.runner.Run(func(ctx context.Context) {
-		defer stop()
-		ctx, cancel := context.WithCancel(ctx)
-		defer context.AfterFunc(stopped, cancel)()
-		defer cancel()
-		if s.clock.Sleep(ctx, max(0, at.Sub(now))) == nil {
-			s.startNext(stopped, subj, b)
-		}
-	}) {
-		stop()
-	}
+	b.alarm.SetAhead(s.clock, s.runner.Run, &s.mu, now, at, func() { s.startNext(subj, b) })
 }
 
-// startNext starts the refresh of the next connection. timer is done if another timer has
-// replaced the caller's.
-func (s *Set) startNext(timer context.Context, subj subject, b *breaker) {
-	if key, ok := s.passTurn(timer, subj, b); ok {
+// startNext starts the refresh of the next connection.
+func (s *Set) startNext(subj subject, b *breaker) {
+	if key, ok := s.passTurn(subj, b); ok {
 		s.runner.StartRefresh(key)
 	}
 }
 
 // passTurn gives the turn to the next connection, if its time has come.
-func (s *Set) passTurn(timer context.Context, subj subject, b *breaker) (record.Key, bool) {
+func (s *Set) passTurn(subj subject, b *breaker) (record.Key, bool) {
 	now := clock.InstantOf(s.clock)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if timer.Err() != nil || s.breakers[subj] != b {
+	if s.breakers[subj] != b {
 		return record.Key{}, false
 	}
-	b.timer.cancel = nil
 	next, at := b.next()
 	if next == nil || b.isTaken(now) || now < at {
 		s.arrange(subj, b, now)

@@ -49,12 +49,9 @@ func (r *Refresher) usable(ctx context.Context, conn *record.Connector, snap *Sn
 	}
 }
 
-// refused returns an error if, according to the snapshot, no refresh can begin now. This
-// spares the store, since a dead connection may get very many calls.
+// refused returns an error if, according to the snapshot, the refresh that is due cannot begin
+// now. This spares the store, since a dead connection may get very many calls.
 func (r *Refresher) refused(snap *Snapshot, conn *record.Connector, now clock.Moment) error {
-	if snap.servable(now) && !snap.wantsRefresh(now) && !snap.Record.IsRejected() {
-		return nil
-	}
 	if snap.Record.IsParked() || r.waitLeft(snap.Record, now) > 0 {
 		return r.tokenError(snap.Record, now)
 	}

@@ -1,12 +1,12 @@
 package pace
 
 import (
-	"container/heap"
 	"slices"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/priority"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -23,7 +23,7 @@ type endpoint struct {
 	connectors map[connector.ID]budget // what those that were seen here set
 	budget     budget                  // of all of them
 
-	waiting [ranks]tickets
+	waiting [ranks]priority.Queue[*Ticket]
 	pending int // waiting tickets of all ranks
 	turn    int // counts what was taken from waiting
 
@@ -124,31 +124,31 @@ func (ep *endpoint) isIdle(now clock.Instant) bool {
 
 // push adds a ticket to those that wait.
 func (ep *endpoint) push(t *Ticket) {
-	heap.Push(&ep.waiting[t.rank.Load()], t)
+	ep.waiting[t.rank.Load()].Push(t)
 	ep.pending++
 }
 
 // remove removes a waiting ticket.
 func (ep *endpoint) remove(t *Ticket) {
-	heap.Remove(&ep.waiting[t.rank.Load()], t.index)
+	ep.waiting[t.rank.Load()].Remove(t)
 	ep.pending--
 }
 
 // pop removes and returns the ticket that comes next. There must be one.
 func (ep *endpoint) pop() *Ticket {
 	ep.turn++
-	if rank := ep.turn / share % int(ranks); ep.turn%share == 0 && len(ep.waiting[rank]) > 0 {
+	if rank := ep.turn / share % int(ranks); ep.turn%share == 0 && ep.waiting[rank].Len() > 0 {
 		return ep.popFrom(rank)
 	}
 	rank := 0
-	for len(ep.waiting[rank]) == 0 {
+	for ep.waiting[rank].Len() == 0 {
 		rank++
 	}
 	return ep.popFrom(rank)
 }
 
 func (ep *endpoint) popFrom(rank int) *Ticket {
-	t := ep.waiting[rank][0]
+	t := ep.waiting[rank].First()
 	ep.remove(t)
 	return t
 }

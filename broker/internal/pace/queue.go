@@ -45,7 +45,7 @@ func (q *Queue) Enter(now clock.Moment, req Request, rank Rank, due time.Time, b
 	if due.IsZero() {
 		due = now.Wall
 	}
-	t = &Ticket{queue: q, due: due, begin: begin, index: -1}
+	t = &Ticket{queue: q, due: due, begin: begin}
 	t.rank.Store(int32(rank))
 	host := req.host()
 	q.mu.Lock()
@@ -63,7 +63,7 @@ func (q *Queue) Enter(now clock.Moment, req Request, rank Rank, due time.Time, b
 // Begin notes a refresh that begins now because a caller waits for it. The caller must end the
 // ticket.
 func (q *Queue) Begin(now clock.Instant, req Request) *Ticket {
-	t := &Ticket{queue: q, awaited: true, index: -1}
+	t := &Ticket{queue: q, awaited: true}
 	host := req.host()
 	q.mu.Lock()
 	defer q.mu.Unlock()

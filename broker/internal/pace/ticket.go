@@ -1,24 +1,28 @@
 package pace
 
 import (
-	"container/heap"
 	"sync/atomic"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/priority"
 )
 
 // A Ticket is the place of a refresh in the queue. The queue's mu guards it.
 type Ticket struct {
+	priority.Place // in the queue of its rank
+
 	queue    *Queue
 	endpoint *endpoint
 	rank     atomic.Int32 // a Rank
 	due      time.Time
 	begin    func()
-	index    int           // in the heap of its rank; -1: it does not wait
 	awaited  bool          // a caller waited for it when it began
 	begunAt  clock.Instant // once it has begun
 }
+
+// Before implements [priority.Item]. The one that is due first comes first.
+func (t *Ticket) Before(other *Ticket) bool { return t.due.Before(other.due) }
 
 // Raise gives a waiting refresh that rank, unless it has a lower one.
 func (t *Ticket) Raise(rank Rank) {
@@ -27,7 +31,7 @@ func (t *Ticket) Raise(rank Rank) {
 	}
 	t.queue.mu.Lock()
 	defer t.queue.mu.Unlock()
-	if rank < Rank(t.rank.Load()) && t.index >= 0 {
+	if rank < Rank(t.rank.Load()) && t.IsTaken() {
 		t.endpoint.remove(t)
 		t.rank.Store(int32(rank))
 		t.endpoint.push(t)
@@ -39,7 +43,7 @@ func (t *Ticket) Raise(rank Rank) {
 func (t *Ticket) Hurry(now clock.Instant) {
 	t.queue.mu.Lock()
 	defer t.queue.mu.Unlock()
-	if t.index >= 0 {
+	if t.IsTaken() {
 		t.endpoint.remove(t)
 		t.awaited = true
 		t.endpoint.begin(t, now)
@@ -55,37 +59,3 @@ func (t *Ticket) End(sent bool) {
 	t.queue.mu.Unlock()
 	beginAll(begun)
 }
-
-// tickets are those that wait: a heap, with the one that is due first on top.
-type tickets []*Ticket
-
-// Len implements [heap.Interface].
-func (h tickets) Len() int { return len(h) }
-
-// Less implements [heap.Interface].
-func (h tickets) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
-
-// Swap implements [heap.Interface].
-func (h tickets) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-
-// Push implements [heap.Interface].
-func (h *tickets) Push(x any) {
-	t := x.(*Ticket)
-	t.index = len(*h)
-	*h = append(*h, t)
-}
-
-// Pop implements [heap.Interface].
-func (h *tickets) Pop() any {
-	last := len(*h) - 1
-	t := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	t.index = -1
-	return t
-}
-
-var _ heap.Interface = (*tickets)(nil)

@@ -1,13 +1,13 @@
 package storequeue
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/priority"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -29,19 +29,21 @@ type queue struct {
 	report func(overloaded bool) // called without a lock held
 
 	mu         sync.Mutex
-	bound      bound              // guarded by mu
-	running    map[*item]struct{} // guarded by mu; requests at the store
-	waiting    [classes]items     // guarded by mu
-	pending    int                // guarded by mu; waiting requests of all classes
-	since      time.Time          // guarded by mu; when pending was last 0
-	turn       bool               // guarded by mu; a refresh is next, not a read
-	sequence   uint64             // guarded by mu
-	overloaded bool               // guarded by mu
-	slowAt     time.Time          // guarded by mu; when a request last had to wait for long
+	bound      bound                          // guarded by mu
+	running    map[*item]struct{}             // guarded by mu; requests at the store
+	waiting    [classes]priority.Queue[*item] // guarded by mu; in each the one that is due first comes first
+	pending    int                            // guarded by mu; waiting requests of all classes
+	since      time.Time                      // guarded by mu; when pending was last 0
+	turn       bool                           // guarded by mu; a refresh is next, not a read
+	sequence   uint64                         // guarded by mu
+	overloaded bool                           // guarded by mu
+	slowAt     time.Time                      // guarded by mu; when a request last had to wait for long
 }
 
 // An item is a request. Its queue's mu guards it.
 type item struct {
+	priority.Place // in waiting[class]
+
 	queue    *queue
 	ticket   *Ticket // may be nil
 	class    Class
@@ -50,8 +52,15 @@ type item struct {
 	asked    time.Time
 	begun    time.Time     // zero: it waits, or was withdrawn
 	alone    bool          // no other request has been at the store since it began
-	index    int           // in waiting[class]; -1: not there
 	ready    chan struct{} // closed when the request may begin or was abandoned
+}
+
+// Before implements [priority.Item].
+func (it *item) Before(other *item) bool {
+	if !it.due.Equal(other.due) {
+		return it.due.Before(other.due)
+	}
+	return it.sequence < other.sequence
 }
 
 func newQueue(adaptive bool, report func(overloaded bool)) *queue {
@@ -64,7 +73,7 @@ func (q *queue) enter(ctx context.Context) (*item, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 	}
-	it := &item{queue: q, index: -1, asked: time.Now(), ready: make(chan struct{})}
+	it := &item{queue: q, asked: time.Now(), ready: make(chan struct{})}
 	defer q.tell()
 	q.mu.Lock()
 	q.sequence++
@@ -113,7 +122,7 @@ func (it *item) granted() (*item, error) {
 func (q *queue) withdraw(it *item, why error) (*item, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if it.index < 0 {
+	if !it.IsTaken() {
 		return it.granted() // a moment ago
 	}
 	q.remove(it)
@@ -145,7 +154,7 @@ func (q *queue) leave(it *item, err error, sampled bool) {
 func (q *queue) reorder(it *item) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if it.index < 0 {
+	if !it.IsTaken() {
 		return
 	}
 	if it.ticket.isAbandoned() {
@@ -184,15 +193,15 @@ func (q *queue) dispatch(now time.Time) {
 // up the other for ever.
 func (q *queue) next() *item {
 	for class := range q.waiting {
-		if len(q.waiting[class]) == 0 {
+		if q.waiting[class].Len() == 0 {
 			continue
 		}
-		if Class(class) == Read && len(q.waiting[Refresh]) > 0 {
+		if Class(class) == Read && q.waiting[Refresh].Len() > 0 {
 			if q.turn = !q.turn; q.turn {
-				return q.waiting[Refresh][0]
+				return q.waiting[Refresh].First()
 			}
 		}
-		return q.waiting[class][0]
+		return q.waiting[class].First()
 	}
 	return nil
 }
@@ -202,12 +211,12 @@ func (q *queue) push(it *item) {
 		q.since = time.Now()
 	}
 	q.pending++
-	heap.Push(&q.waiting[it.class], it)
+	q.waiting[it.class].Push(it)
 }
 
 func (q *queue) remove(it *item) {
 	q.pending--
-	heap.Remove(&q.waiting[it.class], it.index)
+	q.waiting[it.class].Remove(it)
 }
 
 // busy reports whether a request would have to wait for noticeably long.

@@ -287,6 +287,29 @@ func TestRefusalInsideAString(t *testing.T) {
 	}
 }
 
+func TestWrappedRefusalIsReadLikeOneOfItsOwn(t *testing.T) {
+	t.Parallel()
+	number := (&exchange{body: []byte(`{"message":"{\"code\":36004001}"}`), complete: true}).readRefusal()
+	if number.word([]string{"36004001"}) == "" {
+		t.Errorf("a number in it is lost: %q", number.values)
+	}
+	for body, want := range map[string]string{
+		`{"detail":"{\"error\":\"inner\"}","error":"outer"}`:   "outer",
+		`{"data":{"error":"inner"},"error":"outer"}`:             "outer",
+		`{"data":{"error":"inner"},"error":""}`:                  "inner",
+		`{"error_response":{"code":"second"},"error":"first"}`:   "first",
+		`{"error_response":{"code":"second"},"error":{}}`:        "second",
+		`[{"error":"first"},{"error":"second"}]`:                 "first",
+		`{"result":{"error":"second"},"data":{"error":"first"}}`: "first",
+	} {
+		for range 20 { // a map has no order
+			if got := (&exchange{body: []byte(body), complete: true}).readRefusal().code; got != want {
+				t.Fatalf("%s: the code is %q, want %q", body, got, want)
+			}
+		}
+	}
+}
+
 // A new refresh token is saved before anything else counts, and a token is a token whatever is
 // beside it.
 func TestErrorBesideTokens(t *testing.T) {

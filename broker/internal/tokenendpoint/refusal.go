@@ -51,6 +51,8 @@ func (x *exchange) readRefusal() *refusal {
 	return f
 }
 
+// readJSON reads an object, or a list of them, in an order that is always the same. The first
+// code that is found counts, and one of an object comes before those of what is wrapped in it.
 func (f *refusal) readJSON(value any) {
 	switch value := value.(type) {
 	case string:
@@ -62,8 +64,9 @@ func (f *refusal) readJSON(value any) {
 			}
 		}
 	case map[string]any:
-		for name, member := range value {
-			name = strings.ToLower(name)
+		f.code = cmp.Or(f.code, codeIn(member(value, "error")), codeIn(member(value, "error_response")))
+		for _, name := range sortedNames(value) {
+			member, name := value[name], strings.ToLower(name)
 			if slices.Contains(refusalMembers, name) {
 				f.addValues(member)
 			}
@@ -73,13 +76,8 @@ func (f *refusal) readJSON(value any) {
 			if slices.Contains(detailMembers, name) || slices.Contains(bodyIDs, name) {
 				f.addDetail(name, member)
 			}
-			if name == "error" || name == "error_response" && f.code == "" {
-				f.code = codeIn(member)
-			}
-			if slices.Contains(wrappers, name) {
-				if _, isText := member.(string); !isText {
-					f.readJSON(member)
-				}
+			if _, isText := member.(string); !isText && slices.Contains(wrappers, name) {
+				f.readJSON(member)
 			}
 		}
 	}
@@ -109,11 +107,9 @@ func (f *refusal) addValues(value any) {
 		value = strings.TrimSpace(value)
 		f.values = append(f.values, value)
 		if strings.HasPrefix(value, "{") { // a response that a gateway has wrapped
-			var object map[string]any
-			if json.Unmarshal([]byte(value), &object) == nil {
-				f.addValues(object)
-				f.code = cmp.Or(f.code, codeIn(object["error"]))
-			}
+			object := decodeJSON([]byte(value))
+			f.addValues(object)
+			f.code = cmp.Or(f.code, codeIn(member(object, "error")))
 		}
 	case json.Number:
 		f.values = append(f.values, value.String())
@@ -122,8 +118,8 @@ func (f *refusal) addValues(value any) {
 			f.addValues(element)
 		}
 	case map[string]any:
-		for _, member := range value {
-			f.addValues(member)
+		for _, name := range sortedNames(value) {
+			f.addValues(value[name])
 		}
 	}
 }
