@@ -1,12 +1,11 @@
 package broker_test
 
 import (
-	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/answertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
@@ -40,37 +40,12 @@ var deadWordings = []func() *http.Response{
 // one connection or about the client.
 func knownWordings(t *testing.T) []func() *http.Response {
 	t.Helper()
-	paths, err := filepath.Glob("internal/tokenendpoint/testdata/answers/*.json")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var wordings []func() *http.Response
-	for _, path := range paths {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
+	answers := answertest.Read(t, "internal/tokenendpoint/testdata/answers")
+	for _, name := range slices.Sorted(maps.Keys(answers)) {
+		if a := answers[name]; a.Want.Class == record.ClassRefused {
+			wordings = append(wordings, func() *http.Response { return a.Response(time.Now()) })
 		}
-		var file struct {
-			Status  int
-			Headers map[string]string
-			Body    json.RawMessage
-			Want    struct{ Class record.Class }
-		}
-		if err := json.Unmarshal(b, &file); err != nil {
-			t.Fatal(err)
-		}
-		if file.Want.Class != record.ClassRefused {
-			continue
-		}
-		body := string(file.Body)
-		_ = json.Unmarshal(file.Body, &body) // a string is the text itself
-		wordings = append(wordings, func() *http.Response {
-			resp := brokertest.Response(file.Status, body)
-			for name, value := range file.Headers {
-				resp.Header.Set(name, value)
-			}
-			return resp
-		})
 	}
 	if len(wordings) < 20 {
 		t.Fatalf("got %d wordings", len(wordings))

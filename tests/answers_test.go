@@ -1,57 +1,35 @@
 package tests
 
 import (
-	"bytes"
-	"compress/gzip"
-	"compress/zlib"
-	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/answertest"
+	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
-// answersDir has the answers of token endpoints, one a file: what they say and what it must lead
-// to. The tests of package tokenendpoint explain the members.
+// answersDir has the answers of token endpoints.
 const answersDir = "broker/internal/tokenendpoint/testdata/answers"
 
-// An endpointAnswer is one of the files.
-type endpointAnswer struct {
-	Status  int
-	Headers map[string]string
-	Body    json.RawMessage
-	Coding  string
-
-	Answer              map[string]string
-	PermanentErrors     []string `json:"permanent_errors"`
-	ConfigurationErrors []string `json:"configuration_errors"`
-	TransientErrors     []string `json:"transient_errors"`
-	EarlyErrors         []string `json:"early_errors"`
-
-	Want struct {
-		Class, Code, Detail string
-		AccessToken         string `json:"access_token"`
-		RefreshToken        string `json:"refresh_token"`
-		RetryAfter          string `json:"retry_after"`
-		RefreshLifetime     string `json:"refresh_lifetime"`
-	}
-}
+// An endpointAnswer is the answer of a connector's token endpoint.
+type endpointAnswer struct{ *answertest.Answer }
 
 // connector returns the block of a connector whose token endpoint answers like that.
-func (a *endpointAnswer) connector(name, server, clientSecret string) string {
+func (a endpointAnswer) connector(name, server, clientSecret string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "connector crm/%s {\nauth_type oauth2\ntoken_url %s/token/%s\nbase_url %s\nauth_style params\nallow_private\n", name, server, name, server)
 	fmt.Fprintf(&b, "client_id %s\nclient_secret %s\n", oauthserver.ClientID, clientSecret)
-	for member, path := range a.Answer {
+	for member, path := range a.Answer.Answer {
 		fmt.Fprintf(&b, "answer %s %s\n", member, path)
 	}
 	for option, words := range map[string][]string{
@@ -66,82 +44,17 @@ func (a *endpointAnswer) connector(name, server, clientSecret string) string {
 }
 
 // ServeHTTP implements [http.Handler].
-func (a *endpointAnswer) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	body := a.body()
+func (a endpointAnswer) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	resp := a.Response(time.Now())
 	w.Header()["Content-Type"] = nil // not what net/http would make of the body
-	if strings.HasPrefix(string(body), "{") {
-		w.Header().Set("Content-Type", "application/json")
-	}
-	for name, value := range a.Headers {
-		w.Header().Set(name, withTimes(value))
-	}
-	var coded bytes.Buffer
-	var coder io.WriteCloser
-	switch a.Coding {
-	case "gzip":
-		coder = gzip.NewWriter(&coded)
-	case "deflate":
-		coder = zlib.NewWriter(&coded)
-	}
-	if coder != nil {
-		w.Header().Set("Content-Encoding", a.Coding)
-		_, _ = coder.Write(body)
-		_ = coder.Close()
-		body = coded.Bytes()
-	}
-	w.WriteHeader(a.Status)
-	_, _ = w.Write(body)
-}
-
-var timeInAnswer = regexp.MustCompile(`@(unix|unix_ms|http|rfc3339)\+([0-9]+)@`)
-
-// withTimes returns a text with the times in it.
-func withTimes(text string) string {
-	return timeInAnswer.ReplaceAllStringFunc(text, func(s string) string {
-		match := timeInAnswer.FindStringSubmatch(s)
-		seconds, _ := strconv.Atoi(match[2])
-		switch at := time.Now().Add(time.Duration(seconds) * time.Second).UTC(); match[1] {
-		case "unix":
-			return strconv.FormatInt(at.Unix(), 10)
-		case "unix_ms":
-			return strconv.FormatInt(at.UnixMilli(), 10)
-		case "http":
-			return at.Format(http.TimeFormat)
-		default:
-			return at.Format(time.RFC3339)
-		}
-	})
-}
-
-func (a *endpointAnswer) body() []byte {
-	var text string
-	if json.Unmarshal(a.Body, &text) != nil {
-		return a.Body
-	}
-	return []byte(withTimes(text))
-}
-
-// readAnswers returns the files by name.
-func readAnswers(t *testing.T) map[string]*endpointAnswer {
-	t.Helper()
-	paths, err := filepath.Glob(filepath.Join(root, answersDir, "*.json"))
-	if err != nil || len(paths) < 100 {
-		t.Fatalf("got %d files, %v", len(paths), err)
-	}
-	answers := make(map[string]*endpointAnswer, len(paths))
-	for _, path := range paths {
-		a := &endpointAnswer{}
-		if err := json.Unmarshal([]byte(readFile(t, path)), a); err != nil {
-			t.Fatalf("%s: %v", path, err)
-		}
-		answers[strings.TrimSuffix(filepath.Base(path), ".json")] = a
-	}
-	return answers
+	maps.Copy(w.Header(), resp.Header)
+	w.WriteHeader(resp.StatusCode)
+	_, _ = io.Copy(w, resp.Body)
 }
 
 // A recordedEndpoint has the token endpoint of each answer, and the API.
 type recordedEndpoint struct {
-	answers map[string]*endpointAnswer
+	answers map[string]endpointAnswer
 	mu      sync.Mutex
 	sent    map[string][]string // guarded by mu; the refresh tokens that each token endpoint got
 }
@@ -173,14 +86,17 @@ func (e *recordedEndpoint) sentTo(name string) []string {
 // new case.
 func TestAnswersOfTokenEndpointsEndToEnd(t *testing.T) {
 	t.Parallel()
-	endpoint := &recordedEndpoint{answers: readAnswers(t), sent: make(map[string][]string)}
+	endpoint := &recordedEndpoint{answers: make(map[string]endpointAnswer), sent: make(map[string][]string)}
+	for name, a := range answertest.Read(t, filepath.Join(root, answersDir)) {
+		endpoint.answers[name] = endpointAnswer{a}
+	}
 	server := httptest.NewServer(endpoint)
 	t.Cleanup(server.Close)
 	d := newDeployment(t, oauthserver.Config{}).onDisk()
 	failed := 0
 	for name, a := range endpoint.answers {
 		d.broker += a.connector(name, server.URL, d.secretFile(t, "client-secret", d.clientSecret))
-		if a.Want.Class == "permanent" || a.Want.Class == "configuration" {
+		if a.Want.Class == record.ClassPermanent || a.Want.Class == record.ClassConfiguration {
 			failed++
 		}
 	}
@@ -205,7 +121,7 @@ func TestAnswersOfTokenEndpointsEndToEnd(t *testing.T) {
 }
 
 // check imports a connection whose token has expired and calls with it.
-func (a *endpointAnswer) check(t *testing.T, p *process, endpoint *recordedEndpoint, name, api string) {
+func (a endpointAnswer) check(t *testing.T, p *process, endpoint *recordedEndpoint, name, api string) {
 	p.importBody(t, "crm/"+name, consumer, fmt.Sprintf(`{"credentials":{"access_token":"a1","refresh_token":"the-refresh-token","issued_at":%q,"expires_in":60}}`,
 		time.Now().Add(-time.Hour).UTC().Format(time.RFC3339))).connection(t)
 	got := callAnswered(t, p, name, api+"/things")
@@ -214,7 +130,7 @@ func (a *endpointAnswer) check(t *testing.T, p *process, endpoint *recordedEndpo
 		if string(got.body) != "Bearer "+a.Want.AccessToken || got.status != http.StatusOK {
 			t.Errorf("the call = %v, want downstream to get %s", got, a.Want.AccessToken)
 		}
-	case "permanent":
+	case record.ClassPermanent:
 		body := got.wantError(t, http.StatusUnauthorized, "UnauthorizedError")
 		detail, _ := body.Detail.(map[string]any)
 		debug, _ := detail["debug"].(map[string]any)
@@ -222,19 +138,19 @@ func (a *endpointAnswer) check(t *testing.T, p *process, endpoint *recordedEndpo
 			t.Errorf("the debug is %v, want code %s, detail %s", debug, a.Want.Code, a.Want.Detail)
 		}
 	default:
-		got.wantError(t, http.StatusServiceUnavailable, "ServiceUnavailableError", "("+a.Want.Class+": ", a.Want.Code, a.Want.Detail)
+		got.wantError(t, http.StatusServiceUnavailable, "ServiceUnavailableError", "("+string(a.Want.Class)+": ", a.Want.Code, a.Want.Detail)
 		wait, err := strconv.Atoi(got.header.Get("Retry-After"))
-		if least, _ := time.ParseDuration(a.Want.RetryAfter); err != nil || time.Duration(wait)*time.Second < least-waitTimeout {
-			t.Errorf("Retry-After is %s, want about %s", got.header.Get("Retry-After"), a.Want.RetryAfter)
+		if least := time.Duration(a.Want.RetryAfter); err != nil || time.Duration(wait)*time.Second < least-waitTimeout {
+			t.Errorf("Retry-After is %s, want about %v", got.header.Get("Retry-After"), least)
 		}
 	}
 	a.checkRefreshToken(t, p, endpoint, name, api)
-	if a.Want.RefreshLifetime == "" {
+	lifetime := time.Duration(a.Want.RefreshLifetime)
+	if lifetime == 0 {
 		return
 	}
-	lifetime, err := time.ParseDuration(a.Want.RefreshLifetime)
-	if got := time.Until(time.UnixMilli(p.get(t, "crm/"+name, consumer).connection(t).RefreshTokenExpiresAt)); err != nil || (got-lifetime).Abs() > waitTimeout {
-		t.Errorf("the refresh token lapses in %v, want %s", got, a.Want.RefreshLifetime)
+	if got := time.Until(time.UnixMilli(p.get(t, "crm/"+name, consumer).connection(t).RefreshTokenExpiresAt)); (got - lifetime).Abs() > waitTimeout {
+		t.Errorf("the refresh token lapses in %v, want %v", got, lifetime)
 	}
 }
 
@@ -244,7 +160,7 @@ func callAnswered(t *testing.T, p *process, name, target string) answer {
 }
 
 // checkRefreshToken checks which refresh token the next request has.
-func (a *endpointAnswer) checkRefreshToken(t *testing.T, p *process, endpoint *recordedEndpoint, name, api string) {
+func (a endpointAnswer) checkRefreshToken(t *testing.T, p *process, endpoint *recordedEndpoint, name, api string) {
 	if sent := endpoint.sentTo(name); len(sent) == 0 || sent[0] != "the-refresh-token" {
 		t.Fatalf("the token endpoint got %q, want the imported refresh token first", sent)
 	}
