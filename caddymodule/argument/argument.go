@@ -3,6 +3,8 @@
 package argument
 
 import (
+	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -23,24 +25,52 @@ func String[T ~string](d *caddyfile.Dispenser, dst *T) error {
 	return nil
 }
 
-// Duration sets dst to the line's only argument, a positive duration.
-func Duration[T caddy.Duration | time.Duration](d *caddyfile.Dispenser, dst *T) error {
+// Parsed sets dst to the line's only argument, as parse reads it. The zero value is unset.
+func Parsed[T comparable](d *caddyfile.Dispenser, dst *T, parse func(string) (T, error)) error {
 	word := d.Val()
-	if *dst != 0 {
+	if *dst != *new(T) {
 		return d.Errf("%s is already set", word)
 	}
-	var value string
-	if err := String(d, &value); err != nil {
+	var text string
+	if err := String(d, &text); err != nil {
 		return err
 	}
-	duration, err := caddy.ParseDuration(value)
+	value, err := parse(text)
 	if err != nil {
-		return d.Errf("%s: %s is not a duration, such as 30s or 1d", word, value)
+		return d.Errf("%s: %v", word, err)
 	}
-	if duration < time.Nanosecond {
+	*dst = value
+	return nil
+}
+
+// Number sets dst to the line's only argument, a number above zero.
+func Number(d *caddyfile.Dispenser, dst *int) error {
+	return Parsed(d, dst, func(text string) (int, error) {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return 0, fmt.Errorf("%s is not a number above zero", text)
+		}
+		return n, nil
+	})
+}
+
+// Duration sets dst to the line's only argument, a positive duration.
+func Duration[T caddy.Duration | time.Duration](d *caddyfile.Dispenser, dst *T) error {
+	word, duration := d.Val(), *dst
+	err := Parsed(d, &duration, func(text string) (T, error) {
+		parsed, err := caddy.ParseDuration(text)
+		if err != nil {
+			return 0, fmt.Errorf("%s is not a duration, such as 30s or 1d", text)
+		}
+		return T(parsed), nil
+	})
+	if err != nil {
+		return err
+	}
+	if duration <= 0 {
 		return d.Errf("%s must be longer than 0", word)
 	}
-	*dst = T(duration)
+	*dst = duration
 	return nil
 }
 

@@ -118,9 +118,9 @@ func (c *ConnectorConfig) unmarshalLine(d *caddyfile.Dispenser) error {
 	case "refresh_margin":
 		return argument.Duration(d, &c.RefreshMargin)
 	case "refresh_rate":
-		return c.unmarshalRefreshRate(d)
+		return argument.Parsed(d, &c.RefreshRate, connector.ParseRate)
 	case "refresh_concurrency":
-		return c.unmarshalRefreshConcurrency(d)
+		return argument.Number(d, &c.RefreshConcurrency)
 	case "refresh_token":
 		return c.unmarshalRefreshToken(d)
 	case "base_url":

@@ -1,13 +1,10 @@
 package tokenbroker
 
 import (
-	"strconv"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
-	"github.com/tokenbroker/caddy-token-broker/caddymodule/argument"
 )
 
 func (c *ConnectorConfig) unmarshalRotation(d *caddyfile.Dispenser) error {
@@ -29,37 +26,6 @@ func (c *ConnectorConfig) unmarshalRotation(d *caddyfile.Dispenser) error {
 	default:
 		return d.Err("rotation is always, never, or window <duration>")
 	}
-}
-
-func (c *ConnectorConfig) unmarshalRefreshRate(d *caddyfile.Dispenser) error {
-	var text string
-	if c.RefreshRate != 0 {
-		return d.Err("refresh_rate is already set")
-	}
-	if err := argument.String(d, &text); err != nil {
-		return err
-	}
-	var err error
-	if c.RefreshRate, err = connector.ParseRate(text); err != nil {
-		return d.Errf("refresh_rate: %v", err)
-	}
-	return nil
-}
-
-func (c *ConnectorConfig) unmarshalRefreshConcurrency(d *caddyfile.Dispenser) error {
-	var text string
-	if c.RefreshConcurrency != 0 {
-		return d.Err("refresh_concurrency is already set")
-	}
-	if err := argument.String(d, &text); err != nil {
-		return err
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		return d.Errf("refresh_concurrency: %s is not a number above zero", text)
-	}
-	c.RefreshConcurrency = n
-	return nil
 }
 
 func (c *ConnectorConfig) unmarshalRefreshToken(d *caddyfile.Dispenser) error {
