@@ -30,18 +30,20 @@ type database struct {
 	// stampedFrom is the first transaction whose root must have its stamp. It is set before the database is used.
 	stampedFrom uint64
 
-	// oldHeader is set if one copy of the header was damaged when the file was opened: the
-	// last change may be missing.
+	findings
+	faults *faults
+}
+
+// findings are what was wrong with the file when it was opened.
+type findings struct {
+	// oldHeader is set if one copy of the header was damaged: the last change may be missing.
 	oldHeader error
 
-	// doubt is set if it was not seen, when the file was opened, that the trees and the list of free
-	// pages fit together.
+	// doubt is set if it was not seen that the trees and the list of free pages fit together.
 	doubt error
 
 	// relisted is set if the last transaction is that of [database.mend], which leaves the stamp as it is.
 	relisted bool
-
-	faults *faults
 }
 
 type pageHeader struct {

@@ -19,8 +19,7 @@ import (
 // key. One that changes could damage further is opened for reading only.
 func openDatabase(ctx context.Context, dir string, config *Config) (*database, error) {
 	known := &faults{log: config.logger()}
-	var oldHeader, doubt error
-	relisted := false
+	var found findings
 	isNew, err := isNewStore(dir)
 	if err != nil {
 		return nil, err
@@ -37,14 +36,14 @@ func openDatabase(ctx context.Context, dir string, config *Config) (*database, e
 			_ = known.forbidWrites(err)
 			return d, nil
 		}
-		oldHeader, doubt, relisted = d.oldHeader, d.doubt, d.relisted
+		found = d.findings
 		if err := d.close(); err != nil {
 			return nil, err
 		}
 	}
 	d, err := attach(ctx, dir, config, known, false)
 	if err == nil {
-		d.oldHeader, d.doubt, d.relisted = oldHeader, doubt, relisted
+		d.findings = found
 	}
 	return d, err
 }
