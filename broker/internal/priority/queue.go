@@ -14,8 +14,13 @@ type Item[T any] interface {
 	// in a queue, unless [Queue.Reorder] follows.
 	Before(other T) bool
 
-	place() *Place
+	placed
 }
+
+// placed is what a [Place] gives to the type that embeds it.
+type placed interface{ place() *Place }
+
+var _ placed = (*Place)(nil)
 
 // A Place is where an item is in its queue. The zero Place is in none.
 type Place struct{ number int } // one more than the index

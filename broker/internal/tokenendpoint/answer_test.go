@@ -294,7 +294,7 @@ func TestWrappedRefusalIsReadLikeOneOfItsOwn(t *testing.T) {
 		t.Errorf("a number in it is lost: %q", number.values)
 	}
 	for body, want := range map[string]string{
-		`{"detail":"{\"error\":\"inner\"}","error":"outer"}`:   "outer",
+		`{"detail":"{\"error\":\"inner\"}","error":"outer"}`:     "outer",
 		`{"data":{"error":"inner"},"error":"outer"}`:             "outer",
 		`{"data":{"error":"inner"},"error":""}`:                  "inner",
 		`{"error_response":{"code":"second"},"error":"first"}`:   "first",
