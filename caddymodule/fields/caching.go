@@ -25,11 +25,18 @@ func (r *Response) Cache(header http.Header, method string) {
 		header["Cache-Control"] = []string{"no-store"}
 	case p.DependsOnMore:
 		restrict(header)
-	case !p.IsProxy && !isShared(header["Cache-Control"]):
+	case !p.IsProxy && (vary == "" || invitesCaches(header)) && !isShared(header["Cache-Control"]):
 		// Downstream got a credential, so that shared caches may not store its answer (RFC 9111
 		// section 3.5). They cannot know that: callers may not send one.
 		addDirective(header, "private")
 	}
+}
+
+// invitesCaches reports whether the response has what caches go by, even if only to guess
+// (RFC 9111 section 4.2.2). Otherwise Vary has to do: another field in each response costs more
+// than the whole decision.
+func invitesCaches(header http.Header) bool {
+	return header["Cache-Control"] != nil || header["Expires"] != nil || header["Last-Modified"] != nil || header["Etag"] != nil
 }
 
 // addVary adds a value, which is not empty, to Vary.

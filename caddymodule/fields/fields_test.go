@@ -120,7 +120,9 @@ func TestCachesLearnWhatDecidesAResponse(t *testing.T) {
 		{"a GET that stands for a POST", Policy{IsProxy: true, Vary: "a"}, "GET", "POST", http.Header{"Cache-Control": {"max-age=60"}}, "a", "no-store"},
 		{"a POST that stands for a GET", Policy{IsProxy: true, Vary: "a"}, "POST", "GET", http.Header{"Cache-Control": {"max-age=60"}}, "a", "max-age=60"},
 		{"a HEAD for a GET", Policy{IsProxy: true, Vary: "a"}, "HEAD", "GET", http.Header{}, "a", ""},
-		{"the transport", Policy{Vary: "c"}, "GET", "GET", http.Header{}, "c", "private"},
+		{"the transport", Policy{Vary: "c"}, "GET", "GET", http.Header{}, "c", ""},
+		{"Expires", Policy{Vary: "c"}, "GET", "GET", http.Header{"Expires": {"0"}}, "c", "private"},
+		{"a validator", Policy{Vary: "c"}, "GET", "GET", http.Header{"Etag": {`"x"`}}, "c", "private"},
 		{"heuristic", Policy{Vary: "c"}, "GET", "GET", http.Header{"Last-Modified": {"x"}}, "c", "private"},
 		{"max-age", Policy{Vary: "c"}, "GET", "GET", http.Header{"Cache-Control": {"max-age=60"}}, "c", "private, max-age=60"},
 		{"no-cache, two lines", Policy{Vary: "c"}, "GET", "GET", http.Header{"Cache-Control": {"no-cache", "max-age=60"}}, "c", "private, no-cache, max-age=60"},
@@ -152,7 +154,7 @@ func TestCachesLearnWhatDecidesAResponse(t *testing.T) {
 func TestConnectionCannotRemoveWhatTheBrokerAdds(t *testing.T) {
 	t.Parallel()
 	r := at(t, Policy{Vary: "c"}, "http://127.0.0.1:8080/", "https://api.example.com/")
-	header := http.Header{"Connection": {"Vary, upgrade", "cache-control,x-hop"}, "X-Hop": {"1"}, "Upgrade": {"websocket"}, "Vary": {"Accept"}}
+	header := http.Header{"Connection": {"Vary, upgrade", "cache-control,x-hop"}, "X-Hop": {"1"}, "Upgrade": {"websocket"}, "Vary": {"Accept"}, "Etag": {"x"}}
 	r.Clean(header, nil)
 	r.Cache(header, http.MethodGet)
 	if header["Connection"] != nil || header["X-Hop"] != nil || header.Get("Vary") != "c" || header.Get("Cache-Control") != "private" || header.Get("Upgrade") != "websocket" {
