@@ -21,7 +21,7 @@ type recordedBody struct {
 	mu     sync.Mutex // net/http may keep reading after the response has arrived
 	newest *pass      // guarded by mu; earlier ones have ended
 	taken  int        // guarded by mu; bytes read from source
-	sent   []byte     // guarded by mu; these bytes, nil if over
+	sent   kept       // guarded by mu; these bytes, none if over
 	done   bool       // guarded by mu; the source was read in full
 	over   bool       // guarded by mu; the body exceeds maxReplayBody
 	closed bool       // guarded by mu; net/http has closed the newest pass
@@ -41,6 +41,7 @@ func recordBody(out *http.Request) *recordedBody {
 	}
 	b := &recordedBody{source: out.Body, over: out.ContentLength > maxReplayBody}
 	b.first.body, b.newest = b, &b.first
+	b.sent.expect(out.ContentLength)
 	out.Body = &b.first
 	// net/http calls it if downstream has not processed the request: an HTTP/2 server has refused
 	// the stream, or a GOAWAY says that it ignores it (RFC 9113 sections 6.8 and 8.7), or the
@@ -70,6 +71,9 @@ func (b *recordedBody) end() {
 	b.mu.Lock()
 	b.final = true
 	closed := b.closed
+	if closed {
+		b.sent.discard()
+	}
 	b.mu.Unlock()
 	if closed {
 		_ = b.source.Close()
@@ -84,7 +88,10 @@ func (b *recordedBody) whole() ([]byte, bool) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.sent, b.done && !b.over
+	if !b.done || b.over {
+		return nil, false
+	}
+	return b.sent.bytes(), true
 }
 
 // A pass is a reading of a recorded body from its beginning.
@@ -109,9 +116,9 @@ func (p *pass) Read(to []byte) (int, error) {
 	b.taken += n
 	b.done = b.done || errors.Is(err, io.EOF)
 	if b.over = b.over || b.taken > maxReplayBody; b.over {
-		b.sent = nil
+		b.sent.discard()
 	} else {
-		b.sent = append(b.sent, to[:n]...)
+		b.sent.add(to[:n])
 	}
 	return n, err
 }
@@ -124,8 +131,8 @@ func (p *pass) recorded(to []byte) (n int, isNext bool, err error) {
 	switch {
 	case p.ended:
 		return 0, false, errPassEnded
-	case p.at < len(b.sent):
-		n = copy(to, b.sent[p.at:])
+	case p.at < b.sent.length:
+		n = b.sent.copyTo(to, p.at)
 		p.at += n
 		return n, false, nil
 	case p.at < b.taken:
@@ -145,6 +152,9 @@ func (p *pass) Close() error {
 	isLast := b.newest == p
 	b.closed = b.closed || isLast
 	closes := isLast && b.final
+	if closes {
+		b.sent.discard()
+	}
 	b.mu.Unlock()
 	if closes {
 		return b.source.Close()

@@ -1,0 +1,72 @@
+package exchange
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+)
+
+func TestBodyIsKeptAsItCame(t *testing.T) {
+	t.Parallel()
+	source := rand.NewChaCha8([32]byte{1})
+	random := rand.New(source)
+	for _, tt := range []struct{ expected, length, most int }{
+		{-1, 0, 1},
+		{0, 10, 1}, // longer than announced
+		{10, 10, 3},
+		{10, 30, 7},
+		{pieceSize / 4, pieceSize / 4, 1000},
+		{pieceSize / 4, 2*pieceSize + 1, 1000},
+		{pieceSize/4 + 1, pieceSize/4 + 1, 1000},
+		{-1, pieceSize, pieceSize},
+		{-1, pieceSize + 1, 2 * pieceSize},
+		{maxReplayBody, maxReplayBody, 3 * pieceSize},
+	} {
+		content := make([]byte, tt.length)
+		_, _ = source.Read(content)
+		for range 3 { // the second time with pieces that others have used
+			var k kept
+			k.expect(int64(tt.expected))
+			for left := content; len(left) > 0; {
+				n := min(random.IntN(tt.most)+1, len(left))
+				k.add(left[:n])
+				left = left[n:]
+			}
+			if got := k.bytes(); !bytes.Equal(got, content) {
+				t.Errorf("%+v: the %d bytes differ from what was added", tt, len(got))
+			}
+			var read []byte
+			for to := make([]byte, tt.most); len(read) < k.length; {
+				n := k.copyTo(to[:random.IntN(tt.most)+1], len(read))
+				read = append(read, to[:n]...)
+			}
+			if !bytes.Equal(read, content) {
+				t.Errorf("%+v: %d bytes were read that differ from what was added", tt, len(read))
+			}
+			if k.discard(); len(k.bytes()) > 0 {
+				t.Errorf("%+v: something is left", tt)
+			}
+		}
+	}
+}
+
+// Others may use the pieces as soon as nobody can ask for the body again.
+func TestBodySentAgainSharesNothingWithThePieces(t *testing.T) {
+	t.Parallel()
+	text := bytes.Repeat([]byte("a"), pieceSize)
+	req, body, _ := record(t, bytes.NewReader(text), int64(len(text)))
+	if _, err := bytes.NewBuffer(nil).ReadFrom(req.Body); err != nil {
+		t.Fatal(err)
+	}
+	_ = req.Body.Close()
+	sent, ok := body.whole()
+	first := body.sent.pieces[0]
+	body.end()
+	first[0] = 'b'
+	if !ok || !bytes.Equal(sent, text) {
+		t.Error("the body changes after the exchange")
+	}
+	if body.sent.length > 0 {
+		t.Error("the pieces are still held after the exchange")
+	}
+}
