@@ -41,7 +41,7 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 	r := b.engine.Refresher(key)
 	defer r.DropIfUnknown()
 	var replaced bool
-	rec, rev, err := b.engine.UpdateUnpurged(ctx, key, func(old *record.Record) (*record.Record, error) {
+	rec, rev, err := b.engine.CreateOrUpdate(ctx, r, func(old *record.Record) (*record.Record, error) {
 		rec := old
 		if rec == nil || rec.IsTombstone() {
 			rec = record.New(key, rec, now)

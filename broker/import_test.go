@@ -2,8 +2,10 @@ package broker_test
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -115,20 +117,45 @@ func TestImportDoesNotWaitForTheRefresh(t *testing.T) {
 	})
 }
 
-func TestNewImportCostsOneWrite(t *testing.T) {
+// Thousands are imported in a row, nearly always all new, or all there already.
+func TestImportCostsFewRequests(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		writes := 0
-		h.store.FailAfter = func(op string, _ record.Key) error {
-			if op == brokertest.OpSave {
-				writes++
+		var mu sync.Mutex
+		var requests []string
+		h.store.Fail = func(op string, _ record.Key) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if op != brokertest.OpDestroy { // of earlier revisions, which a store that counts for each record knows not to have
+				requests = append(requests, op)
 			}
 			return nil
 		}
-		h.mustImport("a1", "r1", issued(time.Minute))
-		synctest.Wait()
-		if writes != 1 {
-			t.Errorf("got %d writes, want 1", writes)
+		for _, step := range []struct{ what, consumer, refresh, want string }{
+			{"new", "ann", "r1", "save"},
+			{"new", "bob", "r2", "save"},
+			{"again", "ann", "r1", "load save"},
+			{"new", "cyd", "r3", "save"},
+			{"another grant", "ann", "r4", "load save"},
+			{"unknown to the process, but there", "ann", "r4", "save load save"},
+			{"unknown to the process, but there", "bob", "r2", "load save"},
+			{"unknown to the process, but there", "cyd", "r3", "load save"},
+			{"new after those", "dan", "r5", "load save"},
+			{"new", "eve", "r6", "save"},
+		} {
+			if strings.HasPrefix(step.what, "unknown") && step.consumer == "ann" {
+				h.stop()
+				h.start()
+				synctest.Wait()
+			}
+			requests = nil
+			key := h.key
+			key.Consumer = step.consumer
+			h.mustImportBody(key, fmt.Sprintf(`{"credentials":{"access_token":"a of %s","refresh_token":%q,%s}}`, step.refresh, step.refresh, issued(time.Minute)))
+			synctest.Wait()
+			if got := strings.Join(requests, " "); got != step.want {
+				t.Errorf("%s, %s: got %q, want %q", step.consumer, step.what, got, step.want)
+			}
 		}
 	})
 }

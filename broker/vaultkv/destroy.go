@@ -43,6 +43,14 @@ func (k *single) holds(path string) bool {
 	return ok && time.Since(k.obeyed) < trustTime
 }
 
+// has reports whether max_versions of a secret was set.
+func (k *single) has(path string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, ok := k.secrets[k.hash(path)]
+	return ok
+}
+
 // isClean reports whether a secret can only have earlier versions that the engine did not
 // remove.
 func (k *single) isClean(path string) bool {
@@ -103,7 +111,7 @@ func (s *Store) KeepsFew(key record.Key, rev record.Revision) bool {
 // DestroyEarlier implements [record.VersionedStore]. Versions that were deleted, not
 // destroyed, are destroyed too: they could be undeleted.
 func (s *Store) DestroyEarlier(ctx context.Context, key record.Key, rev record.Revision) error {
-	if s.single.holds(connectionPath(key)) {
+	if rev <= 1 || s.single.holds(connectionPath(key)) {
 		return nil
 	}
 	err := s.begin(ctx, key)
@@ -118,9 +126,6 @@ func (s *Store) DestroyEarlier(ctx context.Context, key record.Key, rev record.R
 
 func (s *Store) destroyEarlier(ctx context.Context, key record.Key, number uint64) error {
 	path := connectionPath(key)
-	if number <= 1 && !s.single.isDisabled() {
-		return s.keepOne(ctx, path) // there is no earlier version, and now there never is one
-	}
 	meta, err := s.readMetadata(ctx, path)
 	if err != nil || meta.Latest == 0 {
 		return err
@@ -144,6 +149,15 @@ func (s *Store) destroyEarlier(ctx context.Context, key record.Key, number uint6
 		s.single.add(path, true)
 	}
 	return err
+}
+
+// prepareSecond precedes the write of a secret's second version. The engine then removes the first
+// one by that write already. Until then max_versions does not matter: most connections are
+// imported by the thousand, and refreshed much later.
+func (s *Store) prepareSecond(ctx context.Context, key record.Key) {
+	if path := connectionPath(key); !s.single.isDisabled() && !s.single.has(path) {
+		_ = s.keepOne(ctx, path) // otherwise DestroyEarlier does what is needed
+	}
 }
 
 // keepOne sets max_versions of a secret to 1. It is no error if that is not allowed.

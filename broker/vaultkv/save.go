@@ -10,7 +10,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// Save implements [record.Store]. It makes one request unless something goes wrong. A
+// Save implements [record.Store]. It makes one request unless something goes wrong, and one more
+// before a record is changed for the first time. A
 // write whose response was lost is repeated once; the random id in it shows whether a
 // conflict is with the write itself.
 func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
@@ -20,6 +21,9 @@ func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revisio
 	data, err := record.Encode(rec)
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
+	}
+	if rev == 1 {
+		s.prepareSecond(ctx, rec.Key)
 	}
 	w := write{key: rec.Key, secret: secretData{Record: string(data), WriteID: rand.Text()}, create: rev == 0, cas: uint64(rev)}
 	number, err := s.save(ctx, &w)

@@ -26,6 +26,7 @@ type storage struct {
 	opening singleflight.Group
 	journal record.Journal // may be nil
 
+	foundLast     atomic.Bool     // the last record that may have been new was not, see CreateOrUpdate
 	outage        outage.Reporter // of the store
 	journalOutage outage.Reporter
 	rolledBack    atomic.Uint64 // connections of which the store had older credentials
@@ -155,6 +156,9 @@ func (e *Engine) updateSeen(ctx context.Context, key record.Key, seen *record.Re
 // has. If that fails, the next call destroys them too. Call it when new credentials were
 // saved.
 func (e *Engine) DestroyEarlier(cause context.Context, key record.Key, rev record.Revision) {
+	if rev <= 1 {
+		return
+	}
 	e.lifecycle.begin(func() {
 		ctx, span := e.tracing.StartRoot(context.Background(), cause, "token_broker.store.destroy_earlier",
 			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(tracing.ConnectorAttribute(key)))

@@ -16,13 +16,29 @@ func (e *Engine) SaveTombstone(ctx context.Context, rec *record.Record, rev reco
 	return e.saveNow(ctx, rec, rev)
 }
 
-// UpdateUnpurged is [Engine.Update] for a change that may bring a deleted connection back: it
-// waits while the tombstone is being purged. If the purging process has died, the wait ends
-// when its lease expires.
-func (e *Engine) UpdateUnpurged(ctx context.Context, key record.Key, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
+// CreateOrUpdate is [Engine.Update] for a change that may create the record of r's connection, or
+// bring it back: it waits while a tombstone is being purged. If the purging process has died, the
+// wait ends when its lease expires.
+//
+// A record that is probably new is not looked for first. It counts as new if this process does
+// not know the connection, and the last one of that kind was new: what is imported by the
+// thousand is nearly always all new, or all there already.
+func (e *Engine) CreateOrUpdate(ctx context.Context, r *Refresher, change func(*record.Record) (*record.Record, error)) (*record.Record, record.Revision, error) {
+	isKnown := r.memory.snap.Load() != nil
+	if !isKnown && !e.storage.foundLast.Load() {
+		if rec, err := change(nil); err == nil { // an error may concern new records only
+			rev, err := e.save(ctx, rec, 0)
+			if !errors.Is(err, record.ErrConflict) {
+				return rec, rev, err
+			}
+		}
+	}
 	var observed leaseObserver
 	for {
-		rec, rev, err := e.Update(ctx, key, func(rec *record.Record) (*record.Record, error) {
+		rec, rev, err := e.Update(ctx, r.Key, func(rec *record.Record) (*record.Record, error) {
+			if !isKnown {
+				e.storage.foundLast.Store(rec != nil)
+			}
 			if rec != nil && rec.IsTombstone() && rec.Lease != nil && !observed.overdue(rec.Lease, e.instant()) {
 				return nil, errPurging
 			}
