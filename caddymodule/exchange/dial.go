@@ -22,7 +22,21 @@ func Dial(ctx context.Context, dialer *net.Dialer, network, address string) (net
 	if err != nil && !errors.Is(err, guard.ErrAddressNotAllowed) {
 		return nil, reverseproxy.NewDialError(err)
 	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		return tcpConn{tcp}, nil
+	}
 	return conn, err
+}
+
+// A tcpConn sends request bodies through buffers that are used again. Without TLS, net/http copies
+// a body with ReadFrom, for which net.TCPConn allocates and clears 32 KiB each time.
+type tcpConn struct{ *net.TCPConn }
+
+// ReadFrom implements [io.ReaderFrom].
+func (c tcpConn) ReadFrom(r io.Reader) (int64, error) {
+	buffer := large.Get().(*[largeBuffer]byte)
+	defer large.Put(buffer)
+	return io.CopyBuffer(struct{ io.Writer }{c.TCPConn}, r, buffer[:])
 }
 
 // net/http logs up to 4 KiB of what a server sends on an idle connection, such as a body

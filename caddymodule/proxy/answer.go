@@ -2,13 +2,13 @@ package proxy
 
 import (
 	"errors"
-	"io"
 	"maps"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/fields"
 )
 
@@ -47,9 +47,6 @@ func (a *answer) begin() {
 	a.mu.Unlock()
 }
 
-// copyBuffers are the buffers that bodies are copied with.
-var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
-
 // respond passes downstream's response on to the caller.
 func (p *passage) respond(resp *http.Response) error {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
@@ -83,29 +80,17 @@ func copyBody(w http.ResponseWriter, resp *http.Response) error {
 			return err
 		}
 	}
-	buffer := copyBuffers.Get().(*[32 << 10]byte)
-	defer copyBuffers.Put(buffer)
-	for written := int64(0); ; {
-		n, err := resp.Body.Read(buffer[:])
-		if n > 0 {
-			if _, err := w.Write(buffer[:n]); err != nil {
-				return err
-			}
-			written += int64(n)
-			// The server flushes the last piece, together with the end of the response.
-			if written != resp.ContentLength {
-				if err := flush(w); err != nil {
-					return err
-				}
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
+	written := int64(0)
+	return exchange.Copy(resp.Body, resp.ContentLength, func(piece []byte) error {
+		if _, err := w.Write(piece); err != nil {
 			return err
 		}
-	}
+		written += int64(len(piece))
+		if written == resp.ContentLength {
+			return nil // the server flushes the last piece, together with the end of the response
+		}
+		return flush(w)
+	})
 }
 
 // flush flushes w if it can be flushed.

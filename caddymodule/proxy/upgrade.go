@@ -89,10 +89,10 @@ func (t *tunnel) copy() {
 // pipe copies until from ends, then closes to for writing. It reports whether both
 // succeeded.
 func pipe(to io.Writer, from io.Reader) bool {
-	buffer := copyBuffers.Get().(*[32 << 10]byte)
-	defer copyBuffers.Put(buffer)
-	// Hides WriteTo and ReadFrom, which would allocate their own buffers.
-	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buffer[:])
+	err := exchange.Copy(from, -1, func(piece []byte) error {
+		_, err := to.Write(piece)
+		return err
+	})
 	half, ok := to.(interface{ CloseWrite() error })
 	return err == nil && ok && half.CloseWrite() == nil
 }
