@@ -24,13 +24,24 @@ func startBare(ctx context.Context, target, certificate string) (*self, error) {
 	return startSelf(ctx, proxyCPUs(), roleBare, "-target", target, "-certificate", certificate)
 }
 
-// serveBare runs the reference process: the proxy on its first listener, profiles on the second.
-func serveBare(target, certificate string) error {
+func newBare(target, certificate string) (*bare, error) {
 	u, err := url.Parse(target)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	roots, err := certificates(certificate)
+	if err != nil {
+		return nil, err
+	}
+	return &bare{u, &http.Transport{
+		MaxIdleConnsPerHost: 2 * openStreams, DisableCompression: true,
+		TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true,
+	}}, nil
+}
+
+// serveBare runs the reference process: the proxy on its first listener, profiles on the second.
+func serveBare(target, certificate string) error {
+	b, err := newBare(target, certificate)
 	if err != nil {
 		return err
 	}
@@ -42,10 +53,7 @@ func serveBare(target, certificate string) error {
 	profiles.Handle("/debug/pprof/heap", pprof.Handler("heap"))
 	profiles.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	go func() { _ = http.Serve(listeners[1], profiles) }()
-	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: &bare{u, &http.Transport{
-		MaxIdleConnsPerHost: 2 * openStreams, DisableCompression: true,
-		TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true,
-	}}}
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: b}
 	if err := server.Serve(listeners[0]); !errors.Is(err, net.ErrClosed) {
 		return err
 	}

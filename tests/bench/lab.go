@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"time"
 )
 
@@ -49,7 +50,7 @@ func (l *lab) full() *setup { return l.setups[0] }
 func (l *lab) prepare(ctx context.Context, connections int) error {
 	s := &setup{
 		connections: connections, binary: l.options.binary, upstream: l.upstream, certificate: l.dir,
-		dir: filepath.Join(l.dir, fmt.Sprint(connections)),
+		dir: filepath.Join(l.dir, strconv.Itoa(connections)),
 	}
 	l.setups = append(l.setups, s)
 	if err := s.prepare(ctx); err != nil {

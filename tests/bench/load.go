@@ -41,6 +41,8 @@ type turn struct {
 func (t *turn) throughput() float64    { return float64(t.requests) / t.elapsed.Seconds() }
 func (t *turn) cpuPerRequest() float64 { return float64(t.cpu) / float64(t.requests) }
 
+func (t *turn) storeCPUPerRequest() float64 { return float64(t.storeCPU) / float64(t.requests) }
+
 // take gives c a turn: each client sends one request after another for the given time.
 func (c *contestant) take(ctx context.Context, clients int, length time.Duration) (*turn, error) {
 	conns := make([]*clientConn, clients)
@@ -91,7 +93,7 @@ func dial(ctx context.Context, address string) (*clientConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &clientConn{conn: conn, reader: bufio.NewReaderSize(conn, 16<<10)}, nil
+	return &clientConn{conn: conn, reader: bufio.NewReaderSize(conn, 64<<10)}, nil
 }
 
 func (c *clientConn) close() { _ = c.conn.Close() }

@@ -38,6 +38,8 @@ type options struct {
 	shortPairs int
 	growth     int
 	turn       time.Duration
+	storeTurns int
+	storeTurn  time.Duration
 	clients    int
 	dir        string
 	profile    string
@@ -56,8 +58,10 @@ func main() {
 	flag.IntVar(&o.shortPairs, "short-pairs", 10, "how many turns each contestant gets in the parts h2, post-64k and post-8m")
 	flag.IntVar(&o.growth, "growth", 8, "how many turns each size of store gets; 0: do not measure growth")
 	flag.DurationVar(&o.turn, "turn", time.Second, "how long a turn is")
+	flag.IntVar(&o.storeTurns, "store-turns", 5, "how many turns the broker and the raw client get for each operation in the part stores")
+	flag.DurationVar(&o.storeTurn, "store-turn", 2*time.Second, "how long these turns are")
 	flag.IntVar(&o.clients, "clients", 8, "keep-alive connections to the proxy for GETs, each with one request at a time")
-	flag.StringVar(&o.dir, "dir", "", "where to create the stores; default: /dev/shm if it exists, else a temporary directory")
+	flag.StringVar(&o.dir, "dir", "", "where to create the stores; default: /dev/shm if it exists, else a temporary directory. In the part stores it is a temporary directory")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of each contestant to this directory instead")
 	flag.StringVar(&o.role, "role", "", "bench starts itself with this flag and the following ones: "+roleUpstream+" or "+roleBare)
 	flag.StringVar(&o.target, "target", "", "the URL that "+roleBare+" forwards to")
@@ -105,7 +109,12 @@ func run(ctx context.Context, o *options) (err error) {
 	}
 	describe(o)
 	if o.parts.has("get", "h2", "post-64k", "post-8m", "streams", "start", "memory", "growth") {
-		return inDir(o.memoryDir(), func(dir string) error { return runProxies(ctx, o, dir) })
+		if err := inDir(o.memoryDir(), func(dir string) error { return runProxies(ctx, o, dir) }); err != nil {
+			return err
+		}
+	}
+	if o.parts.has("stores") && o.profile == "" {
+		return runStores(ctx, o)
 	}
 	return nil
 }

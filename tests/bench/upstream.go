@@ -24,9 +24,6 @@ func document(credential string) string {
 	return `{"id":"` + credential[max(0, len(credential)-6):] + `","s":"active"}`
 }
 
-// documentLength is the length of a document.
-var documentLength = len(document(accessToken(0)))
-
 // serveUpstream runs the upstream: HTTP/1.1 on its first listener, HTTP/2 with TLS on the
 // second. The first one parses as little as possible, to leave the machine to the proxy. Both
 // require a credential in each request.
