@@ -30,6 +30,7 @@ func openRawBolt(dir string) (*rawBolt, error) {
 	if err != nil {
 		return nil, err
 	}
+	db.MaxBatchSize = inParallel // all that can wait: a larger batch would wait for the end of a delay
 	return &rawBolt{db, append(encoded, make([]byte, cipherOverhead)...)}, db.Update(func(tx *bolt.Tx) error {
 		_, err := tx.CreateBucket(rawBucket)
 		return err
