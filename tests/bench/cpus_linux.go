@@ -45,9 +45,12 @@ func pin(thread int, cpus []int) error {
 	return unix.SchedSetaffinity(thread, &set)
 }
 
-// pinLoad restricts this process, which generates the load, to the CPUs for the load. New
-// threads inherit the affinity of those that start them.
-func pinLoad() error {
+// allCPUs returns the CPUs that this process could use when it started.
+func allCPUs() []int { return machine }
+
+// pinSelf restricts this process to some CPUs. New threads and processes inherit the affinity
+// of the threads that start them.
+func pinSelf(cpus []int) error {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return err
@@ -57,7 +60,7 @@ func pinLoad() error {
 		if err != nil {
 			return err
 		}
-		if err := pin(id, loadCPUs()); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := pin(id, cpus); err != nil && !errors.Is(err, unix.ESRCH) {
 			return err
 		}
 	}
@@ -93,4 +96,12 @@ func cpuTimeOf(pid int) (time.Duration, error) {
 		return 0, err
 	}
 	return time.Duration(now.Nano()), nil
+}
+
+func readMachineTime() (machineTime, error) {
+	content, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return machineTime{}, err
+	}
+	return parseMachineTime(string(content))
 }

@@ -15,23 +15,36 @@ import (
 // A contestant is one of the handlers to compare, with its requests.
 type contestant struct {
 	name     string
+	process  int // its process id
 	address  string
-	requests [][]byte // wire format, one for each connection in use
+	profiles string    // address of its profiles
+	requests []request // one for each connection in use
+}
+
+// A request is a request in wire format, with what its response must be.
+type request struct {
+	head   []byte
+	body   []byte
+	start  string // of the response's body
+	length int    // of the response's body
 }
 
 // A turn is the result of one turn of a contestant.
 type turn struct {
 	requests  int
 	elapsed   time.Duration
-	cpu       time.Duration   // of the proxy
+	cpu       time.Duration   // of the contestant's process
+	storeCPU  time.Duration   // of the store's process, if there is one
 	latencies []time.Duration // of each request
 }
 
 func (t *turn) throughput() float64    { return float64(t.requests) / t.elapsed.Seconds() }
 func (t *turn) cpuPerRequest() float64 { return float64(t.cpu) / float64(t.requests) }
 
+func (t *turn) storeCPUPerRequest() float64 { return float64(t.storeCPU) / float64(t.requests) }
+
 // take gives c a turn: each client sends one request after another for the given time.
-func take(ctx context.Context, c *contestant, s *setup, clients int, length time.Duration) (*turn, error) {
+func (c *contestant) take(ctx context.Context, clients int, length time.Duration) (*turn, error) {
 	conns := make([]*clientConn, clients)
 	for i := range conns {
 		conn, err := dial(ctx, c.address)
@@ -41,7 +54,7 @@ func take(ctx context.Context, c *contestant, s *setup, clients int, length time
 		defer conn.close()
 		conns[i] = conn
 	}
-	cpu, err := cpuTimeOf(s.process.ID())
+	cpu, err := cpuTimeOf(c.process)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +68,7 @@ func take(ctx context.Context, c *contestant, s *setup, clients int, length time
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.name, err)
 	}
-	after, err := cpuTimeOf(s.process.ID())
+	after, err := cpuTimeOf(c.process)
 	if err != nil {
 		return nil, err
 	}
@@ -80,52 +93,64 @@ func dial(ctx context.Context, address string) (*clientConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &clientConn{conn: conn, reader: bufio.NewReaderSize(conn, 16<<10)}, nil
+	return &clientConn{conn: conn, reader: bufio.NewReaderSize(conn, 64<<10)}, nil
 }
 
 func (c *clientConn) close() { _ = c.conn.Close() }
 
 func (c *clientConn) drive(ctx context.Context, of *contestant, next int, until time.Time) error {
-	if err := c.conn.SetDeadline(until.Add(30 * time.Second)); err != nil {
+	if err := c.conn.SetDeadline(until.Add(patience)); err != nil {
 		return err
 	}
 	for before := time.Now(); before.Before(until) && ctx.Err() == nil; next++ {
-		if _, err := c.exchange(of.requests[next%len(of.requests)]); err != nil {
+		if err := c.exchange(&of.requests[next%len(of.requests)]); err != nil {
 			return err
 		}
 		now := time.Now()
 		c.latencies = append(c.latencies, now.Sub(before))
 		before = now
 	}
-	return nil
+	return ctx.Err()
 }
 
-// exchange sends a request and returns the body of the response, which is valid until the next
-// call. A status other than 200 is an error.
-func (c *clientConn) exchange(request []byte) ([]byte, error) {
-	if _, err := c.conn.Write(request); err != nil {
-		return nil, err
+// exchange sends a request and checks the response.
+func (c *clientConn) exchange(r *request) error {
+	if err := c.send(r); err != nil {
+		return err
 	}
 	head, err := readHead(c.reader)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ok := bytes.HasPrefix(head, []byte("HTTP/1.1 200 "))
 	status, _, _ := bytes.Cut(head, []byte("\r\n"))
-	status = bytes.Clone(status)
-	_, rest, found := bytes.Cut(head, []byte("\r\nContent-Length: "))
-	digits, _, _ := bytes.Cut(rest, []byte("\r\n"))
-	length, err := strconv.Atoi(string(digits))
-	if !found || err != nil {
-		return nil, fmt.Errorf("a response without Content-Length: %s", status)
-	}
-	body, err := c.reader.Peek(length)
+	text, _ := value(head, "Content-Length")
+	length, err := strconv.Atoi(text)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("a response without Content-Length: %s", status)
 	}
-	if !ok {
-		return nil, fmt.Errorf("%s: %s", status, body)
+	line := string(status) // the next read overwrites it
+	start, err := c.reader.Peek(min(length, max(len(r.start), 200)))
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		return fmt.Errorf("%s: %s", line, start)
+	case length != r.length:
+		return fmt.Errorf("a response of %d bytes, want %d", length, r.length)
+	case !bytes.HasPrefix(start, []byte(r.start)):
+		return fmt.Errorf("the response begins with %q, want %q", start, r.start)
 	}
 	_, err = c.reader.Discard(length)
-	return body, err
+	return err
+}
+
+func (c *clientConn) send(r *request) error {
+	if r.body == nil {
+		_, err := c.conn.Write(r.head)
+		return err
+	}
+	message := net.Buffers{r.head, r.body}
+	_, err := message.WriteTo(c.conn)
+	return err
 }

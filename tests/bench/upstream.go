@@ -8,55 +8,72 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
+	"strconv"
 	"strings"
 )
 
-// answer is the upstream's response: a small JSON document, as from an API.
-const answer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: Mon, 02 Jan 2006 15:04:05 GMT\r\nContent-Length: 28\r\n\r\n" +
-	`{"id":"1","status":"active"}`
+// The paths that the upstream answers in another way than with a document.
+const (
+	credentialPath = "/credential" // answers with the credential of the request
+	eventsPath     = "/events"     // answers with a stream that has one event and does not end
+)
 
-// serveUpstream runs the upstream. It parses as little as possible, to leave the machine to the
-// proxy. It requires a credential in each request, and returns it to requests for /credential.
-func serveUpstream() error {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// document returns the body of a response: a small JSON document, as from an API, that has the
+// end of the credential in it. A longer one is filled with spaces, which JSON allows.
+func document(credential string) string {
+	return `{"id":"` + credential[max(0, len(credential)-6):] + `","s":"active"}`
+}
+
+// serveUpstream runs the upstream: HTTP/1.1 on its first listener, HTTP/2 with TLS on the
+// second. The first one parses as little as possible, to leave the machine to the proxy. Both
+// require a credential in each request.
+func serveUpstream(certificate string) error {
+	listeners, err := listenAsSelf()
 	if err != nil {
 		return err
 	}
-	go func() { // end with the process that started this one
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		_ = listener.Close()
-	}()
-	fmt.Println(listener.Addr())
+	failed := make(chan error, 1)
+	go func() { failed <- serveSecure(listeners[1], certificate) }()
 	for {
-		conn, err := listener.Accept()
+		conn, err := listeners[0].Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		go serveConn(conn)
+		select {
+		case err := <-failed:
+			return err
+		default:
+			go serveConn(conn)
+		}
 	}
 }
 
 func serveConn(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
-	reader := bufio.NewReaderSize(conn, 16<<10)
+	reader := bufio.NewReaderSize(conn, 64<<10)
 	for {
 		head, err := readHead(reader)
 		if err != nil {
 			return
 		}
-		if _, err := io.WriteString(conn, reply(head)); err != nil {
+		answer := reply(head)
+		if _, err := reader.Discard(answer.toRead); err != nil {
+			return
+		}
+		if _, err := io.WriteString(conn, answer.start); err != nil || answer.isLast {
+			return
+		}
+		if err := pad(conn, answer.padding); err != nil {
 			return
 		}
 	}
 }
 
 // readHead returns the start line and header of a message. The slice is valid until the next
-// read. Requests here have no body.
+// read.
 func readHead(reader *bufio.Reader) ([]byte, error) {
 	for n := 1; ; {
 		if _, err := reader.Peek(n); err != nil {
@@ -71,52 +88,82 @@ func readHead(reader *bufio.Reader) ([]byte, error) {
 	}
 }
 
-func reply(head []byte) string {
-	_, value, found := bytes.Cut(head, []byte("\r\nAuthorization: Bearer "))
+// value returns the value of a header, which must be spelled as net/http does.
+func value(head []byte, name string) (text string, found bool) {
+	_, rest, found := bytes.Cut(head, []byte("\r\n"+name+": "))
+	content, _, _ := bytes.Cut(rest, []byte("\r\n"))
+	return string(content), found
+}
+
+// An upstreamAnswer is the response to a request.
+type upstreamAnswer struct {
+	toRead  int // the length of the request's body, which is read first
+	start   string
+	padding int  // how many spaces follow
+	isLast  bool // the connection ends after it
+}
+
+// reply returns the response to a request. Its body is as long as the request's, but not
+// shorter than a document.
+func reply(head []byte) upstreamAnswer {
+	authorization, _ := value(head, "Authorization")
+	credential, found := strings.CutPrefix(authorization, "Bearer ")
 	if !found {
-		return "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+		return refusal("400 Bad Request")
 	}
-	if bytes.HasPrefix(head, []byte("GET /credential ")) {
-		credential, _, _ := bytes.Cut(value, []byte("\r\n"))
-		return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(credential), credential)
+	text, hasBody := value(head, "Content-Length")
+	size, err := strconv.Atoi(text)
+	if hasBody && err != nil || !hasBody && bytes.HasPrefix(head, []byte("POST ")) {
+		return refusal("411 Length Required")
 	}
-	return answer
+	_, target, _ := bytes.Cut(head, []byte(" "))
+	switch {
+	case bytes.HasPrefix(target, []byte(eventsPath+" ")):
+		event := "data: " + document(credential) + "\n\n"
+		return upstreamAnswer{start: fmt.Sprintf(
+			"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n", len(event), event)}
+	case bytes.HasPrefix(target, []byte(credentialPath+" ")):
+		return withBody(credential, size)
+	}
+	return withBody(document(credential), size)
+}
+
+// withBody returns the response to a request with a body of a size. Its own begins with start.
+func withBody(start string, size int) upstreamAnswer {
+	length := max(size, len(start))
+	return upstreamAnswer{toRead: size, padding: length - len(start), start: "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" +
+		"Date: Mon, 02 Jan 2006 15:04:05 GMT\r\nContent-Length: " + strconv.Itoa(length) + "\r\n\r\n" + start}
+}
+
+func refusal(status string) upstreamAnswer {
+	return upstreamAnswer{isLast: true, start: "HTTP/1.1 " + status + "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"}
+}
+
+var spaces = bytes.Repeat([]byte(" "), 256<<10)
+
+// pad writes a number of spaces.
+func pad(w io.Writer, count int) error {
+	for count > 0 {
+		n, err := w.Write(spaces[:min(count, len(spaces))])
+		if err != nil {
+			return err
+		}
+		count -= n
+	}
+	return nil
 }
 
 // An upstreamProcess is a process that runs the upstream.
 type upstreamProcess struct {
-	address string
-	cmd     *exec.Cmd
-	stdin   io.Closer
+	*self
+	address string // of HTTP/1.1
+	secure  string // address of HTTP/2
 }
 
-func startUpstream(ctx context.Context) (*upstreamProcess, error) {
-	self, err := os.Executable()
+func startUpstream(ctx context.Context, cpus []int, certificate string) (*upstreamProcess, error) {
+	p, err := startSelf(ctx, cpus, roleUpstream, "-certificate", certificate)
 	if err != nil {
 		return nil, err
 	}
-	u := &upstreamProcess{cmd: exec.CommandContext(ctx, self, "-upstream")}
-	if u.stdin, err = u.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	stdout, err := u.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	u.cmd.Stderr = os.Stderr
-	if err := startOn(u.cmd, loadCPUs()); err != nil {
-		return nil, err
-	}
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		u.stop()
-		return nil, fmt.Errorf("the upstream did not print its address: %w", err)
-	}
-	u.address = strings.TrimSpace(line)
-	return u, nil
-}
-
-func (u *upstreamProcess) stop() {
-	_ = u.stdin.Close()
-	_ = u.cmd.Wait()
+	return &upstreamProcess{p, p.addresses[0], p.addresses[1]}, nil
 }

@@ -82,7 +82,7 @@ func (r *scaleRun) served() int64 {
 	if r.proxy == nil {
 		return 0
 	}
-	return r.proxy.served.Load()
+	return r.proxy.Served()
 }
 
 // importHerd imports connections whose tokens have expired. Each queues a refresh.

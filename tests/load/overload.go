@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/tests/storeproxy"
 )
 
 // The bounds that an overloaded broker has to keep.
@@ -86,17 +87,17 @@ func (o *overload) run(ctx context.Context, options *options, dir string, v *ver
 		return err
 	}
 	defer func() { err = errors.Join(err, vault.Close()) }()
-	proxy, err := startStoreProxy(vault.Addr)
+	proxy, err := storeproxy.Start(vault.Addr)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, proxy.close()) }()
+	defer func() { err = errors.Join(err, proxy.Close()) }()
 	service, err := startService(o.connections, o.lifetime, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, service.close()) }()
-	storage, err := inVault(dir, vault.Addr, proxy.url, vault.Token)
+	storage, err := inVault(dir, vault.Addr, proxy.URL(), vault.Token)
 	if err != nil {
 		return err
 	}

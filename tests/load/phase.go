@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/tests/storeproxy"
 )
 
 // warmUp is how long the broker runs before the store has a limit.
@@ -14,7 +16,7 @@ const warmUp = 15 * time.Second
 // An overloadRun is an overload in progress.
 type overloadRun struct {
 	*overload
-	proxy   *storeProxy
+	proxy   *storeproxy.Proxy
 	service *service
 	caller  *caller
 	watch   *watch
@@ -74,19 +76,19 @@ func (r *overloadRun) run(ctx context.Context, v *verdict) error {
 // pass runs one phase. Calls count in the phase in which they start.
 func (r *overloadRun) pass(ctx context.Context, name string, limit float64, length time.Duration) *phase {
 	p := &phase{name: name, limit: limit}
-	r.proxy.setRate(limit)
+	r.proxy.SetRate(limit)
 	r.caller.record(&p.tally)
-	refreshes, served, abandoned := r.service.granted.Load(), r.proxy.served.Load(), r.proxy.abandoned.Load()
-	_, _, _ = r.watch.peak(), r.caller.open.peak(), r.proxy.longestQueue()
+	refreshes, served, abandoned := r.service.granted.Load(), r.proxy.Served(), r.proxy.Abandoned()
+	_, _, _ = r.watch.peak(), r.caller.open.peak(), r.proxy.LongestQueue()
 	begun := time.Now()
 	select {
 	case <-ctx.Done():
 	case <-time.After(length):
 	}
 	p.elapsed = time.Since(begun)
-	p.refreshes, p.served = r.service.granted.Load()-refreshes, r.proxy.served.Load()-served
-	p.abandoned = r.proxy.abandoned.Load() - abandoned
-	p.usage, p.waiting, p.longestQueue = r.watch.peak(), r.caller.open.peak(), r.proxy.longestQueue()
+	p.refreshes, p.served = r.service.granted.Load()-refreshes, r.proxy.Served()-served
+	p.abandoned = r.proxy.Abandoned() - abandoned
+	p.usage, p.waiting, p.longestQueue = r.watch.peak(), r.caller.open.peak(), r.proxy.LongestQueue()
 	return p
 }
 

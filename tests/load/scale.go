@@ -12,6 +12,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/tests/stats"
+	"github.com/tokenbroker/caddy-token-broker/tests/storeproxy"
 )
 
 // A scale is a run with large stores.
@@ -73,12 +74,12 @@ func (s *scale) inVault(ctx context.Context, o *options, dir string) (err error)
 		return err
 	}
 	defer func() { err = errors.Join(err, vault.Close()) }()
-	proxy, err := startStoreProxy(vault.Addr) // to count requests
+	proxy, err := storeproxy.Start(vault.Addr) // to count requests
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, proxy.close()) }()
-	storage, err := inVault(dir, vault.Addr, proxy.url, vault.Token)
+	defer func() { err = errors.Join(err, proxy.Close()) }()
+	storage, err := inVault(dir, vault.Addr, proxy.URL(), vault.Token)
 	if err != nil {
 		return err
 	}
@@ -91,12 +92,12 @@ type scaleRun struct {
 	storage storage
 	service *service
 	broker  *broker
-	proxy   *storeProxy // nil without Vault
+	proxy   *storeproxy.Proxy // nil without Vault
 }
 
 // run fills a store and measures. Connections are numbered: first those that are only stored,
 // then the herd, then those that are imported. One consumer has s.list connections beside these.
-func (s *scale) run(ctx context.Context, o *options, dir string, storage storage, proxy *storeProxy) (err error) {
+func (s *scale) run(ctx context.Context, o *options, dir string, storage storage, proxy *storeproxy.Proxy) (err error) {
 	service, err := startService(s.connections+s.herd, time.Hour, s.tokenDelay)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/tests/child"
+	"github.com/tokenbroker/caddy-token-broker/tests/storeproxy"
 )
 
 // A soak is a steady load.
@@ -48,17 +49,17 @@ func (s *soak) run(ctx context.Context, o *options, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, vault.Close()) }()
-	proxy, err := startStoreProxy(vault.Addr) // to count requests
+	proxy, err := storeproxy.Start(vault.Addr) // to count requests
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, proxy.close()) }()
+	defer func() { err = errors.Join(err, proxy.Close()) }()
 	service, err := startService(s.connections, s.lifetime, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, service.close()) }()
-	storage, err := inVault(dir, vault.Addr, proxy.url, vault.Token)
+	storage, err := inVault(dir, vault.Addr, proxy.URL(), vault.Token)
 	if err != nil {
 		return err
 	}
@@ -88,7 +89,7 @@ func (s *soak) run(ctx context.Context, o *options, dir string) (err error) {
 }
 
 // watch calls for the duration, and prints progress.
-func (s *soak) watch(ctx context.Context, caller *caller, w *watch, proxy *storeProxy) error {
+func (s *soak) watch(ctx context.Context, caller *caller, w *watch, proxy *storeproxy.Proxy) error {
 	const interval = 10 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, s.duration)
 	defer cancel()
@@ -99,7 +100,7 @@ func (s *soak) watch(ctx context.Context, caller *caller, w *watch, proxy *store
 	work.Go(func() { w.run(ctx) })
 	const columns = "%6v %8v %7v %13v %11v %11v %8v %8v %10v %6v %7v\n"
 	fmt.Printf(columns, "after", "calls", "failed", "failed: valid", "refreshes/s", "store req/s", "p50 ms", "p99 ms", "goroutines", "fds", "RSS MB")
-	refreshes, served := caller.service.granted.Load(), proxy.served.Load()
+	refreshes, served := caller.service.granted.Load(), proxy.Served()
 	begun := time.Now()
 	for last := begun; ctx.Err() == nil; {
 		select {
@@ -108,7 +109,7 @@ func (s *soak) watch(ctx context.Context, caller *caller, w *watch, proxy *store
 		}
 		now := time.Now()
 		n, latency, u := total.count(), total.latency(0.5, 0.99), w.peak()
-		r, v := caller.service.granted.Load(), proxy.served.Load()
+		r, v := caller.service.granted.Load(), proxy.Served()
 		rate := func(count int64) string { return decimal(float64(count) / now.Sub(last).Seconds()) }
 		fmt.Printf(columns, now.Sub(begun).Round(time.Second), n.all, n.failed(), n.broken,
 			rate(r-refreshes), rate(v-served), milliseconds(latency[0]), milliseconds(latency[1]), u.goroutines,

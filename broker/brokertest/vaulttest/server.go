@@ -85,6 +85,9 @@ func (s *Server) Close() error { return s.end(os.Interrupt) }
 // Client returns a client with the root token.
 func (s *Server) Client() *api.Client { return s.client }
 
+// ProcessID returns the id of the server's process. It changes on Restart.
+func (s *Server) ProcessID() int { return s.cmd.Process.Pid }
+
 // Seal seals the server.
 func (s *Server) Seal(t testing.TB) {
 	t.Helper()

@@ -1,4 +1,4 @@
-package main
+package storeproxy
 
 import (
 	"context"
@@ -44,7 +44,7 @@ func TestThrottleStartsJobsInOrderAtItsRate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := startThrottle(t)
-		s.setRate(10)
+		s.SetRate(10)
 		time.Sleep(time.Minute) // idle time is not caught up
 		s.begun = time.Now()
 		s.addJobs(0, 1, 2, 3, 4)
@@ -58,10 +58,10 @@ func TestThrottleStartsJobsInOrderAtItsRate(t *testing.T) {
 				t.Errorf("job %d was started after %v, want %v", i, at, want)
 			}
 		}
-		if got := s.longestQueue(); got != 5 {
+		if got := s.LongestQueue(); got != 5 {
 			t.Errorf("the longest queue = %d, want 5", got)
 		}
-		if got := s.longestQueue(); got != 0 {
+		if got := s.LongestQueue(); got != 0 {
 			t.Errorf("the longest queue since = %d, want 0", got)
 		}
 	})
@@ -83,10 +83,10 @@ func TestNewRateHoldsForTheQueue(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := startThrottle(t)
-		s.setRate(0.01)
+		s.SetRate(0.01)
 		s.addJobs(0, 1, 2)
 		time.Sleep(time.Second)
-		s.setRate(0)
+		s.SetRate(0)
 		synctest.Wait()
 		if want := []time.Duration{0, time.Second, time.Second}; !slices.Equal(s.at, want) {
 			t.Errorf("jobs were started after %v, want %v", s.at, want)
@@ -100,7 +100,7 @@ func TestDelayOfTheThrottleDoesNotLowerItsRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
 		throttle := newThrottle()
-		throttle.setRate(10)
+		throttle.SetRate(10)
 		var last time.Time
 		for range 3 {
 			throttle.add(func() {})

@@ -1,4 +1,4 @@
-package main
+package storeproxy
 
 import (
 	"context"
@@ -16,7 +16,7 @@ type throttle struct {
 	mu      sync.Mutex // guards the fields below
 	rate    float64    // jobs a second; 0: no limit
 	queue   []queued
-	longest int // the longest queue since the last call of longestQueue
+	longest int // the longest queue since the last call of LongestQueue
 }
 
 type queued struct {
@@ -28,9 +28,9 @@ func newThrottle() *throttle {
 	return &throttle{added: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 }
 
-// setRate sets how many jobs are started each second, 0 for any number. It holds for jobs in the
+// SetRate sets how many jobs are started each second, 0 for any number. It holds for jobs in the
 // queue too.
-func (t *throttle) setRate(perSecond float64) {
+func (t *throttle) SetRate(perSecond float64) {
 	t.mu.Lock()
 	t.rate = perSecond
 	t.mu.Unlock()
@@ -53,8 +53,8 @@ func wake(c chan<- struct{}) {
 	}
 }
 
-// longestQueue returns how long the queue was at most since the last call.
-func (t *throttle) longestQueue() int {
+// LongestQueue returns how long the queue was at most since the last call.
+func (t *throttle) LongestQueue() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	longest := t.longest

@@ -1,4 +1,6 @@
-package main
+// Package storeproxy stands between the token broker and Vault for the programs that measure
+// them. It counts requests, and can limit their rate.
+package storeproxy
 
 import (
 	"bytes"
@@ -13,10 +15,10 @@ import (
 	"time"
 )
 
-// A storeProxy stands between the broker and Vault, and lets Vault serve only so many requests
+// A Proxy stands between the broker and Vault, and lets Vault serve only so many requests
 // each second, in the order of their arrival. Like a server that is overloaded, it also serves
 // requests whose client has gone away in the meantime.
-type storeProxy struct {
+type Proxy struct {
 	*throttle
 	url    string
 	server *http.Server
@@ -25,7 +27,7 @@ type storeProxy struct {
 	stop   context.CancelFunc
 
 	served    atomic.Int64
-	abandoned atomic.Int64 // of those served, how many had lost their client before their turn
+	abandoned atomic.Int64
 }
 
 // A passage is a request on its way through the proxy.
@@ -37,8 +39,8 @@ type passage struct {
 	content []byte
 }
 
-// startStoreProxy starts a proxy for the Vault at an http URL, without a limit.
-func startStoreProxy(target string) (*storeProxy, error) {
+// Start starts a proxy for the Vault at an http URL, without a limit.
+func Start(target string) (*Proxy, error) {
 	u, err := url.Parse(target)
 	if err != nil {
 		return nil, err
@@ -48,7 +50,7 @@ func startStoreProxy(target string) (*storeProxy, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	p := &storeProxy{
+	p := &Proxy{
 		throttle: newThrottle(), url: "http://" + listener.Addr().String(), target: u, stop: stop,
 		client: &http.Client{
 			Transport:     &http.Transport{MaxIdleConnsPerHost: 1000, IdleConnTimeout: time.Minute},
@@ -61,14 +63,23 @@ func startStoreProxy(target string) (*storeProxy, error) {
 	return p, nil
 }
 
-// close ends the proxy. Requests in the queue are dropped.
-func (p *storeProxy) close() error {
+// URL returns the URL of the proxy itself.
+func (p *Proxy) URL() string { return p.url }
+
+// Served returns how many requests were passed on.
+func (p *Proxy) Served() int64 { return p.served.Load() }
+
+// Abandoned returns how many of the served requests had lost their client before their turn.
+func (p *Proxy) Abandoned() int64 { return p.abandoned.Load() }
+
+// Close ends the proxy. Requests in the queue are dropped.
+func (p *Proxy) Close() error {
 	p.stop()
 	return p.server.Close()
 }
 
 // ServeHTTP implements [http.Handler].
-func (p *storeProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// The server notices that the client has gone away only once the body is read.
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -97,7 +108,7 @@ func (p *storeProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // forward sends a request to Vault and reads the response.
-func (p *storeProxy) forward(s *passage) {
+func (p *Proxy) forward(s *passage) {
 	defer close(s.done)
 	req := s.request
 	req.RequestURI = "" // a client must not set it

@@ -1,4 +1,4 @@
-package main
+package storeproxy
 
 import (
 	"context"
@@ -15,19 +15,31 @@ import (
 const waitTimeout = 30 * time.Second
 
 // proxyTo starts a proxy in front of a handler.
-func proxyTo(t *testing.T, handler http.HandlerFunc) *storeProxy {
+func proxyTo(t *testing.T, handler http.HandlerFunc) *Proxy {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	p, err := startStoreProxy(server.URL)
+	p, err := Start(server.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = p.close() })
+	t.Cleanup(func() { _ = p.Close() })
 	return p
 }
 
-func TestStoreProxyPassesRequestsAndResponsesOn(t *testing.T) {
+func get(ctx context.Context, url string) (status int, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, resp.Body.Close()
+}
+
+func TestProxyPassesRequestsAndResponsesOn(t *testing.T) {
 	t.Parallel()
 	p := proxyTo(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -35,7 +47,7 @@ func TestStoreProxyPassesRequestsAndResponsesOn(t *testing.T) {
 		w.WriteHeader(http.StatusTeapot)
 		_, _ = fmt.Fprintf(w, "%s %s %s", r.Method, r.URL, body)
 	})
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, p.url+"/v1/secret/data/a?list=true", strings.NewReader("body"))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, p.URL()+"/v1/secret/data/a?list=true", strings.NewReader("body"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,20 +67,20 @@ func TestStoreProxyPassesRequestsAndResponsesOn(t *testing.T) {
 }
 
 // A client that gives up does not take its request out of the queue.
-func TestStoreProxyServesRequestsOfClientsThatHaveGoneAway(t *testing.T) {
+func TestProxyServesRequestsOfClientsThatHaveGoneAway(t *testing.T) {
 	t.Parallel()
 	served := make(chan string, 10)
 	p := proxyTo(t, func(_ http.ResponseWriter, r *http.Request) { served <- r.URL.Path })
-	p.setRate(1e-6)
-	if status, _, err := get(t.Context(), p.url+"/first", http.Header{}); err != nil || status != http.StatusOK {
+	p.SetRate(1e-6)
+	if status, err := get(t.Context(), p.URL()+"/first"); err != nil || status != http.StatusOK {
 		t.Fatalf("the first request = %d, %v; want 200", status, err)
 	}
 	impatient, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if _, _, err := get(impatient, p.url+"/second", http.Header{}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := get(impatient, p.URL()+"/second"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("the second request = %v, want that it times out", err)
 	}
-	p.setRate(0)
+	p.SetRate(0)
 	for _, want := range []string{"/first", "/second"} {
 		select {
 		case got := <-served:
@@ -79,7 +91,7 @@ func TestStoreProxyServesRequestsOfClientsThatHaveGoneAway(t *testing.T) {
 			t.Fatalf("%s was not served", want)
 		}
 	}
-	if got := p.served.Load(); got != 2 {
+	if got := p.Served(); got != 2 {
 		t.Errorf("served %d requests, want 2", got)
 	}
 }

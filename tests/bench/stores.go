@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/vaulttest"
+	"github.com/tokenbroker/caddy-token-broker/tests/storeproxy"
+)
+
+// runStores compares the broker with clients that use its stores directly.
+func runStores(ctx context.Context, o *options) (err error) {
+	// Vault is on the machine too: if the broker had CPUs of its own, the raw client would leave
+	// them idle.
+	if err := pinSelf(allCPUs()); err != nil {
+		return err
+	}
+	third, err := startThirdParty()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, third.close()) }()
+	fmt.Printf("\nstores: %d operations at a time, turns of %v, all processes on CPUs %v\n", inParallel, o.storeTurn, allCPUs())
+	fmt.Print(storeColumns)
+	if err := inDir(o.dir, func(dir string) error { return o.embedded(ctx, dir, third) }); err != nil {
+		return fmt.Errorf("stores: embedded: %w", err)
+	}
+	if err := inDir(o.dir, func(dir string) error { return o.vault(ctx, dir, third) }); err != nil {
+		return fmt.Errorf("stores: vault: %w", err)
+	}
+	return nil
+}
+
+// embedded compares imports into the embedded store with puts into bbolt, on the same disk.
+func (o *options) embedded(ctx context.Context, dir string, third *thirdParty) (err error) {
+	raw, err := openRawBolt(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, raw.db.Close()) }()
+	b, err := startStoreBroker(ctx, o.binary, dir, "storage embedded "+filepath.Join(dir, "store"), third)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.process.Stop()) }()
+	other := startOtherWork([]int{b.process.ID()})
+	match := bout{turns: o.storeTurns, length: o.storeTurn, broker: b.process.ID()}
+	if err := match.run(ctx, &versus{
+		name:   "embedded: new imports",
+		broker: side{do: b.importTokens, next: new(atomic.Int64)},
+		raw:    side{do: raw.put, next: new(atomic.Int64)},
+	}); err != nil {
+		return fmt.Errorf("%w\n%s", err, b.log.String())
+	}
+	fmt.Printf("embedded: files in %s; %s", filepath.Dir(dir), other.stop())
+	return nil
+}
+
+// A vaultRun is the comparison with Vault.
+type vaultRun struct {
+	options *options
+	dir     string
+	third   *thirdParty
+	vault   *vaulttest.Server
+	raw     *rawVault
+
+	// How many connections were imported, and how many secrets were created.
+	imported, created atomic.Int64
+}
+
+// vault compares the broker with a raw client of Vault.
+func (o *options) vault(ctx context.Context, dir string, third *thirdParty) (err error) {
+	files := filepath.Join(dir, "vault")
+	if err := os.Mkdir(files, 0o700); err != nil {
+		return err
+	}
+	vault, err := vaulttest.Run(files)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, vault.Close()) }()
+	if err := os.WriteFile(filepath.Join(dir, "vault-token"), []byte(vault.Token+"\n"), 0o600); err != nil {
+		return err
+	}
+	r := &vaultRun{
+		options: o, dir: dir, third: third, vault: vault,
+		raw: &rawVault{address: vault.Addr, token: vault.Token, client: newClient(), third: third},
+	}
+	if err := r.withBroker(ctx, vault.Addr, r.compare); err != nil {
+		return err
+	}
+	proxy, err := storeproxy.Start(vault.Addr)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, proxy.Close()) }()
+	return r.withBroker(ctx, proxy.URL(), func(ctx context.Context, b *storeBroker) error { return r.count(ctx, b, proxy) })
+}
+
+// withBroker calls f with a broker that reaches Vault at an address.
+func (r *vaultRun) withBroker(ctx context.Context, address string, f func(ctx context.Context, b *storeBroker) error) (err error) {
+	storage := fmt.Sprintf("storage vault {\n address %s\n auth token {file.%s}\n}", address, filepath.Join(r.dir, "vault-token"))
+	b, err := startStoreBroker(ctx, r.options.binary, r.dir, storage, r.third)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.process.Stop()) }()
+	if err := f(ctx, b); err != nil {
+		return fmt.Errorf("%w\n%s", err, b.log.String())
+	}
+	return nil
+}
+
+// compare compares all operations.
+func (r *vaultRun) compare(ctx context.Context, b *storeBroker) error {
+	// The raw client writes what the broker writes.
+	if err := b.importTokens(ctx, int(r.imported.Add(1)-1)); err != nil {
+		return err
+	}
+	if err := r.raw.copyData(ctx, 0); err != nil {
+		return err
+	}
+	other := startOtherWork([]int{b.process.ID(), r.vault.ProcessID()})
+	match := &bout{turns: r.options.storeTurns, length: r.options.storeTurn, broker: b.process.ID(), store: r.vault.ProcessID()}
+	for _, v := range r.operations(b) {
+		if err := match.run(ctx, v); err != nil {
+			return err
+		}
+	}
+	fmt.Print("Vault: in memory; ", other.stop())
+	return nil
+}
+
+// operations returns what is compared, in order: each uses the connections of those before it.
+func (r *vaultRun) operations(b *storeBroker) []*versus {
+	imported := func() int { return int(r.imported.Load()) }
+	created := func() int { return int(r.created.Load()) }
+	create := side{do: r.raw.create, next: &r.created}
+	again := func(do func(ctx context.Context, i int) error, of func() int) side {
+		return side{do: do, next: new(atomic.Int64), of: of}
+	}
+	return []*versus{
+		{name: "Vault: new imports", broker: side{do: b.importTokens, next: &r.imported}, raw: create},
+		{name: "Vault: repeated imports", broker: again(b.importTokens, imported), raw: create},
+		{name: "Vault: reads", broker: again(b.read, imported), raw: again(r.raw.read, created)},
+		{name: "Vault: refreshes", broker: again(b.refresh, imported), raw: again(r.raw.refresh, created), wait: tokenLifetime},
+	}
+}
+
+// counted is how many connections are used to count requests.
+const counted = 200
+
+// count prints how many requests to Vault an operation needs. The proxy that counts them would
+// slow down what is compared, so this is a run of its own.
+func (r *vaultRun) count(ctx context.Context, b *storeBroker, proxy *storeproxy.Proxy) error {
+	first := int(r.imported.Load())
+	requests := make([]string, 0, 4)
+	for i, operation := range []struct {
+		name string
+		do   func(ctx context.Context, connection int) error
+	}{{"new import", b.importTokens}, {"repeated import", b.importTokens}, {"read", b.read}, {"refresh", b.refresh}} {
+		if i == 3 {
+			time.Sleep(tokenLifetime) // until the tokens have expired
+		}
+		before := proxy.Served()
+		work, ctx := errgroup.WithContext(ctx)
+		work.SetLimit(inParallel)
+		for connection := range counted {
+			work.Go(func() error { return operation.do(ctx, first+connection) })
+		}
+		if err := work.Wait(); err != nil {
+			return fmt.Errorf("%s: %w", operation.name, err)
+		}
+		requests = append(requests, fmt.Sprintf("%.2f for a %s", float64(settled(proxy)-before)/counted, operation.name))
+	}
+	fmt.Printf("requests to Vault (mean of %d): %s\n", counted, strings.Join(requests, ", "))
+	return nil
+}
+
+// settled returns how many requests the proxy has served once it gets no more: the broker
+// destroys earlier versions in the background.
+func settled(proxy *storeproxy.Proxy) int64 {
+	served := int64(-1)
+	for deadline := time.Now().Add(patience); proxy.Served() != served && time.Now().Before(deadline); {
+		served = proxy.Served()
+		time.Sleep(200 * time.Millisecond)
+	}
+	return served
+}
