@@ -51,6 +51,8 @@ type Journal struct {
 	log  *slog.Logger
 	disk disk
 
+	checks checks
+
 	busy chan struct{} // a one-slot semaphore that guards the fields below; see acquire
 
 	closed  bool
@@ -86,21 +88,6 @@ func (j *Journal) acquire(ctx context.Context) (release func(), err error) {
 		return nil, ErrClosed
 	}
 	return release, nil
-}
-
-// Check implements [record.Journal]. It writes and syncs a probe of the size of a large
-// entry, and checks that the key in use is the one on disk, which the next process will
-// read. Errors: [ErrKey], [ErrClosed], or an error of the file system.
-func (j *Journal) Check(ctx context.Context) error {
-	release, err := j.acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := j.loadKey(); err != nil {
-		return err
-	}
-	return j.write((*file).probe)
 }
 
 // Put implements [record.Journal]. It stores data under id, replacing an earlier entry; the

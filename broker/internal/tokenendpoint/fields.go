@@ -168,9 +168,9 @@ func member(answer any, name string) any {
 	return nil
 }
 
-func plainName(name string) string {
-	return strings.ToLower(strings.NewReplacer("_", "", "-", "", ".", "").Replace(name))
-}
+var separators = strings.NewReplacer("_", "", "-", "", ".", "")
+
+func plainName(name string) string { return strings.ToLower(separators.Replace(name)) }
 
 func sortedNames(object map[string]any) []string { return slices.Sorted(maps.Keys(object)) }
 
