@@ -17,6 +17,9 @@ const (
 	// destroyed, if the engine does not remove them itself.
 	spread = 20
 
+	// fewVersions is how many versions a connection may have that was never refreshed.
+	fewVersions = 3
+
 	// trustTime is how long a mount counts as one that removes earlier versions itself, or
 	// does not. Its configuration or the policy may change.
 	trustTime = time.Hour
@@ -126,6 +129,9 @@ func (s *Store) DestroyEarlier(ctx context.Context, key record.Key, rev record.R
 
 func (s *Store) destroyEarlier(ctx context.Context, key record.Key, number uint64) error {
 	path := connectionPath(key)
+	if number <= fewVersions && !s.single.has(path) { // an import has replaced another
+		return s.destroy(ctx, path, []uint64{1, 2}[:number-1])
+	}
 	meta, err := s.readMetadata(ctx, path)
 	if err != nil || meta.Latest == 0 {
 		return err
@@ -151,10 +157,10 @@ func (s *Store) destroyEarlier(ctx context.Context, key record.Key, number uint6
 	return err
 }
 
-// prepareSecond precedes the write of a secret's second version. The engine then removes the first
-// one by that write already. Until then max_versions does not matter: most connections are
-// imported by the thousand, and refreshed much later.
-func (s *Store) prepareSecond(ctx context.Context, key record.Key) {
+// prepareRefresh precedes the write that takes the lease of a connection's first refresh. That write
+// and the one after the refresh then remove what the import has left. Most connections are
+// imported by the thousand, and refreshed much later, so this is not part of the import.
+func (s *Store) prepareRefresh(ctx context.Context, key record.Key) {
 	if path := connectionPath(key); !s.single.isDisabled() && !s.single.has(path) {
 		_ = s.keepOne(ctx, path) // otherwise DestroyEarlier does what is needed
 	}

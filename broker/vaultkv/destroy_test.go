@@ -18,7 +18,9 @@ func refresh(t *testing.T, store *vaultkv.Store, generation uint64) record.Revis
 	if err != nil {
 		t.Fatal(err)
 	}
-	rev = save(t, store, newRecord("ann", generation), save(t, store, newRecord("ann", generation-1), rev))
+	leased := newRecord("ann", generation-1)
+	leased.Lease = &record.Lease{ID: "a"}
+	rev = save(t, store, newRecord("ann", generation), save(t, store, leased, rev))
 	if !store.KeepsFew(key("ann"), rev) {
 		if err := store.DestroyEarlier(t.Context(), key("ann"), rev); err != nil {
 			t.Fatal(err)
@@ -88,6 +90,26 @@ func TestRefreshCostsThreeRequests(t *testing.T) {
 	if got := relay.requests.Load() - before; got != 3*refreshes {
 		t.Errorf("%d requests for %d refreshes, want 3 for each", got, refreshes)
 	}
+}
+
+// An import that replaces another leaves nothing of it, and costs one request for that.
+func TestReplacedImportIsDestroyedByOneRequest(t *testing.T) {
+	t.Parallel()
+	config := vaultkv.Config{Prefix: prefix()}
+	relay, store := newCountedStore(t, config)
+	var rev record.Revision
+	for i, want := range []int64{0, 1, 1} {
+		rev = save(t, store, newRecord("ann", uint64(i+1)), rev)
+		before := relay.requests.Load()
+		if err := store.DestroyEarlier(t.Context(), key("ann"), rev); err != nil {
+			t.Fatal(err)
+		}
+		if got := relay.requests.Load() - before; got != want {
+			t.Errorf("%d requests to destroy what was before version %d, want %d", got, rev, want)
+		}
+		wantReadable(t, "secret", config.Prefix, rev)
+	}
+	wantReadable(t, "secret", config.Prefix, refresh(t, store, 4))
 }
 
 // A record of an earlier version of this program has versions that no write would remove.

@@ -69,11 +69,24 @@ func TestSaveCostsOneRequest(t *testing.T) {
 	relay := newRelay(t)
 	store := newStore(t, vaultkv.Config{Address: relay.URL})
 	var rev record.Revision
-	for i, want := range []int64{1, 2, 1, 1} { // the first change sets max_versions
+	for i, tt := range []struct {
+		leased bool
+		want   int64
+	}{
+		{false, 1},
+		{false, 1},
+		{true, 2}, // the first refresh sets max_versions
+		{false, 1},
+		{true, 1},
+	} {
 		before := relay.requests.Load()
-		rev = save(t, store, newRecord("ann", uint64(i+1)), rev)
-		if got := relay.requests.Load() - before; got != want {
-			t.Errorf("%d requests for save %d, want %d", got, i+1, want)
+		rec := newRecord("ann", uint64(i+1))
+		if tt.leased {
+			rec.Lease = &record.Lease{ID: "a"}
+		}
+		rev = save(t, store, rec, rev)
+		if got := relay.requests.Load() - before; got != tt.want {
+			t.Errorf("%d requests for save %d, want %d", got, i+1, tt.want)
 		}
 	}
 }
@@ -92,12 +105,10 @@ func TestSaveWhoseResponseWasLostDoesNotConflictWithItself(t *testing.T) {
 	}
 }
 
-// Where the engine keeps earlier versions, they tell.
 func TestSaveThatWasOverwrittenBeforeItsRetrySucceeds(t *testing.T) {
 	t.Parallel()
 	relay := newRelay(t)
 	config := vaultkv.Config{Prefix: prefix()}
-	config.Token = tokenOf(login(t, config.Prefix, `["read", "list", "delete"]`))
 	other := newStore(t, config)
 	relay.after = func(n int64, _ http.ResponseWriter, _ *http.Request) bool {
 		if n == 1 {

@@ -11,7 +11,7 @@ import (
 )
 
 // Save implements [record.Store]. It makes one request unless something goes wrong, and one more
-// before a record is changed for the first time. A
+// when a connection is about to be refreshed for the first time. A
 // write whose response was lost is repeated once; the random id in it shows whether a
 // conflict is with the write itself.
 func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
@@ -22,8 +22,8 @@ func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revisio
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", record.ErrStoreUnavailable, err)
 	}
-	if rev == 1 {
-		s.prepareSecond(ctx, rec.Key)
+	if rec.Lease != nil && 0 < rev && rev <= fewVersions {
+		s.prepareRefresh(ctx, rec.Key)
 	}
 	w := write{key: rec.Key, secret: secretData{Record: string(data), WriteID: rand.Text()}, create: rev == 0, cas: uint64(rev)}
 	number, err := s.save(ctx, &w)

@@ -10,7 +10,7 @@
 //
 // # Earlier versions
 //
-// Before a record is first changed, max_versions of its secret is set to 1.
+// Before a connection is first refreshed, max_versions of its secret is set to 1.
 // From then on the engine itself removes the earlier version with each write. Where that is
 // not possible, earlier versions are destroyed: at once after an import or an update, and once
 // in [spread] refreshes. It is not possible if the policy does not allow update on
@@ -21,9 +21,9 @@
 //
 // Counted as HTTP requests to Vault, without those that are repeated because something went
 // wrong: Load, Save and Delete are one each, List is one for each application and consumer
-// that it visits. So a refresh is three: one Load and two Saves. The Save that first changes a
-// record is two. DestroyEarlier is up to three for the first time in a process, and none after
-// that. Without max_versions it is two, and after refreshes that comes to one in ten refreshes.
+// that it visits. So a refresh is three: one Load and two Saves. The first of a connection is
+// four. DestroyEarlier is one before that, up to three for the first time in a process, and none
+// after that. Without max_versions it is two, and after refreshes that comes to one in ten refreshes.
 //
 // If an operator deletes or destroys the latest version by hand, the record no longer
 // exists. A new one gets the next version number, so numbers do not repeat, unless the
