@@ -159,13 +159,37 @@ func member(answer any, name string) any {
 	if value, ok := object[name]; ok {
 		return value
 	}
-	plain := plainName(name)
-	for _, other := range sortedNames(object) {
-		if plainName(other) == plain {
-			return object[other]
+	same := "" // the first of several
+	for other := range object {
+		if isSameName(other, name) && (same == "" || other < same) {
+			same = other
 		}
 	}
-	return nil
+	if same == "" {
+		return nil
+	}
+	return object[same]
+}
+
+// isSameName reports whether two names differ only in the case of ASCII letters and in separators.
+func isSameName(a, b string) bool {
+	for {
+		a, b = strings.TrimLeft(a, "_-."), strings.TrimLeft(b, "_-.")
+		if a == "" || b == "" {
+			return a == b
+		}
+		if lower(a[0]) != lower(b[0]) {
+			return false
+		}
+		a, b = a[1:], b[1:]
+	}
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		c += 'a' - 'A'
+	}
+	return c
 }
 
 var separators = strings.NewReplacer("_", "", "-", "", ".", "")
