@@ -43,7 +43,8 @@ type Exchange struct {
 // Do sends out. If downstream answers 401, or what else the connector takes for an expired
 // token, Do sends the request that again returns, once,
 // provided that a newer credential can be obtained and the body can be repeated: there is
-// none, or it is small and has been read in full. Errors of the broker are [BrokerError]s.
+// none, or what was read of it is small. The rest follows as it comes. Errors of the broker are
+// [BrokerError]s.
 func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Response, error) {
 	limited, err := limitBody(out, x.MaxBody)
 	if err != nil {
@@ -53,16 +54,12 @@ func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Resp
 	defer body.end()
 	auth, resp, err := x.attempt(out)
 	if tooLarge := limited.exceeded(); tooLarge != nil {
-		if err == nil {
-			_ = resp.Body.Close()
-		}
-		return nil, BrokerError{tooLarge}
+		return nil, refuseBody(resp, tooLarge)
 	}
 	if err != nil || !auth.Expired() {
 		return resp, err
 	}
-	sent, ok := body.whole()
-	if !ok {
+	if !body.isKept() {
 		auth.RenewInBackground()
 		return unlessDead(out.Context(), auth, resp)
 	}
@@ -70,15 +67,33 @@ func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Resp
 		return unlessDead(out.Context(), auth, resp)
 	}
 	out = again()
-	if body != nil {
-		resend(out, sent)
+	isWhole, err := body.repeat(out)
+	if err != nil { // by now more of it was read than is kept
+		return unlessDead(out.Context(), auth, resp)
+	}
+	if !isWhole {
+		// Downstream did not read the body, so the next request must not follow on this connection.
+		_ = resp.Body.Close()
 	}
 	_, second, err := x.attempt(out)
-	if err != nil {
+	if tooLarge := limited.exceeded(); tooLarge != nil {
+		_ = resp.Body.Close()
+		return nil, refuseBody(second, tooLarge)
+	}
+	if err != nil && isWhole {
 		return resp, nil // the first response stands
 	}
 	_ = resp.Body.Close()
-	return second, nil
+	return second, err
+}
+
+// refuseBody closes the response to a request whose body turned out to be too large. It may be
+// nil.
+func refuseBody(resp *http.Response, tooLarge error) error {
+	if resp != nil {
+		_ = resp.Body.Close()
+	}
+	return BrokerError{tooLarge}
 }
 
 // unlessDead returns downstream's 401, or the broker's if there will be no other token: only

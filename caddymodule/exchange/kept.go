@@ -57,15 +57,6 @@ func (k *kept) copyTo(to []byte, offset int) int {
 	return copy(to, k.pieces[number][at:])
 }
 
-// bytes returns a copy of all of it.
-func (k *kept) bytes() []byte {
-	all := make([]byte, k.length)
-	for n := 0; n < k.length; {
-		n += k.copyTo(all[n:], n)
-	}
-	return all
-}
-
 // discard empties it, and leaves the pieces to others.
 func (k *kept) discard() {
 	for _, p := range k.pieces {

@@ -1,7 +1,6 @@
 package exchange
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -80,18 +79,30 @@ func (b *recordedBody) end() {
 	}
 }
 
-// whole returns the body and whether all of it was recorded. Without a body it returns nil
-// and true.
-func (b *recordedBody) whole() ([]byte, bool) {
+// isKept reports whether all that was read so far can be read again.
+func (b *recordedBody) isKept() bool {
 	if b == nil {
-		return nil, true
+		return true
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.done || b.over {
-		return nil, false
+	return b.taken == 0 || !b.over
+}
+
+// repeat makes out send the body from its beginning. It reports whether all of it had been
+// read before.
+func (b *recordedBody) repeat(out *http.Request) (isWhole bool, err error) {
+	if b == nil {
+		return true, nil
 	}
-	return b.sent.bytes(), true
+	b.mu.Lock()
+	isWhole = b.done
+	b.mu.Unlock()
+	pass, err := b.again()
+	if err == nil {
+		out.Body, out.GetBody = pass, b.again
+	}
+	return isWhole, err
 }
 
 // A pass is a reading of a recorded body from its beginning.
@@ -160,10 +171,4 @@ func (p *pass) Close() error {
 		return b.source.Close()
 	}
 	return nil
-}
-
-// resend makes out send a body that was recorded before.
-func resend(out *http.Request, sent []byte) {
-	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(sent)), nil }
-	out.Body, _ = out.GetBody()
 }

@@ -17,14 +17,14 @@ import (
 // request then belongs to the server again.
 type callersBody struct {
 	io.ReadCloser
-	onEnd   func()        // called at the end of the body
 	movedAt *atomic.Int64 // when data was last read, in Unix nanoseconds
 
 	mu     sync.Mutex
-	closed bool  // guarded by mu
-	ended  bool  // guarded by mu; read in full
-	cut    bool  // guarded by mu; reading is being interrupted
-	err    error // guarded by mu; of reading
+	onEnd  func() // guarded by mu; called at the end of the body; nil until a request sends it
+	closed bool   // guarded by mu
+	ended  bool   // guarded by mu; read in full
+	cut    bool   // guarded by mu; reading is being interrupted
+	err    error  // guarded by mu; of reading
 }
 
 var errBodyClosed = errors.New("the request is over")
@@ -54,10 +54,23 @@ func (b *callersBody) end(err error) {
 		b.err = err
 		return
 	}
-	if !b.ended {
+	if !b.ended && b.onEnd != nil {
 		b.onEnd()
 	}
 	b.ended = true
+}
+
+// atEnd arranges for onEnd to be called at the end of the body, at once if it has been read. It
+// reports whether this is the first request that sends the body.
+func (b *callersBody) atEnd(onEnd func()) (isFirst bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	isFirst = b.onEnd == nil
+	if b.ended {
+		onEnd()
+	}
+	b.onEnd = onEnd
+	return isFirst
 }
 
 // Close implements [io.Closer]. It does not close the caller's body, which would wait for a

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -124,6 +125,49 @@ func TestProxyAddsWhatIsBelowItToTheURL(t *testing.T) {
 	for _, target := range []string{"/proxyx", "/", "/proxy%2Fx", "/Proxy", "/x/proxy"} {
 		caddytest.Do(t, handler, "GET", "http://broker"+target, "", caddytest.Call(d.URL)...)
 		d.WantNone(t)
+	}
+}
+
+// The trailers come with what is left of the body, after the request was sent again.
+func TestProxyRepeatsARequestWhoseBodyIsStillToCome(t *testing.T) {
+	d := caddytest.NewDownstream(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "Bearer renewed" {
+			caddytest.OnlyRenewed(w, r)
+			_, _ = io.WriteString(w, ", sum "+r.Trailer.Get("X-Sum"))
+			return
+		}
+		_ = http.NewResponseController(w).EnableFullDuplex() // otherwise the server reads the body first
+		w.WriteHeader(http.StatusUnauthorized)
+		_ = http.NewResponseController(w).Flush()
+	})
+	renewed := make(chan struct{})
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"access_token":"renewed","refresh_token":"next","expires_in":3600}`)
+		close(renewed)
+	}))
+	t.Cleanup(endpoint.Close)
+	caddyfile, _ := d.Forward(t, "")
+	handler := caddytest.Run(t, strings.Replace(caddyfile, "https://auth.acme.test/token", endpoint.URL, 1))
+	caddytest.ImportToken(t, handler, "crm/acme", "revoked")
+	srv := httptest.NewServer(handler)
+	t.Cleanup(srv.Close)
+	body, writer := io.Pipe()
+	req := caddytest.NewCall(t.Context(), t, srv, http.MethodPost, d.URL, body)
+	req.Trailer = http.Header{"X-Sum": nil}
+	go func() {
+		_, _ = io.WriteString(writer, "first, ")
+		select {
+		case <-renewed:
+		case <-time.After(caddytest.Deadline):
+		}
+		req.Trailer.Set("X-Sum", "7")
+		_, _ = io.WriteString(writer, "rest")
+		_ = writer.Close()
+	}()
+	resp := caddytest.RoundTrip(t, req)
+	if got := caddytest.ReadAll(t, resp); resp.StatusCode != http.StatusOK || got != "first, rest, sum 7" {
+		t.Errorf("got status %d: %s", resp.StatusCode, got)
 	}
 }
 

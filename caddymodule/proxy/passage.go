@@ -126,14 +126,10 @@ func (p *passage) outgoing(ctx context.Context, u *url.URL) *http.Request {
 	// If downstream refuses the request before it answers 100, net/http still sends the body
 	// to keep the connection usable, and the caller would have to send it.
 	out.Close = r.Header["Expect"] != nil
-	onEnd := p.sendTrailers(out)
-	if p.body.onEnd == nil {
-		p.body.onEnd = onEnd
+	if p.body.atEnd(p.sendTrailers(out)) {
 		// Otherwise the server reads the rest of the body before it writes the response. HTTP/2
 		// does not need this.
 		_ = http.NewResponseController(p.caller.w).EnableFullDuplex()
-	} else {
-		onEnd() // the request is repeated: its body has been read, so the trailers are known
 	}
 	out.Body = p.body
 	return out

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
@@ -48,6 +49,53 @@ func TestRejectedTokenIsRenewedAndTheRequestSentAgain(t *testing.T) {
 			}
 			if got := redeems.Load(); got != 1 {
 				t.Errorf("got %d redeems, want 1", got)
+			}
+		})
+	}
+}
+
+// A service that looks at the token first does not wait for the body, and callers send that when
+// they like.
+func TestRequestIsSentAgainThoughItsBodyIsStillToCome(t *testing.T) {
+	for name, tt := range map[string]struct {
+		protocol string
+		first    string // what is sent before the 401
+		length   int64
+	}{
+		"a known length":           {"http/1.1", "first, ", 11},
+		"chunks":                   {"http/1.1", "first, ", -1},
+		"nothing yet":              {"http/1.1", "", 4},
+		"nothing yet, chunks":      {"http/1.1", "", -1},
+		"over HTTP/2":              {"h2", "first, ", -1},
+		"over HTTP/2, nothing yet": {"h2", "", 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := caddytest.NewDownstreamOver(t, tt.protocol, func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Authorization") == "Bearer renewed" {
+					caddytest.OnlyRenewed(w, r)
+					return
+				}
+				_ = http.NewResponseController(w).EnableFullDuplex() // otherwise the server reads the body first
+				w.WriteHeader(http.StatusUnauthorized)
+				_ = http.NewResponseController(w).Flush()
+			})
+			handler, redeems := renewing(t, d)
+			body, writer := io.Pipe()
+			go func() {
+				_, _ = io.WriteString(writer, tt.first)
+				for deadline := time.Now().Add(caddytest.Deadline); redeems.Load() == 0 && time.Now().Before(deadline); {
+					time.Sleep(time.Millisecond)
+				}
+				_, _ = io.WriteString(writer, "rest")
+				_ = writer.Close()
+			}()
+			req := httptest.NewRequest(http.MethodPost, "http://caller.test/", body)
+			req.ContentLength = tt.length
+			req.Header.Set("X-Apideck-Consumer-Id", "jane")
+			rec := httptest.NewRecorder()
+			handler.ServeHTTP(rec, req)
+			if want := tt.first + "rest"; rec.Code != http.StatusOK || rec.Body.String() != want {
+				t.Errorf("got status %d: %q, want %q", rec.Code, rec.Body, want)
 			}
 		})
 	}
