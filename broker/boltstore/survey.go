@@ -44,6 +44,9 @@ type survey struct {
 func newSurvey(dir string) (v *survey, closeFile func() error, err error) {
 	key, err := readKey(filepath.Join(dir, keyName))
 	if errors.Is(err, os.ErrNotExist) {
+		if _, dbErr := os.Stat(filepath.Join(dir, databaseName)); errors.Is(dbErr, os.ErrNotExist) {
+			return nil, nil, fmt.Errorf("there is no embedded store in %s: it has neither %s nor %s", dir, keyName, databaseName)
+		}
 		err = fmt.Errorf("%w: without it nothing in the database can be read: %w", ErrKeyMissing, err)
 	}
 	if err != nil {

@@ -143,7 +143,7 @@ func (c *Connector) requireTokens(sent *ImportCredentials) error {
 	if sent.AccessToken.IsZero() && sent.RefreshToken.IsZero() {
 		return &InputError{
 			Kind: InputInvalid, Field: "credentials.access_token",
-			Fix: fmt.Sprintf("%s uses OAuth: send the access token", c.ID),
+			Fix: fmt.Sprintf("%s uses OAuth: send the access token, the refresh token, or both", c.ID),
 		}
 	}
 	if sent.RefreshToken.IsZero() && !c.RefreshTokenOptional && !c.FetchesTokens() {

@@ -59,7 +59,7 @@ type storeCommand struct {
 
 func (c *storeCommand) run(ctx context.Context, args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("store takes one of the words check and rebuild; got %d", len(args))
+		return fmt.Errorf("store needs one of the words check and rebuild; got %d words", len(args))
 	}
 	store, err := c.store()
 	if err != nil {
@@ -71,7 +71,7 @@ func (c *storeCommand) run(ctx context.Context, args []string) error {
 	case "rebuild":
 		return c.rebuild(ctx, store)
 	default:
-		return fmt.Errorf("store takes one of the words check and rebuild; got %s", args[0])
+		return fmt.Errorf("store knows check and rebuild; got %s", args[0])
 	}
 }
 
