@@ -37,6 +37,7 @@ const (
 type shared struct {
 	broker   *broker.Broker
 	webhooks *webhook.Dispatcher
+	journal  string              // the directory in use
 	newest   atomic.Pointer[App] // never nil
 
 	mu     sync.Mutex
@@ -44,11 +45,11 @@ type shared struct {
 }
 
 func newShared(first *App) *shared {
-	s := &shared{webhooks: webhook.New()}
+	s := &shared{webhooks: webhook.New(), journal: first.journalDir()}
 	s.newest.Store(first)
 	s.broker = broker.New(broker.Options{
 		Open:    s.open,
-		Journal: journal.Open(journal.Config{Dir: first.journalDir(), Logger: slog.New(newestHandler{shared: s})}),
+		Journal: journal.Open(journal.Config{Dir: s.journal, Logger: slog.New(newestHandler{shared: s})}),
 	})
 	s.activate(first)
 	return s
@@ -79,6 +80,10 @@ func (s *shared) activate(a *App) {
 	defer s.mu.Unlock()
 	s.active = append(slices.DeleteFunc(s.active, func(other *App) bool { return other == a }), a)
 	s.configure(a)
+	if dir := a.journalDir(); dir != s.journal {
+		a.logger.LogAttrs(a.ctx, slog.LevelWarn, "another journal is used only after a restart",
+			slog.String("in_use", s.journal), slog.String("configured", dir))
+	}
 }
 
 // deactivate removes a. If it was the newest, the one before it takes over: Caddy returns to

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -49,6 +51,25 @@ func TestReloadKeepsTheBroker(t *testing.T) {
 	// A request of the old configuration still in progress.
 	if resp := caddytest.Do(t, handler, "GET", caddytest.ConnectionPath, "", caddytest.Caller()...); resp.StatusCode != http.StatusOK {
 		t.Errorf("got status %d: %s", resp.StatusCode, caddytest.ReadAll(t, resp))
+	}
+}
+
+func TestReloadSaysThatTheJournalStays(t *testing.T) {
+	dir := t.TempDir()
+	const message = "another journal is used only after a restart"
+	acme := caddytest.ConnectorLines("crm/acme", "https://api.acme.test")
+	options, log := caddytest.Globals(t, caddytest.BrokerLines(t, dir, acme))
+	caddytest.Run(t, options+caddytest.APISite)
+	if strings.Contains(caddytest.Logged(t, log), message) {
+		t.Error("the first configuration counts as a change")
+	}
+	journal := filepath.Join(dir, "another")
+	options, log = caddytest.Globals(t, caddytest.BrokerLines(t, dir, acme, "journal "+journal))
+	if err := caddytest.Load(t, options+caddytest.APISite); err != nil {
+		t.Fatal(err)
+	}
+	if got := caddytest.Logged(t, log); !strings.Contains(got, message) || !strings.Contains(got, journal) {
+		t.Errorf("the log does not say that the journal stays:\n%s", got)
 	}
 }
 
