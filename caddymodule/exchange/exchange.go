@@ -80,6 +80,9 @@ func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Resp
 		_ = resp.Body.Close()
 		return nil, refuseBody(second, tooLarge)
 	}
+	if err != nil && out.Body != nil {
+		_ = out.Body.Close() // if it was not sent
+	}
 	if err != nil && isWhole {
 		return resp, nil // the first response stands
 	}

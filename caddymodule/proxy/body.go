@@ -17,7 +17,8 @@ import (
 // request then belongs to the server again.
 type callersBody struct {
 	io.ReadCloser
-	movedAt *atomic.Int64 // when data was last read, in Unix nanoseconds
+	movedAt  *atomic.Int64 // when data was last read, in Unix nanoseconds
+	trailers *exchange.Trailers
 
 	mu     sync.Mutex
 	onEnd  func() // guarded by mu; called at the end of the body; nil until a request sends it
@@ -117,11 +118,11 @@ func (b *callersBody) isUnread() bool {
 // sendTrailers declares the caller's trailers on out. The function it returns fills them in,
 // at the end of the body.
 func (p *passage) sendTrailers(out *http.Request) (atEnd func()) {
-	if len(p.caller.r.Trailer) == 0 {
-		return func() {}
+	if p.body.trailers == nil { // otherwise the body may be being read
+		injected := p.proxy.app.Broker().InjectedHeaders(p.exchange.Admission.Key().Connector)
+		p.body.trailers = exchange.DeclareTrailers(p.caller.r.Trailer, func(name string) bool {
+			return name == "" || dropInRequest(name) || slices.Contains(injected, name)
+		})
 	}
-	injected := p.proxy.app.Broker().InjectedHeaders(p.exchange.Admission.Key().Connector)
-	return exchange.SendTrailers(out, p.caller.r.Trailer, func(name string) bool {
-		return name == "" || dropInRequest(name) || slices.Contains(injected, name)
-	})
+	return p.body.trailers.Send(out)
 }

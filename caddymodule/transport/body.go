@@ -19,6 +19,7 @@ type callersBody struct {
 	http1     bool // the caller's connection ends with a body that cannot be read
 	isChunked bool // its end is not known ahead
 	awaits100 bool // the caller may never send it
+	trailers  *exchange.Trailers
 
 	mu    sync.Mutex
 	atEnd func() // guarded by mu; called once, at the end of the body; may be nil
@@ -102,15 +103,15 @@ func (b *callersBody) endConnection(resp *http.Response) {
 	}
 }
 
-// sendTrailers makes out end with the caller's trailers.
-func (t *Transport) sendTrailers(out *http.Request, from http.Header, body *callersBody, id connector.ID) {
-	if out.Trailer = nil; body == nil || len(from) == 0 {
-		return
+// sendTrailers makes out end with the caller's trailers, if there are any.
+func (t *Transport) sendTrailers(out, req *http.Request, body *callersBody, id connector.ID) {
+	if body.trailers == nil { // otherwise the body may be being read
+		injected := t.app.Broker().InjectedHeaders(id)
+		body.trailers = exchange.DeclareTrailers(req.Trailer, func(name string) bool {
+			return isHopByHop(name) || t.callers.has(name) || slices.Contains(injected, name)
+		})
 	}
-	injected := t.app.Broker().InjectedHeaders(id)
-	body.onEnd(exchange.SendTrailers(out, from, func(name string) bool {
-		return isHopByHop(name) || t.callers.has(name) || slices.Contains(injected, name)
-	}))
+	body.onEnd(body.trailers.Send(out))
 }
 
 // isHopByHop reports whether a header concerns a single connection (RFC 9110 section 7.6.1)

@@ -138,7 +138,7 @@ func (t *Transport) outgoing(ctx context.Context, req *http.Request, body *calle
 	out.Header = t.outgoingHeader(req.Header)
 	if body != nil {
 		out.Body = body
-		t.sendTrailers(out, req.Trailer, body, id)
+		t.sendTrailers(out, req, body, id)
 	}
 	return out
 }
