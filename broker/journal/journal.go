@@ -24,6 +24,7 @@ import (
 	"log/slog"
 	"maps"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/tink-crypto/tink-go/v2/tink"
 
@@ -51,11 +52,12 @@ type Journal struct {
 	log  *slog.Logger
 	disk disk
 
-	checks checks
+	probes atomic.Uint64 // that have begun
 
 	busy chan struct{} // a one-slot semaphore that guards the fields below; see acquire
 
 	closed  bool
+	probed  error     // the result of the latest probe
 	key     tink.AEAD // nil until first use
 	sample  []byte    // a ciphertext made with key, to recognise it
 	own     *file     // nil until the first write

@@ -48,18 +48,14 @@ func copySome(from io.Reader, isMany, isSteady bool, write func([]byte) error) (
 				return false, err
 			}
 		}
+		if errors.Is(err, io.EOF) {
+			return true, nil
+		}
 		if err != nil {
-			return errors.Is(err, io.EOF), unlessEOF(err)
+			return false, err
 		}
 		if isMore := n >= smallBuffer; !isSteady && isMore != isMany {
 			return false, nil
 		}
 	}
-}
-
-func unlessEOF(err error) error {
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
 }

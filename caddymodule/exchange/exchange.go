@@ -52,10 +52,7 @@ func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Resp
 	}
 	body := recordBody(out)
 	defer body.end()
-	auth, resp, err := x.attempt(out)
-	if tooLarge := limited.exceeded(); tooLarge != nil {
-		return nil, refuseBody(resp, tooLarge)
-	}
+	auth, resp, err := x.attempt(out, limited)
 	if err != nil || !auth.Expired() {
 		return resp, err
 	}
@@ -75,28 +72,12 @@ func (x *Exchange) Do(out *http.Request, again func() *http.Request) (*http.Resp
 		// Downstream did not read the body, so the next request must not follow on this connection.
 		_ = resp.Body.Close()
 	}
-	_, second, err := x.attempt(out)
-	if tooLarge := limited.exceeded(); tooLarge != nil {
-		_ = resp.Body.Close()
-		return nil, refuseBody(second, tooLarge)
-	}
-	if err != nil && out.Body != nil {
-		_ = out.Body.Close() // if it was not sent
-	}
+	_, second, err := x.attempt(out, limited)
 	if err != nil && isWhole {
 		return resp, nil // the first response stands
 	}
 	_ = resp.Body.Close()
 	return second, err
-}
-
-// refuseBody closes the response to a request whose body turned out to be too large. It may be
-// nil.
-func refuseBody(resp *http.Response, tooLarge error) error {
-	if resp != nil {
-		_ = resp.Body.Close()
-	}
-	return BrokerError{tooLarge}
 }
 
 // unlessDead returns downstream's 401, or the broker's if there will be no other token: only
@@ -116,15 +97,24 @@ func (x *Exchange) authorized(out *http.Request) (*broker.Authorization, error) 
 	return x.Admission.Authorize(out)
 }
 
-// attempt sends out, without repeating it.
-func (x *Exchange) attempt(out *http.Request) (*broker.Authorization, *http.Response, error) {
+// attempt sends out, whose body is limited, without repeating it.
+func (x *Exchange) attempt(out *http.Request, limited *limitedBody) (*broker.Authorization, *http.Response, error) {
 	auth, err := x.authorized(out)
 	if err != nil {
+		if out.Body != nil {
+			_ = out.Body.Close()
+		}
 		return nil, nil, BrokerError{err}
 	}
 	x.sent.Store(auth)
 	x.hints.Store(0)
 	resp, err := x.send(out)
+	if tooLarge := limited.exceeded(); tooLarge != nil {
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		return nil, nil, BrokerError{tooLarge}
+	}
 	if errors.Is(err, guard.ErrAddressNotAllowed) {
 		return nil, nil, BrokerError{err}
 	}

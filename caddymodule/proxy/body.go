@@ -3,8 +3,6 @@ package proxy
 import (
 	"errors"
 	"io"
-	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,11 +19,10 @@ type callersBody struct {
 	trailers *exchange.Trailers
 
 	mu     sync.Mutex
-	onEnd  func() // guarded by mu; called at the end of the body; nil until a request sends it
-	closed bool   // guarded by mu
-	ended  bool   // guarded by mu; read in full
-	cut    bool   // guarded by mu; reading is being interrupted
-	err    error  // guarded by mu; of reading
+	closed bool  // guarded by mu
+	ended  bool  // guarded by mu; read in full
+	cut    bool  // guarded by mu; reading is being interrupted
+	err    error // guarded by mu; of reading
 }
 
 var errBodyClosed = errors.New("the request is over")
@@ -55,23 +52,8 @@ func (b *callersBody) end(err error) {
 		b.err = err
 		return
 	}
-	if !b.ended && b.onEnd != nil {
-		b.onEnd()
-	}
 	b.ended = true
-}
-
-// atEnd arranges for onEnd to be called at the end of the body, at once if it has been read. It
-// reports whether this is the first request that sends the body.
-func (b *callersBody) atEnd(onEnd func()) (isFirst bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	isFirst = b.onEnd == nil
-	if b.ended {
-		onEnd()
-	}
-	b.onEnd = onEnd
-	return isFirst
+	b.trailers.End()
 }
 
 // Close implements [io.Closer]. It does not close the caller's body, which would wait for a
@@ -113,16 +95,4 @@ func (b *callersBody) isUnread() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return !b.ended || b.cut
-}
-
-// sendTrailers declares the caller's trailers on out. The function it returns fills them in,
-// at the end of the body.
-func (p *passage) sendTrailers(out *http.Request) (atEnd func()) {
-	if p.body.trailers == nil { // otherwise the body may be being read
-		injected := p.proxy.app.Broker().InjectedHeaders(p.exchange.Admission.Key().Connector)
-		p.body.trailers = exchange.DeclareTrailers(p.caller.r.Trailer, func(name string) bool {
-			return name == "" || dropInRequest(name) || slices.Contains(injected, name)
-		})
-	}
-	return p.body.trailers.Send(out)
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,7 +60,7 @@ func (p *passage) serve() (err error) {
 	ctx, cancel := context.WithCancelCause(p.caller.r.Context())
 	defer cancel(nil)
 	if hasBody(p.caller.r) {
-		p.body = &callersBody{ReadCloser: p.caller.r.Body, movedAt: &p.deadline.movedAt}
+		p.body = &callersBody{ReadCloser: p.caller.r.Body, movedAt: &p.deadline.movedAt, trailers: exchange.TrailersOf(p.caller.r)}
 	}
 	p.wait(cancel)
 	defer p.stopWaiting()
@@ -85,11 +86,12 @@ func (p *passage) serve() (err error) {
 	x.Hook(&p.trace)
 	ctx = httptrace.WithClientTrace(ctx, &p.trace)
 	out := p.outgoing(ctx, u)
-	defer func() {
-		if p.body != nil {
-			_ = p.body.Close()
-		}
-	}()
+	if p.body != nil {
+		// Otherwise the server reads the rest of the body before it writes the response. HTTP/2
+		// does not need this.
+		_ = http.NewResponseController(p.caller.w).EnableFullDuplex()
+		defer p.body.Close()
+	}
 	resp, err := x.Do(out, func() *http.Request { return p.outgoing(ctx, u) })
 	p.answer.begin()
 	if !p.stopWaiting() {
@@ -126,12 +128,10 @@ func (p *passage) outgoing(ctx context.Context, u *url.URL) *http.Request {
 	// If downstream refuses the request before it answers 100, net/http still sends the body
 	// to keep the connection usable, and the caller would have to send it.
 	out.Close = r.Header["Expect"] != nil
-	if p.body.atEnd(p.sendTrailers(out)) {
-		// Otherwise the server reads the rest of the body before it writes the response. HTTP/2
-		// does not need this.
-		_ = http.NewResponseController(p.caller.w).EnableFullDuplex()
-	}
 	out.Body = p.body
+	p.body.trailers.SendWith(out, func(name string) bool {
+		return name == "" || dropInRequest(name) || slices.Contains(p.proxy.app.Broker().InjectedHeaders(p.exchange.Admission.Key().Connector), name)
+	})
 	return out
 }
 

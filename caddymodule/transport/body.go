@@ -4,10 +4,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"slices"
 	"sync"
 
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 )
@@ -22,10 +20,9 @@ type callersBody struct {
 	trailers  *exchange.Trailers
 
 	mu    sync.Mutex
-	atEnd func() // guarded by mu; called once, at the end of the body; may be nil
-	begun bool   // guarded by mu; reading has begun
-	ended bool   // guarded by mu; read in full
-	err   error  // guarded by mu; of reading
+	begun bool  // guarded by mu; reading has begun
+	ended bool  // guarded by mu; read in full
+	err   error // guarded by mu; of reading
 }
 
 // newCallersBody returns nil if req has no body.
@@ -33,7 +30,10 @@ func newCallersBody(req *http.Request) *callersBody {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
 	}
-	return &callersBody{ReadCloser: req.Body, http1: req.ProtoMajor == 1, isChunked: req.ContentLength < 0, awaits100: req.Header["Expect"] != nil}
+	return &callersBody{
+		ReadCloser: req.Body, http1: req.ProtoMajor == 1, isChunked: req.ContentLength < 0, awaits100: req.Header["Expect"] != nil,
+		trailers: exchange.TrailersOf(req),
+	}
 }
 
 // Read implements [io.Reader].
@@ -48,28 +48,13 @@ func (b *callersBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
-	case !errors.Is(err, io.EOF):
-		if b.err == nil {
-			b.err = err
-		}
-	case !b.ended:
+	case errors.Is(err, io.EOF):
 		b.ended = true
-		if b.atEnd != nil {
-			b.atEnd()
-		}
+		b.trailers.End()
+	case b.err == nil:
+		b.err = err
 	}
 	return n, err
-}
-
-// onEnd arranges for atEnd to be called at the end of the body, at once if it has been read.
-func (b *callersBody) onEnd(atEnd func()) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ended {
-		atEnd()
-		return
-	}
-	b.atEnd = atEnd
 }
 
 // fault returns the error that the caller gets if reading the body failed, otherwise nil.
@@ -101,17 +86,6 @@ func (b *callersBody) endConnection(resp *http.Response) {
 		// restores it when it copies the headers.
 		resp.Header["connection"] = []string{"close"} //nolint:canonicalheader // see above
 	}
-}
-
-// sendTrailers makes out end with the caller's trailers, if there are any.
-func (t *Transport) sendTrailers(out, req *http.Request, body *callersBody, id connector.ID) {
-	if body.trailers == nil { // otherwise the body may be being read
-		injected := t.app.Broker().InjectedHeaders(id)
-		body.trailers = exchange.DeclareTrailers(req.Trailer, func(name string) bool {
-			return isHopByHop(name) || t.callers.has(name) || slices.Contains(injected, name)
-		})
-	}
-	body.onEnd(body.trailers.Send(out))
 }
 
 // isHopByHop reports whether a header concerns a single connection (RFC 9110 section 7.6.1)

@@ -138,7 +138,9 @@ func (t *Transport) outgoing(ctx context.Context, req *http.Request, body *calle
 	out.Header = t.outgoingHeader(req.Header)
 	if body != nil {
 		out.Body = body
-		t.sendTrailers(out, req, body, id)
+		body.trailers.SendWith(out, func(name string) bool {
+			return isHopByHop(name) || t.callers.has(name) || slices.Contains(t.app.Broker().InjectedHeaders(id), name)
+		})
 	}
 	return out
 }

@@ -171,10 +171,12 @@ func member(answer any, name string) any {
 	return object[same]
 }
 
-// isSameName reports whether two names differ only in the case of ASCII letters and in separators.
+// isSameName reports whether two names or words differ only in the case of ASCII letters and in
+// separators.
 func isSameName(a, b string) bool {
+	const separators = "_-. "
 	for {
-		a, b = strings.TrimLeft(a, "_-."), strings.TrimLeft(b, "_-.")
+		a, b = strings.TrimLeft(a, separators), strings.TrimLeft(b, separators)
 		if a == "" || b == "" {
 			return a == b
 		}
@@ -191,10 +193,6 @@ func lower(c byte) byte {
 	}
 	return c
 }
-
-var separators = strings.NewReplacer("_", "", "-", "", ".", "")
-
-func plainName(name string) string { return strings.ToLower(separators.Replace(name)) }
 
 func sortedNames(object map[string]any) []string { return slices.Sorted(maps.Keys(object)) }
 

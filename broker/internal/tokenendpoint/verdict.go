@@ -154,8 +154,7 @@ func (f *refusal) word(words []string) string {
 // "invalid grant". It returns the name.
 func (f *refusal) plainWord(words []string) string {
 	for _, value := range f.values {
-		plain := strings.ReplaceAll(plainName(value), " ", "")
-		if i := slices.IndexFunc(words, func(w string) bool { return plainName(w) == plain }); i >= 0 {
+		if i := slices.IndexFunc(words, func(w string) bool { return isSameName(w, value) }); i >= 0 {
 			return words[i]
 		}
 	}
