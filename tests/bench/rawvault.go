@@ -119,7 +119,7 @@ func (v *rawVault) send(ctx context.Context, method, path string, content []byte
 // redeem sends a token request.
 func (v *rawVault) redeem(ctx context.Context, i int) error {
 	old := v.third.current(rawConnection + i)
-	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {old.refresh()}}
+	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {old.Refresh()}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+v.third.address+"/token", strings.NewReader(form.Encode()))
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func (v *rawVault) redeem(ctx context.Context, i int) error {
 		Access string `json:"access_token"`
 	}
 	err = json.Unmarshal(content, &tokens)
-	if want := v.third.current(rawConnection + i).access(); err == nil && tokens.Access != want {
+	if want := v.third.current(rawConnection + i).Access(); err == nil && tokens.Access != want {
 		err = fmt.Errorf("the token endpoint returned %s, want %s", tokens.Access, want)
 	}
 	return err

@@ -67,7 +67,7 @@ func (b *storeBroker) importTokens(ctx context.Context, connection int) error {
 	tokens := b.third.issue(connection)
 	content, err := json.Marshal(map[string]any{
 		"credentials": map[string]any{
-			"access_token": tokens.access(), "refresh_token": tokens.refresh(),
+			"access_token": tokens.Access(), "refresh_token": tokens.Refresh(),
 			"issued_at": time.Now().UTC().Format(time.RFC3339Nano), "expires_in": int(tokenLifetime / time.Second),
 		},
 		"settings": map[string]any{"region": "eu"},
@@ -92,12 +92,11 @@ func (b *storeBroker) read(ctx context.Context, connection int) error {
 // refresh makes a call of a connection whose token has expired. It checks that the call had the
 // credential that comes after that.
 func (b *storeBroker) refresh(ctx context.Context, connection int) error {
-	next := b.third.current(connection)
-	next.number++
+	next := b.third.current(connection).Next()
 	_, got, err := b.send(ctx, http.MethodGet, b.ports.Call, credentialPath, connection, nil)
-	if err == nil && string(got) != next.access() {
+	if err == nil && string(got) != next.Access() {
 		return fmt.Errorf("the third party got %s, want %s: unless its token is a wrong one, "+
-			"the connection was called again within %v; longer turns import more connections", got, next.access(), tokenLifetime)
+			"the connection was called again within %v; longer turns import more connections", got, next.Access(), tokenLifetime)
 	}
 	return err
 }

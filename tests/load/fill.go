@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 	"github.com/tokenbroker/caddy-token-broker/broker/vaultkv"
+	"github.com/tokenbroker/caddy-token-broker/tests/tokenpair"
 )
 
 // The application of all connections, its key, and their connector.
@@ -45,8 +46,8 @@ func newRecord(connection int, issuedAt, expiry time.Time) *record.Record {
 	r := emptyRecord(consumerID(connection), serviceName)
 	r.Settings = map[string]any{"region": "eu"}
 	r.Credentials = &record.Credentials{
-		AccessToken:  secret.New(accessToken(connection, 0)),
-		RefreshToken: secret.New(refreshToken(connection, 0)),
+		AccessToken:  secret.New(tokenpair.Pair{Connection: connection}.Access()),
+		RefreshToken: secret.New(tokenpair.Pair{Connection: connection}.Refresh()),
 		IssuedAt:     issuedAt, Expiry: expiry, FromImport: true,
 	}
 	return r

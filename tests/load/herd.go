@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/tests/tokenpair"
 )
 
 // enough is the share of a herd that ends the measurement. Calls are for random connections, and
@@ -109,7 +111,7 @@ func (r *scaleRun) importExpired(ctx context.Context, client *http.Client, conne
 	expiry := time.Now().Add(-time.Hour)
 	r.service.stored(connection, expiry)
 	body := fmt.Sprintf(`{"credentials":{"access_token":%q,"refresh_token":%q,"issued_at":%q,"expires_in":3600},"settings":{"region":"eu"}}`,
-		accessToken(connection, 0), refreshToken(connection, 0), expiry.Add(-time.Hour).UTC().Format(time.RFC3339))
+		tokenpair.Pair{Connection: connection}.Access(), tokenpair.Pair{Connection: connection}.Refresh(), expiry.Add(-time.Hour).UTC().Format(time.RFC3339))
 	address := siteURL(r.broker.ports.API) + "/vault/connections/" + serviceName + "/import"
 	status, answer, err := sendWith(ctx, client, http.MethodPost, address, r.header(consumerID(connection)), body)
 	if err == nil && status != http.StatusOK {

@@ -1,15 +1,14 @@
 package main
 
 import (
-	"encoding/json"
-	"fmt"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/tests/tokenpair"
 )
 
 // A service is the third party: a token endpoint that rotates refresh tokens, and an API that
@@ -49,26 +48,6 @@ const slack = 2 * time.Second
 
 func (t token) validAt(now time.Time) bool {
 	return !t.delivered.IsZero() && t.delivered.Before(now) && t.expiry.Add(-slack).After(now)
-}
-
-func accessToken(connection, number int) string {
-	return fmt.Sprintf("access-token-%07d-%040d", connection, number)
-}
-
-func refreshToken(connection, number int) string {
-	return fmt.Sprintf("refresh-token-%07d-%040d", connection, number)
-}
-
-// parseToken is the inverse of accessToken and refreshToken.
-func parseToken(kind, text string) (connection, number int, ok bool) {
-	digits, found := strings.CutPrefix(text, kind+"-token-")
-	first, second, both := strings.Cut(digits, "-")
-	connection, err := strconv.Atoi(first)
-	if !found || !both || err != nil {
-		return 0, 0, false
-	}
-	number, err = strconv.Atoi(second)
-	return connection, number, err == nil
 }
 
 // startService starts a service with a number of connections.
@@ -116,24 +95,19 @@ func (s *service) serveToken(w http.ResponseWriter, r *http.Request) {
 	s.requests.add(arrived)
 	s.parallel.enter()
 	defer s.parallel.leave()
-	connection, number, ok := parseToken("refresh", r.PostFormValue("refresh_token"))
+	old, ok := tokenpair.ParseRefresh(r.PostFormValue("refresh_token"))
 	time.Sleep(s.delay)
-	w.Header().Set("Content-Type", "application/json")
-	if ok = ok && connection < len(s.grants) && s.rotate(connection, number, arrived); !ok {
+	if !ok || old.Connection >= len(s.grants) || !s.rotate(old.Connection, old.Number, arrived) {
 		s.refused.Add(1)
-		w.WriteHeader(http.StatusBadRequest)
-		_, _ = w.Write([]byte(`{"error":"invalid_grant"}`))
+		tokenpair.Refuse(w)
 		return
 	}
-	err := json.NewEncoder(w).Encode(map[string]any{
-		"access_token": accessToken(connection, number+1), "refresh_token": refreshToken(connection, number+1),
-		"token_type": "Bearer", "expires_in": int(s.lifetime / time.Second),
-	})
+	err := old.Next().Issue(w, s.lifetime)
 	if err != nil || http.NewResponseController(w).Flush() != nil || r.Context().Err() != nil {
 		return
 	}
 	s.granted.Add(1)
-	g := &s.grants[connection]
+	g := &s.grants[old.Connection]
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.latest.delivered = time.Now()
@@ -155,8 +129,8 @@ func (s *service) rotate(connection, number int, arrived time.Time) bool {
 // serveAPI takes the two latest access tokens of a connection until they expire.
 func (s *service) serveAPI(w http.ResponseWriter, r *http.Request) {
 	bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	connection, number, ok := parseToken("access", bearer)
-	if !ok || connection >= len(s.grants) || !s.use(connection, number) {
+	sent, ok := tokenpair.ParseAccess(bearer)
+	if !ok || sent.Connection >= len(s.grants) || !s.use(sent.Connection, sent.Number) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/tests/tokenpair"
 )
 
 func TestTokenIsHeldFromItsDeliveryUntilItsExpiry(t *testing.T) {
@@ -53,14 +55,14 @@ func TestServiceRotatesTokens(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = s.close() })
 	header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
-	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refreshToken(7, 0)}}.Encode()
+	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {tokenpair.Pair{Connection: 7}.Refresh()}}.Encode()
 	for _, want := range []int{http.StatusOK, http.StatusBadRequest} {
 		status, body, err := send(t.Context(), http.MethodPost, "http://"+s.address+"/token", header, form)
 		if err != nil || status != want {
 			t.Errorf("redeeming the refresh token = %d %s, %v; want %d", status, body, err, want)
 		}
 	}
-	status, _, err := get(t.Context(), "http://"+s.address+"/things", http.Header{"Authorization": {"Bearer " + accessToken(7, 1)}})
+	status, _, err := get(t.Context(), "http://"+s.address+"/things", http.Header{"Authorization": {"Bearer " + tokenpair.Pair{Connection: 7, Number: 1}.Access()}})
 	if err != nil || status != http.StatusOK {
 		t.Errorf("a call with the new token = %d, %v; want 200", status, err)
 	}
