@@ -111,6 +111,9 @@ func (d *database) update(do func(*bolt.Tx, *boltfile.Tree) ([]change, error)) e
 		if damage := d.judge(d.look()); damage != nil {
 			_ = d.faults.forbidWrites(damage)
 		}
+		if meta, headerErr := d.header(); headerErr == nil && meta.Tx != d.committed.Load() {
+			_ = d.faults.forbidWrites(d.unconfirmed(err))
+		}
 		return err
 	case err != nil:
 		return d.explain(err)
@@ -196,6 +199,12 @@ func (d *database) intact() error {
 		return &boltfile.PageError{Page: meta.Freelist, Err: errors.New("the list of free pages was damaged")}
 	}
 	return nil
+}
+
+// unconfirmed returns the error for a transaction whose header was written, but perhaps not to the disk. No other may
+// be built on it.
+func (d *database) unconfirmed(err error) error {
+	return fmt.Errorf("%w: %s: the disk has not confirmed the last change: %w: once it works, restart", ErrDamaged, d.path, err)
 }
 
 // inPlace checks that the open file is still the one at path: what is written to another is lost.

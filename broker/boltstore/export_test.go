@@ -18,11 +18,25 @@ func (s *Store) Hold() (release func()) {
 	return s.db.writing.Unlock
 }
 
-// Waiting returns how many changes wait for a transaction. Of those in the held transaction's group there are none.
+// Waiting returns how many changes wait for the next groups.
 func (s *Store) Waiting() int {
 	s.changes.mu.Lock()
 	defer s.changes.mu.Unlock()
 	return len(s.changes.waiting)
+}
+
+// Writing reports whether a group is written, or about to be.
+func (s *Store) Writing() bool {
+	s.changes.mu.Lock()
+	defer s.changes.mu.Unlock()
+	return s.changes.writing
+}
+
+// Closing reports whether Close was called.
+func (s *Store) Closing() bool {
+	s.changes.mu.Lock()
+	defer s.changes.mu.Unlock()
+	return s.changes.closed
 }
 
 // OnTransact replaces what carries out a transaction. Set it before the store is used.

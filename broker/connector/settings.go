@@ -94,6 +94,8 @@ func (d *Definition) CheckSettings(settings map[string]any) error {
 // secretWords are substrings of the names of secrets.
 var secretWords = []string{"secret", "token", "password", "passwd", "passphrase", "apikey", "privatekey", "credential"}
 
+var settingSeparators = strings.NewReplacer("_", "", "-", "", ".", "", " ", "")
+
 // IsSensitive reports whether the setting is a secret. For a declared setting the
 // declaration says so. Imports may bring settings that no connector declares: those are
 // secrets if their names contain a word for one (secret, token, password, passwd, passphrase,
@@ -102,7 +104,7 @@ func (d *Definition) IsSensitive(name string) bool {
 	if s := d.setting(name); s != nil {
 		return s.Sensitive
 	}
-	plain := strings.NewReplacer("_", "", "-", "", ".", "", " ", "").Replace(strings.ToLower(name))
+	plain := settingSeparators.Replace(strings.ToLower(name))
 	return slices.ContainsFunc(secretWords, func(w string) bool { return strings.Contains(plain, w) })
 }
 

@@ -166,13 +166,13 @@ func (f *file) remove(id string) error {
 	return f.cut(0)
 }
 
-// probeSize is the size of a large entry, in bytes.
-const probeSize = 16 << 10
+// probeData has the size of a large entry.
+var probeData = make([]byte, 16<<10)
 
 // probe writes and syncs an entry without effect, and truncates it away again.
 func (f *file) probe() error {
 	size, seq := f.size, f.seq
-	if err := f.append(operation{kind: kindProbe, data: make([]byte, probeSize)}); err != nil {
+	if err := f.append(operation{kind: kindProbe, data: probeData}); err != nil {
 		return err
 	}
 	if err := f.sync(); err != nil {
