@@ -20,6 +20,32 @@ func TestImportSurvivesACrash(t *testing.T) {
 	})
 }
 
+// Imports at the same time share the syncs of the embedded store.
+func TestImportsAtTheSameTimeSurviveACrash(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		p := d.start(t)
+		bodies := make(map[string]string) // by consumer
+		for i := range 32 {
+			consumer := fmt.Sprintf("%s-%d", consumer, i)
+			bodies[consumer] = tokensBody(t, d.provider.Login(t, consumer, 0), nil)
+		}
+		answers := make(chan *answer, len(bodies))
+		for consumer, body := range bodies {
+			go func() { answers <- p.importBody(t, acme, consumer, body) }()
+		}
+		for range bodies {
+			if got := <-answers; got.status != http.StatusOK {
+				t.Errorf("an import = %v, want 200", got)
+			}
+		}
+		p.kill(t)
+		p = d.start(t)
+		for consumer := range bodies {
+			d.wantUnbroken(t, p, consumer, 0)
+		}
+	})
+}
+
 func TestRefreshedTokenSurvivesACrash(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		p := d.start(t)

@@ -134,6 +134,21 @@ func TestGroupIsBoundedInBytes(t *testing.T) {
 	}
 }
 
+// After a deletion bbolt merges pages, which must be checked beforehand: that is done for one.
+func TestDeletionEndsItsGroup(t *testing.T) {
+	t.Parallel()
+	store := openStore(t, t.TempDir())
+	transactions := counted(store)
+	h := hold(t, store)
+	h.save(t.Context(), newRecord("ann", "token"), 0)
+	h.delete("ann")
+	h.delete("bob")
+	h.finish()
+	if got, want := transactions(), 1+2; got != want {
+		t.Errorf("%d transactions, want %d", got, want)
+	}
+}
+
 func TestChangesInAGroupBehaveAsIfOneCameAfterTheOther(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -113,3 +113,71 @@ func TestStampOfALargeGroupIsInTheRootPage(t *testing.T) {
 		return nil
 	})
 }
+
+// The header and the root page of the last transaction are lost, and with them what it deleted. Its saves still
+// tell that there was one.
+func TestDeletionOfALostGroupIsNotOverlooked(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	store := openStore(t, dir)
+	revs := make(map[string]record.Revision)
+	for _, consumer := range []string{"ann", "bob", "cyd"} {
+		revs[consumer] = save(t, store, newRecord(consumer, "first"), 0)
+	}
+	for i := range 40 { // so that the revisions have pages of their own
+		save(t, store, newRecord("consumer-"+strconv.Itoa(i), "token"), 0)
+	}
+	h := hold(t, store)
+	h.save(t.Context(), newRecord("ann", "second"), revs["ann"])
+	h.save(t.Context(), newRecord("bob", "second"), revs["bob"])
+	h.delete("cyd")
+	h.finish()
+	closeStore(t, store)
+	path := filepath.Join(dir, "connections.db")
+	whole := readFile(t, path)
+	for header := range 2 {
+		for page := range len(whole) / pageSize {
+			if !isRoot(whole, page) {
+				continue
+			}
+			damaged := bytes.Clone(whole)
+			clear(damaged[header*pageSize:][:pageSize])
+			clear(damaged[page*pageSize:][:pageSize])
+			writeFile(t, path, damaged)
+			store, err := boltstore.Open(t.Context(), boltstore.Config{Dir: dir})
+			if errors.Is(err, boltstore.ErrDamaged) {
+				continue
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			_, _, err = store.Load(t.Context(), key("cyd"))
+			if check := store.Check(t.Context()); err == nil && check == nil {
+				t.Errorf("without header %d and page %d: the deleted connection is back, and Check = nil", header, page)
+			}
+			closeStore(t, store)
+		}
+	}
+}
+
+func TestDamagedHeaderAfterADeletionOfNothing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	store := openStore(t, dir)
+	rev := save(t, store, newRecord("ann", "token"), 0)
+	if err := store.Delete(t.Context(), key("nobody")); err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, store)
+	path := filepath.Join(dir, "connections.db")
+	whole := readFile(t, path)
+	for page := range 2 {
+		damaged := bytes.Clone(whole)
+		clear(damaged[page*pageSize:][:pageSize])
+		writeFile(t, path, damaged)
+		store := openStore(t, dir)
+		if _, err := store.Save(t.Context(), newRecord("ann", "token"), rev); err != nil {
+			t.Errorf("without page %d: Save = %v", page, err)
+		}
+		closeStore(t, store)
+	}
+}

@@ -118,7 +118,7 @@ func TestLastChangeIsNotForgottenWithTheHeader(t *testing.T) {
 			for header := range 2 {
 				damaged := bytes.Clone(whole)
 				clear(damaged[header*pageSize:][:pageSize])
-				if deleted && isRoot(damaged, page) {
+				if deleted && test.perGroup == 1 && isRoot(damaged, page) {
 					continue // no trace of the deletion is left
 				}
 				clear(damaged[page*pageSize:][:pageSize])
