@@ -3,6 +3,7 @@ package boltstore_test
 import (
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -35,7 +36,7 @@ func benchmarkSaves(b *testing.B, sync time.Duration) {
 	}
 	put := rawPuts(b, writers, sync)
 	save := func(i int) error {
-		_, err := store.Save(b.Context(), newRecord(fmt.Sprint(i), "token"), 0)
+		_, err := store.Save(b.Context(), newRecord(strconv.Itoa(i), "token"), 0)
 		return err
 	}
 	var saves, puts time.Duration
@@ -94,7 +95,7 @@ func rawPuts(b *testing.B, writers int, sync time.Duration) func(i int) error {
 			if id := int64(tx.ID()); sync > 0 && slept.Swap(id) != id {
 				time.Sleep(sync)
 			}
-			return tx.Bucket(bucket).Put([]byte(fmt.Sprint(i)), encoded)
+			return tx.Bucket(bucket).Put([]byte(strconv.Itoa(i)), encoded)
 		})
 	}
 }

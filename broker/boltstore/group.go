@@ -53,7 +53,7 @@ func (g *group) apply(r *request) error {
 	switch {
 	case err != nil:
 		r.err = g.store.db.explain(err)
-		return nil
+		return nil //nolint:nilerr // it is the request's result
 	case r.plaintext == nil:
 		return g.delete(r.storeKey, current)
 	case current != r.expected:
@@ -69,7 +69,7 @@ func (g *group) apply(r *request) error {
 	ciphertext, err := g.store.aead.Encrypt(r.plaintext, associatedData(r.storeKey, next))
 	if err != nil {
 		r.err = err
-		return nil
+		return nil //nolint:nilerr // it is the request's result
 	}
 	r.saved = next
 	return g.save(r.storeKey, current, stored{ciphertext, next})

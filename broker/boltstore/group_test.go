@@ -3,94 +3,17 @@ package boltstore_test
 import (
 	"context"
 	"errors"
-	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
-
-// A result is what a change returned.
-type result struct {
-	rev record.Revision
-	err error
-}
-
-// A held store lets no transaction begin, so that changes wait. If release is nil, it is not held.
-type held struct {
-	t       *testing.T
-	store   *boltstore.Store
-	release func()
-	changes sync.WaitGroup
-	added   int
-}
-
-// hold holds a store, and adds a change whose group has begun: those that are added later form the next groups.
-func hold(t *testing.T, store *boltstore.Store) *held {
-	t.Helper()
-	h := &held{t: t, store: store, release: store.Hold()}
-	h.await(func() bool { return !store.Writing() })
-	h.changes.Go(func() { _ = store.Delete(context.Background(), key("not there")) })
-	h.await(func() bool { return store.Writing() && store.Waiting() == 0 })
-	return h
-}
-
-// save adds a change, after those that were added before.
-func (h *held) save(ctx context.Context, rec *record.Record, rev record.Revision) *result {
-	return h.add(func() (record.Revision, error) { return h.store.Save(ctx, rec, rev) })
-}
-
-func (h *held) delete(consumer string) *result {
-	return h.add(func() (record.Revision, error) { return 0, h.store.Delete(context.Background(), key(consumer)) })
-}
-
-func (h *held) add(change func() (record.Revision, error)) *result {
-	h.t.Helper()
-	r := new(result)
-	if h.release == nil {
-		r.rev, r.err = change()
-		return r
-	}
-	h.changes.Go(func() { r.rev, r.err = change() })
-	h.added++
-	h.await(func() bool { return h.store.Waiting() == h.added })
-	return r
-}
-
-// await waits for what another goroutine does.
-func (h *held) await(done func() bool) {
-	h.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			h.release()
-			h.t.Fatal("the change is not in the queue")
-		}
-	}
-}
-
-// finish lets transactions begin, and waits for all changes.
-func (h *held) finish() {
-	if h.release != nil {
-		h.release()
-	}
-	h.changes.Wait()
-}
-
-// counted counts a store's transactions.
-func counted(store *boltstore.Store) (transactions func() int) {
-	n := 0
-	store.OnTransact(func(update func(func(*bolt.Tx) error) error, do func(*bolt.Tx) error) error {
-		n++
-		return update(do)
-	})
-	return func() int { return n }
-}
 
 func TestChangesThatWaitShareATransaction(t *testing.T) {
 	t.Parallel()
@@ -100,7 +23,7 @@ func TestChangesThatWaitShareATransaction(t *testing.T) {
 	h := hold(t, store)
 	var results []*result
 	for i := range boltstore.MaxGroup + 1 {
-		results = append(results, h.save(t.Context(), newRecord(fmt.Sprint(i), "token"), 0))
+		results = append(results, h.save(t.Context(), newRecord(strconv.Itoa(i), "token"), 0))
 	}
 	h.finish()
 	for i, r := range results {
@@ -114,7 +37,7 @@ func TestChangesThatWaitShareATransaction(t *testing.T) {
 	closeStore(t, store)
 	store = openStore(t, dir)
 	for i, r := range results {
-		if _, rev, err := store.Load(t.Context(), key(fmt.Sprint(i))); rev != r.rev || err != nil {
+		if _, rev, err := store.Load(t.Context(), key(strconv.Itoa(i))); rev != r.rev || err != nil {
 			t.Errorf("Load of %d = %d, %v; want %d", i, rev, err, r.rev)
 		}
 	}
@@ -126,7 +49,7 @@ func TestGroupIsBoundedInBytes(t *testing.T) {
 	transactions := counted(store)
 	h := hold(t, store)
 	for i := range 3 {
-		h.save(t.Context(), newRecord(fmt.Sprint(i), strings.Repeat("t", boltstore.MaxGroupBytes*2/3)), 0)
+		h.save(t.Context(), newRecord(strconv.Itoa(i), strings.Repeat("t", boltstore.MaxGroupBytes*2/3)), 0)
 	}
 	h.finish()
 	if got, want := transactions(), 1+3; got != want {
@@ -190,12 +113,6 @@ func TestChangesInAGroupBehaveAsIfOneCameAfterTheOther(t *testing.T) {
 	}
 }
 
-// tooLarge makes a change that is refused before it waits.
-func (h *held) tooLarge() *result {
-	rev, err := h.store.Save(context.Background(), newRecord(strings.Repeat("x", bolt.MaxKeySize), "lost"), 0)
-	return &result{rev, err}
-}
-
 func TestChangeWhoseCallerLeavesBeforeItsTransactionIsWithdrawn(t *testing.T) {
 	t.Parallel()
 	store := openStore(t, t.TempDir())
@@ -238,7 +155,7 @@ func TestCloseWaitsForChangesThatWait(t *testing.T) {
 	h := hold(t, store)
 	var results []*result
 	for i := range boltstore.MaxGroup * 2 {
-		results = append(results, h.save(t.Context(), newRecord(fmt.Sprint(i), "token"), 0))
+		results = append(results, h.save(t.Context(), newRecord(strconv.Itoa(i), "token"), 0))
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- store.Close() }()
@@ -257,7 +174,7 @@ func TestCloseWaitsForChangesThatWait(t *testing.T) {
 	}
 	store = openStore(t, dir)
 	for i, r := range results {
-		if _, rev, err := store.Load(t.Context(), key(fmt.Sprint(i))); r.err != nil || rev != r.rev || err != nil {
+		if _, rev, err := store.Load(t.Context(), key(strconv.Itoa(i))); r.err != nil || rev != r.rev || err != nil {
 			t.Errorf("Load of %d = %d, %v after Save = %d, %v", i, rev, err, r.rev, r.err)
 		}
 	}
@@ -298,25 +215,6 @@ func TestErrorOfTheDiskReachesEachChangeOfTheGroup(t *testing.T) {
 	}
 }
 
-// failing returns a transaction whose sync fails, before or after the header is written. The first one, that of
-// hold, succeeds.
-func failing(commits bool) func(update func(func(*bolt.Tx) error) error, do func(*bolt.Tx) error) error {
-	first := true
-	return func(update func(func(*bolt.Tx) error) error, do func(*bolt.Tx) error) error {
-		if first {
-			first = false
-			return update(do)
-		}
-		err := update(func(tx *bolt.Tx) error {
-			if err := do(tx); err != nil || commits {
-				return err
-			}
-			return syscall.EIO
-		})
-		return errors.Join(err, syscall.EIO)
-	}
-}
-
 // Many goroutines save the same few records. Each success must follow from the one before.
 func TestConcurrentChangesOfTheSameRecordsAreCompared(t *testing.T) {
 	t.Parallel()
@@ -330,9 +228,9 @@ func TestConcurrentChangesOfTheSameRecordsAreCompared(t *testing.T) {
 		consumer := w % consumers
 		wait.Go(func() {
 			for range tries {
-				rec, rev, err := store.Load(t.Context(), key(fmt.Sprint(consumer)))
+				rec, rev, err := store.Load(t.Context(), key(strconv.Itoa(consumer)))
 				if errors.Is(err, record.ErrNotFound) {
-					rec, err = newRecord(fmt.Sprint(consumer), "token"), nil
+					rec, err = newRecord(strconv.Itoa(consumer), "token"), nil
 				}
 				if err != nil {
 					t.Error(err)
@@ -355,7 +253,7 @@ func TestConcurrentChangesOfTheSameRecordsAreCompared(t *testing.T) {
 	closeStore(t, store)
 	store = openStore(t, dir)
 	for consumer, want := range saves {
-		rec, _, err := store.Load(t.Context(), key(fmt.Sprint(consumer)))
+		rec, _, err := store.Load(t.Context(), key(strconv.Itoa(consumer)))
 		if err != nil || rec.Generation != uint64(want) {
 			t.Errorf("Load of %d = %v, %v; want generation %d, one for each successful save", consumer, rec, err, want)
 		}

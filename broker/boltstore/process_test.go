@@ -51,10 +51,10 @@ func saveOverAndOver(ctx context.Context, store record.Store, consumer string) e
 		rec := newRecord(consumer, "secret")
 		rec.Generation = generation
 		saved, err := store.Save(ctx, rec, rev)
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return err
 		}
 		rev = saved
