@@ -2,6 +2,7 @@ package tests
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -17,6 +18,38 @@ func TestImportSurvivesACrash(t *testing.T) {
 		p.importTokens(t, acme, consumer, d.provider.Login(t, consumer, 0))
 		p.kill(t)
 		d.wantUnbroken(t, d.start(t), consumer, 0)
+	})
+}
+
+// Imports at the same time share the syncs of the embedded store.
+func TestImportsAtTheSameTimeSurviveACrash(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		p := d.start(t)
+		bodies := make(map[string]string) // by consumer
+		for i := range 32 {
+			consumer := fmt.Sprintf("%s-%d", consumer, i)
+			bodies[consumer] = tokensBody(t, d.provider.Login(t, consumer, 0), nil)
+		}
+		done := make(chan error, len(bodies))
+		for consumer, body := range bodies {
+			go func() {
+				got, err := try(t.Context(), http.MethodPost, p.apiURL("/vault/connections/"+acme+"/import"), d.apiHeader(consumer), body)
+				if err == nil && got.status != http.StatusOK {
+					err = errors.New(got.String())
+				}
+				done <- err
+			}()
+		}
+		for range bodies {
+			if err := <-done; err != nil {
+				t.Errorf("an import: %v", err)
+			}
+		}
+		p.kill(t)
+		p = d.start(t)
+		for consumer := range bodies {
+			d.wantUnbroken(t, p, consumer, 0)
+		}
 	})
 }
 

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	bolt "go.etcd.io/bbolt"
-
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore/internal/boltfile"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -69,19 +67,14 @@ func (b buckets) get(storeKey []byte) (s stored, err error) {
 	return s, nil
 }
 
-// remove deletes a record, after it has read the pages that bbolt may change.
-func (b buckets) remove(tx *bolt.Tx, storeKey []byte) (change, error) {
+// deleted returns the revision of a record, after it has read the pages that bbolt may change when it deletes the record.
+func (b buckets) deleted(storeKey []byte) (record.Revision, error) {
 	_, recordErr := b.records.GetWithSiblings(storeKey)
 	encoded, err := b.revisions.GetWithSiblings(storeKey)
 	if err = errors.Join(recordErr, err); err != nil {
-		return change{}, err
+		return 0, err
 	}
-	rev, err := decodeRevision(encoded)
-	if err != nil {
-		return change{}, err
-	}
-	err = errors.Join(tx.Bucket(revisionBucket).Delete(storeKey), tx.Bucket(recordBucket).Delete(storeKey))
-	return change{storeKey, rev, 0}, err
+	return decodeRevision(encoded)
 }
 
 // list returns up to n keys with the given prefix, beginning with from.

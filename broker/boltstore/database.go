@@ -17,10 +17,11 @@ import (
 // A database is the open file. bbolt writes it, after the pages that it will use were checked:
 // bbolt itself maps the file and panics over a damaged page. boltfile does all reading.
 type database struct {
-	path string
-	bolt *bolt.DB
-	raw  *os.File // bbolt's
-	file *boltfile.File
+	path     string
+	bolt     *bolt.DB
+	transact func(func(*bolt.Tx) error) error // bolt.Update; tests let it fail
+	raw      *os.File                         // bbolt's
+	file     *boltfile.File
 
 	writing   sync.Mutex
 	freelist  pageHeader    // as of the last change; guarded by writing
@@ -71,9 +72,9 @@ func (d *database) view(read func(*boltfile.Tree) error) error {
 	return d.explain(err)
 }
 
-// update calls do with the database's last state, and commits if it returns no error. do must read
-// each key that it writes from that state first.
-func (d *database) update(do func(*bolt.Tx, *boltfile.Tree) (change, error)) error {
+// update calls do with the database's last state, and commits the changes that it returns, unless it returns an
+// error. do must read each key that it writes from that state first.
+func (d *database) update(do func(*bolt.Tx, *boltfile.Tree) ([]change, error)) error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
 	if err := errors.Join(d.faults.broken(), d.faults.readOnly()); err != nil {
@@ -86,14 +87,14 @@ func (d *database) update(do func(*bolt.Tx, *boltfile.Tree) (change, error)) err
 	var read []uint64 // the pages that bbolt may free, and more
 	next := d.stamp
 	panicked, err := d.guard(func() error {
-		return d.bolt.Update(func(tx *bolt.Tx) error {
+		return d.transact(func(tx *bolt.Tx) error {
 			root := d.state(tx, uint64(tx.ID())-1, &read)
 			if _, err := readStamp(root); err != nil { // every change replaces the root
 				return err
 			}
-			c, err := do(tx, root)
+			changes, err := do(tx, root)
 			if err == nil && d.stamped() {
-				next = d.stamp.next(uint64(tx.ID()), c)
+				next = d.stamp.next(uint64(tx.ID()), changes)
 				err = tx.Bucket(metaBucket).Put(stampKey, next.encode())
 			}
 			committing = err == nil
@@ -109,6 +110,9 @@ func (d *database) update(do func(*bolt.Tx, *boltfile.Tree) (change, error)) err
 		// bbolt has read the list of free pages again, and does not check it.
 		if damage := d.judge(d.look()); damage != nil {
 			_ = d.faults.forbidWrites(damage)
+		}
+		if meta, headerErr := d.header(); headerErr == nil && meta.Tx != d.committed.Load() {
+			_ = d.faults.forbidWrites(d.unconfirmed(err))
 		}
 		return err
 	case err != nil:
@@ -195,6 +199,12 @@ func (d *database) intact() error {
 		return &boltfile.PageError{Page: meta.Freelist, Err: errors.New("the list of free pages was damaged")}
 	}
 	return nil
+}
+
+// unconfirmed returns the error for a transaction whose header was written, but perhaps not to the disk. No other may
+// be built on it.
+func (d *database) unconfirmed(err error) error {
+	return fmt.Errorf("%w: %s: the disk has not confirmed the last change: %w: once it works, restart", ErrDamaged, d.path, err)
 }
 
 // inPlace checks that the open file is still the one at path: what is written to another is lost.

@@ -73,7 +73,7 @@ func (s *Store) unlock() (tink.AEAD, error) {
 	if isNew {
 		s.db.stamp = stamp{tx: s.db.committed.Load(), seen: true}
 		s.db.stampedFrom = s.db.stamp.tx + 1
-		err := s.db.update(func(tx *bolt.Tx, _ *boltfile.Tree) (change, error) { return change{}, createBuckets(tx, key) })
+		err := s.db.update(func(tx *bolt.Tx, _ *boltfile.Tree) ([]change, error) { return nil, createBuckets(tx, key) })
 		if err != nil {
 			return nil, fmt.Errorf("writing %s: %w", dbPath, err)
 		}
@@ -88,7 +88,7 @@ func (s *Store) unlock() (tink.AEAD, error) {
 			return nil, keyMismatch(s.dir)
 		}
 		// Only the check value is damaged. If it cannot be replaced, it is found again next time.
-		if err := s.db.update(func(tx *bolt.Tx, _ *boltfile.Tree) (change, error) { return change{}, createBuckets(tx, key) }); err == nil {
+		if err := s.db.update(func(tx *bolt.Tx, _ *boltfile.Tree) ([]change, error) { return nil, createBuckets(tx, key) }); err == nil {
 			s.db.mended(errCheckDamaged)
 		}
 	}

@@ -1,10 +1,9 @@
 package boltstore
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"iter"
+	"maps"
 
 	"github.com/tink-crypto/tink-go/v2/tink"
 	bolt "go.etcd.io/bbolt"
@@ -39,14 +38,16 @@ func (s *scanner) revisions() iter.Seq2[string, record.Revision] {
 	}
 }
 
-// ciphertext returns the record that was saved under a key as a revision, nil if it is not found.
-func (s *scanner) ciphertext(storeKey []byte, rev record.Revision) []byte {
+// records returns those that were saved as the given revisions, as far as they are found.
+func (s *scanner) records(revs map[string]record.Revision) map[string]stored {
+	found := make(map[string]stored)
 	for e := range s.file.Scan(s.size) {
-		if bytes.Equal(e.Key, storeKey) && s.fits(storeKey, e.Value, rev) {
-			return e.Value
+		storeKey := string(e.Key)
+		if rev := revs[storeKey]; rev != 0 && found[storeKey].rev == 0 && s.fits(e.Key, e.Value, rev) {
+			found[storeKey] = stored{e.Value, rev}
 		}
 	}
-	return nil
+	return found
 }
 
 // fits reports whether a ciphertext is the record that was saved under a key as a revision.
@@ -55,65 +56,89 @@ func (s *scanner) fits(storeKey, ciphertext []byte, rev record.Revision) bool {
 	return err == nil
 }
 
-// changes are those that followed a state, as far as can be seen.
-type changes struct {
+// lostChanges are those that followed a state, as far as can be seen.
+type lostChanges struct {
 	revs    map[string]record.Revision // by encoded key; 0 is a deletion
-	unknown uint64                     // keySum of a connection whose new state is not found, 0 is none
+	unknown map[uint64]bool            // keySum of connections whose new state is not found
+	listed  bool                       // a stamp lists revs
 }
 
-func (c changes) has(storeKey []byte) bool {
+func (c lostChanges) has(storeKey []byte) bool {
 	_, ok := c.revs[string(storeKey)]
-	return ok || c.unknown != 0 && c.unknown == keySum(storeKey)
+	return ok || len(c.unknown) > 0 && c.unknown[keySum(storeKey)]
+}
+
+// complete reports whether these are all changes of one transaction. Without its stamp that is known of a
+// single one: others may have left no trace.
+func (c lostChanges) complete() bool {
+	return len(c.unknown) == 0 && (len(c.revs) <= 1 || c.listed)
 }
 
 // after returns the changes that followed a state: its transaction, its last revision, and its revisions.
 // A change leaves two traces: its root page's stamp, and a revision.
-func (s *scanner) after(tx uint64, last record.Revision, revisions *boltfile.Tree) changes {
-	c := changes{revs: make(map[string]record.Revision)}
+func (s *scanner) after(tx uint64, last record.Revision, revisions *boltfile.Tree) lostChanges {
+	c := lostChanges{revs: make(map[string]record.Revision), unknown: make(map[uint64]bool)}
 	for storeKey, rev := range s.revisions() {
 		if rev > last {
 			c.revs[storeKey] = max(rev, c.revs[storeKey])
 		}
 	}
+	roots := 0
 	for root := range s.file.Roots(s.size, string(recordBucket)) {
 		next, err := readStamp(root)
-		if err != nil || next.tx <= tx || next.key == 0 {
+		if err != nil || next.tx <= tx || len(next.changed) == 0 {
 			continue
 		}
-		if next.rev == 0 && revisions != nil {
-			for e, err := range revisions.All(nil) {
-				if err == nil && keySum(e.Key) == next.key {
-					c.revs[string(e.Key)] = 0
-				}
+		c.addDeletions(next, revisions)
+		roots++
+		c.listed = roots == 1 && len(next.changed) == len(c.revs)
+		for _, changed := range next.changed {
+			if !c.explain(changed) {
+				c.unknown[changed.key] = true
 			}
-		}
-		if !c.explain(next) {
-			c.unknown = next.key
 		}
 	}
 	return c
 }
 
-// explain reports whether the change that wrote a stamp is among those found.
-func (c changes) explain(s stamp) bool {
+// addDeletions adds the connections that a stamp says were deleted.
+func (c lostChanges) addDeletions(s stamp, revisions *boltfile.Tree) {
+	deleted := make(map[uint64]bool)
+	for _, changed := range s.changed {
+		if changed.rev == 0 {
+			deleted[changed.key] = true
+		}
+	}
+	if len(deleted) == 0 || revisions == nil {
+		return
+	}
+	for e, err := range revisions.All(nil) {
+		if err == nil && deleted[keySum(e.Key)] {
+			c.revs[string(e.Key)] = 0
+		}
+	}
+}
+
+// explain reports whether a change that a stamp lists is among those found.
+func (c lostChanges) explain(changed changedStamp) bool {
 	for storeKey, rev := range c.revs {
-		if rev == s.rev && keySum([]byte(storeKey)) == s.key {
+		if rev == changed.rev && keySum([]byte(storeKey)) == changed.key {
 			return true
 		}
 	}
 	return false
 }
 
-// restoreLastChange is for a database of whose header one copy is damaged. If that was the newer
-// one, the last change is missing from the database. But its pages are still in the file, as nothing
-// was written since.
-func (s *Store) restoreLastChange() error {
+// restoreLastChanges is for a database of whose header one copy is damaged. If that was the newer
+// one, the changes of the last transaction are missing from the database. But their pages are still in the
+// file, as nothing was written since.
+func (s *Store) restoreLastChanges() error {
 	info, err := s.db.raw.Stat()
 	if err != nil {
 		return err
 	}
 	scan := &scanner{file: s.db.file, size: info.Size(), key: s.aead}
-	var later changes
+	var later lostChanges
 	err = s.db.view(func(root *boltfile.Tree) error {
 		b, err := s.db.buckets(root)
 		if err == nil {
@@ -124,46 +149,66 @@ func (s *Store) restoreLastChange() error {
 	if err != nil {
 		return err
 	}
-	mended := s.db.faults.readOnly() == nil && len(later.revs) <= 1 && later.unknown == 0
-	for storeKey, rev := range later.revs {
-		ciphertext := scan.ciphertext([]byte(storeKey), rev)
-		if mended = mended && (rev == 0 || ciphertext != nil); mended {
-			err = s.restore([]byte(storeKey), ciphertext, rev)
+	if s.db.faults.readOnly() == nil && later.complete() {
+		restored, err := s.restore(scan, later.revs)
+		if err != nil {
+			return err
 		}
-	}
-	if err != nil {
-		return err
-	}
-	if mended {
-		s.db.mended(s.db.oldHeader)
-		return nil
+		if restored {
+			s.db.mended(s.db.oldHeader)
+			return nil
+		}
 	}
 	for storeKey := range later.revs {
 		s.suspect(storeKey)
 	}
-	if later.unknown != 0 {
-		s.suspects[later.unknown] = true
-	}
+	maps.Copy(s.suspects, later.unknown)
 	_ = s.db.faults.forbidWrites(s.db.damaged(fmt.Errorf("%w; the last change of %d connections may be lost", s.db.oldHeader, len(s.suspects))))
 	return nil
 }
 
-// restore saves a record again as a revision, or deletes it if that is 0.
-func (s *Store) restore(storeKey, ciphertext []byte, rev record.Revision) error {
-	return s.db.update(func(tx *bolt.Tx, root *boltfile.Tree) (change, error) {
+// restore saves records again as their revisions, and deletes those of revision 0, in one transaction: it
+// overwrites the pages in which they were found. Unless all were found, it does nothing.
+func (s *Store) restore(scan *scanner, revs map[string]record.Revision) (restored bool, err error) {
+	found := scan.records(revs)
+	for storeKey, rev := range revs {
+		switch _, ok := found[storeKey]; {
+		case rev == 0:
+			found[storeKey] = stored{}
+		case !ok:
+			return false, nil
+		}
+	}
+	if len(found) == 0 {
+		return true, nil
+	}
+	return true, s.db.update(func(tx *bolt.Tx, root *boltfile.Tree) ([]change, error) {
 		b, err := s.db.buckets(root)
 		if err != nil {
-			return change{}, err
+			return nil, err
 		}
-		if rev == 0 {
-			return b.remove(tx, storeKey)
+		g := &group{store: s, tx: tx, before: b, index: make(map[string]int)}
+		for storeKey, found := range found {
+			if err := g.restore([]byte(storeKey), found); err != nil {
+				return nil, err
+			}
 		}
-		before, err := b.get(storeKey)
-		if err != nil {
-			return change{}, err
-		}
-		records := tx.Bucket(recordBucket)
-		return change{storeKey, before.rev, rev}, errors.Join(records.SetSequence(uint64(rev)),
-			tx.Bucket(revisionBucket).Put(storeKey, encodeRevision(rev)), records.Put(storeKey, ciphertext))
+		return g.changes, nil
 	})
+}
+
+// restore saves a record again as its revision, or deletes it if that is 0.
+func (g *group) restore(storeKey []byte, s stored) error {
+	if s.rev == 0 {
+		before, err := g.before.deleted(storeKey)
+		if err != nil {
+			return err
+		}
+		return g.delete(storeKey, before)
+	}
+	before, err := g.before.get(storeKey)
+	if err != nil {
+		return err
+	}
+	return g.save(storeKey, before.rev, s)
 }

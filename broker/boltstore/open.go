@@ -87,6 +87,7 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 		return nil, err
 	}
 	store := &Store{dir: dir, suspects: make(map[uint64]bool)}
+	store.changes.commit = store.commit
 	if err := store.open(ctx, &config); err != nil {
 		release()
 		return nil, err
@@ -143,7 +144,7 @@ func (s *Store) begin(ctx context.Context) error {
 		return err
 	}
 	if s.db.oldHeader != nil {
-		if err := s.restoreLastChange(); err != nil {
+		if err := s.restoreLastChanges(); err != nil {
 			return err
 		}
 	}

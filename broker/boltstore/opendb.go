@@ -119,6 +119,7 @@ func attach(ctx context.Context, dir string, config *Config, known *faults, read
 		})
 		switch {
 		case err == nil:
+			d.transact = d.bolt.Update
 			return d, d.begin()
 		case !errors.Is(err, bolterrors.ErrTimeout):
 			return nil, explainOpening(d.path, err)

@@ -18,10 +18,10 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(brokertest.Main(m, child)) }
 
-// child opens the store in a directory and saves a consumer's connection over and over,
-// until standard input ends. It prints the generation after each save.
+// child opens the store in a directory and saves the connections of some consumers over and over, all at the same
+// time, until standard input ends. After each save it prints the consumer and the generation.
 func child(args []string) error {
-	dir, consumer := args[0], args[1]
+	dir, consumers := args[0], args[1:]
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	store, err := boltstore.Open(ctx, boltstore.Config{Dir: dir, LockTimeout: time.Minute})
@@ -32,18 +32,33 @@ func child(args []string) error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
+	failed := make(chan error, len(consumers))
+	for _, consumer := range consumers {
+		go func() { failed <- saveOverAndOver(ctx, store, consumer) }()
+	}
+	for range consumers {
+		if err := <-failed; err != nil {
+			return err
+		}
+	}
+	return store.Close()
+}
+
+// saveOverAndOver ends without an error if ctx does.
+func saveOverAndOver(ctx context.Context, store record.Store, consumer string) error {
 	var rev record.Revision
 	for generation := uint64(1); ; generation++ {
 		rec := newRecord(consumer, "secret")
 		rec.Generation = generation
-		rev, err = store.Save(ctx, rec, rev)
-		if ctx.Err() != nil {
-			return store.Close()
-		}
-		if err != nil {
+		saved, err := store.Save(ctx, rec, rev)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
 			return err
 		}
-		fmt.Println(generation)
+		rev = saved
+		fmt.Println(consumer, generation)
 	}
 }
 
@@ -75,17 +90,39 @@ func TestLockedStoreNamesItsHolder(t *testing.T) {
 
 func TestWhatWasSavedSurvivesAKill(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	other := brokertest.StartChild(t, dir, "ann")
-	var acknowledged uint64
-	for range 20 {
-		acknowledged = nextGeneration(t, other)
-	}
-	acknowledged += uint64(strings.Count(other.Kill(t), "\n"))
-
-	rec, _, err := openStore(t, dir).Load(t.Context(), key("ann"))
-	if err != nil || rec.Generation < acknowledged {
-		t.Errorf("Load = %v, %v; want generation %d or later", rec, err, acknowledged)
+	for _, n := range []int{1, 30} { // by so many at a time, which save in groups
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			args := []string{dir}
+			for i := range n {
+				args = append(args, fmt.Sprint("consumer-", i))
+			}
+			other := brokertest.StartChild(t, args...)
+			acknowledged := make(map[string]uint64)
+			for range 20 * n {
+				consumer, generation := nextGeneration(t, other)
+				acknowledged[consumer] = generation
+			}
+			for line := range strings.Lines(other.Kill(t)) {
+				var consumer string
+				var generation uint64
+				if _, err := fmt.Sscanln(line, &consumer, &generation); err == nil && strings.HasSuffix(line, "\n") {
+					acknowledged[consumer] = generation
+				}
+			}
+			store := openStore(t, dir)
+			for consumer, want := range acknowledged {
+				rec, _, err := store.Load(t.Context(), key(consumer))
+				if err != nil || rec.Generation < want {
+					t.Errorf("Load of %s = %v, %v; want generation %d or later", consumer, rec, err, want)
+				}
+			}
+			closeStore(t, store)
+			if report, err := boltstore.Check(t.Context(), dir); err != nil || len(report.Damage) > 0 {
+				t.Errorf("Check = %+v, %v; want no damage", report, err)
+			}
+		})
 	}
 }
 
@@ -120,10 +157,10 @@ func TestProcessesThatRaceForANewStoreShareItsKey(t *testing.T) {
 }
 
 // nextGeneration waits for the child's next save, which its own deadline bounds.
-func nextGeneration(t *testing.T, c *brokertest.Child) (generation uint64) {
+func nextGeneration(t *testing.T, c *brokertest.Child) (consumer string, generation uint64) {
 	t.Helper()
-	if _, err := fmt.Fscanln(c.Stdout, &generation); err != nil {
+	if _, err := fmt.Fscanln(c.Stdout, &consumer, &generation); err != nil {
 		t.Fatalf("the other process: %v", err)
 	}
-	return generation
+	return consumer, generation
 }

@@ -16,45 +16,69 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-// history changes a sound store further, and returns the file before each change.
-func (s *sound) history(t *testing.T, random *rand.Rand, lastDeletes bool) (earlier [][]byte) {
+// history changes a sound store further, and returns the file before each transaction. Each has so many changes.
+func (s *sound) history(t *testing.T, random *rand.Rand, lastDeletes bool, perGroup int) (earlier [][]byte) {
 	t.Helper()
 	dir := s.with(t, s.database())
-	const changes = 12
-	for i := range changes {
+	const transactions = 12
+	for i := range transactions {
 		earlier = append(earlier, s.database())
 		store := openStore(t, dir)
-		consumers := slices.Sorted(maps.Keys(s.contents))
-		consumer := consumers[random.IntN(len(consumers))]
-		if deletes := random.IntN(5) == 0; deletes && i < changes-1 || lastDeletes && i == changes-1 {
-			if err := store.Delete(t.Context(), key(consumer)); err != nil {
-				t.Fatal(err)
-			}
-			delete(s.contents, consumer)
-		} else {
-			_, rev, err := store.Load(t.Context(), key(consumer))
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.contents[consumer] = fmt.Sprintf("changed-%d%s", i, strings.Repeat("-", random.IntN(2)*5000))
-			save(t, store, newRecord(consumer, s.contents[consumer]), rev)
-		}
+		deletes := random.IntN(5) == 0
+		deletes = deletes && i < transactions-1 || lastDeletes && i == transactions-1
+		s.change(t, random, store, perGroup, deletes)
 		closeStore(t, store)
 		s.files["connections.db"] = readFile(t, filepath.Join(dir, "connections.db"))
 	}
 	return earlier
 }
 
+// change makes n changes in one transaction. The last one may be a deletion.
+func (s *sound) change(t *testing.T, random *rand.Rand, store *boltstore.Store, n int, lastDeletes bool) {
+	t.Helper()
+	consumers := slices.Sorted(maps.Keys(s.contents))
+	revs := make(map[string]record.Revision)
+	for _, consumer := range consumers {
+		_, rev, err := store.Load(t.Context(), key(consumer))
+		if err != nil {
+			t.Fatal(err)
+		}
+		revs[consumer] = rev
+	}
+	chosen := random.Perm(len(consumers))[:n]
+	h := &held{t: t, store: store}
+	if n > 1 {
+		h = hold(t, store)
+	}
+	var results []*result
+	for i, c := range chosen {
+		consumer := consumers[c]
+		if lastDeletes && i == n-1 {
+			results = append(results, h.delete(consumer))
+			delete(s.contents, consumer)
+			continue
+		}
+		s.contents[consumer] = fmt.Sprintf("changed-%d%s", random.Int(), strings.Repeat("-", random.IntN(2)*5000))
+		results = append(results, h.save(t.Context(), newRecord(consumer, s.contents[consumer]), revs[consumer]))
+	}
+	h.finish()
+	for _, r := range results {
+		if r.err != nil {
+			t.Fatal(r.err)
+		}
+	}
+}
+
 // A disk may report a write and keep the old page. Then every page is readable, and any page but the
 // header's may be of an earlier state.
 func TestPagesThatWereNeverWrittenAreFound(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(4) {
+	for seed := range uint64(8) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(seed, 7))
 			s := soundStore(t)
-			earlier := s.history(t, random, seed%2 == 0)
+			earlier := s.history(t, random, seed%2 == 0, 1+int(seed/4)*5)
 			for range 8 {
 				from := random.IntN(len(earlier))
 				damaged, pages := s.database(), []string(nil)
@@ -82,15 +106,19 @@ func TestPagesThatWereNeverWrittenAreFound(t *testing.T) {
 // can be read without an error.
 func TestLastChangeIsNotForgottenWithTheHeader(t *testing.T) {
 	t.Parallel()
-	for _, deleted := range []bool{false, true} {
+	for _, test := range []struct {
+		deleted  bool
+		perGroup int
+	}{{false, 1}, {true, 1}, {false, 7}, {true, 7}} {
+		deleted := test.deleted
 		s := soundStore(t)
-		s.history(t, rand.New(rand.NewPCG(1, 1)), deleted)
+		s.history(t, rand.New(rand.NewPCG(1, 1)), deleted, test.perGroup)
 		whole := s.database()
 		for page := range len(bytes.TrimRight(whole, "\x00"))/pageSize + 1 {
 			for header := range 2 {
 				damaged := bytes.Clone(whole)
 				clear(damaged[header*pageSize:][:pageSize])
-				if deleted && isRoot(damaged, page) {
+				if deleted && test.perGroup == 1 && isRoot(damaged, page) {
 					continue // no trace of the deletion is left
 				}
 				clear(damaged[page*pageSize:][:pageSize])
@@ -109,9 +137,9 @@ func isRoot(database []byte, page int) bool {
 // The root page gets the content of each earlier root page that is still in the file.
 func TestRootOfAnEarlierStateIsNotUsed(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(3) {
+	for seed := range uint64(6) {
 		s := soundStore(t)
-		s.history(t, rand.New(rand.NewPCG(seed, 2)), seed == 0)
+		s.history(t, rand.New(rand.NewPCG(seed, 2)), seed%3 == 0, 1+int(seed/3)*5)
 		whole := s.database()
 		var roots []int
 		for page := range len(whole) / pageSize {

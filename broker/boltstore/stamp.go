@@ -11,32 +11,46 @@ import (
 )
 
 // A stamp tells which state a root page belongs to. bbolt's pages do not: if the disk loses a write,
-// the page has an earlier state, and everything that it points to may still be readable. Each change
+// the page has an earlier state, and everything that it points to may still be readable. Each transaction
 // writes the stamp into [metaBucket], which is small enough to be part of the root page. The
-// transaction of the last state is in the header, which has a checksum.
+// number of the last transaction is in the header, which has a checksum.
 //
 // Earlier releases do not change the stamp. So a stamp of an earlier transaction has one of two
 // causes. An earlier release has changed the file: then the sum differs. Or the root page is too old:
 // then it contradicts the list of free pages, unless that is too old as well and the sum matches.
 type stamp struct {
-	tx   uint64
-	sum  uint64          // of all revisions; see revisionSum
-	key  uint64          // keySum of the changed connection, 0 if none
-	rev  record.Revision // its new one, 0 if it was deleted
-	seen bool            // the file has a stamp
+	tx      uint64
+	sum     uint64         // of all revisions; see revisionSum
+	changed []changedStamp // what the transaction has changed
+	seen    bool           // the file has a stamp
+}
+
+// A changedStamp is the trace that a changed connection leaves in the stamp.
+type changedStamp struct {
+	key uint64          // keySum of the connection
+	rev record.Revision // its new one, 0 if it was deleted
 }
 
 // stampKey is the stamp's key in metaBucket.
 var stampKey = []byte("state")
 
-const stampSize = 32
+// stampPair is the size of one of the stamp's pairs of numbers: transaction and sum, then each connection and
+// its revision. A stamp without a changed connection has a second pair of zeros.
+const stampPair = 16
 
 func (s stamp) encode() []byte {
-	var b []byte
-	for _, n := range []uint64{s.tx, s.sum, s.key, uint64(s.rev)} {
-		b = binary.BigEndian.AppendUint64(b, n)
+	b := appendPair(nil, s.tx, s.sum)
+	for _, c := range s.changed {
+		b = appendPair(b, c.key, uint64(c.rev))
+	}
+	if len(s.changed) == 0 {
+		b = appendPair(b, 0, 0)
 	}
 	return b
+}
+
+func appendPair(b []byte, first, second uint64) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, first), second)
 }
 
 // readStamp returns the zero stamp if there is none.
@@ -53,11 +67,17 @@ func stampIn(bucket *boltfile.Tree) (stamp, error) {
 	if err != nil || b == nil {
 		return stamp{}, err
 	}
-	if len(b) != stampSize {
+	if len(b) < 2*stampPair || len(b)%stampPair != 0 {
 		return stamp{}, contradiction(fmt.Sprintf("the stamp of the root has %d bytes", len(b)))
 	}
 	n := func(i int) uint64 { return binary.BigEndian.Uint64(b[8*i:]) }
-	return stamp{tx: n(0), sum: n(1), key: n(2), rev: record.Revision(n(3)), seen: true}, nil
+	s := stamp{tx: n(0), sum: n(1), seen: true}
+	for i := 2; i < len(b)/8; i += 2 {
+		if key := n(i); key != 0 {
+			s.changed = append(s.changed, changedStamp{key, record.Revision(n(i + 1))})
+		}
+	}
+	return s, nil
 }
 
 // readStamp reads the stamp of the open database.
@@ -90,20 +110,23 @@ func (s stamp) proves(tx uint64, root *boltfile.Tree) bool {
 	return len(damage) == 0 && sum == s.sum
 }
 
-// A change is what a transaction does to one connection. The zero value changes none.
+// A change is what a transaction does to one connection.
 type change struct {
 	storeKey      []byte
 	before, after record.Revision // 0 is no record
 }
 
-// next returns the stamp after a change.
-func (s stamp) next(tx uint64, c change) stamp {
-	s.tx, s.key, s.rev, s.seen = tx, 0, c.after, true
-	if c.storeKey != nil {
-		s.key = keySum(c.storeKey)
-		s.sum += revisionSum(c.storeKey, c.after) - revisionSum(c.storeKey, c.before)
+// next returns the stamp after a transaction's changes, each of another connection.
+func (s stamp) next(tx uint64, changes []change) stamp {
+	next := stamp{tx: tx, sum: s.sum, seen: true}
+	for _, c := range changes {
+		if c.before == 0 && c.after == 0 {
+			continue // it leaves no other trace
+		}
+		next.sum += revisionSum(c.storeKey, c.after) - revisionSum(c.storeKey, c.before)
+		next.changed = append(next.changed, changedStamp{keySum(c.storeKey), c.after})
 	}
-	return s
+	return next
 }
 
 // revisionSum is the contribution of a revision to the sum of all, 0 without a record.

@@ -20,10 +20,11 @@ import (
 const listBatch = 256
 
 // A Store is a [record.Store] in a local directory. Its revisions never repeat, not even
-// after Delete. Methods check ctx before they start; after that they wait for the disk.
+// after Delete. A method ends with ctx until it starts to read or to write; after that it waits for the disk.
 type Store struct {
 	dir     string
 	db      *database
+	changes queue
 	aead    tink.AEAD
 	release func()
 
@@ -42,8 +43,12 @@ func (s *Store) Load(ctx context.Context, key record.Key) (*record.Record, recor
 		return nil, 0, err
 	}
 	var found stored
-	err := s.db.view(func(root *boltfile.Tree) (err error) {
-		found, err = s.find(root, key)
+	storeKey := encodeKey(key)
+	err := s.db.view(func(root *boltfile.Tree) error {
+		b, err := s.db.buckets(root)
+		if err == nil {
+			found, err = s.find(b, storeKey)
+		}
 		return err
 	})
 	if err != nil {
@@ -52,7 +57,7 @@ func (s *Store) Load(ctx context.Context, key record.Key) (*record.Record, recor
 	if found.rev == 0 {
 		return nil, 0, fmt.Errorf("%s: %w", key, record.ErrNotFound)
 	}
-	plaintext, err := s.aead.Decrypt(found.ciphertext, associatedData(encodeKey(key), found.rev))
+	plaintext, err := s.aead.Decrypt(found.ciphertext, associatedData(storeKey, found.rev))
 	if err != nil {
 		return nil, 0, s.unavailable("loading", key, s.db.explain(contradiction(fmt.Sprintf("the record of %s does not decrypt", key))))
 	}
@@ -64,67 +69,35 @@ func (s *Store) Load(ctx context.Context, key record.Key) (*record.Record, recor
 }
 
 // find reads a record as it is stored, whose revision is 0 if there is none.
-func (s *Store) find(root *boltfile.Tree, key record.Key) (stored, error) {
-	storeKey := encodeKey(key)
+func (s *Store) find(b buckets, storeKey []byte) (stored, error) {
 	if len(s.suspects) > 0 && s.suspects[keySum(storeKey)] {
 		return stored{}, lostChange(string(storeKey))
-	}
-	b, err := s.db.buckets(root)
-	if err != nil {
-		return stored{}, err
 	}
 	return b.get(storeKey)
 }
 
-// Save implements [record.Store]. bbolt syncs the file before Update returns.
+// Save implements [record.Store]. Once it returns nil, bbolt has synced the file.
 func (s *Store) Save(ctx context.Context, rec *record.Record, rev record.Revision) (record.Revision, error) {
 	if err := s.ready(ctx, "saving", rec.Key); err != nil {
 		return 0, err
+	}
+	storeKey := encodeKey(rec.Key)
+	if len(storeKey) > bolt.MaxKeySize {
+		return 0, fmt.Errorf("%s: %w", rec.Key, record.ErrRecordTooLarge)
 	}
 	plaintext, err := record.Encode(rec)
 	if err != nil {
 		return 0, s.unavailable("saving", rec.Key, err)
 	}
-	var saved record.Revision
-	err = s.db.update(func(tx *bolt.Tx, root *boltfile.Tree) (change, error) {
-		current, err := s.find(root, rec.Key)
-		if err != nil {
-			return change{}, err
-		}
-		if current.rev != rev {
-			return change{}, record.ErrConflict
-		}
-		storeKey := encodeKey(rec.Key)
-		saved, err = s.put(tx, storeKey, plaintext, rev)
-		return change{storeKey, rev, saved}, err
-	})
+	r := &request{storeKey: storeKey, plaintext: plaintext, expected: rev}
+	err = s.changes.do(ctx, r)
 	if errors.Is(err, record.ErrConflict) {
 		return 0, fmt.Errorf("%s: %w", rec.Key, err)
 	}
 	if err != nil {
 		return 0, s.unavailable("saving", rec.Key, err)
 	}
-	return saved, nil
-}
-
-func (s *Store) put(tx *bolt.Tx, storeKey, plaintext []byte, rev record.Revision) (record.Revision, error) {
-	records, revisions := tx.Bucket(recordBucket), tx.Bucket(revisionBucket)
-	next, err := records.NextSequence()
-	if err != nil {
-		return 0, err
-	}
-	saved := record.Revision(next)
-	if saved <= rev {
-		return 0, contradiction("the counter of revisions went back")
-	}
-	ciphertext, err := s.aead.Encrypt(plaintext, associatedData(storeKey, saved))
-	if err != nil {
-		return 0, err
-	}
-	if err := revisions.Put(storeKey, encodeRevision(saved)); err != nil {
-		return 0, err
-	}
-	return saved, records.Put(storeKey, ciphertext)
+	return r.saved, nil
 }
 
 // Delete implements [record.Store].
@@ -132,15 +105,7 @@ func (s *Store) Delete(ctx context.Context, key record.Key) error {
 	if err := s.ready(ctx, "deleting", key); err != nil {
 		return err
 	}
-	storeKey := encodeKey(key)
-	err := s.db.update(func(tx *bolt.Tx, root *boltfile.Tree) (change, error) {
-		b, err := s.db.buckets(root)
-		if err != nil {
-			return change{}, err
-		}
-		return b.remove(tx, storeKey)
-	})
-	if err != nil {
+	if err := s.changes.do(ctx, &request{storeKey: encodeKey(key)}); err != nil {
 		return s.unavailable("deleting", key, err)
 	}
 	return nil
@@ -245,6 +210,7 @@ func (s *Store) String() string { return "embedded store in " + s.dir }
 // Further operations fail with [record.ErrStoreUnavailable].
 func (s *Store) Close() error {
 	s.closing.Do(func() {
+		s.changes.close()
 		// In this order: once the database is closed, the file may be the next process's.
 		s.closeErr = errors.Join(removeHolder(s.dir), s.db.close())
 		s.release()

@@ -94,7 +94,7 @@ func (v *survey) run(ctx context.Context, keep func(storeKey []byte, s stored) e
 	if b.records != nil {
 		v.last = record.Revision(b.records.Sequence)
 	}
-	var later changes
+	var later lostChanges
 	switch {
 	case rootLost && v.stamp.seen:
 		later = v.after(v.stamp.tx, v.last, b.revisions)
@@ -106,7 +106,7 @@ func (v *survey) run(ctx context.Context, keep func(storeKey []byte, s stored) e
 	if err := v.read(ctx, b, later, keep); err != nil {
 		return err
 	}
-	v.takeLastChange(later)
+	v.takeLastChanges(later)
 	v.repair()
 	switch {
 	case rootLost:
@@ -188,7 +188,7 @@ func (b buckets) countErrors() (n int) {
 }
 
 // read reads the current records, those apart that were changed later.
-func (v *survey) read(ctx context.Context, b buckets, later changes, keep func(storeKey []byte, s stored) error) error {
+func (v *survey) read(ctx context.Context, b buckets, later lostChanges, keep func(storeKey []byte, s stored) error) error {
 	if b.records == nil {
 		return nil
 	}
@@ -237,21 +237,22 @@ func (v *survey) read(ctx context.Context, b buckets, later changes, keep func(s
 	return nil
 }
 
-// takeLastChange takes the change that a damaged header or root has lost.
-func (v *survey) takeLastChange(later changes) {
-	only := len(later.revs) == 1 && later.unknown == 0
+// takeLastChanges takes the changes that a damaged header or root has lost.
+func (v *survey) takeLastChanges(later lostChanges) {
+	complete := later.complete()
 	for storeKey := range v.revs {
 		if later.has([]byte(storeKey)) {
 			v.revs[storeKey] = 0 // so that repair does not take the older state
 		}
 	}
+	found := v.records(later.revs)
 	for storeKey, rev := range later.revs {
 		v.revs[storeKey] = 0
 		v.lost[storeKey] = true
-		if rev == 0 && only {
+		if s, ok := found[storeKey]; ok && complete {
+			v.found(storeKey, s)
+		} else if rev == 0 && complete {
 			delete(v.lost, storeKey)
-		} else if ciphertext := v.ciphertext([]byte(storeKey), rev); only && ciphertext != nil {
-			v.found(storeKey, stored{ciphertext, rev})
 		}
 		v.last = max(v.last, rev)
 	}

@@ -60,7 +60,7 @@ func (s *Store) verify(ctx context.Context) error {
 	}
 	s.proven = true
 	if d.relisted { // without a new stamp, this looks like a change that left no trace
-		return d.update(func(*bolt.Tx, *boltfile.Tree) (change, error) { return change{}, nil })
+		return d.update(func(*bolt.Tx, *boltfile.Tree) ([]change, error) { return nil, nil })
 	}
 	return nil
 }

@@ -168,9 +168,11 @@ func (v *validation) requestText(field, name, value string) {
 	}
 }
 
+var paramSeparators = strings.NewReplacer("_", "", "-", "")
+
 // isSecretName reports whether a parameter or header of that name has a secret as its value.
 func isSecretName(name string) bool {
-	plain := strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(name))
+	plain := paramSeparators.Replace(strings.ToLower(name))
 	return slices.ContainsFunc(secretParams, func(w string) bool { return strings.Contains(plain, w) })
 }
 

@@ -63,7 +63,8 @@ type operation struct {
 }
 
 func encodeFrame(op operation, key tink.AEAD, name string, seq uint64) ([]byte, error) {
-	plain := binary.AppendUvarint([]byte{byte(op.kind)}, uint64(len(op.id)))
+	plain := make([]byte, 0, 1+binary.MaxVarintLen64+len(op.id)+len(op.data))
+	plain = binary.AppendUvarint(append(plain, byte(op.kind)), uint64(len(op.id)))
 	plain = append(plain, op.id...)
 	plain = append(plain, op.data...)
 	sealed, err := key.Encrypt(plain, associatedData(name, seq))
