@@ -78,6 +78,7 @@ func (w *Waiter) Wait(ctx context.Context, rec *record.Record) error {
 		case err != nil && ctx.Err() != nil:
 			return fmt.Errorf("%s: %w", rec.Key, record.ErrRefreshing)
 		case err != nil:
+			w.forget(rec.Key) // as in the engine, a failed read interrupts the observation
 			return err
 		}
 		rec = next
