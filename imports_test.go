@@ -48,6 +48,7 @@ var allowed = map[string]string{
 	"broker/internal/pace":          "broker/connector broker/internal/clock broker/internal/priority broker/record",
 	"broker/internal/tracing":       "broker/internal/tokenendpoint broker/record",
 	"broker/apideck":                "broker/connector broker/record broker/secret",
+	"broker/transfer":               "broker/apideck broker/connector broker/record broker/secret",
 	"broker/webhook":                "broker/guard broker/internal/retryafter broker/record broker/secret",
 	"broker/vaultkv":                "broker/connector broker/record broker/secret",
 	"broker/boltstore":              "broker/boltstore/internal/boltfile broker/connector broker/internal/keyfile broker/record",
