@@ -29,6 +29,9 @@ func Of(err error, now time.Time) *Error {
 		return api
 	case errors.As(err, &input):
 		return inputError(input)
+	case errors.Is(err, record.ErrStandby):
+		// Without Retry-After: only the other system, or an operator, changes it.
+		return newError(http.StatusServiceUnavailable, "StandbyError", err)
 	case errors.As(err, &token):
 		return tokenError(token, now)
 	case errors.Is(err, ErrUnauthorized):
@@ -60,6 +63,10 @@ func Of(err error, now time.Time) *Error {
 		return downstreamError(err)
 	case errors.Is(err, broker.ErrNotBegun):
 		return newError(http.StatusServiceUnavailable, "ServiceUnavailableError", err)
+	case errors.Is(err, record.ErrRefreshing):
+		e := newError(http.StatusServiceUnavailable, "ServiceUnavailableError", err)
+		e.retryAfter = storeRetryAfter
+		return e
 	case errors.Is(err, record.ErrStoreUnavailable), errors.Is(err, record.ErrShuttingDown),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return unavailable(err, storeRetryAfter)
