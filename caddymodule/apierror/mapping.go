@@ -17,6 +17,9 @@ import (
 // storeRetryAfter is the Retry-After while the store is unavailable.
 const storeRetryAfter = 5 * time.Second
 
+// standbyRetryAfter is the Retry-After of a connection in standby: until its next import.
+const standbyRetryAfter = time.Minute
+
 // Of returns the response for err. It is the only mapping from errors to HTTP.
 func Of(err error, now time.Time) *Error {
 	var (
@@ -30,8 +33,9 @@ func Of(err error, now time.Time) *Error {
 	case errors.As(err, &input):
 		return inputError(input)
 	case errors.Is(err, record.ErrStandby):
-		// Without Retry-After: only the other system, or an operator, changes it.
-		return newError(http.StatusServiceUnavailable, "StandbyError", err)
+		e := newError(http.StatusServiceUnavailable, "StandbyError", err)
+		e.retryAfter = standbyRetryAfter
+		return e
 	case errors.As(err, &token):
 		return tokenError(token, now)
 	case errors.Is(err, ErrUnauthorized):

@@ -50,8 +50,8 @@ func TestStandbyWithoutAValidTokenIsAnErrorOfItsOwn(t *testing.T) {
 	if body := caddytest.WantError(t, resp, 503, "StandbyError"); !strings.Contains(body["message"].(string), "import the connection to crm/machine again") {
 		t.Errorf("got %v", body)
 	}
-	if got := resp.Header.Get("Retry-After"); got != "" {
-		t.Errorf("got Retry-After %q: waiting alone does not help", got)
+	if got := resp.Header.Get("Retry-After"); got != "60" {
+		t.Errorf("got Retry-After %q, want 60", got)
 	}
 }
 
