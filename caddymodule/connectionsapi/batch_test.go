@@ -88,7 +88,7 @@ func TestDryRunAnswersLikeTheImport(t *testing.T) {
 		tried := caddytest.Do(t, api, "POST", path, step.body, dry...)
 		triedBody := caddytest.Decode(t, tried)
 		again := caddytest.Decode(t, caddytest.Do(t, api, "POST", path, step.body, dry...))
-		if got := fmt.Sprint(triedBody["dry_run"]); tried.StatusCode != 200 || got != step.effect || got != fmt.Sprint(again["dry_run"]) {
+		if got := fmt.Sprint(triedBody["dry_run"]); tried.StatusCode != http.StatusOK || got != step.effect || got != fmt.Sprint(again["dry_run"]) {
 			t.Errorf("%s: got status %d with %s and then %v, want %s", step.body, tried.StatusCode, got, again["dry_run"], step.effect)
 		}
 		// The time of the test may pass a millisecond.
@@ -169,7 +169,7 @@ func TestBadDryRunHeaderIsNamed(t *testing.T) {
 				t.Errorf("%q: got %s", values, message)
 			}
 		}
-		if resp := caddytest.Do(t, api, "POST", vault+path, `{"x": 1}`, append(as("jane"), "X-Token-Broker-Dry-Run", "")...); resp.StatusCode != 400 || resp.Header.Get("X-Token-Broker-Error") != "RequestValidationError" {
+		if resp := caddytest.Do(t, api, "POST", vault+path, `{"x": 1}`, append(as("jane"), "X-Token-Broker-Dry-Run", "")...); resp.StatusCode != http.StatusBadRequest || resp.Header.Get("X-Token-Broker-Error") != "RequestValidationError" {
 			t.Errorf("an empty header counts as sent: got status %d", resp.StatusCode)
 		}
 	}

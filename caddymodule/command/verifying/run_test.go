@@ -113,7 +113,7 @@ func TestEachRowIsCountedAndNotedUnlessItIsTheSame(t *testing.T) {
 	t.Parallel()
 	f := &fakeBroker{t: t, tokens: map[string]string{"c0": brokertest.AccessCanary, "c1": "other", "c2": brokertest.AccessCanary, "c3": "x"}}
 	results := filepath.Join(t.TempDir(), "results.ndjson")
-	if err := os.WriteFile(results, []byte("of an earlier run\n"), 0o644); err != nil { //nolint:gosec // what it must not stay
+	if err := os.WriteFile(results, []byte("of an earlier run\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	file := line("c0", "acme", brokertest.AccessCanary) + line("c1", "acme", brokertest.AccessCanary) + line("c2", "keyed", brokertest.AccessCanary) +
