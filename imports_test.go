@@ -18,9 +18,10 @@ var allowed = map[string]string{
 	"cmd/token-broker":    ".",
 	"caddymodule":         "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
 	"caddymodule/admin":   "caddymodule/tokenbroker",
-	"caddymodule/command": "caddymodule/command/client caddymodule/storage caddymodule/tokenbroker broker/connector",
+	"caddymodule/command": "caddymodule/command/client caddymodule/command/verifying caddymodule/storage caddymodule/tokenbroker broker/connector broker/transfer",
 
-	"caddymodule/command/client": "broker/secret",
+	"caddymodule/command/client":    "broker/secret",
+	"caddymodule/command/verifying": "caddymodule/command/client broker/secret broker/transfer",
 
 	// The handlers and the transport.
 	"caddymodule/connectionsapi": "caddymodule/tokenbroker caddymodule/apierror broker broker/apideck broker/connector broker/record",
@@ -51,6 +52,7 @@ var allowed = map[string]string{
 	"broker/internal/pace":          "broker/connector broker/internal/clock broker/internal/priority broker/record",
 	"broker/internal/tracing":       "broker/internal/tokenendpoint broker/record",
 	"broker/apideck":                "broker/connector broker/record broker/secret",
+	"broker/transfer":               "broker/apideck broker/connector broker/record broker/secret",
 	"broker/webhook":                "broker/guard broker/internal/retryafter broker/record broker/secret",
 	"broker/vaultkv":                "broker/connector broker/record broker/secret",
 	"broker/boltstore":              "broker/boltstore/internal/boltfile broker/connector broker/internal/keyfile broker/record",

@@ -23,14 +23,14 @@ func (h *harness) importStandby(key record.Key, standby bool, body string) (*rec
 		h.t.Fatal(err)
 	}
 	imp.Standby = &standby
-	view, outcome, err := h.Import(h.t.Context(), key, imp)
+	done, err := h.Import(h.t.Context(), key, imp)
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	if view.Standby != standby {
-		h.t.Errorf("the import shows standby %t, want %t", view.Standby, standby)
+	if done.Connection.Standby != standby {
+		h.t.Errorf("the import shows standby %t, want %t", done.Connection.Standby, standby)
 	}
-	return view, outcome
+	return done.Connection, done.Outcome
 }
 
 // inStandby imports tokens in standby, issued so long ago, into the connection to acme.

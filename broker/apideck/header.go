@@ -28,6 +28,9 @@ const (
 	// NoAuthorization is the value of AuthorizationHeader that sends a call without a credential.
 	NoAuthorization = "none"
 
+	// DryRunHeader asks an import only to say what it would do.
+	DryRunHeader = "X-Token-Broker-Dry-Run"
+
 	// StandbyHeader puts the connection of an import into standby, or activates it.
 	StandbyHeader = "X-Token-Broker-Standby"
 

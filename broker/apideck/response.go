@@ -137,6 +137,11 @@ func WriteData(w http.ResponseWriter, data any) error {
 	return write(w, envelope{Data: data})
 }
 
+// WriteDryRun is [WriteData] for the response that an import would have got.
+func WriteDryRun(w http.ResponseWriter, data any, dryRun ImportEffect) error {
+	return write(w, envelope{Data: data, DryRun: &dryRun})
+}
+
 // WritePage is [WriteData] for one page of a response, with the cursor of the next one. after is
 // the last connection of the page; zero: it is the last page.
 func WritePage(w http.ResponseWriter, data any, after record.Key) error {
@@ -145,10 +150,11 @@ func WritePage(w http.ResponseWriter, data any, after record.Key) error {
 
 // envelope is the JSON form of a response in the Apideck API.
 type envelope struct {
-	StatusCode int    `json:"status_code"`
-	Status     string `json:"status"`
-	Data       any    `json:"data"`
-	Meta       *meta  `json:"meta,omitempty"`
+	StatusCode int           `json:"status_code"`
+	Status     string        `json:"status"`
+	Data       any           `json:"data"`
+	Meta       *meta         `json:"meta,omitempty"`
+	DryRun     *ImportEffect `json:"dry_run,omitempty"`
 }
 
 type meta struct {

@@ -28,7 +28,7 @@ func ParseSelection(body []byte) (*Selection, error) {
 	if len(body) == 0 {
 		return sel, nil
 	}
-	if err := checkText(body, ""); err != nil {
+	if err := checkText("", body, ""); err != nil {
 		return nil, err
 	}
 	err := eachMember("", body, members{

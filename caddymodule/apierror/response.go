@@ -78,16 +78,17 @@ func (e *Error) body() []byte {
 	return append(b, '\n')
 }
 
-// Log logs the cause that callers are not shown, if there is one.
-func (e *Error) Log(ctx context.Context, logger *slog.Logger) {
+// Log logs the cause that callers are not shown, and reports whether there is one.
+func (e *Error) Log(ctx context.Context, logger *slog.Logger) bool {
 	if e.internal == nil || errors.Is(e.internal, context.Canceled) {
-		return
+		return false
 	}
 	level := slog.LevelError
 	if e.Status == http.StatusServiceUnavailable || e.Status == http.StatusBadGateway {
 		level = slog.LevelWarn
 	}
 	logger.LogAttrs(ctx, level, "request failed", slog.Int("status", e.Status), slog.String("error", e.internal.Error()))
+	return true
 }
 
 // Write writes the error as the response.

@@ -1,6 +1,7 @@
 // Package command adds subcommands to Caddy: `connectors` lists and describes the known
-// connectors, `store` checks and rebuilds the embedded store, and `activate` and `standby` say
-// whether the broker or another system refreshes connections.
+// connectors, `store` checks and rebuilds the embedded store, `activate` and `standby` say
+// whether the broker or another system refreshes connections, and `verify` compares a file of
+// connections with those of a running broker.
 package command
 
 import (

@@ -135,6 +135,8 @@ var routes = []route{
 	{"connections", methods{http.MethodGet: (*Handler).list}},
 	{"connections/activate", methods{http.MethodPost: (*Handler).activate}},
 	{"connections/standby", methods{http.MethodPost: (*Handler).enterStandby}},
+	{"connections/import", methods{http.MethodPost: (*Handler).importBatch}},
+	{"connections/verify", methods{http.MethodPost: (*Handler).verifyBatch}},
 	{"connections/{unified_api}/{service_id}", methods{
 		http.MethodGet: forConnection((*Handler).get), http.MethodPatch: forConnection((*Handler).update),
 		http.MethodDelete: forConnection((*Handler).delete),
