@@ -14,11 +14,12 @@ const module = "github.com/tokenbroker/caddy-token-broker"
 // flows down: a package is above all that it imports. What is not here may not be
 // imported, and a package that is not here fails the test.
 var allowed = map[string]string{
-	".":                   "caddymodule",
-	"cmd/token-broker":    ".",
-	"caddymodule":         "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
-	"caddymodule/admin":   "caddymodule/tokenbroker",
-	"caddymodule/command": "caddymodule/storage caddymodule/tokenbroker broker/connector",
+	".":                             "caddymodule",
+	"cmd/token-broker":              ".",
+	"caddymodule":                   "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
+	"caddymodule/admin":             "caddymodule/tokenbroker",
+	"caddymodule/command":           "caddymodule/storage caddymodule/tokenbroker broker/connector",
+	"caddymodule/command/importing": "broker/connector broker/record broker/transfer",
 
 	// The handlers and the transport.
 	"caddymodule/connectionsapi": "caddymodule/tokenbroker caddymodule/apierror broker broker/apideck broker/connector broker/record",
@@ -84,6 +85,7 @@ var foreign = map[string]string{
 	"github.com/hashicorp/vault/":   "broker/vaultkv broker/brokertest/vaulttest",
 	"go.etcd.io/bbolt":              "broker/boltstore",
 	"github.com/tink-crypto/":       "broker/boltstore broker/journal broker/internal/keyfile",
+	"filippo.io/age":                "caddymodule/command/importing",
 	"github.com/caddyserver/caddy/": "cmd/token-broker caddymodule/...",
 }
 
