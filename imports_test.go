@@ -18,7 +18,7 @@ var allowed = map[string]string{
 	"cmd/token-broker":              ".",
 	"caddymodule":                   "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
 	"caddymodule/admin":             "caddymodule/tokenbroker",
-	"caddymodule/command":           "caddymodule/storage caddymodule/tokenbroker broker/connector",
+	"caddymodule/command":           "caddymodule/command/importing caddymodule/placeholder caddymodule/storage caddymodule/tokenbroker broker/connector broker/secret broker/transfer",
 	"caddymodule/command/importing": "broker/connector broker/record broker/transfer",
 
 	// The handlers and the transport.

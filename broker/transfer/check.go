@@ -13,8 +13,9 @@ type Check struct {
 	// MinLifetime refuses rows whose access token expires sooner; 0 refuses none. The system
 	// that the rows are from may be refreshing those.
 	MinLifetime time.Duration
-	// ClientIDs has the OAuth client of each connector, as far as they are known. A grant can
-	// be refreshed only by the client that it belongs to.
+	// ClientIDs has the OAuth client of each connector, as far as they are known; empty means
+	// that the connector has none. A grant can be refreshed only by the client that it belongs
+	// to.
 	ClientIDs map[connector.ID]string
 }
 
@@ -58,7 +59,11 @@ func (c *Check) Doubts(res *Result) []*Problem {
 		}
 	}
 	own, _ := res.Row.Settings["client_id"].(string)
-	want := cmp.Or(own, c.ClientIDs[res.Row.Connector])
+	configured, isKnown := c.ClientIDs[res.Row.Connector]
+	want := cmp.Or(own, configured)
+	if isKnown && want == "" {
+		doubts = append(doubts, problem(ReasonNoClient, "%s is configured without a client_id: its tokens cannot be refreshed", res.Row.Connector))
+	}
 	if res.ClientID != "" && want != "" && res.ClientID != want {
 		doubts = append(doubts, problem(ReasonClient, "the grant belongs to the OAuth client %s, and %s is configured with %s: it cannot be refreshed",
 			quoteName(res.ClientID), res.Row.Connector, quoteName(want)))

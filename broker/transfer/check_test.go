@@ -89,3 +89,15 @@ func TestMinLifetimeRefusesTokensThatExpireSoon(t *testing.T) {
 		}
 	}
 }
+
+func TestAConnectorWithoutAClientIsNamed(t *testing.T) {
+	t.Parallel()
+	check := Check{ClientIDs: map[connector.ID]string{{UnifiedAPI: "crm", ServiceID: "hubspot"}: ""}}
+	row := janeHubspot + `,"credentials":{"access_token":"a","refresh_token":"r"}`
+	if _, got := checked(t, check, Options{}, row+"}"); !slices.Equal(got, []Reason{ReasonNoClient}) {
+		t.Errorf("got %v", got)
+	}
+	if _, got := checked(t, check, Options{}, row+`,"settings":{"client_id":"own"}}`); got != nil {
+		t.Errorf("got %v for a connection with its own client", got)
+	}
+}

@@ -21,6 +21,7 @@ const (
 	ReasonLength    Reason = "a token may be truncated"
 	ReasonNoRefresh Reason = "the row has no refresh token"
 	ReasonClient    Reason = "the grant belongs to another OAuth client"
+	ReasonNoClient  Reason = "the connector is configured without an OAuth client"
 	ReasonDuplicate Reason = "the connection is in the file more than once"
 )
 

@@ -22,7 +22,7 @@ import (
 )
 
 func init() {
-	var dirs dirFlag
+	var dirs listFlag
 	flags := flag.NewFlagSet("connectors", flag.ExitOnError)
 	flags.String("config", "", "Configuration file whose catalogs and connector blocks are included")
 	flags.String("adapter", "", "Name of the config adapter for --config")
@@ -51,14 +51,14 @@ It works offline, alongside a running server, and needs no secrets.`,
 	})
 }
 
-// A dirFlag is a flag that can be repeated.
-type dirFlag []string
+// A listFlag is a flag that can be repeated.
+type listFlag []string
 
 // String implements [flag.Value].
-func (f *dirFlag) String() string { return strings.Join(*f, " ") }
+func (f *listFlag) String() string { return strings.Join(*f, " ") }
 
 // Set implements [flag.Value].
-func (f *dirFlag) Set(dir string) error {
+func (f *listFlag) Set(dir string) error {
 	*f = append(*f, dir)
 	return nil
 }
