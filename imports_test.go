@@ -18,8 +18,8 @@ var allowed = map[string]string{
 	"cmd/token-broker":              ".",
 	"caddymodule":                   "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
 	"caddymodule/admin":             "caddymodule/tokenbroker",
-	"caddymodule/command":           "caddymodule/command/importing caddymodule/placeholder caddymodule/storage caddymodule/tokenbroker broker/connector broker/secret broker/transfer",
-	"caddymodule/command/importing": "broker/connector broker/record broker/transfer",
+	"caddymodule/command":           "caddymodule/command/client caddymodule/command/importing caddymodule/placeholder caddymodule/storage caddymodule/tokenbroker broker/connector broker/secret broker/transfer",
+	"caddymodule/command/importing": "caddymodule/command/client broker/connector broker/record broker/transfer",
 
 	"caddymodule/command/client": "broker/secret",
 

@@ -20,6 +20,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 	"github.com/tokenbroker/caddy-token-broker/broker/transfer"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/client"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/importing"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
 )
@@ -27,9 +28,7 @@ import (
 func init() {
 	var mappings, connectors listFlag
 	flags := flag.NewFlagSet("import", flag.ExitOnError)
-	flags.String("to", "http://localhost:8080", "URL of the broker")
-	flags.String("app", "", "Application of the connections")
-	flags.String("key-file", "", "File with the application's API key, in place of TOKEN_BROKER_API_KEY")
+	client.AddFlags(flags)
 	flags.String("format", "canonical", "Format of the rows")
 	flags.Var(&mappings, "map", "Field of a column: <column>=<field>; can be repeated")
 	flags.Var(&connectors, "connector", "Connector of the rows with a value, or of all rows: [<value>=]<unified_api>/<service_id>; can be repeated")
@@ -47,7 +46,7 @@ func init() {
 	flags.String("passphrase-file", "", "File with the passphrase that decrypts the file")
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name: "import",
-		Usage: "[--to <url>] --app <id> [--key-file <file>] [--format <format>] [--map <column>=<field>] [--connector [<value>=]<unified_api>/<service_id>] " +
+		Usage: client.Usage + " [--format <format>] [--map <column>=<field>] [--connector [<value>=]<unified_api>/<service_id>] " +
 			"[--consumer <template>] [--timezone <zone>] [--standby] [--dry-run] [--verbose] [--parallel <n>] [--min-lifetime <duration>] [--results <file>] " +
 			"[--config <path> [--adapter <name>]] [--identity <file> | --passphrase-file <file>] <file>|-",
 		Short: "Imports connections from a file into a running broker",
@@ -69,10 +68,10 @@ Nango's database from NANGO_ENCRYPTION_KEY. docs/migrating.md is the guide.`,
 		Flags: flags,
 		Func: func(fl caddycmd.Flags) (int, error) {
 			c := importCommand{
-				to: fl.String("to"), keyFile: fl.String("key-file"), zone: fl.String("timezone"), mappings: mappings, connectors: connectors,
+				zone: fl.String("timezone"), mappings: mappings, connectors: connectors,
 				config: fl.String("config"), adapter: fl.String("adapter"),
 				options: importing.Options{
-					Application: fl.String("app"), Standby: fl.Bool("standby"), DryRun: fl.Bool("dry-run"), Verbose: fl.Bool("verbose"),
+					Target: fl.String("to"), Application: fl.String("app"), Standby: fl.Bool("standby"), DryRun: fl.Bool("dry-run"), Verbose: fl.Bool("verbose"),
 					Parallel: fl.Int("parallel"), Results: fl.String("results"),
 					IdentityFile: fl.String("identity"), PassphraseFile: fl.String("passphrase-file"),
 					Convert: transfer.Options{
@@ -88,7 +87,11 @@ Nango's database from NANGO_ENCRYPTION_KEY. docs/migrating.md is the guide.`,
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 			context.AfterFunc(ctx, stop)
 			defer stop()
-			if err := c.run(ctx, fl.Args()); err != nil {
+			broker, err := client.FromFlags(flags)
+			if err == nil {
+				err = c.run(ctx, broker, fl.Args())
+			}
+			if err != nil {
 				return caddy.ExitCodeFailedStartup, err
 			}
 			return caddy.ExitCodeSuccess, nil
@@ -107,20 +110,18 @@ func formats() string {
 
 // An importCommand is one run of `token-broker import`.
 type importCommand struct {
-	to, keyFile, zone    string
+	zone                 string
 	mappings, connectors []string
 	config, adapter      string
 	options              importing.Options
 }
 
-func (c *importCommand) run(ctx context.Context, args []string) error {
+func (c *importCommand) run(ctx context.Context, broker *client.Client, args []string) error {
 	o := &c.options
-	switch {
-	case len(args) != 1:
+	if len(args) != 1 {
 		return fmt.Errorf("import needs one file, or - for standard input; got %d", len(args))
-	case o.Application == "":
-		return errors.New("--app is required: the application of the connections, as in the broker's configuration")
-	case o.Parallel < 1:
+	}
+	if o.Parallel < 1 {
 		return errors.New("--parallel must be 1 or more")
 	}
 	o.Path = args[0]
@@ -132,12 +133,13 @@ func (c *importCommand) run(ctx context.Context, args []string) error {
 			return err
 		}
 	}
-	key, err := apiKey(c.keyFile)
-	if err != nil {
-		return err
+	if o.Standby {
+		broker = broker.With("X-Token-Broker-Standby", "true")
 	}
-	o.Target = c.to
-	o.Post = poster(c.to, o.Application, key)
+	if o.DryRun {
+		broker = broker.With("X-Token-Broker-Dry-Run", "true")
+	}
+	o.Do = broker.Do
 	return importing.Run(ctx, *o)
 }
 

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/transfer"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/client"
 )
 
 // A fakeBroker answers batches as the broker does.
@@ -21,38 +22,41 @@ type fakeBroker struct {
 	stored  map[string]string // access tokens by connection
 	stores  map[string]int    // how often each was stored
 	batches int
-	headers http.Header
+	dryRun  bool
 
 	// before decides a whole request; nil goes on.
-	before func(request int) *Response
+	before func(request int) error
 	// row decides the answer to one row; "" stores it.
 	row func(row *transfer.Row) string
 }
 
-func (f *fakeBroker) post(_ context.Context, path string, header http.Header, body []byte) (*Response, error) {
+func (f *fakeBroker) do(_ context.Context, _, path string, body, into any) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.batches++
-	f.headers = header
 	if f.before != nil {
-		if res := f.before(f.batches); res != nil {
-			return res, nil
+		if err := f.before(f.batches); err != nil {
+			return err
 		}
+	}
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
 	}
 	var request struct {
 		Connections []json.RawMessage `json:"connections"`
 	}
-	if err := json.Unmarshal(body, &request); err != nil || path != importPath || len(request.Connections) > 1000 {
-		return &Response{Status: http.StatusBadRequest, Body: []byte(`{"message":"no batch"}`)}, nil
+	if err := json.Unmarshal(text, &request); err != nil || path != importPath || len(request.Connections) > 1000 {
+		return &client.Error{Status: http.StatusBadRequest, Message: "no batch"}
 	}
 	var answers []string
 	for i, text := range request.Connections {
-		answers = append(answers, fmt.Sprintf(`{"row":%d,%s}`, i, f.answer(text, header)))
+		answers = append(answers, fmt.Sprintf(`{"row":%d,%s}`, i, f.answer(text)))
 	}
-	return &Response{Status: http.StatusOK, Body: []byte(`{"data":[` + strings.Join(answers, ",") + `]}`)}, nil
+	return json.Unmarshal([]byte(`{"data":[`+strings.Join(answers, ",")+`]}`), into)
 }
 
-func (f *fakeBroker) answer(text []byte, header http.Header) string {
+func (f *fakeBroker) answer(text []byte) string {
 	row, err := transfer.ParseRow(text)
 	if err != nil {
 		return fmt.Sprintf(`"status_code":400,"error":{"type_name":"RequestValidationError","message":%q}`, err)
@@ -72,7 +76,7 @@ func (f *fakeBroker) answer(text []byte, header http.Header) string {
 	} else if before == token {
 		result = "kept"
 	}
-	if header.Get(headerDryRun) == "" {
+	if !f.dryRun {
 		if f.stored == nil {
 			f.stored, f.stores = make(map[string]string), make(map[string]int)
 		}
@@ -113,7 +117,8 @@ func rows(n int) []string {
 func run(t *testing.T, ctx context.Context, f *fakeBroker, o Options) (out, errs string, err error) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	o.Out, o.Err, o.Post, o.Target, o.Application = &stdout, &stderr, f.post, "http://broker", "my-app"
+	f.dryRun = o.DryRun
+	o.Out, o.Err, o.Do, o.Target, o.Application = &stdout, &stderr, f.do, "http://broker", "my-app"
 	err = Run(ctx, o)
 	for _, text := range []string{stdout.String(), stderr.String(), fmt.Sprint(err)} {
 		if strings.Contains(text, "at-") || strings.Contains(text, "rt-") || strings.Contains(text, "SECRET") {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net/http"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/transfer"
 )
@@ -24,13 +23,13 @@ type Options struct {
 	// Check says which rows are not sent.
 	Check transfer.Check
 
-	// Target is the URL of the broker, for reports, and Post sends it a request.
+	// Target is the URL of the broker, for reports.
 	Target string
-	Post   Post
-	// Standby puts all connections in standby.
+	// Do sends a request to the broker, as [client.Client.Do] does. It also sends the headers
+	// that Standby and DryRun stand for.
+	Do      func(ctx context.Context, method, path string, body, into any) error
 	Standby bool
-	// DryRun stores nothing.
-	DryRun bool
+	DryRun  bool
 	// Parallel is the number of batches that are sent at a time; 0 means 4.
 	Parallel int
 
@@ -42,17 +41,6 @@ type Options struct {
 	Out, Err io.Writer
 	// Terminal says that Err is a terminal, where one line of progress is enough.
 	Terminal bool
-}
-
-// A Post sends one request to the broker: POST with a JSON body. The error is that of the
-// network; any response is a [Response].
-type Post func(ctx context.Context, path string, header http.Header, body []byte) (*Response, error)
-
-// A Response is the broker's response to one request.
-type Response struct {
-	Status int
-	Header http.Header
-	Body   []byte
 }
 
 const defaultParallel = 4

@@ -77,7 +77,7 @@ func read(ctx context.Context, r *reading) error {
 	r.batches = make(chan *batch)
 	r.flights.init()
 	defer context.AfterFunc(stopping, r.flights.wake)()
-	send := newSender(r.options)
+	send := &sender{do: r.options.Do, target: r.options.Target}
 	for range r.options.parallel() {
 		group.Go(func() error {
 			for b := range r.batches {

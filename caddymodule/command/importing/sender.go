@@ -7,20 +7,17 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/client"
 )
 
 const importPath = "/vault/connections/import"
 
-// Headers that apply to every row of a batch.
-const (
-	headerStandby = "X-Token-Broker-Standby"
-	headerDryRun  = "X-Token-Broker-Dry-Run"
-)
-
-// How long to wait before a request is repeated, unless the broker says, and for how long a
-// broker that is out of reach is tried.
+// How long to wait before rows are sent again, and for how long a broker that does not take
+// them is tried.
 const (
 	minWait = 500 * time.Millisecond
 	maxWait = 30 * time.Second
@@ -30,20 +27,9 @@ const (
 
 // A sender sends batches.
 type sender struct {
-	post   Post
-	target string
-	header http.Header
-}
-
-func newSender(o *Options) *sender {
-	s := &sender{post: o.Post, target: o.Target, header: make(http.Header)}
-	if o.Standby {
-		s.header.Set(headerStandby, "true")
-	}
-	if o.DryRun {
-		s.header.Set(headerDryRun, "true")
-	}
-	return s
+	do      func(ctx context.Context, method, path string, body, into any) error
+	target  string
+	reached atomic.Bool // the broker has answered
 }
 
 // errStopped means that an interrupt has ended the import before the batch was done.
@@ -57,7 +43,7 @@ func (s *sender) send(ctx context.Context, items []*item) error {
 		if ctx.Err() != nil {
 			return errStopped
 		}
-		later, wait, err := s.once(ctx, items)
+		later, err := s.once(ctx, items)
 		if err != nil {
 			return err
 		}
@@ -70,7 +56,7 @@ func (s *sender) send(ctx context.Context, items []*item) error {
 		if time.Since(begun) > giveUp {
 			return s.abandon(items)
 		}
-		if !sleep(ctx, max(wait, backoff(attempt))) {
+		if !sleep(ctx, backoff(attempt)) {
 			return errStopped
 		}
 	}
@@ -81,16 +67,6 @@ func (s *sender) send(ctx context.Context, items []*item) error {
 func backoff(attempt int) time.Duration {
 	wait := min(minWait<<min(attempt, 10), maxWait)
 	return wait/2 + rand.N(wait/2)
-}
-
-// retryAfter returns how long a response asks to wait, 0 if it does not (RFC 9110 section
-// 10.2.3). The broker sends seconds.
-func retryAfter(header http.Header) time.Duration {
-	seconds, err := strconv.ParseUint(header.Get("Retry-After"), 10, 16)
-	if err != nil {
-		return 0
-	}
-	return min(time.Duration(seconds)*time.Second, giveUp)
 }
 
 // sleep reports whether ctx lasted as long.
@@ -117,41 +93,49 @@ func (s *sender) abandon(items []*item) error {
 	return nil
 }
 
-// once sends the rows once. It returns those to send again, and how long the broker wants to
-// be left alone.
-func (s *sender) once(ctx context.Context, items []*item) (later []*item, wait time.Duration, err error) {
+// once sends the rows once, and returns those to send again.
+func (s *sender) once(ctx context.Context, items []*item) (later []*item, err error) {
 	// What is sent is finished after an interrupt, so that its outcome is known.
 	request, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(grace, cancel) })()
-	res, err := s.post(request, importPath, s.header, body(items))
-	if err != nil { // whether it arrived is unknown; an import can be repeated
-		return items, 0, nil
+	var answer struct {
+		Data []rowAnswer `json:"data"`
 	}
-	switch status := res.Status; {
-	case status == http.StatusOK:
-		later, err := s.settle(items, res.Body)
-		return later, retryAfter(res.Header), err
+	err = s.do(request, http.MethodPost, importPath, body(items), &answer)
+	if err == nil {
+		s.reached.Store(true)
+		return s.settle(items, answer.Data)
+	}
+	refusal, ok := errors.AsType[*client.Error](err)
+	if !ok {
+		if !s.reached.Load() && ctx.Err() == nil {
+			return nil, fmt.Errorf("%s cannot be reached: %w", s.target, err)
+		}
+		return items, nil // whether it arrived is unknown; an import can be repeated
+	}
+	s.reached.Store(true)
+	switch status := refusal.Status; {
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		return nil, 0, fmt.Errorf("%s refuses the application or its API key (%d): %s", s.target, status, explain(res.Body))
+		return nil, fmt.Errorf("%s refuses the application or its API key: %w", s.target, err)
 	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
-		return nil, 0, fmt.Errorf("%s has no %s (%d): check --to, and that the broker is of this version", s.target, importPath, status)
-	case status == http.StatusTooManyRequests, status >= 500, status == http.StatusRequestTimeout:
-		return items, retryAfter(res.Header), nil
+		return nil, fmt.Errorf("%s has no %s: check --to, and that the broker is of this version: %w", s.target, importPath, err)
+	case status == http.StatusTooManyRequests, status == http.StatusRequestTimeout, status >= 500:
+		return items, nil
 	case len(items) == 1:
-		items[0].refuse(reasonOf(res.Status, res.Body))
-		return nil, 0, nil
+		items[0].refuse(reasonOf(status, refusal.TypeName, refusal.Message))
+		return nil, nil
 	default: // too large, or refused because of one row
 		half := len(items) / 2
 		if err := s.send(ctx, items[:half]); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
-		return nil, 0, s.send(ctx, items[half:])
+		return nil, s.send(ctx, items[half:])
 	}
 }
 
 // body returns the request body of a batch.
-func body(items []*item) []byte {
+func body(items []*item) json.RawMessage {
 	size := 32
 	for _, it := range items {
 		size += len(it.body) + 1
@@ -168,24 +152,25 @@ func body(items []*item) []byte {
 
 // A rowAnswer is what the broker says of one row.
 type rowAnswer struct {
-	Row     int             `json:"row"`
-	Status  int             `json:"status_code"`
-	Result  outcome         `json:"result"`
-	Refresh string          `json:"refresh"`
-	Warning string          `json:"warning"`
-	Error   json.RawMessage `json:"error"`
+	Row     int     `json:"row"`
+	Status  int     `json:"status_code"`
+	Result  outcome `json:"result"`
+	Refresh string  `json:"refresh"`
+	Warning string  `json:"warning"`
+	Error   struct {
+		TypeName string `json:"type_name"`
+		Message  string `json:"message"`
+	} `json:"error"`
 }
 
 // settle notes the outcome of each row, and returns the rows that are put off.
-func (s *sender) settle(items []*item, text []byte) (later []*item, err error) {
-	var answer struct {
-		Data []rowAnswer `json:"data"`
+func (s *sender) settle(items []*item, answers []rowAnswer) (later []*item, err error) {
+	if len(answers) != len(items) {
+		return nil, fmt.Errorf("%s answers for %d of %d rows: check --to", s.target, len(answers), len(items))
 	}
-	if err := json.Unmarshal(text, &answer); err != nil || len(answer.Data) != len(items) {
-		return nil, fmt.Errorf("%s does not answer as a token broker does: check --to", s.target)
-	}
-	for i, a := range answer.Data {
+	for i, a := range answers {
 		it := items[i]
+		reason, text := reasonOf(a.Status, a.Error.TypeName, a.Error.Message)
 		switch {
 		case a.Row != i:
 			return nil, fmt.Errorf("%s answers for row %d in place of %d of a batch", s.target, a.Row, i)
@@ -193,37 +178,21 @@ func (s *sender) settle(items []*item, text []byte) (later []*item, err error) {
 			it.outcome, it.warning, it.queued = a.Result, a.Warning, a.Refresh == "queued"
 			it.reason, it.text = "", ""
 		case a.Status == http.StatusServiceUnavailable, a.Status == http.StatusTooManyRequests:
-			it.reason, it.text = reasonOf(a.Status, a.Error)
+			it.reason, it.text = reason, text
 			later = append(later, it)
 		default:
-			it.refuse(reasonOf(a.Status, a.Error))
+			it.refuse(reason, text)
 		}
 	}
 	return later, nil
 }
 
 // reasonOf returns why the broker refuses a row: for counting, and in full.
-func reasonOf(status int, text []byte) (reason, full string) {
-	full = explain(text)
-	return fmt.Sprintf("%d %s", status, full), full
-}
-
-// explain returns the text of an error response.
-func explain(text []byte) string {
-	var e struct {
-		TypeName string `json:"type_name"`
-		Message  string `json:"message"`
-	}
-	if json.Unmarshal(text, &e) != nil || e.Message == "" {
-		return "no reason given"
-	}
+func reasonOf(status int, typeName, message string) (reason, text string) {
 	const most = 300
-	message := e.Message
 	if len(message) > most {
-		message = message[:most] + "..."
+		message = strings.ToValidUTF8(message[:most], "") + "..."
 	}
-	if e.TypeName == "" {
-		return message
-	}
-	return e.TypeName + ": " + message
+	text = strings.TrimPrefix(typeName+": "+message, ": ")
+	return fmt.Sprintf("%d %s", status, text), text
 }
