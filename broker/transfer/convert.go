@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -52,6 +53,9 @@ func NewConverter(o Options) (*Converter, error) {
 func (c *Converter) Convert(rec *Record) (*Result, error) {
 	if rec.text != "" && c.isPlain() {
 		row, err := ParseRow([]byte(rec.text))
+		if bad, ok := errors.AsType[malformed](err); ok {
+			return nil, problem(ReasonSyntax, "line %d: %v", rec.Line, bad)
+		}
 		if err != nil {
 			return nil, problem(ReasonField, "%v", err)
 		}
@@ -169,8 +173,8 @@ func (c *Converter) connector(cols *columns) (id connector.ID, err error) {
 	var names, values []string
 	for _, column := range append(slices.Clone(c.mapped[fieldConnector]), c.preset.connector...) {
 		value, err := cols.text(column)
-		if err != nil {
-			return id, err
+		if err != nil { // an object, whose members are columns too
+			continue
 		}
 		if id, ok := c.options.Connectors[value]; ok && value != "" {
 			return id, nil

@@ -63,19 +63,15 @@ const (
 	springRefresh = "refresh_token_value"
 )
 
-// decodeBytes returns the text that a dump wrote as hexadecimal digits, with or without \x or
-// 0x before them. What is no such text stays. A token that consists of hexadecimal digits is
-// one: read as bytes it hardly ever has only visible characters.
+// decodeBytes returns the text that a dump wrote as hexadecimal digits, with \x or 0x before
+// them, or alone. A token that consists of such digits stays as it is: read as bytes it hardly
+// ever has only visible characters.
 func decodeBytes(text string) string {
-	digits := strings.TrimPrefix(strings.TrimPrefix(text, `\x`), "0x")
+	digits, hasPrefix := strings.CutPrefix(strings.Replace(text, "0x", `\x`, 1), `\x`)
 	decoded, err := hex.DecodeString(digits)
-	if err != nil {
+	isVisible := func(c rune) bool { return c >= 0x20 && c <= 0x7e }
+	if err != nil || !hasPrefix && strings.ContainsFunc(string(decoded), func(c rune) bool { return !isVisible(c) }) {
 		return text
-	}
-	for _, b := range decoded {
-		if b < 0x20 || b > 0x7e {
-			return text
-		}
 	}
 	return string(decoded)
 }
