@@ -23,6 +23,8 @@ var allowed = map[string]string{
 
 	"caddymodule/command/client": "broker/secret",
 
+	"caddymodule/command/client": "broker/secret",
+
 	// The handlers and the transport.
 	"caddymodule/connectionsapi": "caddymodule/tokenbroker caddymodule/apierror broker broker/apideck broker/connector broker/record",
 	"caddymodule/proxy":          "broker broker/apideck broker/connector broker/guard broker/record broker/secret caddymodule/apierror caddymodule/argument caddymodule/exchange caddymodule/fields caddymodule/tokenbroker",

@@ -223,7 +223,11 @@ func (h *harness) importBody(key record.Key, body string) (*record.Connection, r
 	if err != nil {
 		return nil, "", err
 	}
-	return h.Import(h.t.Context(), key, imp)
+	done, err := h.Import(h.t.Context(), key, imp)
+	if err != nil {
+		return nil, "", err
+	}
+	return done.Connection, done.Outcome, nil
 }
 
 // mustImportBody imports a JSON body and returns the outcome.

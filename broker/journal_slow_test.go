@@ -191,7 +191,7 @@ func TestJournalForgetsWhatWasSavedForSomebodyWhoHasGone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _, _ = h.Import(ctx, h.at(keyed), imp) // it may succeed or not
+		_, _ = h.Import(ctx, h.at(keyed), imp) // it may succeed or not
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if got := h.journal.Len(); got != 0 {

@@ -27,7 +27,7 @@ func TestEachStepIsASpan(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := h.Import(ctx, h.key, imp); err != nil {
+		if _, err := h.Import(ctx, h.key, imp); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -87,7 +87,7 @@ func TestFailedRefreshMarksItsSpan(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := h.Import(ctx, h.key, imp); err != nil {
+		if _, err := h.Import(ctx, h.key, imp); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()

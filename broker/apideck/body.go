@@ -23,7 +23,7 @@ func ParseEmpty(body []byte) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil
 	}
-	if err := checkText(body, ""); err != nil {
+	if err := checkText("", body, ""); err != nil {
 		return err
 	}
 	return eachMember("", body, nil, nil)
@@ -120,18 +120,26 @@ func quoteName(name string) string {
 	return fmt.Sprintf("%q", name)
 }
 
-// checkText returns an error unless the body is non-empty UTF-8 text.
-func checkText(body []byte, fix string) error {
+// checkText returns an error unless the body, or the value at path in it, is non-empty UTF-8 text.
+func checkText(path string, body []byte, fix string) error {
 	if len(bytes.TrimSpace(body)) == 0 {
-		return badBody("", "the body is empty", fix)
+		return badText(path, "is empty", fix)
 	}
 	if !utf8.Valid(body) {
-		return badBody("", "the body is not valid UTF-8", "")
+		return badText(path, "is not valid UTF-8", "")
 	}
 	if hasLoneSurrogate(body) {
-		return badBody("", `the body has half of a surrogate pair, such as \ud800`, "send whole characters")
+		return badText(path, `has half of a surrogate pair, such as \ud800`, "send whole characters")
 	}
 	return nil
+}
+
+// badText is badBody for the body itself, or the value at path in it.
+func badText(path, fault, fix string) error {
+	if path == "" {
+		fault = "the body " + fault
+	}
+	return badBody(path, fault, fix)
 }
 
 // syntaxError returns an error that locates invalid JSON. It does not wrap the decoder's error,

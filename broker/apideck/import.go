@@ -12,20 +12,30 @@ import (
 // be an unchanged token response, which has members of its own. A null member counts as absent.
 // Errors are [*record.InputError]s that name the member.
 func ParseImport(body []byte) (*record.Import, error) {
-	if err := checkText(body, "send a JSON object with credentials or settings"); err != nil {
-		return nil, err
-	}
 	imp := &record.Import{}
-	err := eachMember("", body, members{
-		"consumer_id": into(&imp.ConsumerID, stringMember),
-		"credentials": into(&imp.Credentials, credentialsMember),
-		"settings":    into(&imp.Settings, objectMember),
-		"metadata":    into(&imp.Metadata, objectMember),
-	}, nil)
-	if err != nil {
+	known := importMembers(imp)
+	known["consumer_id"] = into(&imp.ConsumerID, stringMember)
+	if err := parseObject("", body, known, "send a JSON object with credentials or settings"); err != nil {
 		return nil, err
 	}
 	return imp, nil
+}
+
+// importMembers are the members that say what to import. They are assigned to imp.
+func importMembers(imp *record.Import) members {
+	return members{
+		"credentials": into(&imp.Credentials, credentialsMember),
+		"settings":    into(&imp.Settings, objectMember),
+		"metadata":    into(&imp.Metadata, objectMember),
+	}
+}
+
+// parseObject parses the body, or the value at path in it.
+func parseObject(path string, raw []byte, known members, fix string) error {
+	if err := checkText(path, raw, fix); err != nil {
+		return err
+	}
+	return eachMember(path, raw, known, nil)
 }
 
 func credentialsMember(name string, raw json.RawMessage) (*record.ImportCredentials, error) {

@@ -131,12 +131,20 @@ func orEmpty(o map[string]any) map[string]any {
 
 // WriteData sends a 200 response with data in the envelope of the Apideck API. It returns an
 // error, and sends nothing, if data cannot be encoded.
-func WriteData(w http.ResponseWriter, data any) error {
+func WriteData(w http.ResponseWriter, data any) error { return writeData(w, data, nil) }
+
+// WriteDryRun is [WriteData] for the answer that an import would have got.
+func WriteDryRun(w http.ResponseWriter, data any, dryRun ImportEffect) error {
+	return writeData(w, data, &dryRun)
+}
+
+func writeData(w http.ResponseWriter, data any, dryRun *ImportEffect) error {
 	body, err := json.Marshal(struct {
-		StatusCode int    `json:"status_code"`
-		Status     string `json:"status"`
-		Data       any    `json:"data"`
-	}{http.StatusOK, "OK", data})
+		StatusCode int           `json:"status_code"`
+		Status     string        `json:"status"`
+		Data       any           `json:"data"`
+		DryRun     *ImportEffect `json:"dry_run,omitempty"`
+	}{http.StatusOK, "OK", data, dryRun})
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ var unsupportedMembers = []string{"configuration", "custom_mappings", "consent_s
 // Connection, of which enabled, settings and metadata can be changed. A null member counts as
 // absent. Errors are [*record.InputError]s that name the member.
 func ParseUpdate(body []byte) (*record.Update, error) {
-	if err := checkText(body, "send a JSON object with enabled, settings or metadata"); err != nil {
+	if err := checkText("", body, "send a JSON object with enabled, settings or metadata"); err != nil {
 		return nil, err
 	}
 	up := &record.Update{}

@@ -4,6 +4,7 @@
 package secret
 
 import (
+	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
@@ -55,6 +56,20 @@ func (s String) IsZero() bool { return s.value == nil }
 func (s String) Hash() Hash {
 	sum := sha256.Sum256([]byte(s.Reveal()))
 	return Hash(base64.RawStdEncoding.EncodeToString(sum[:]))
+}
+
+// MAC returns the HMAC-SHA-256 of the secret (RFC 2104), by which somebody who has the secret
+// and the key can recognise it.
+func (s String) MAC(key []byte) []byte {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(s.Reveal()))
+	return mac.Sum(nil)
+}
+
+// HasMAC reports whether mac is that of the secret, which must not be empty. Its duration does
+// not depend on where they differ.
+func (s String) HasMAC(mac, key []byte) bool {
+	return hmac.Equal(s.MAC(key), mac) && !s.IsZero()
 }
 
 // Format implements [fmt.Formatter], for every verb including %#v and %x.

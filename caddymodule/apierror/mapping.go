@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/tokenbroker/caddy-token-broker/broker"
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -57,6 +58,8 @@ func Of(err error, now time.Time) *Error {
 		return unreadBody(err)
 	case isDownstreamFault(err):
 		return downstreamError(err)
+	case errors.Is(err, broker.ErrNotBegun):
+		return newError(http.StatusServiceUnavailable, "ServiceUnavailableError", err)
 	case errors.Is(err, record.ErrStoreUnavailable), errors.Is(err, record.ErrShuttingDown),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return unavailable(err, storeRetryAfter)

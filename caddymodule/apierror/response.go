@@ -54,12 +54,13 @@ func (e *Error) header() http.Header {
 	return h
 }
 
-func (e *Error) body() []byte {
+// MarshalJSON returns the body of the response.
+func (e *Error) MarshalJSON() ([]byte, error) {
 	detail := e.Detail
 	if detail == nil {
 		detail = e.Message // the Apideck API always has one
 	}
-	b, err := json.Marshal(struct {
+	return json.Marshal(struct {
 		StatusCode int    `json:"status_code"`
 		Error      string `json:"error"`
 		TypeName   string `json:"type_name"`
@@ -67,22 +68,27 @@ func (e *Error) body() []byte {
 		Detail     any    `json:"detail"`
 		Ref        string `json:"ref"`
 	}{e.Status, http.StatusText(e.Status), e.TypeName, e.Message, detail, errorReference + strings.ToLower(e.TypeName)})
+}
+
+func (e *Error) body() []byte {
+	b, err := e.MarshalJSON()
 	if err != nil { // cannot happen: strings and numbers always encode
 		panic(err)
 	}
 	return append(b, '\n')
 }
 
-// Log logs the cause that callers are not shown, if there is one.
-func (e *Error) Log(ctx context.Context, logger *slog.Logger) {
+// Log logs the cause that callers are not shown, and reports whether there is one.
+func (e *Error) Log(ctx context.Context, logger *slog.Logger) bool {
 	if e.internal == nil || errors.Is(e.internal, context.Canceled) {
-		return
+		return false
 	}
 	level := slog.LevelError
 	if e.Status == http.StatusServiceUnavailable || e.Status == http.StatusBadGateway {
 		level = slog.LevelWarn
 	}
 	logger.LogAttrs(ctx, level, "request failed", slog.Int("status", e.Status), slog.String("error", e.internal.Error()))
+	return true
 }
 
 // Write writes the error as the response.

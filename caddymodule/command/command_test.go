@@ -151,9 +151,13 @@ func TestWhatConnectorsShowsCanBeImported(t *testing.T) {
 			c.IssuedAt, c.ExpiresIn = c.IssuedAt.AddDate(50, 0, 0), nil
 			c.ExpiresAt = c.IssuedAt.AddDate(50, 0, 0)
 		}
-		view, _, err := b.Import(t.Context(), record.Key{Application: "app", Consumer: "c", Connector: id}, imp)
-		if err != nil || view.State != record.StateCallable || view.Health != record.HealthOK {
-			t.Errorf("%s: got %+v, %v, want a callable connection from %s", id, view, err, exampleImport(&k.Definition))
+		done, err := b.Import(t.Context(), record.Key{Application: "app", Consumer: "c", Connector: id}, imp)
+		if err != nil {
+			t.Errorf("%s: import of %s: %v", id, exampleImport(&k.Definition), err)
+			continue
+		}
+		if view := done.Connection; view.State != record.StateCallable || view.Health != record.HealthOK {
+			t.Errorf("%s: got %+v, want a callable connection from %s", id, view, exampleImport(&k.Definition))
 		}
 	}
 }

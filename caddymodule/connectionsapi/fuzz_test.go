@@ -33,6 +33,8 @@ func FuzzConnectionsAPI(f *testing.F) {
 	f.Add("POST", "/vault/connections/crm/acme/import", key, "my-app", "jane", `{"credentials": {"access_token": "a", "refresh_token": "b"}}`)
 	f.Add("PATCH", "/vault/connections/hris/keyed", key, "my-app", "jane", `{"settings": {"api_key": "********", "region": {"type": {}}}, "consents": []}`)
 	f.Add("PATCH", "http://x/%76ault/connections/hris/keyed/", "bearer  "+caddytest.Key, "my-app", "jane", `{"settings": {"": [[{"token": "********"}]]}}`)
+	f.Add("POST", "/vault/connections/import", key, "my-app", "", batchOf(batchRow("jane", "a", "b"), batchRow("john", "a", "b"), "{}", "7"))
+	f.Add("POST", "/vault/connections/verify", key, "my-app", "", `{"salt": "000102030405060708090a0b0c0d0e0f", "connections": [{"consumer_id": "jane", "unified_api": "crm", "service_id": "acme"}]}`)
 	f.Add("GET", "/vault/connections", "Basic eA==", "other", strings.Repeat("x", 300), "\x00")
 	f.Fuzz(func(t *testing.T, method, target, authorization, application, consumer, body string) {
 		req, err := http.ReadRequest(bufio.NewReader(strings.NewReader(method + " " + target + " HTTP/1.1\r\nHost: broker\r\n\r\n")))

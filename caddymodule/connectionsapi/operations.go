@@ -100,15 +100,27 @@ func (api *Handler) importConnection(w http.ResponseWriter, r *http.Request, key
 	if err != nil {
 		return err
 	}
-	conn, outcome, err := api.broker().Import(r.Context(), key, imp)
+	dryRun, err := isDryRun(r)
 	if err != nil {
 		return err
 	}
-	w.Header().Set(broker.ImportHeader, string(outcome))
+	importIt := api.broker().Import
+	if dryRun {
+		importIt = api.broker().NewDryRun().Import
+	}
+	done, err := importIt(r.Context(), key, imp)
+	if err != nil {
+		return err
+	}
+	w.Header().Set(broker.ImportHeader, string(done.Outcome))
 	if warning := imp.Warning(); warning != "" {
 		w.Header().Set(broker.WarningHeader, warning)
 	}
-	return apideck.WriteData(w, apideck.NewConnection(conn))
+	conn := apideck.NewConnection(done.Connection)
+	if dryRun {
+		return apideck.WriteDryRun(w, conn, effectOf(done))
+	}
+	return apideck.WriteData(w, conn)
 }
 
 func (api *Handler) obtainToken(w http.ResponseWriter, r *http.Request, key record.Key) error {
@@ -147,16 +159,30 @@ func (api *Handler) broker() *broker.Broker { return api.app.Broker() }
 
 // readBody reads a request body, which must be small and arrive within requestTimeout.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	// Where the ResponseWriter does not support this, the server's own timeouts apply.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, apideck.MaxBody))
-	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, apierror.BodyTooLarge(tooLarge.Limit)
-	}
+	body, err := io.ReadAll(limitBody(w, r, apideck.MaxBody))
 	if err != nil {
-		return nil, &record.InputError{Kind: record.InputSyntax, Fault: "the body could not be read in full", Fix: "send it again"}
+		return nil, bodyError(err)
 	}
 	return body, nil
+}
+
+// limitBody returns a reader of the request body, which must not be longer than most bytes and
+// must arrive within requestTimeout.
+func limitBody(w http.ResponseWriter, r *http.Request, most int64) io.Reader {
+	// Where the ResponseWriter does not support this, the server's own timeouts apply.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
+	return http.MaxBytesReader(w, r.Body, most)
+}
+
+// bodyError returns the error for a request whose body could not be read or parsed.
+func bodyError(err error) error {
+	if _, ok := errors.AsType[*record.InputError](err); ok {
+		return err
+	}
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return apierror.BodyTooLarge(tooLarge.Limit)
+	}
+	return &record.InputError{Kind: record.InputSyntax, Fault: "the body could not be read in full", Fix: "send it again"}
 }
 
 // readEmptyBody reads the body of a request that takes no parameters.

@@ -89,7 +89,8 @@ func TestPathsAreTakenAsTheyAreSent(t *testing.T) {
 		"vault/connections/crm%2Facme": 404, "vault/connections/crm/acme/": 404, "vault/connections/": 404,
 		"vault/connections//acme": 404, "vault//connections/crm/acme": 404, "vault/connections/crm/..": 404,
 		"vault/connections/crm/acme/../acme": 404, "vault/connections/%2e%2e/acme": 404, "vault/connections/crm/acme%00": 404,
-		"vault/connections/crm/acme/import/x": 404, "vault/consumers": 404, "vault/consumers/": 404, "vault/sessions": 404,
+		"vault/connections/crm/acme/import/x": 404, "vault/connections/import": 405, "vault/connections/verify": 405,
+		"vault/connections/import/": 404, "vault/connections/import/verify": 404, "vault/connections/crm/import": 404, "vault/connections/other": 404, "vault/consumers": 404, "vault/consumers/": 404, "vault/sessions": 404,
 		"vault": 404, "vault/": 404, "VAULT/connections": 418, "/vault/connections": 418, "vaults": 418, "": 418,
 	} {
 		resp := caddytest.Do(t, api, "GET", "http://broker/"+path, "", as("jane")...)
@@ -109,6 +110,8 @@ func TestMethodsThatAPathHasNotAreA405(t *testing.T) {
 		"connections/crm/acme/import":   "POST",
 		"connections/crm/acme/validate": "POST",
 		"connections/crm/acme/token":    "POST",
+		"connections/import":            "POST",
+		"connections/verify":            "POST",
 		"consumers/jane":                "DELETE",
 	} {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get", "X"} {

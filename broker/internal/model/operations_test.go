@@ -256,13 +256,14 @@ func (w *world) importTokens(rng *rand.Rand, p *process, key record.Key) {
 	}}
 	begun := time.Now()
 	w.run(p, "import", time.Minute, func(ctx context.Context) error {
-		_, outcome, err := p.broker.Import(ctx, key, imp)
+		done, err := p.broker.Import(ctx, key, imp)
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if err == nil {
-			w.logf("%s: import of %s: %s", p.name, t.value, outcome)
+		if err != nil {
+			return err
 		}
-		if outcome == record.ImportStored && h.brought[t.value].Before(begun) && !p.dead {
+		w.logf("%s: import of %s: %s", p.name, t.value, done.Outcome)
+		if done.Outcome == record.ImportStored && h.brought[t.value].Before(begun) && !p.dead {
 			w.violate("%s says that %s is stored, which was not saved", p.name, t.value)
 		}
 		return err
@@ -273,8 +274,8 @@ func (w *world) importTokens(rng *rand.Rand, p *process, key record.Key) {
 func (w *world) importSettings(p *process, key record.Key) {
 	imp := &record.Import{Settings: map[string]any{"note": strconv.Itoa(len(w.lines))}}
 	w.run(p, "settings", time.Minute, func(ctx context.Context) error {
-		_, outcome, err := p.broker.Import(ctx, key, imp)
-		if outcome == record.ImportStored {
+		done, err := p.broker.Import(ctx, key, imp)
+		if err == nil && done.Outcome == record.ImportStored {
 			w.violated("%s stores credentials though none were sent", p.name)
 		}
 		return err
