@@ -75,12 +75,12 @@ func (b *batch) span() span {
 	return span{First: b.items[0].record.Number, Last: b.items[len(b.items)-1].record.Number}
 }
 
-func (b *batch) add(it *item, key uint64) {
+func (b *batch) add(it *item, hasher keyHasher) {
 	b.items = append(b.items, it)
 	if it.body != nil {
 		b.sent++
 		b.bytes += len(it.body)
-		b.keys[key] = struct{}{}
+		b.keys[hasher.hash(it.key)] = struct{}{}
 	}
 }
 

@@ -74,34 +74,26 @@ func (r *reading) item(rec *transfer.Record, failure error) (*item, error) {
 	return it, r.findings.add(rec, res)
 }
 
-// add adds a row to the current batch. Two rows of the same connection are never in batches
-// that are sent at the same time, nor in the same one: they would overtake each other.
+// add adds a row to the current batch.
 func (r *reading) add(ctx context.Context, it *item) error {
-	var key uint64
-	if it.body != nil {
-		key = r.hasher.hash(it.key)
-	}
-	if r.current != nil {
-		_, again := r.current.keys[key]
-		last := r.current.items[len(r.current.items)-1].record.Number
-		// Rows that were done in an earlier run end a batch: its rows are in sequence.
-		if again && it.body != nil || it.record.Number != last+1 {
-			if err := r.flush(ctx); err != nil {
-				return err
-			}
+	if b := r.current; b != nil && it.record.Number != b.span().Last+1 {
+		// Rows between them were done in an earlier run: a batch has rows in sequence.
+		if err := r.flush(ctx); err != nil {
+			return err
 		}
 	}
 	if r.current == nil {
 		r.current = &batch{keys: make(map[uint64]struct{})}
 	}
-	r.current.add(it, key)
+	r.current.add(it, r.hasher)
 	if !r.current.isFull() {
 		return nil
 	}
 	return r.flush(ctx)
 }
 
-// flush hands on the current batch, when no batch in progress has one of its connections.
+// flush hands on the current batch, when no batch in progress has one of its connections: rows
+// of one connection would overtake each other. The broker keeps the order inside a batch.
 func (r *reading) flush(ctx context.Context) error {
 	b := r.current
 	if r.current = nil; b == nil {

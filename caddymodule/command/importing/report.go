@@ -37,8 +37,8 @@ func report(o *Options, l *ledger, f *findings, err error) error {
 	}
 	refused := t.total().Refused
 	if refused > 0 {
-		fmt.Fprintf(o.Out, "\n%d refused rows are in %s, with their secrets. Mend them there and import that file with the same options.\n",
-			refused, o.results())
+		fmt.Fprintf(o.Out, "\nThe refused rows are in %s, with their secrets: %d. Mend them there and import that file with the same options.\n",
+			o.results(), refused)
 	}
 	switch {
 	case errors.Is(err, errStopped) && l.file.path != "":
@@ -46,7 +46,7 @@ func report(o *Options, l *ledger, f *findings, err error) error {
 	case err != nil:
 		return err
 	case refused > 0:
-		return fmt.Errorf("%d rows were refused", refused)
+		return fmt.Errorf("refused rows: %d", refused)
 	default:
 		return nil
 	}

@@ -39,17 +39,17 @@ func TestRefusedRowsAreCountedAndCanBeFedBack(t *testing.T) {
 	t.Parallel()
 	f := &fakeBroker{row: func(row *transfer.Row) string {
 		if row.ConsumerID == "c3" {
-			return `"status_code":422,"error":{"type_name":"InvalidStateError","message":"settings.tenant is required"}`
+			return `"status_code":422,"error":{"type_name":"InvalidStateError","message":"connections[2].settings.tenant is required"}`
 		}
 		return ""
 	}}
 	path := writeRows(t, row(1), row(2), row(3), `{"consumer_id":"c4"}`, rowWith(5, "gAAAAAxx"), "{", `{"app":"other","consumer_id":"c7","unified_api":"crm","service_id":"x"}`)
 	out, _, err := run(t, t.Context(), f, Options{Path: path})
-	if err == nil || err.Error() != "4 rows were refused" {
+	if err == nil || err.Error() != "refused rows: 4" {
 		t.Errorf("got %v", err)
 	}
 	mustContain(t, out, "2 0 0 2 crm/hubspot", "0 0 0 2 (no connector)", "1 422 InvalidStateError: settings.tenant is required",
-		"2 a field is missing or wrong", "1 a value is encrypted", "1 of another application", "4 refused rows are in "+path+".refused.ndjson")
+		"2 a field is missing or wrong", "1 a value is encrypted", "1 of another application", "The refused rows are in "+path+".refused.ndjson, with their secrets: 4.")
 	refused := path + ".refused.ndjson"
 	info, err := os.Stat(refused)
 	if err != nil || info.Mode().Perm() != 0o600 {
@@ -249,7 +249,7 @@ func TestInterruptedImportGoesOnWhereItWas(t *testing.T) {
 	f.before = nil
 	f.batches = 0
 	out, _, err = run(t, t.Context(), f, Options{Path: path, Parallel: 3})
-	if err == nil || err.Error() != "50 rows were refused" {
+	if err == nil || err.Error() != "refused rows: 50" {
 		t.Errorf("got %v", err)
 	}
 	mustContain(t, out, "4949 0 1 50 crm/hubspot", "This run went on after row", "1 the connection is in the file more than once: row 11")

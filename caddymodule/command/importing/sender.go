@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -187,9 +188,13 @@ func (s *sender) settle(items []*item, answers []rowAnswer) (later []*item, err 
 	return later, nil
 }
 
+// rowPath matches how the broker names a row of a batch. It would make each message another one.
+var rowPath = regexp.MustCompile(`connections\[\d+\]\.?`)
+
 // reasonOf returns why the broker refuses a row: for counting, and in full.
 func reasonOf(status int, typeName, message string) (reason, text string) {
 	const most = 300
+	message = rowPath.ReplaceAllString(message, "")
 	if len(message) > most {
 		message = strings.ToValidUTF8(message[:most], "") + "..."
 	}
