@@ -49,7 +49,7 @@ func TestRefusedRowsAreCountedAndCanBeFedBack(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	mustContain(t, out, "2 0 0 2 crm/hubspot", "0 0 0 2 (no connector)", "1 422 InvalidStateError: settings.tenant is required",
-		"2 a field is missing or wrong", "1 a value is encrypted", "1 of another application", "The refused rows are in "+path+".refused.ndjson, with their secrets: 4.")
+		"1 a field is missing or wrong", "1 the row cannot be read", "1 a value is encrypted", "1 of another application", "The refused rows are in "+path+".refused.ndjson, with their secrets: 4.")
 	refused := path + ".refused.ndjson"
 	info, err := os.Stat(refused)
 	if err != nil || info.Mode().Perm() != 0o600 {
