@@ -3,6 +3,7 @@ package tests
 import (
 	"bytes"
 	"encoding/base64"
+	"hash/crc32"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,7 +30,7 @@ type migration struct {
 func newMigration(t *testing.T, d *deployment, format string, rows int) *migration {
 	t.Helper()
 	m := &migration{
-		deployment: d, format: format, generator: transfertest.New(format, 42), path: filepath.Join(t.TempDir(), "rows"),
+		deployment: d, format: format, generator: transfertest.New(format, uint64(crc32.ChecksumIEEE([]byte(format)))), path: filepath.Join(t.TempDir(), "rows"),
 		kinds: make(map[int]transfertest.Kind),
 	}
 	if rows < 1000 {

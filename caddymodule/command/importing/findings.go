@@ -96,9 +96,23 @@ func (f *findings) doubt(row int, reason transfer.Reason, text string) {
 
 // finish looks for connections that are in the file more than once.
 func (f *findings) finish() error {
-	return f.duplicates.Each(func(row, first int) {
-		f.doubt(row, transfer.ReasonDuplicate, fmt.Sprintf("row %d is of the same connection: the later row replaces the earlier one", first))
+	const most = 1 << 17 // that are sorted at a time
+	type again struct{ row, first int }
+	var found []again
+	flush := func() {
+		slices.SortFunc(found, func(a, b again) int { return a.row - b.row })
+		for _, d := range found {
+			f.doubt(d.row, transfer.ReasonDuplicate, fmt.Sprintf("row %d is of the same connection: the later row replaces the earlier one", d.first))
+		}
+		found = found[:0]
+	}
+	err := f.duplicates.Each(func(row, first int) {
+		if found = append(found, again{row, first}); len(found) == most {
+			flush()
+		}
 	})
+	flush()
+	return err
 }
 
 func (f *findings) close() {
