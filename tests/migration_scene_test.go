@@ -196,7 +196,6 @@ func TestEachFormatIsImported(t *testing.T) {
 			refused, stored := m.refused()
 			report = m.run(t, m.command(p.apiURL("")))
 			m.wantRefused(t, m.path+".refused.ndjson")
-			// The formats have the same connections, and each its own tokens.
 			if got := sums(t, report); got[2] != 0 || got[0]+got[1] != stored || got[3] != len(refused) {
 				t.Errorf("got %v, want %d stored and %d refused\n%s", got, stored, len(refused), report)
 			}

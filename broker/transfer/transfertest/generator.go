@@ -65,7 +65,7 @@ func (g *Generator) Header() string {
 func (g *Generator) Next() (line string, bad Kind) {
 	g.number++
 	r := &row{
-		consumer: fmt.Sprintf("customer-%d", g.number), provider: "acme", connector: g.Connector,
+		consumer: fmt.Sprintf("%s-%d", g.format, g.number), provider: "acme", connector: g.Connector,
 		access: g.token("at", 40), refresh: g.token("rt", 40), expires: g.Expires,
 	}
 	if g.random.Float64() < g.BadShare {
