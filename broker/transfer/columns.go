@@ -3,6 +3,8 @@ package transfer
 import (
 	"bytes"
 	"encoding/json"
+	"iter"
+	"maps"
 	"strings"
 )
 
@@ -31,6 +33,7 @@ func (r *Record) columns() (*columns, error) {
 		for i, name := range r.header {
 			c.values[name] = r.fields[i]
 		}
+		c.folded = r.folded
 	}
 	if c.values[memberRow] != nil && c.values[memberError] != nil { // a mended row
 		delete(c.values, memberRow)
@@ -82,15 +85,22 @@ func (c *columns) name(wanted string) (string, bool) {
 		return wanted, true
 	}
 	if c.folded == nil {
-		c.folded = make(map[string]string, len(c.values))
-		for name := range c.values {
-			if other, ok := c.folded[fold(name)]; !ok || name < other {
-				c.folded[fold(name)] = name
-			}
-		}
+		c.folded = foldAll(maps.Keys(c.values))
 	}
 	name, ok := c.folded[fold(wanted)]
 	return name, ok
+}
+
+// foldAll returns names by their folded form. Of several with the same form it has the first in
+// order.
+func foldAll(names iter.Seq[string]) map[string]string {
+	folded := make(map[string]string)
+	for name := range names {
+		if other, ok := folded[fold(name)]; !ok || name < other {
+			folded[fold(name)] = name
+		}
+	}
+	return folded
 }
 
 // fold returns a name in lower case, without underscores.

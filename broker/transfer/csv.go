@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -17,6 +18,7 @@ type csvReader struct {
 	in     *csv.Reader
 	bound  *boundedReader
 	header []string
+	folded map[string]string // names of the header by their folded form
 }
 
 // newCSV reads the header.
@@ -47,7 +49,7 @@ func newCSV(in *bufio.Reader) (*csvReader, error) {
 		}
 		seen[name] = true
 	}
-	c.header = header
+	c.header, c.folded = header, foldAll(slices.Values(header))
 	return c, nil
 }
 

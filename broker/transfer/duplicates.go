@@ -14,7 +14,7 @@ import (
 )
 
 // Duplicates finds the rows of a file that are of the same connection, in bounded memory: it
-// keeps 16 bytes for each row, in a temporary file when there are more than fit in 8 MiB. Two
+// keeps 16 bytes for each row, in a temporary file when there are more than fit in 1 MiB. Two
 // different connections of ten million are taken for one with a probability of 1 to 400,000.
 type Duplicates struct {
 	seed   maphash.Seed
@@ -41,7 +41,7 @@ type run struct{ from, length int64 }
 
 // NewDuplicates returns an empty set. Close it.
 func NewDuplicates() *Duplicates {
-	const inMemory = 8 << 20
+	const inMemory = 1 << 20
 	return &Duplicates{seed: maphash.MakeSeed(), limit: inMemory / occurrenceSize}
 }
 
@@ -97,7 +97,7 @@ func (d *Duplicates) Each(f func(row, first int)) error {
 	slices.SortFunc(d.recent, occurrence.compare)
 	merge := &runMerge{}
 	for _, r := range d.runs {
-		merge.add(&runReader{in: bufio.NewReaderSize(io.NewSectionReader(d.file, r.from, r.length), 16<<10)})
+		merge.add(&runReader{in: bufio.NewReaderSize(io.NewSectionReader(d.file, r.from, r.length), 4<<10)})
 	}
 	merge.add(&runReader{rest: d.recent})
 	var first occurrence // of the current hash

@@ -16,9 +16,10 @@ type Record struct {
 	Number int // of the row; counts from 1
 	Line   int // on which it begins; counts from 1
 
-	text   string   // a line of JSON; empty for CSV
-	header []string // CSV: the names of the columns, and
-	fields []string // their values
+	text   string            // a line of JSON; empty for CSV
+	header []string          // CSV: the names of the columns,
+	folded map[string]string // the same by their folded form, and
+	fields []string          // their values
 }
 
 // Format implements [fmt.Formatter] for every verb.
@@ -82,7 +83,7 @@ func (s *Source) Read() (*Record, error) {
 	rec := &Record{Number: s.count}
 	var err error
 	if s.csv != nil {
-		rec.header = s.csv.header
+		rec.header, rec.folded = s.csv.header, s.csv.folded
 		rec.fields, rec.Line, err = s.csv.next()
 	} else {
 		var text []byte

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -82,6 +83,9 @@ Nango's database from NANGO_ENCRYPTION_KEY. docs/migrating.md is the guide.`,
 					Input: os.Stdin, Out: os.Stdout, Err: os.Stderr,
 					Terminal: term.IsTerminal(int(os.Stderr.Fd())),
 				},
+			}
+			if os.Getenv("GOGC") == "" {
+				debug.SetGCPercent(50) // memory stays small, however large the file is
 			}
 			// The second interrupt ends the process at once.
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
