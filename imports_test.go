@@ -14,16 +14,15 @@ const module = "github.com/tokenbroker/caddy-token-broker"
 // flows down: a package is above all that it imports. What is not here may not be
 // imported, and a package that is not here fails the test.
 var allowed = map[string]string{
-	".":                             "caddymodule",
-	"cmd/token-broker":              ".",
-	"caddymodule":                   "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
-	"caddymodule/admin":             "caddymodule/tokenbroker",
-	"caddymodule/command":           "caddymodule/command/client caddymodule/command/importing caddymodule/placeholder caddymodule/storage caddymodule/tokenbroker broker/connector broker/secret broker/transfer",
+	".":                   "caddymodule",
+	"cmd/token-broker":    ".",
+	"caddymodule":         "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
+	"caddymodule/admin":   "caddymodule/tokenbroker",
+	"caddymodule/command": "caddymodule/command/client caddymodule/command/importing caddymodule/command/verifying caddymodule/placeholder caddymodule/storage caddymodule/tokenbroker broker/connector broker/secret broker/transfer",
+
+	"caddymodule/command/client":    "broker/secret",
 	"caddymodule/command/importing": "caddymodule/command/client broker/connector broker/record broker/transfer",
-
-	"caddymodule/command/client": "broker/secret",
-
-	"caddymodule/command/client": "broker/secret",
+	"caddymodule/command/verifying": "caddymodule/command/client broker/secret broker/transfer",
 
 	// The handlers and the transport.
 	"caddymodule/connectionsapi": "caddymodule/tokenbroker caddymodule/apierror broker broker/apideck broker/connector broker/record",

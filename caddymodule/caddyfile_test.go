@@ -96,6 +96,7 @@ func TestCaddyfileErrorsNameTheLine(t *testing.T) {
 		{"window", inConnector("rotation window"), "rotation is always, never, or window <duration>", ":4"},
 		{"rate", inConnector("refresh_rate 20"), `refresh_rate: "20" is not a number per second, such as 50/s`, ":4"},
 		{"rate twice", inConnector("refresh_rate 20/s\nrefresh_rate 20/s"), "refresh_rate is already set", ":5"},
+		{"probe twice", inConnector("probe_path /me\nprobe_path /me"), "probe_path is already set", ":5"},
 		{"concurrency", inConnector("refresh_concurrency many"), "refresh_concurrency: many is not a number above zero", ":4"},
 		{"concurrency twice", inConnector("refresh_concurrency 4\nrefresh_concurrency 4"), "refresh_concurrency is already set", ":5"},
 		{"refresh token", inConnector("refresh_token required"), "refresh_token: the only allowed value is optional", ":4"},

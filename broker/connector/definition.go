@@ -109,6 +109,11 @@ type Definition struct {
 	// Where the API is, an https URL. Settings can stand in it.
 	BaseURL string `json:"base_url,omitempty"`
 
+	// The path, below base_url, of a GET request without side effects that any valid credential
+	// may make, such as `/me`. Settings can stand in it, and it can have a query.
+	// `token-broker verify --probe` sends it. Default: none is known.
+	ProbePath string `json:"probe_path,omitempty"`
+
 	// The hosts that a credential may be sent to besides that of base_url: `api.acme.test`,
 	// or with one wildcard label `*.acme.test`, each with `:port` where it is not 443.
 	AllowHosts []string `json:"allow_hosts,omitempty"`

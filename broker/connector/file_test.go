@@ -21,7 +21,7 @@ const whole = `{
 	"rotation": "window 30m", "keep_alive": "720h", "refresh_token": "optional", "permanent_errors": ["expired"],
 	"configuration_errors": ["wrong_client"], "transient_errors": ["~too often"], "early_errors": ["not_due"], "refresh_margin": "30s",
 	"refresh_rate": "50/s", "refresh_concurrency": 16,
-	"base_url": "https://acme.test", "allow_hosts": ["*.acme.test"], "allow_private": true,
+	"base_url": "https://acme.test", "probe_path": "/{tenant}/me", "allow_hosts": ["*.acme.test"], "allow_private": true,
 	"settings": [{"name": "tenant", "label": "Your tenant", "required": true}, {"name": "key", "sensitive": true}, {"name": "site", "origin": true}],
 	"inject": [{"kind": "header", "name": "X-Key", "format": "k %s", "setting": "key"}, {"kind": "query", "name": "q"},
 		{"kind": "cookie", "name": "c"}, {"kind": "basic", "username": "{tenant}", "password_setting": "key"}]
@@ -44,7 +44,7 @@ func TestFileSaysEverything(t *testing.T) {
 		Rotation: Rotation{RotationWindow, 30 * time.Minute}, KeepAlive: 720 * time.Hour, RefreshTokenOptional: true, PermanentErrors: []string{"expired"},
 		ConfigurationErrors: []string{"wrong_client"}, TransientErrors: []string{"~too often"}, EarlyErrors: []string{"not_due"}, RefreshMargin: 30 * time.Second,
 		RefreshRate: 50, RefreshConcurrency: 16,
-		BaseURL: "https://acme.test", AllowHosts: []string{"*.acme.test"}, AllowPrivate: true,
+		BaseURL: "https://acme.test", ProbePath: "/{tenant}/me", AllowHosts: []string{"*.acme.test"}, AllowPrivate: true,
 		Settings: []Setting{{Name: "tenant", Label: "Your tenant", Required: true}, {Name: "key", Sensitive: true}, {Name: "site", Origin: true}},
 		Inject: []Placement{
 			{Kind: InHeader, Name: "X-Key", Format: "k %s", Setting: "key"},

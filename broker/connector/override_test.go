@@ -49,7 +49,7 @@ func TestMembersAreThoseThatAreSet(t *testing.T) {
 	for name, want := range map[string]string{
 		"id": "crm/acme\n", "grant_type": "password\n", "token_params": "scope a b\ntenant {tenant}\n", "permanent_error": "expired\n",
 		"configuration_error": "wrong_client\n", "transient_error": "~too often\n", "early_error": "not_due\n", "refresh_margin": "30s\n",
-		"refresh_rate": "50/s\n", "refresh_concurrency": "16\n",
+		"refresh_rate": "50/s\n", "refresh_concurrency": "16\n", "probe_path": "/{tenant}/me\n",
 		"rotation": "window 30m0s\n", "keep_alive": "720h0m0s\n", "refresh_token": "optional\n", "hosts": "acme.test *.acme.test\n",
 		"settings": "tenant\nkey\nsite\nusername\npassword\n", "allow_private": "true\n",
 	} {

@@ -250,6 +250,7 @@ func (v *validation) hosts() {
 			v.fail("base_url", "must not have a query")
 		}
 	}
+	v.probe()
 	for _, s := range v.d.AllowHosts {
 		p, err := readHostPattern(s)
 		if err == nil {

@@ -227,6 +227,13 @@ func TestValidateNamesTheFieldAndTheFix(t *testing.T) {
 		{"expired status", func(d *Definition) { d.ExpiredStatuses = []int{200} }, "expired_status: 200 is not a status of an error"},
 		{"expired body's status", func(d *Definition) { d.ExpiredBodies = []ExpiredBody{{Status: 20, Text: "x"}} }, "expired_body: 20 is not a status"},
 		{"expired body's text", func(d *Definition) { d.ExpiredBodies = []ExpiredBody{{Status: 200}} }, "expired_body: 200 needs a text"},
+		{"probe without a slash", func(d *Definition) { d.ProbePath = "me" }, `probe_path: "me" does not begin with one slash`},
+		{"probe elsewhere", func(d *Definition) { d.ProbePath = "//evil.test/me" }, "does not begin with one slash"},
+		{"probe above the base", func(d *Definition) { d.ProbePath = "/../me" }, `probe_path: "/../me" must not have`},
+		{"probe with a fragment", func(d *Definition) { d.ProbePath = "/me#x" }, "has a fragment"},
+		{"probe with a space", func(d *Definition) { d.ProbePath = "/m e" }, "must be percent-encoded"},
+		{"probe with an unknown setting", func(d *Definition) { d.ProbePath = "/{nobody}/me?a={other}" }, "probe_path: nobody is not a setting of this connector"},
+		{"probe without a base", func(d *Definition) { d.BaseURL, d.AllowHosts, d.ProbePath = "", []string{"acme.test"}, "/me" }, "probe_path: needs a base_url"},
 		{"source", func(d *Definition) { d.Source = "docs" }, "source: must be an https URL"},
 	}
 	for _, tt := range tests {

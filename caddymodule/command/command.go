@@ -1,5 +1,6 @@
 // Package command adds subcommands to Caddy: `connectors` lists and describes the known
-// connectors, and `store` checks and rebuilds the embedded store.
+// connectors, `store` checks and rebuilds the embedded store, and `verify` compares a file of
+// connections with those of a running broker.
 package command
 
 import (

@@ -65,7 +65,7 @@ func (api *Handler) verifyBatch(w http.ResponseWriter, r *http.Request, c reques
 			result.StatusCode, result.Error = e.Status, e
 		}
 		if conn := found.Connection; conn != nil {
-			result.State, result.Health = conn.State, conn.Health
+			result.State, result.Health, result.ProbeURL = conn.State, conn.Health, conn.Connector.ProbeURL()
 		}
 	}
 	return apideck.WriteData(w, results)

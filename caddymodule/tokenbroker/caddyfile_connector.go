@@ -40,6 +40,7 @@ import (
 //		refresh_concurrency <n>
 //		refresh_token optional
 //		base_url      <url>
+//		probe_path    <path>
 //		allow_host    <host...>
 //		header        <name> <value>
 //		expired_status <code...>
@@ -125,6 +126,8 @@ func (c *ConnectorConfig) unmarshalLine(d *caddyfile.Dispenser) error {
 		return c.unmarshalRefreshToken(d)
 	case "base_url":
 		return argument.String(d, &c.BaseURL)
+	case "probe_path":
+		return argument.String(d, &c.ProbePath)
 	case "allow_host":
 		return addAll(d, &c.AllowHosts)
 	case "header":

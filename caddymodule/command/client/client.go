@@ -136,6 +136,12 @@ func (c *Client) Do(ctx context.Context, method, path string, body, into any) er
 	}
 }
 
+// Try is [Client.Do] without a body and without repetitions.
+func (c *Client) Try(ctx context.Context, method, path string) error {
+	_, err := c.attempt(ctx, method, path, nil, nil)
+	return err
+}
+
 // attempt sends a request once. After an error it returns how long to wait at least before the
 // next attempt, a negative duration if there must be none.
 func (c *Client) attempt(ctx context.Context, method, path string, body []byte, into any) (time.Duration, error) {

@@ -1,0 +1,85 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/transfer"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/client"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/verifying"
+)
+
+func init() {
+	flags := flag.NewFlagSet("verify", flag.ExitOnError)
+	client.AddFlags(flags)
+	flags.String("results", "", "File for the rows that are not in the broker as they are in the file")
+	flags.Bool("probe", false, "Try each connection with one harmless request of its connector")
+	flags.Int("probe-rate", 5, "Number of these requests per second")
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "verify",
+		Usage: client.Usage + " [--results <file>] [--probe [--probe-rate <n>]] <file>|-",
+		Short: "Compares a file of connections with those of a running broker",
+		Long: `
+Compares the rows of a file, or of standard input, with the connections of a running
+broker, and counts them: same, different, missing; and of the connections that exist,
+how many are healthy, parked, or in standby. Rows are JSON, one object a line, as
+` + "`token-broker import`" + ` reads them. The command sends hashes of the tokens with a new
+key, never the tokens. A row without tokens is only looked for.
+
+A connection whose token was refreshed since is different: verify in standby, or
+before the first refresh. Rows that are not the same go to --results, without tokens.
+The exit status is 1 unless all rows are the same.
+
+With --probe it also sends one GET for each connection through the Proxy API, to the
+probe_path of its connector if that has one, and counts the responses by class.
+
+The API key is read from TOKEN_BROKER_API_KEY or --key-file.`,
+		Flags: flags,
+		Func: func(fl caddycmd.Flags) (int, error) {
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			o := verifying.Options{
+				Application: fl.String("app"), Results: fl.String("results"),
+				Probe: fl.Bool("probe"), ProbeRate: fl.Int("probe-rate"), Out: os.Stdout,
+			}
+			if err := verify(ctx, o, flags, fl.Args()); err != nil {
+				return caddy.ExitCodeFailedStartup, err
+			}
+			return caddy.ExitCodeSuccess, nil
+		},
+	})
+}
+
+// verify is one run of `token-broker verify`.
+func verify(ctx context.Context, o verifying.Options, flags *flag.FlagSet, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("verify needs one file, or - for standard input; got %d", len(args))
+	}
+	if o.ProbeRate < 1 || o.ProbeRate > 1000 {
+		return errors.New("--probe-rate must be between 1 and 1000")
+	}
+	var err error
+	if o.Client, err = client.FromFlags(flags); err != nil {
+		return err
+	}
+	var in io.Reader = os.Stdin
+	if args[0] != "-" {
+		file, err := os.Open(args[0])
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		in = file
+	}
+	o.Rows = transfer.NewReader(in)
+	return verifying.Run(ctx, o)
+}
