@@ -79,6 +79,7 @@ var allowed = map[string]string{
 	"broker/brokertest/answertest": "broker/record",
 	"broker/brokertest/dnstest":    "",
 	"broker/brokertest/vaulttest":  "broker/brokertest",
+	"broker/transfer/transfertest": "broker/connector broker/secret broker/transfer",
 }
 
 // foreign says which packages alone may import a dependency, tests apart. The key is a

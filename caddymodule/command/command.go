@@ -1,6 +1,6 @@
 // Package command adds subcommands to Caddy: `connectors` lists and describes the known
-// connectors, `store` checks and rebuilds the embedded store, and `verify` compares a file of
-// connections with those of a running broker.
+// connectors, `store` checks and rebuilds the embedded store, `import` sends a file of
+// connections to a running broker, and `verify` compares one with those that it has.
 package command
 
 import (

@@ -40,6 +40,7 @@ func init() {
 	flags.Bool("verbose", false, "Print a line for each row")
 	flags.Int("parallel", 4, "Number of batches to send at a time")
 	flags.Duration("min-lifetime", 0, "Refuse rows whose access token expires sooner")
+	flags.String("rows-to", "", "Write the rows to this file as the broker would get them, and send nothing")
 	flags.String("results", "", "File for refused rows (default: beside the file)")
 	flags.String("config", "", "Configuration file, to compare OAuth clients with those that the file names")
 	flags.String("adapter", "", "Name of the config adapter for --config")
@@ -48,7 +49,7 @@ func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name: "import",
 		Usage: client.Usage + " [--format <format>] [--map <column>=<field>] [--connector [<value>=]<unified_api>/<service_id>] " +
-			"[--consumer <template>] [--timezone <zone>] [--standby] [--dry-run] [--verbose] [--parallel <n>] [--min-lifetime <duration>] [--results <file>] " +
+			"[--consumer <template>] [--timezone <zone>] [--standby] [--dry-run | --rows-to <file>] [--verbose] [--parallel <n>] [--min-lifetime <duration>] [--results <file>] " +
 			"[--config <path> [--adapter <name>]] [--identity <file> | --passphrase-file <file>] <file>|-",
 		Short: "Imports connections from a file into a running broker",
 		Long: `
@@ -56,8 +57,8 @@ Imports connections from a file, or from standard input, into a running broker.
 Rows are JSON, one object a line, or CSV with a header. Formats:
 
 ` + formats() + `
-Try it with --dry-run first: it stores nothing, and says what would happen to each
-row and why it cannot be imported. With --standby the broker refreshes nothing until
+Try it with --dry-run first: it stores nothing, and says what would happen and which
+rows cannot be imported; --verbose prints a line for each. With --standby the broker refreshes nothing until
 ` + "`token-broker activate`" + `, so that the old system can go on doing that.
 
 An import can be repeated safely. Interrupted, it goes on where it was when the same
@@ -73,7 +74,7 @@ Nango's database from NANGO_ENCRYPTION_KEY. docs/migrating.md is the guide.`,
 				config: fl.String("config"), adapter: fl.String("adapter"),
 				options: importing.Options{
 					Target: fl.String("to"), Application: fl.String("app"), Standby: fl.Bool("standby"), DryRun: fl.Bool("dry-run"), Verbose: fl.Bool("verbose"),
-					Parallel: fl.Int("parallel"), Results: fl.String("results"),
+					Parallel: fl.Int("parallel"), Results: fl.String("results"), RowsFile: fl.String("rows-to"),
 					IdentityFile: fl.String("identity"), PassphraseFile: fl.String("passphrase-file"),
 					Convert: transfer.Options{
 						Format: fl.String("format"), Consumer: fl.String("consumer"),
@@ -91,11 +92,14 @@ Nango's database from NANGO_ENCRYPTION_KEY. docs/migrating.md is the guide.`,
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 			context.AfterFunc(ctx, stop)
 			defer stop()
-			broker, err := client.FromFlags(flags)
-			if err == nil {
-				err = c.run(ctx, broker, fl.Args())
+			var broker *client.Client
+			if c.options.RowsFile == "" {
+				var err error
+				if broker, err = client.FromFlags(flags); err != nil {
+					return caddy.ExitCodeFailedStartup, err
+				}
 			}
-			if err != nil {
+			if err := c.run(ctx, broker, fl.Args()); err != nil {
 				return caddy.ExitCodeFailedStartup, err
 			}
 			return caddy.ExitCodeSuccess, nil
@@ -120,6 +124,7 @@ type importCommand struct {
 	options              importing.Options
 }
 
+// run imports the file that args name. The broker is nil if rows are only converted.
 func (c *importCommand) run(ctx context.Context, broker *client.Client, args []string) error {
 	o := &c.options
 	if len(args) != 1 {
@@ -137,13 +142,15 @@ func (c *importCommand) run(ctx context.Context, broker *client.Client, args []s
 			return err
 		}
 	}
-	if o.Standby {
-		broker = broker.With("X-Token-Broker-Standby", "true")
+	if broker != nil {
+		if o.Standby {
+			broker = broker.With("X-Token-Broker-Standby", "true")
+		}
+		if o.DryRun {
+			broker = broker.With("X-Token-Broker-Dry-Run", "true")
+		}
+		o.Do = broker.Do
 	}
-	if o.DryRun {
-		broker = broker.With("X-Token-Broker-Dry-Run", "true")
-	}
-	o.Do = broker.Do
 	return importing.Run(ctx, *o)
 }
 

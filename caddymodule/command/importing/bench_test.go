@@ -1,6 +1,7 @@
 package importing
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,8 +17,12 @@ func BenchmarkImport(b *testing.B) {
 		b.Run(format, func(b *testing.B) {
 			g := transfertest.New(format, 1)
 			g.BadShare = 0
+			file, err := io.ReadAll(g.Reader(b.N))
+			if err != nil {
+				b.Fatal(err)
+			}
 			o := Options{
-				Path: "-", Input: g.Reader(b.N), Results: b.TempDir() + "/refused", Convert: g.Options(), Out: io.Discard, Err: io.Discard, Application: "my-app",
+				Path: "-", Input: bytes.NewReader(file), Results: b.TempDir() + "/refused", Convert: g.Options(), Out: io.Discard, Err: io.Discard, Application: "my-app",
 				Do: func(_ context.Context, _, _ string, body, into any) error {
 					text, err := json.Marshal(body)
 					if err != nil {

@@ -117,8 +117,10 @@ func rows(n int) []string {
 func run(t *testing.T, ctx context.Context, f *fakeBroker, o Options) (out, errs string, err error) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	f.dryRun = o.DryRun
-	o.Out, o.Err, o.Do, o.Target, o.Application = &stdout, &stderr, f.do, "http://broker", "my-app"
+	o.Out, o.Err, o.Target, o.Application = &stdout, &stderr, "http://broker", "my-app"
+	if f != nil {
+		f.dryRun, o.Do = o.DryRun, f.do
+	}
 	err = Run(ctx, o)
 	for _, text := range []string{stdout.String(), stderr.String(), fmt.Sprint(err)} {
 		if strings.Contains(text, "at-") || strings.Contains(text, "rt-") || strings.Contains(text, "SECRET") {

@@ -16,7 +16,8 @@ type Options struct {
 	// IdentityFile and PassphraseFile decrypt a file that age has encrypted.
 	IdentityFile, PassphraseFile string
 
-	// Application is that of all rows. Rows that name another one are skipped.
+	// Application is that of all rows. Rows that name another one are skipped. It may be empty
+	// with RowsFile.
 	Application string
 	// Convert says how rows become connections.
 	Convert transfer.Options
@@ -32,6 +33,10 @@ type Options struct {
 	DryRun  bool
 	// Parallel is the number of batches that are sent at a time; 0 means 4.
 	Parallel int
+
+	// RowsFile is the file to which canonical rows are written, in place of the broker; empty
+	// for an import.
+	RowsFile string
 
 	// Results is the file of refused rows; empty means one beside Path.
 	Results string
@@ -59,7 +64,7 @@ func (o *Options) results() string {
 		return o.Results
 	case o.Path == "-":
 		return "import.refused.ndjson"
-	case o.DryRun: // must not replace the file of an import that was interrupted
+	case o.DryRun, o.RowsFile != "": // must not replace the file of an import that was interrupted
 		return o.Path + ".dry-run.ndjson"
 	default:
 		return o.Path + ".refused.ndjson"

@@ -56,16 +56,17 @@ func (r *reading) item(rec *transfer.Record, failure error) (*item, error) {
 		return it, nil
 	}
 	it.key = res.Row.Key()
-	if app := res.Row.App; app != "" && app != r.options.Application {
-		it.skip("of another application")
-		return it, nil
+	if application := r.options.Application; application != "" {
+		if app := res.Row.App; app != "" && app != application {
+			it.skip("of another application")
+			return it, nil
+		}
+		it.key.Application, res.Row.App = application, "" // the request's header says it
 	}
 	if p := r.options.Check.Refuse(res, time.Now()); p != nil {
 		it.refuse(string(p.Reason), p.Text)
 		return it, nil
 	}
-	it.key.Application = r.options.Application
-	res.Row.App = "" // the request's header says it
 	var err error
 	if it.body, err = res.Row.AppendJSON(nil); err != nil {
 		it.refuse(string(transfer.ReasonField), err.Error())

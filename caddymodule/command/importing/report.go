@@ -15,14 +15,7 @@ func report(o *Options, l *ledger, f *findings, err error) error {
 	if finish := f.finish(); finish != nil {
 		err = errors.Join(err, finish)
 	}
-	title := "Import of %s into %s for %s"
-	if o.DryRun {
-		title = "Dry run of an import of %s into %s for %s"
-	}
-	if o.Standby {
-		title += ", in standby"
-	}
-	fmt.Fprintf(o.Out, title+"\n\n", o.Path, o.Target, o.Application)
+	fmt.Fprintln(o.Out, o.title()+"\n")
 	printCounts(o.Out, t)
 	printTexts(o.Out, "Skipped:", t.Skipped)
 	printTexts(o.Out, "Refused:", t.Refused)
@@ -50,6 +43,22 @@ func report(o *Options, l *ledger, f *findings, err error) error {
 	default:
 		return nil
 	}
+}
+
+// title returns the first line of the report.
+func (o *Options) title() string {
+	if o.RowsFile != "" {
+		return fmt.Sprintf("Conversion of %s into %s: CREATED counts the rows written", o.Path, o.RowsFile)
+	}
+	title := "Import"
+	if o.DryRun {
+		title = "Dry run of an import"
+	}
+	title += fmt.Sprintf(" of %s into %s for %s", o.Path, o.Target, o.Application)
+	if o.Standby {
+		title += ", in standby"
+	}
+	return title
 }
 
 func printCounts(out io.Writer, t *tally) {

@@ -14,7 +14,7 @@ import (
 // Run imports the rows of the file. It writes the report even if it returns an error, which
 // says how the import ended early, or how many rows were refused. When ctx ends, requests in
 // progress are finished, and the import can go on later.
-func Run(ctx context.Context, o Options) error {
+func Run(ctx context.Context, o Options) (err error) {
 	if err := o.validate(); err != nil {
 		return err
 	}
@@ -35,6 +35,14 @@ func Run(ctx context.Context, o Options) error {
 		if err := convert.CheckHeader(header); err != nil {
 			return fmt.Errorf("%s: %w", o.Path, err)
 		}
+	}
+	if o.RowsFile != "" {
+		rows, failure := createRows(o.RowsFile)
+		if failure != nil {
+			return failure
+		}
+		defer func() { err = errors.Join(err, rows.close()) }()
+		o.Do, o.Parallel = rows.do, 1
 	}
 	ledger, err := openLedger(in, &o)
 	if err != nil {

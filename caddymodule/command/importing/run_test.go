@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -264,6 +265,24 @@ func TestInterruptedImportGoesOnWhereItWas(t *testing.T) {
 	}
 	if most := 5000/maxSent + 4 - first/maxSent; f.batches > most {
 		t.Errorf("%d batches were sent, want at most %d", f.batches, most)
+	}
+}
+
+func TestRowsAreWrittenToAFileInPlaceOfTheBroker(t *testing.T) {
+	t.Parallel()
+	out := filepath.Join(t.TempDir(), "canonical")
+	texts := rows(700)
+	report, _, err := run(t, t.Context(), nil, Options{Path: writeRows(t, append(slices.Clone(texts), "{}")...), RowsFile: out, Parallel: 9})
+	if err == nil || err.Error() != "refused rows: 1" {
+		t.Errorf("got %v", err)
+	}
+	mustContain(t, report, "Conversion of", "700 0 0 0 crm/hubspot")
+	text, err := os.ReadFile(out)
+	if err != nil || string(text) != strings.Join(texts, "\n")+"\n" {
+		t.Errorf("got %v and %d rows, want the rows in their order", err, strings.Count(string(text), "\n"))
+	}
+	if _, _, err := run(t, t.Context(), nil, Options{Path: out, RowsFile: out}); err == nil {
+		t.Error("a file that exists is replaced")
 	}
 }
 

@@ -100,9 +100,7 @@ func (s *sender) once(ctx context.Context, items []*item) (later []*item, err er
 	request, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(grace, cancel) })()
-	var answer struct {
-		Data []rowAnswer `json:"data"`
-	}
+	var answer batchAnswer
 	err = s.do(request, http.MethodPost, importPath, body(items), &answer)
 	if err == nil {
 		s.reached.Store(true)
@@ -149,6 +147,11 @@ func body(items []*item) json.RawMessage {
 		b = append(b, it.body...)
 	}
 	return append(b, "]}"...)
+}
+
+// A batchAnswer is the broker's response to a batch.
+type batchAnswer struct {
+	Data []rowAnswer `json:"data"`
 }
 
 // A rowAnswer is what the broker says of one row.
