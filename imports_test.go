@@ -43,9 +43,10 @@ var allowed = map[string]string{
 
 	// The library: the facade, the engine and its mechanism. Stores, journal and webhooks know
 	// the records and none of these.
-	"broker":                        "broker/connector broker/internal/engine broker/internal/inject broker/internal/pace broker/internal/revocation broker/internal/tracing broker/record broker/secret",
+	"broker":                        "broker/connector broker/internal/clock broker/internal/engine broker/internal/inject broker/internal/pace broker/internal/revocation broker/internal/standby broker/internal/tracing broker/record broker/secret",
 	"broker/internal/engine":        "broker/connector broker/guard broker/internal/breaker broker/internal/clock broker/internal/inject broker/internal/outage broker/internal/pace broker/internal/revocation broker/internal/sharded broker/internal/storequeue broker/internal/sweep broker/internal/tokenendpoint broker/record broker/secret broker/internal/tracing",
 	"broker/internal/sweep":         "broker/connector broker/internal/clock broker/internal/storequeue broker/internal/tracing broker/record broker/secret",
+	"broker/internal/standby":       "broker/internal/clock broker/record",
 	"broker/internal/breaker":       "broker/connector broker/internal/clock broker/internal/priority broker/record broker/secret",
 	"broker/internal/revocation":    "broker/connector broker/internal/clock broker/internal/tokenendpoint broker/internal/tracing broker/record broker/secret",
 	"broker/internal/storequeue":    "broker/internal/priority broker/record",

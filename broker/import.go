@@ -27,8 +27,11 @@ type Imported struct {
 // Repeating an import never breaks a connection: credentials that are known to be older
 // than the stored ones do not replace them.
 //
-// Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrStoreUnavailable]. After the
-// first two nothing was stored; after the last it may have been.
+// An import that puts the connection into standby waits, as [Broker.EnterStandby] does.
+//
+// Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrRefreshing],
+// [record.ErrStoreUnavailable]. After the first two nothing was stored; after the others it may
+// have been.
 func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import) (_ *Imported, err error) {
 	i := importing{key: key, imp: imp, now: b.engine.Now()}
 	ctx, span := b.engine.StartSpan(ctx, "token_broker.import", trace.WithAttributes(tracing.ConnectorAttribute(key)))
@@ -64,6 +67,11 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 	}
 	if rec.Cycle.Queued {
 		r.Start(ctx, pace.Imported)
+	}
+	if imp.Standby != nil && *imp.Standby {
+		if err := b.waiter.Wait(ctx, rec); err != nil {
+			return nil, err
+		}
 	}
 	return i.done(rec), nil
 }

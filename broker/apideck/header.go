@@ -31,6 +31,9 @@ const (
 	// DryRunHeader asks an import only to say what it would do.
 	DryRunHeader = "X-Token-Broker-Dry-Run"
 
+	// StandbyHeader puts the connection of an import into standby, or activates it.
+	StandbyHeader = "X-Token-Broker-Standby"
+
 	// Response headers of the Proxy API.
 	RequestIDHeader       = "X-Apideck-Request-Id"
 	DownstreamErrorHeader = "X-Apideck-Downstream-Error"

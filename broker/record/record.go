@@ -25,6 +25,10 @@ type Record struct {
 	Settings map[string]any
 	Metadata map[string]any
 
+	// Standby says that another system refreshes the tokens: the broker neither redeems nor
+	// revokes anything. A tombstone keeps it, for token responses that arrive late.
+	Standby bool
+
 	// Credentials are nil for connections without an OAuth token.
 	Credentials *Credentials
 

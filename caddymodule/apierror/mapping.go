@@ -17,6 +17,9 @@ import (
 // storeRetryAfter is the Retry-After while the store is unavailable.
 const storeRetryAfter = 5 * time.Second
 
+// standbyRetryAfter is the Retry-After of a connection in standby: until its next import.
+const standbyRetryAfter = time.Minute
+
 // Of returns the response for err. It is the only mapping from errors to HTTP.
 func Of(err error, now time.Time) *Error {
 	var (
@@ -29,6 +32,10 @@ func Of(err error, now time.Time) *Error {
 		return api
 	case errors.As(err, &input):
 		return inputError(input)
+	case errors.Is(err, record.ErrStandby):
+		e := newError(http.StatusServiceUnavailable, "StandbyError", err)
+		e.retryAfter = standbyRetryAfter
+		return e
 	case errors.As(err, &token):
 		return tokenError(token, now)
 	case errors.Is(err, ErrUnauthorized):
@@ -60,6 +67,10 @@ func Of(err error, now time.Time) *Error {
 		return downstreamError(err)
 	case errors.Is(err, broker.ErrNotBegun):
 		return newError(http.StatusServiceUnavailable, "ServiceUnavailableError", err)
+	case errors.Is(err, record.ErrRefreshing):
+		e := newError(http.StatusServiceUnavailable, "ServiceUnavailableError", err)
+		e.retryAfter = storeRetryAfter
+		return e
 	case errors.Is(err, record.ErrStoreUnavailable), errors.Is(err, record.ErrShuttingDown),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return unavailable(err, storeRetryAfter)

@@ -1,6 +1,7 @@
 // Package command adds subcommands to Caddy: `connectors` lists and describes the known
 // connectors, `store` checks and rebuilds the embedded store, `import` sends a file of
-// connections to a running broker, and `verify` compares one with those that it has.
+// connections to a running broker, `verify` compares one with those that it has, and `activate`
+// and `standby` say whether the broker or another system refreshes them.
 package command
 
 import (

@@ -47,11 +47,12 @@ The API key is read from TOKEN_BROKER_API_KEY or --key-file.`,
 		Func: func(fl caddycmd.Flags) (int, error) {
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
+			value := func(name string) string { return fl.Lookup(name).Value.String() }
 			o := verifying.Options{
 				Application: fl.String("app"), Results: fl.String("results"),
 				Probe: fl.Bool("probe"), ProbeRate: fl.Int("probe-rate"), Out: os.Stdout,
 			}
-			if err := verify(ctx, o, flags, fl.Args()); err != nil {
+			if err := verify(ctx, o, value, fl.Args()); err != nil {
 				return caddy.ExitCodeFailedStartup, err
 			}
 			return caddy.ExitCodeSuccess, nil
@@ -60,7 +61,7 @@ The API key is read from TOKEN_BROKER_API_KEY or --key-file.`,
 }
 
 // verify is one run of `token-broker verify`.
-func verify(ctx context.Context, o verifying.Options, flags *flag.FlagSet, args []string) error {
+func verify(ctx context.Context, o verifying.Options, value func(flag string) string, args []string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("verify needs one file, or - for standard input; got %d", len(args))
 	}
@@ -68,7 +69,7 @@ func verify(ctx context.Context, o verifying.Options, flags *flag.FlagSet, args 
 		return errors.New("--probe-rate must be between 1 and 1000")
 	}
 	var err error
-	if o.Client, err = client.FromFlags(flags); err != nil {
+	if o.Client, err = client.FromFlags(value); err != nil {
 		return err
 	}
 	var in io.Reader = os.Stdin

@@ -33,7 +33,8 @@ func TestVerifyReadsTheFile(t *testing.T) { //nolint:paralleltest // it sets a v
 			t.Fatal(err)
 		}
 		var out strings.Builder
-		err := verify(t.Context(), verifying.Options{Application: "my-app", ProbeRate: rate, Out: &out}, flags, args)
+		err := verify(t.Context(), verifying.Options{Application: "my-app", ProbeRate: rate, Out: &out},
+			func(name string) string { return flags.Lookup(name).Value.String() }, args)
 		return out.String(), err
 	}
 	if out, err := run(5, file); err != nil || !strings.HasPrefix(out, "1 rows: 1 same, 0 different, 0 missing\nconnections: 1 healthy") {

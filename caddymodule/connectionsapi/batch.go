@@ -18,9 +18,18 @@ func (api *Handler) importBatch(w http.ResponseWriter, r *http.Request, c reques
 	if err != nil {
 		return err
 	}
+	standby, err := apideck.BoolValue(r.Header, apideck.StandbyHeader)
+	if err != nil {
+		return err
+	}
 	rows, err := apideck.ParseImports(limitBody(w, r, apideck.MaxBatchBody), c.application)
 	if err != nil {
 		return bodyError(err)
+	}
+	for _, row := range rows {
+		if row.Err == nil {
+			row.Import.Standby = standby
+		}
 	}
 	results := make([]apideck.ImportedRow, len(rows))
 	errs := api.newRowErrors(r)
@@ -65,7 +74,7 @@ func (api *Handler) verifyBatch(w http.ResponseWriter, r *http.Request, c reques
 			result.StatusCode, result.Error = e.Status, e
 		}
 		if conn := found.Connection; conn != nil {
-			result.State, result.Health, result.ProbeURL = conn.State, conn.Health, conn.Connector.ProbeURL()
+			result.State, result.Health, result.Standby, result.ProbeURL = conn.State, conn.Health, conn.Standby, conn.Connector.ProbeURL()
 		}
 	}
 	return apideck.WriteData(w, results)

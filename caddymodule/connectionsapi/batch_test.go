@@ -126,6 +126,35 @@ func TestDryRunOfABatchStoresNothing(t *testing.T) {
 	}
 }
 
+func TestStandbyHeaderIsForEveryRow(t *testing.T) {
+	t.Parallel()
+	api := newAPI(t, brokertest.NewProvider())
+	// Their tokens have expired, so without standby they would be refreshed.
+	expired := func(consumer string) string {
+		return strings.Replace(batchRow(consumer, "a", "r-"+consumer), `"expires_at": "2`, `"expires_at": "1`, 1)
+	}
+	body := batchOf(expired("jane"), "{}", expired("joe"))
+	for _, dryRun := range []string{"true", "false"} {
+		for i, row := range postBatch(t, api, "connections/import", body, "X-Token-Broker-Standby", "true", "X-Token-Broker-Dry-Run", dryRun) {
+			if want := i != 1; (row["result"] == "created" && row["refresh"] == "none") != want {
+				t.Errorf("row %d: got %v", i, row)
+			}
+		}
+	}
+	const names = `{"consumer_id": "jane", "unified_api": "crm", "service_id": "acme"}, {"consumer_id": "joe", "unified_api": "crm", "service_id": "acme"}`
+	for i, row := range postBatch(t, api, "connections/verify", `{"salt": "`+strings.Repeat("00", 16)+`", "connections": [`+names+`]}`) {
+		if row["standby"] != true || row["result"] != "same" {
+			t.Errorf("row %d: got %v, want standby", i, row)
+		}
+	}
+	for i, row := range postBatch(t, api, "connections/import", body, "X-Token-Broker-Standby", "false") {
+		if want := i != 1; (row["result"] == "kept" && row["refresh"] == "queued") != want {
+			t.Errorf("activated, row %d: got %v", i, row)
+		}
+	}
+	caddytest.WantError(t, caddytest.Do(t, api, "POST", vault+"connections/import", body, append(as(""), "X-Token-Broker-Standby", "yes")...), 400, "RequestHeadersValidationError")
+}
+
 func TestBadDryRunHeaderIsNamed(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, brokertest.NewProvider())

@@ -133,6 +133,8 @@ type methods = map[string]func(*Handler, http.ResponseWriter, *http.Request, req
 // routes are the paths below /vault/.
 var routes = []route{
 	{"connections", methods{http.MethodGet: (*Handler).list}},
+	{"connections/activate", methods{http.MethodPost: (*Handler).activate}},
+	{"connections/standby", methods{http.MethodPost: (*Handler).enterStandby}},
 	{"connections/import", methods{http.MethodPost: (*Handler).importBatch}},
 	{"connections/verify", methods{http.MethodPost: (*Handler).verifyBatch}},
 	{"connections/{unified_api}/{service_id}", methods{

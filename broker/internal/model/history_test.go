@@ -16,6 +16,7 @@ type history struct {
 	rec     *record.Record // as it is stored; nil before the first save
 	savedAt time.Time
 	saves   int
+	quiet   bool // a switch to standby has ended, and nothing has ended the standby since
 
 	// replaced has the access and refresh tokens that were replaced, since the connection
 	// was last created, with the time.
@@ -77,6 +78,7 @@ func (h *history) saved(p *process, next *record.Record, begun time.Time) {
 		w.violate("generation goes back from %d to %d", prev.Generation, next.Generation)
 	}
 	h.checkJournal(p, next, begun)
+	h.checkStandby(p, prev, next)
 	h.checkLease(p, prev, next, begun)
 	h.checkCycle(p, prev, next)
 	h.checkCredentials(p, prev, next)
@@ -115,6 +117,9 @@ func describe(rec *record.Record) string {
 	}
 	if rec.Cycle.Queued {
 		parked += " queued"
+	}
+	if rec.Standby {
+		parked += " standby"
 	}
 	return sprint("gen", rec.Generation, creds, "lease", lease, "cycle", rec.Cycle.Phase, rec.Cycle.Class, "ambiguous", rec.Cycle.Ambiguous, parked)
 }

@@ -42,8 +42,10 @@ func (w *world) operate(rng *rand.Rand) {
 				w.call(r.current, key, rng)
 			}
 		}
-	case n < 46:
+	case n < 44:
 		w.importTokens(rng, p, key)
+	case n < 46:
+		w.switchStandby(rng, p, key)
 	case n < 48:
 		w.importSettings(p, key)
 	case n < 50:
@@ -254,6 +256,9 @@ func (w *world) importTokens(rng *rand.Rand, p *process, key record.Key) {
 	imp := &record.Import{Credentials: &record.ImportCredentials{
 		AccessToken: secret.New(access), RefreshToken: secret.New(t.value), IssuedAt: issuedAt, ExpiresIn: &expiresIn,
 	}}
+	if rng.IntN(12) == 0 {
+		imp.Standby = new(rng.IntN(2) == 0)
+	}
 	begun := time.Now()
 	w.run(p, "import", time.Minute, func(ctx context.Context) error {
 		done, err := p.broker.Import(ctx, key, imp)

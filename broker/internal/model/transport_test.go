@@ -118,6 +118,7 @@ func (p *process) attempt(value, secret string) *attempt {
 			a.lease = lease
 			w.attempts[lease.id] = a
 			lease.attempt = a
+			h.checkQuiet(p, lease)
 		}
 	}
 	w.logf("%s: redeems %s (%s)", p.name, value, a.kind)

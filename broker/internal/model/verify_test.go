@@ -70,6 +70,7 @@ func (w *world) checkRefusal(h *history, p *process, saves int, begun time.Time,
 // demand asks every replica for every connection's credential until all planned retries
 // and cooldowns must be over.
 func (w *world) demand() {
+	w.activateAll()
 	for _, wait := range []time.Duration{0, time.Minute, 6 * time.Minute, 20 * time.Minute, 61 * time.Minute, 3 * time.Minute} {
 		time.Sleep(wait)
 		w.mu.Lock()

@@ -83,6 +83,9 @@ func TestARefusalIsReportedAtOnce(t *testing.T) {
 		case "/refused":
 			w.WriteHeader(http.StatusNotFound)
 			_, _ = w.Write([]byte(`{"type_name": "ConnectorNotFoundError", "message": "no such connector"}`))
+		case "/standby":
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = w.Write([]byte(`{"type_name": "StandbyError", "message": "in standby"}`))
 		case "/redirect":
 			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 		default:
@@ -91,6 +94,7 @@ func TestARefusalIsReportedAtOnce(t *testing.T) {
 	})
 	for path, want := range map[string]string{
 		"/refused":  "ConnectorNotFoundError (404): no such connector",
+		"/standby":  "StandbyError (503): in standby",
 		"/redirect": "the server answered 307 Temporary Redirect; is it a token broker",
 	} {
 		requests.Store(0)
@@ -170,7 +174,7 @@ func TestFlagsNameTheBroker(t *testing.T) { //nolint:paralleltest // it sets a v
 		if err := flags.Parse(args); err != nil {
 			t.Fatal(err)
 		}
-		return FromFlags(flags)
+		return FromFlags(func(name string) string { return flags.Lookup(name).Value.String() })
 	}
 	c, err := parse("--app", "my-app")
 	if err != nil || c.key.Reveal() != "from-environment" || c.base.String() != "http://localhost:8080" || c.app != "my-app" {

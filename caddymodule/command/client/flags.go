@@ -27,9 +27,9 @@ func AddFlags(flags *flag.FlagSet) {
 	flags.Bool("insecure-http", false, "Send the API key over plain HTTP to a host that is not loopback")
 }
 
-// FromFlags returns the client that the flags of [AddFlags] describe.
-func FromFlags(flags *flag.FlagSet) (*Client, error) {
-	value := func(name string) string { return flags.Lookup(name).Value.String() }
+// FromFlags returns the client that the flags of [AddFlags] describe. value returns the value of
+// a flag as text.
+func FromFlags(value func(name string) string) (*Client, error) {
 	key, err := readKey(value("key-file"))
 	if err != nil {
 		return nil, err

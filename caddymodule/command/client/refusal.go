@@ -54,6 +54,9 @@ func refusal(resp *http.Response) (time.Duration, error) {
 	if text, err := io.ReadAll(io.LimitReader(resp.Body, maxError)); err == nil && json.Unmarshal(text, &body) == nil {
 		e.TypeName, e.Message = body.TypeName, body.Message
 	}
+	if e.TypeName == "StandbyError" {
+		return never, e // the broker will not end that by itself
+	}
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusBadGateway, http.StatusGatewayTimeout:
 		return retryAfter(resp.Header, time.Now()), e
