@@ -95,7 +95,7 @@ Nango's database from NANGO_ENCRYPTION_KEY. docs/migrating.md is the guide.`,
 			var broker *client.Client
 			if c.options.RowsFile == "" {
 				var err error
-				if broker, err = client.FromFlags(flags); err != nil {
+				if broker, err = client.FromFlags(fl.String); err != nil {
 					return caddy.ExitCodeFailedStartup, err
 				}
 			}
