@@ -52,8 +52,8 @@ func decodeJSON(text []byte) (any, error) {
 	return v, nil
 }
 
-// value returns the value at a path, nil if there is none. An empty text is none, and so is
-// the \N of PostgreSQL's text format. Names match regardless of case and underscores if none
+// value returns the value at a path, or nil. An empty text counts as absent, and so does the
+// \N of PostgreSQL's text format. Names match regardless of case and underscores if none
 // is the same: frameworks and databases spell userId, user_id and userid.
 func (c *columns) value(path string) any {
 	if name, ok := c.name(path); ok {
@@ -127,7 +127,7 @@ func (c *columns) object(name string) *columns {
 	return nil
 }
 
-// text returns the text at a path, empty if there is none. A number is text too; an object or
+// text returns the text at a path, or an empty one. A number is text too; an object or
 // a list is an error.
 func (c *columns) text(path string) (string, error) {
 	return textOf(path, c.value(path))

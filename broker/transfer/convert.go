@@ -13,7 +13,7 @@ import (
 type Result struct {
 	Row      *Row
 	Skipped  string  // why the record is no connection, and Row is nil; empty for others
-	Expiry   *Expiry // how the expiry was read; nil if there is none
+	Expiry   *Expiry // how the expiry was read; nil if the record has none
 	ClientID string  // of the OAuth client that the grant belongs to; empty if unknown
 }
 

@@ -53,8 +53,8 @@ var layouts = []struct {
 	{"2006-01-02", UnitLocal},
 }
 
-// parseExpiry reads an expiry in whatever unit the source has. It is nil if the value says that
-// there is none: nothing, 0, or the year 1, which is the zero time of Go. A time without a zone
+// parseExpiry reads an expiry in any unit. It is nil if the token has no known expiry: the value
+// is absent, 0, or in the year 1, which is the zero time of Go. A time without a zone
 // is in zone.
 func parseExpiry(column string, value any, zone *time.Location) (*Expiry, error) {
 	text, err := textOf(column, value)
@@ -102,8 +102,8 @@ func (e *Expiry) fromNumber(n float64) (*Expiry, error) {
 	return e, nil
 }
 
-// parseTime reads a time that cannot be a lifetime, such as that of issue. It is zero if there
-// is none.
+// parseTime reads a time that cannot be a lifetime, such as that of issue. It is zero if the value
+// is absent.
 func parseTime(column string, value any, zone *time.Location) (time.Time, error) {
 	e, err := parseExpiry(column, value, zone)
 	if err != nil || e == nil {
@@ -115,7 +115,7 @@ func parseTime(column string, value any, zone *time.Location) (time.Time, error)
 	return e.At, nil
 }
 
-// parseLifetime reads a number of seconds, nil if there is none.
+// parseLifetime reads a number of seconds. It is nil if the value is absent.
 func parseLifetime(column string, value any) (*time.Duration, error) {
 	text, err := textOf(column, value)
 	if err != nil || text == "" {

@@ -73,7 +73,7 @@ func prepareNango(c *columns) error {
 }
 
 // A decrypter decrypts what Nango encrypts: AES-256-GCM without additional data, with an IV of
-// 12 bytes and a tag of 16. Each is in a column of its own, in base64.
+// 12 bytes and a tag of 16. Each has its own column, in base64.
 type decrypter struct {
 	aead   cipher.AEAD // nil without a key
 	proven bool        // the key has decrypted a row

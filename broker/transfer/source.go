@@ -133,10 +133,12 @@ func (r *Record) AppendRefused(dst []byte, reason error) []byte {
 		}
 		return nil
 	}
-	for i, name := range r.header {
-		if i < len(r.fields) {
-			_ = member(name, quoteJSON(r.fields[i])) // returns nil
+	for i, field := range r.fields {
+		name := fmt.Sprintf("column %d", i+1) // one more than the header has
+		if i < len(r.header) {
+			name = r.header[i]
 		}
+		_ = member(name, quoteJSON(field)) // returns nil
 	}
 	if r.header == nil && eachMember([]byte(r.text), func(name string, value json.RawMessage) error { return member(name, value) }) != nil {
 		dst = dst[:end]

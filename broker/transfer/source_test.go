@@ -72,6 +72,15 @@ func TestALineThatIsNoObjectIsFedBackAsText(t *testing.T) {
 	}
 }
 
+func TestARowOfTooManyColumnsKeepsThem(t *testing.T) {
+	t.Parallel()
+	recs, _ := records(t, "a,b\n1,2,3\n")
+	want := `{"row":1,"error":"reason","a":"1","b":"2","column 3":"3"}` + "\n"
+	if got := string(recs[0].AppendRefused(nil, errors.New("reason"))); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func TestARecordNeverPrintsItsValues(t *testing.T) {
 	t.Parallel()
 	for _, file := range []string{"a,b\nSECRET,x\n", `{"a":"SECRET"}`} {

@@ -7,7 +7,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/transfer"
 )
 
-// An outcome is what became of a row. The values from created to kept are the broker's.
+// An outcome is the result of a row. The broker sends created, updated and kept.
 type outcome string
 
 const (

@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// A ledger has what became of each row: it counts, keeps the refused ones, and saves how far
-// the import is.
+// A ledger records the outcomes of rows: it counts them, keeps the refused rows, and saves how
+// far the import is.
 type ledger struct {
 	file    stateFile
 	earlier state     // of the run that was interrupted; does not change

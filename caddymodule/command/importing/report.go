@@ -9,7 +9,7 @@ import (
 	"text/tabwriter"
 )
 
-// report writes what became of the file, and returns the error of the import.
+// report writes the report, and returns the error of the import.
 func report(o *Options, l *ledger, f *findings, err error) error {
 	t := &l.state.Tally
 	if finish := f.finish(); finish != nil {

@@ -50,7 +50,7 @@ func (s *state) add(done span) {
 // A stateFile is where a state is saved. The zero stateFile saves nothing.
 type stateFile struct{ path string }
 
-// load returns the state of an earlier import of the same file, nil if there is none.
+// load returns the state of an earlier import of the same file, or nil.
 func (f stateFile) load(want fingerprint) (*state, error) {
 	text, err := os.ReadFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -4,7 +4,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
-// A tally counts what became of rows. It is part of the saved state.
+// A tally counts the outcomes of rows. It is part of the saved state.
 type tally struct {
 	Connectors map[string]*counts `json:"connectors,omitempty"`
 	Refused    map[string]int     `json:"refused,omitempty"`  // by reason
