@@ -18,9 +18,10 @@ var allowed = map[string]string{
 	"cmd/token-broker":    ".",
 	"caddymodule":         "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
 	"caddymodule/admin":   "caddymodule/tokenbroker",
-	"caddymodule/command": "caddymodule/command/client caddymodule/command/verifying caddymodule/storage caddymodule/tokenbroker broker/connector broker/transfer",
+	"caddymodule/command": "caddymodule/command/client caddymodule/command/importing caddymodule/command/verifying caddymodule/placeholder caddymodule/storage caddymodule/tokenbroker broker/connector broker/secret broker/transfer",
 
 	"caddymodule/command/client":    "broker/secret",
+	"caddymodule/command/importing": "caddymodule/command/client broker/connector broker/record broker/transfer",
 	"caddymodule/command/verifying": "caddymodule/command/client broker/secret broker/transfer",
 
 	// The handlers and the transport.
@@ -79,6 +80,7 @@ var allowed = map[string]string{
 	"broker/brokertest/answertest": "broker/record",
 	"broker/brokertest/dnstest":    "",
 	"broker/brokertest/vaulttest":  "broker/brokertest",
+	"broker/transfer/transfertest": "broker/connector broker/secret broker/transfer",
 }
 
 // foreign says which packages alone may import a dependency, tests apart. The key is a
@@ -88,6 +90,7 @@ var foreign = map[string]string{
 	"github.com/hashicorp/vault/":   "broker/vaultkv broker/brokertest/vaulttest",
 	"go.etcd.io/bbolt":              "broker/boltstore",
 	"github.com/tink-crypto/":       "broker/boltstore broker/journal broker/internal/keyfile",
+	"filippo.io/age":                "caddymodule/command/importing",
 	"github.com/caddyserver/caddy/": "cmd/token-broker caddymodule/...",
 }
 

@@ -73,3 +73,16 @@ func TestShellBlocksAreThoseOfTheTest(t *testing.T) {
 		t.Errorf("blocks are %q, want none", got)
 	}
 }
+
+// So does the first run of the guide to migrations.
+func TestMigratingGuideCanBeTried(t *testing.T) {
+	t.Parallel()
+	blocks := shellBlocks(readFromRoot(t, "docs/migrating.md"), "migrating")
+	if len(blocks) == 0 {
+		t.Fatal("docs/migrating.md has no block to test")
+	}
+	e := startExample(t)
+	for _, block := range blocks {
+		wantOutput(t, block, e.bash(t, block))
+	}
+}

@@ -84,14 +84,14 @@ func ParseRow(text []byte) (*Row, error) {
 // error. Errors do not quote values.
 func eachMember(text []byte, f func(name string, value json.RawMessage) error) error {
 	if !utf8.Valid(text) {
-		return errors.New("is not valid UTF-8")
+		return malformed("is not valid UTF-8")
 	}
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()
 	if token, err := dec.Token(); err != nil {
 		return syntaxError(err)
 	} else if token != json.Delim('{') {
-		return errors.New("is not a JSON object")
+		return malformed("is not a JSON object")
 	}
 	seen := make(map[string]bool, 8)
 	for dec.More() {
@@ -116,17 +116,23 @@ func eachMember(text []byte, f func(name string, value json.RawMessage) error) e
 		return syntaxError(err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("has data after the JSON object")
+		return malformed("has data after the JSON object")
 	}
 	return nil
 }
 
+// A malformed is the error of a line that is no JSON object.
+type malformed string
+
+// Error implements error.
+func (m malformed) Error() string { return string(m) }
+
 // syntaxError returns an error without the decoder's text, which can quote the line.
 func syntaxError(err error) error {
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return fmt.Errorf("is not valid JSON near byte %d", syntax.Offset)
+		return malformed(fmt.Sprintf("is not valid JSON near byte %d", syntax.Offset))
 	}
-	return errors.New("is not valid JSON: it ends too early")
+	return malformed("is not valid JSON: it ends too early")
 }
 
 func stringInto(dst *string, name string, value json.RawMessage) error {

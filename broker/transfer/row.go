@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"math"
 	"time"
@@ -116,18 +117,17 @@ func newWireCredentials(c *record.ImportCredentials) *wireCredentials {
 	return w
 }
 
-// Secrets returns the row's tokens and the texts in its settings, by the name of their member.
+// Secrets yields the row's tokens and the texts in its settings, with the name of their member.
 // A setting can be an API key or a password.
-func (r *Row) Secrets() map[string]secret.String {
-	secrets := make(map[string]secret.String, 2)
-	if c := r.Credentials; c != nil {
-		secrets["credentials.access_token"] = c.AccessToken
-		secrets["credentials.refresh_token"] = c.RefreshToken
-	}
-	for name, value := range r.Settings {
-		if text, ok := value.(string); ok {
-			secrets["settings."+name] = secret.New(text)
+func (r *Row) Secrets() iter.Seq2[string, secret.String] {
+	return func(yield func(string, secret.String) bool) {
+		if c := r.Credentials; c != nil && !(yield("credentials.access_token", c.AccessToken) && yield("credentials.refresh_token", c.RefreshToken)) {
+			return
+		}
+		for name, value := range r.Settings {
+			if text, ok := value.(string); ok && !yield("settings."+name, secret.New(text)) {
+				return
+			}
 		}
 	}
-	return secrets
 }

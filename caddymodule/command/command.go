@@ -1,7 +1,7 @@
 // Package command adds subcommands to Caddy: `connectors` lists and describes the known
-// connectors, `store` checks and rebuilds the embedded store, `activate` and `standby` say
-// whether the broker or another system refreshes connections, and `verify` compares a file of
-// connections with those of a running broker.
+// connectors, `store` checks and rebuilds the embedded store, `import` sends a file of
+// connections to a running broker, `verify` compares one with those that it has, and `activate`
+// and `standby` say whether the broker or another system refreshes them.
 package command
 
 import (
@@ -24,7 +24,7 @@ import (
 )
 
 func init() {
-	var dirs dirFlag
+	var dirs listFlag
 	flags := flag.NewFlagSet("connectors", flag.ExitOnError)
 	flags.String("config", "", "Configuration file whose catalogs and connector blocks are included")
 	flags.String("adapter", "", "Name of the config adapter for --config")
@@ -53,14 +53,14 @@ It works offline, alongside a running server, and needs no secrets.`,
 	})
 }
 
-// A dirFlag is a flag that can be repeated.
-type dirFlag []string
+// A listFlag is a flag that can be repeated.
+type listFlag []string
 
 // String implements [flag.Value].
-func (f *dirFlag) String() string { return strings.Join(*f, " ") }
+func (f *listFlag) String() string { return strings.Join(*f, " ") }
 
 // Set implements [flag.Value].
-func (f *dirFlag) Set(dir string) error {
+func (f *listFlag) Set(dir string) error {
 	*f = append(*f, dir)
 	return nil
 }

@@ -4,6 +4,7 @@
 //	load overload   a Vault that serves fewer requests than the broker would like
 //	load soak       many connections with short tokens, for minutes
 //	load scale      200,000 connections in each store
+//	load import     a file of ten million rows through the command `import`
 //
 // The third party and the callers are in this process, the broker and Vault are processes of
 // their own. It exits with 1 if a bound that it states was missed.
@@ -41,12 +42,13 @@ var commands = map[string]func(ctx context.Context, arguments []string) error{
 	"overload": overloadCommand,
 	"soak":     soakCommand,
 	"scale":    scaleCommand,
+	"import":   importCommand,
 	burnWord:   burn,
 }
 
 func main() {
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: load overload|soak|scale [flags]")
+		fmt.Fprintln(os.Stderr, "usage: load overload|soak|scale|import [flags]")
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

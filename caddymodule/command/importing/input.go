@@ -1,0 +1,159 @@
+package importing
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"filippo.io/age"
+	"filippo.io/age/armor"
+)
+
+// An input is the opened file.
+type input struct {
+	io.Reader
+	file *os.File     // nil for standard input
+	size int64        // in bytes; 0 if unknown
+	read atomic.Int64 // bytes of the file, before decryption
+}
+
+// openInput opens the file, and decrypts it if age has encrypted it.
+func openInput(o *Options) (*input, error) {
+	in := &input{}
+	raw := o.Input
+	if o.Path != "-" {
+		file, err := os.Open(o.Path)
+		if err != nil {
+			return nil, err
+		}
+		in.file, raw = file, file
+		info, err := file.Stat()
+		if err != nil || info.IsDir() {
+			_ = file.Close() // opened for reading
+			return nil, errors.Join(err, fmt.Errorf("%s is not a file that can be read", o.Path))
+		}
+		in.size = info.Size()
+		if info.Mode().Perm()&0o004 != 0 {
+			fmt.Fprintf(o.Err, "Warning: all users of this machine can read %s, which has secrets: chmod 600 it.\n", o.Path)
+		}
+	}
+	plain, err := decrypt(bufio.NewReaderSize(&countedReader{raw, &in.read}, 64<<10), o)
+	if err != nil {
+		in.close()
+		return nil, err
+	}
+	in.Reader = plain
+	return in, nil
+}
+
+func (in *input) close() {
+	if in.file != nil {
+		_ = in.file.Close() // opened for reading
+	}
+}
+
+// A countedReader counts the bytes that are read.
+type countedReader struct {
+	in    io.Reader
+	count *atomic.Int64
+}
+
+// Read implements [io.Reader].
+func (c *countedReader) Read(p []byte) (int, error) {
+	n, err := c.in.Read(p)
+	c.count.Add(int64(n))
+	return n, err
+}
+
+// How files begin that age has encrypted, in bytes and as text.
+const (
+	ageMagic = "age-encryption.org/"
+	ageArmor = armor.Header
+)
+
+// decrypt returns the plain text of in.
+func decrypt(in *bufio.Reader, o *Options) (io.Reader, error) {
+	start, _ := in.Peek(len(ageArmor)) // a short file has less
+	var encrypted io.Reader = in
+	switch {
+	case bytes.HasPrefix(start, []byte(ageMagic)):
+	case bytes.HasPrefix(start, []byte(ageArmor)):
+		encrypted = armor.NewReader(in)
+	default:
+		return in, nil
+	}
+	identities, err := identities(o)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := age.Decrypt(encrypted, identities...)
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be decrypted: %w", o.Path, err)
+	}
+	return plain, nil
+}
+
+// identities returns what decrypts the file.
+func identities(o *Options) ([]age.Identity, error) {
+	switch {
+	case o.IdentityFile != "":
+		file, err := os.Open(o.IdentityFile)
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		ids, err := age.ParseIdentities(file)
+		if err != nil { // its text can quote a line of the file
+			return nil, fmt.Errorf("%s has no age identities, such as age-keygen writes", o.IdentityFile)
+		}
+		return ids, nil
+	case o.PassphraseFile != "":
+		text, err := os.ReadFile(o.PassphraseFile)
+		if err != nil {
+			return nil, err
+		}
+		id, err := age.NewScryptIdentity(strings.TrimRight(string(text), "\r\n"))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", o.PassphraseFile, err)
+		}
+		return []age.Identity{id}, nil
+	default:
+		return nil, fmt.Errorf("%s is encrypted by age: give --identity or --passphrase-file", o.Path)
+	}
+}
+
+// A fingerprint tells whether an import that was interrupted is the same as this one.
+type fingerprint struct {
+	Size     int64     `json:"size"`
+	Modified time.Time `json:"modified"`
+	Start    string    `json:"start"`   // SHA-256 of the first bytes
+	Options  string    `json:"options"` // SHA-256 of what changes the meaning of rows
+}
+
+func newFingerprint(in *input, o *Options) (fingerprint, error) {
+	info, err := in.file.Stat()
+	if err != nil {
+		return fingerprint{}, err
+	}
+	start := make([]byte, 64<<10)
+	n, err := in.file.ReadAt(start, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fingerprint{}, err
+	}
+	sum := sha256.Sum256(start[:n])
+	c := &o.Convert
+	options := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %v %q %v %v %v", o.Target, o.Application, c.Format, c.Map, c.Connectors, c.Consumer,
+		c.Zone, o.Standby, o.Check.MinLifetime))
+	return fingerprint{
+		Size: info.Size(), Modified: info.ModTime().UTC(),
+		Start: hex.EncodeToString(sum[:]), Options: hex.EncodeToString(options[:]),
+	}, nil
+}

@@ -1,0 +1,85 @@
+package importing
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/transfer"
+)
+
+// Options say what is imported, and how.
+type Options struct {
+	// Path is the file; "-" is Input.
+	Path  string
+	Input io.Reader
+	// IdentityFile and PassphraseFile decrypt a file that age has encrypted.
+	IdentityFile, PassphraseFile string
+
+	// Application is that of all rows. Rows that name another one are skipped. It may be empty
+	// with RowsFile.
+	Application string
+	// Convert says how rows become connections.
+	Convert transfer.Options
+	// Check says which rows are not sent.
+	Check transfer.Check
+
+	// Target is the URL of the broker, for reports.
+	Target string
+	// Do sends a request to the broker, as [client.Client.Do] does. It also sends the headers
+	// that Standby and DryRun stand for.
+	Do      func(ctx context.Context, method, path string, body, into any) error
+	Standby bool
+	DryRun  bool
+	// Parallel is the number of batches that are sent at a time; 0 means 4.
+	Parallel int
+
+	// RowsFile is the file to which canonical rows are written, in place of the broker; empty
+	// for an import.
+	RowsFile string
+
+	// Results is the file of refused rows; empty means one beside Path.
+	Results string
+	// Verbose prints a line for each row.
+	Verbose bool
+	// Out receives the report, and Err progress and warnings.
+	Out, Err io.Writer
+	// Terminal says that Err is a terminal, where one line of progress is enough.
+	Terminal bool
+}
+
+const defaultParallel = 4
+
+func (o *Options) parallel() int {
+	if o.Parallel > 0 {
+		return o.Parallel
+	}
+	return defaultParallel
+}
+
+// results returns the path of the file of refused rows.
+func (o *Options) results() string {
+	switch {
+	case o.Results != "":
+		return o.Results
+	case o.Path == "-":
+		return "import.refused.ndjson"
+	case o.DryRun, o.RowsFile != "": // must not replace the file of an import that was interrupted
+		return o.Path + ".dry-run.ndjson"
+	default:
+		return o.Path + ".refused.ndjson"
+	}
+}
+
+func (o *Options) validate() error {
+	switch {
+	case o.Path == "":
+		return errors.New("name the file to import, or - for standard input")
+	case o.results() == o.Path:
+		return errors.New("--results must not be the file that is imported")
+	case o.IdentityFile != "" && o.PassphraseFile != "":
+		return errors.New("--identity and --passphrase-file exclude each other")
+	default:
+		return nil
+	}
+}

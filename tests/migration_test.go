@@ -1,0 +1,130 @@
+package tests
+
+import (
+	"bytes"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
+)
+
+// noProvider: no token of a migration is refreshed.
+var noProvider = oauthserver.Config{}
+
+// migrationRows is how many rows are imported. TOKEN_BROKER_IMPORT_ROWS sets more.
+func migrationRows(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("TOKEN_BROKER_IMPORT_ROWS")
+	if text == "" {
+		return 2000
+	}
+	rows, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rows
+}
+
+// A batchRelay is between the command and the broker, and counts batches.
+type batchRelay struct {
+	*httptest.Server
+	mu      sync.Mutex
+	batches int // guarded by mu
+	// arrived is called with each batch that the broker has answered, before the command gets
+	// the answer. It reports whether the command gets it.
+	arrived func(batch int) bool
+}
+
+func newBatchRelay(t *testing.T, target string) *batchRelay {
+	t.Helper()
+	to, err := url.Parse(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &batchRelay{}
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	proxy.Transport = &http.Transport{DisableKeepAlives: true}
+	proxy.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }
+	proxy.ModifyResponse = func(*http.Response) error {
+		r.mu.Lock()
+		r.batches++
+		batch := r.batches
+		r.mu.Unlock()
+		if r.arrived != nil && !r.arrived(batch) {
+			return errors.New("the answer is lost")
+		}
+		return nil
+	}
+	r.Server = httptest.NewServer(proxy)
+	t.Cleanup(r.Close)
+	return r
+}
+
+// TestAnImportSurvivesCrashes kills the command after the broker has stored a batch, and before
+// the command knows that. The same command goes on. Then the broker is killed, and comes back.
+// Each row is stored, and the report is exact.
+func TestAnImportSurvivesCrashes(t *testing.T) {
+	inEveryStore(t, func(t *testing.T, d *deployment) {
+		ports := ports{freePort(t), freePort(t), freePort(t)}
+		caddyfile := d.caddyfile(t, ports)
+		p := d.runCaddyfile(t, ports, caddyfile)
+		p.awaitReady(t)
+		relay := newBatchRelay(t, p.apiURL(""))
+		m := newMigration(t, d, "canonical", migrationRows(t))
+		refused, stored := m.refused()
+
+		killed := m.command(relay.URL, "--parallel", "2")
+		relay.arrived = func(batch int) bool {
+			if batch == 4 {
+				_ = killed.Process.Kill() // the batch is sent again
+			}
+			return batch < 4
+		}
+		if report := m.run(t, killed); total.MatchString(report) {
+			t.Fatalf("the command was not killed:\n%s", report)
+		}
+		relay.mu.Lock()
+		before := relay.batches
+		relay.mu.Unlock()
+
+		crashed := make(chan struct{})
+		relay.arrived = func(batch int) bool {
+			if batch == before+2 {
+				p.signal(t, os.Kill)
+				close(crashed)
+			}
+			return batch < before+2 || p.hasExited()
+		}
+		var report bytes.Buffer
+		resumed := m.command(relay.URL, "--parallel", "2")
+		resumed.Stdout, resumed.Stderr = &report, &report
+		if err := resumed.Start(); err != nil {
+			t.Fatal(err)
+		}
+		<-crashed
+		p.awaitExit(t)
+		again := d.runCaddyfile(t, ports, caddyfile)
+		again.awaitReady(t)
+		_ = resumed.Wait() // refused rows make it fail
+
+		m.wantRefused(t, m.path+".refused.ndjson")
+		got := sums(t, report.String())
+		if got[0]+got[1]+got[2] != stored || got[3] != len(refused) {
+			t.Errorf("got %v, want %d stored and %d refused\n%s", got, stored, len(refused), report.String())
+		}
+		// At most one batch of each worker was sent again, at each of the two crashes.
+		if most := 4 * 250; got[2] > most {
+			t.Errorf("%d rows were sent again, want at most %d", got[2], most)
+		}
+		if got := sums(t, m.run(t, m.command(again.apiURL("")))); got != [4]int{2: stored, 3: len(refused)} {
+			t.Errorf("importing again: got %v, want all %d kept", got, stored)
+		}
+	})
+}
