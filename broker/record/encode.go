@@ -28,6 +28,7 @@ type recordJSON struct {
 	UpdatedAt   time.Time        `json:"updated_at,omitzero"`
 	Deleted     time.Time        `json:"deleted,omitzero"`
 	Enabled     bool             `json:"enabled"`
+	Standby     bool             `json:"standby,omitempty"`
 	Settings    map[string]any   `json:"settings,omitempty"`
 	Metadata    map[string]any   `json:"metadata,omitempty"`
 	Credentials *credentialsJSON `json:"credentials,omitempty"`
@@ -84,7 +85,7 @@ func Encode(r *Record) ([]byte, error) {
 	w := recordJSON{
 		Format: recordFormat, Application: r.Key.Application, Consumer: r.Key.Consumer,
 		UnifiedAPI: r.Key.Connector.UnifiedAPI, ServiceID: r.Key.Connector.ServiceID,
-		CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(), Deleted: r.Deleted.UTC(), Enabled: r.Enabled,
+		CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(), Deleted: r.Deleted.UTC(), Enabled: r.Enabled, Standby: r.Standby,
 		Settings: r.Settings, Metadata: r.Metadata, Generation: r.Generation,
 		Imported: r.Imported, Replaced: r.Replaced, Lease: (*leaseJSON)(r.Lease), Cycle: cycleJSON(r.Cycle),
 	}
@@ -121,7 +122,7 @@ func Decode(key Key, b []byte) (*Record, error) {
 		return nil, fmt.Errorf("the record stored for %s belongs to %s", key, got)
 	}
 	r := &Record{
-		Key: key, CreatedAt: w.CreatedAt, UpdatedAt: w.UpdatedAt, Deleted: w.Deleted, Enabled: w.Enabled,
+		Key: key, CreatedAt: w.CreatedAt, UpdatedAt: w.UpdatedAt, Deleted: w.Deleted, Enabled: w.Enabled, Standby: w.Standby,
 		Settings: w.Settings, Metadata: w.Metadata, Generation: w.Generation,
 		Imported: w.Imported, Replaced: w.Replaced, Lease: (*Lease)(w.Lease), Cycle: Cycle(w.Cycle),
 	}

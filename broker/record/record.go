@@ -25,6 +25,10 @@ type Record struct {
 	Settings map[string]any
 	Metadata map[string]any
 
+	// Standby means that another system refreshes the tokens: nothing is redeemed, revoked or
+	// tried.
+	Standby bool
+
 	// Credentials are nil for connections without an OAuth token.
 	Credentials *Credentials
 
