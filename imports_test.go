@@ -18,7 +18,7 @@ var allowed = map[string]string{
 	"cmd/token-broker":    ".",
 	"caddymodule":         "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
 	"caddymodule/admin":   "caddymodule/tokenbroker",
-	"caddymodule/command": "caddymodule/storage caddymodule/tokenbroker broker/connector",
+	"caddymodule/command": "caddymodule/storage caddymodule/tokenbroker broker/connector broker/record broker/storecopy",
 
 	// The handlers and the transport.
 	"caddymodule/connectionsapi": "caddymodule/tokenbroker caddymodule/apierror broker broker/apideck broker/connector broker/record",
@@ -50,6 +50,8 @@ var allowed = map[string]string{
 	"broker/apideck":                "broker/connector broker/record broker/secret",
 	"broker/transfer":               "broker/apideck broker/connector broker/record broker/secret",
 	"broker/webhook":                "broker/guard broker/internal/retryafter broker/record broker/secret",
+	"broker/storecopy":              "broker/internal/quiesce broker/record",
+	"broker/internal/quiesce":       "broker/connector broker/record",
 	"broker/vaultkv":                "broker/connector broker/record broker/secret",
 	"broker/boltstore":              "broker/boltstore/internal/boltfile broker/connector broker/internal/keyfile broker/record",
 	"broker/journal":                "broker/internal/keyfile broker/record",

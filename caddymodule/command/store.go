@@ -21,12 +21,16 @@ func init() {
 	flags.String("adapter", "", "Name of the config adapter for --config")
 	flags.String("dir", "", "Directory of the store, in place of --config")
 	flags.String("out", "", "File that rebuild creates")
+	flags.String("from", "", "Configuration file that names the store to copy from")
+	flags.String("to", "", "Configuration file that names the store to copy to")
+	flags.Bool("replace", false, "Replace what the store that is copied to has already, unless that is newer")
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "store",
-		Usage: "check|rebuild [--config <path> [--adapter <name>] | --dir <dir>] [--out <file>]",
-		Short: "Checks or rebuilds the embedded store",
+		Usage: "check|rebuild|copy [--config <path> [--adapter <name>] | --dir <dir>] [--out <file>] [--from <path> --to <path> [--replace]]",
+		Short: "Copies stores; checks or rebuilds the embedded store",
 		Long: `
-Finds damage in the embedded store, and saves what a damaged one still has.
+Copies connections from one store to another, finds damage in the embedded store,
+and saves what a damaged one still has.
 
   store check    reads the whole store and lists all damage, with the connections
                  that it costs. It changes nothing, and works alongside a running
@@ -34,15 +38,23 @@ Finds damage in the embedded store, and saves what a damaged one still has.
   store rebuild  saves every connection that can be read into a new database, the
                  file --out, and lists those that are lost. It changes nothing else.
                  Stop the server first.
+  store copy     copies every connection from the store that the configuration
+                 --from names to that of --to, and compares both at the end. In
+                 the old store the connections are put into standby: nothing is
+                 refreshed there any longer. It can be broken off and run again.
+                 What the new store has already is kept. The exit code is 1
+                 unless the copy is complete.
 
 Without --config and --dir it takes the default directory.`,
 		Flags: flags,
 		Func: func(fl caddycmd.Flags) (int, error) {
 			c := storeCommand{
 				config: fl.String("config"), adapter: fl.String("adapter"), dir: fl.String("dir"),
-				file: fl.String("out"), out: os.Stdout,
+				file: fl.String("out"), from: fl.String("from"), to: fl.String("to"), replace: fl.Bool("replace"), out: os.Stdout,
 			}
-			if err := c.run(context.Background(), fl.Args()); err != nil {
+			ctx, stop := interruptible()
+			defer stop()
+			if err := c.run(ctx, fl.Args()); err != nil {
 				return caddy.ExitCodeFailedStartup, err
 			}
 			return caddy.ExitCodeSuccess, nil
@@ -54,26 +66,28 @@ Without --config and --dir it takes the default directory.`,
 type storeCommand struct {
 	config, adapter, dir string
 	file                 string // for rebuild
+	from, to             string // for copy, as replace
+	replace              bool
 	out                  io.Writer
 }
 
 func (c *storeCommand) run(ctx context.Context, args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("store needs one of the words check and rebuild; got %d words", len(args))
-	}
-	store, err := c.store()
-	if err != nil {
-		return err
+		return fmt.Errorf("store needs one of the words %s; got %d words", storeWords, len(args))
 	}
 	switch args[0] {
 	case "check":
-		return c.check(ctx, store)
+		return c.check(ctx)
 	case "rebuild":
-		return c.rebuild(ctx, store)
+		return c.rebuild(ctx)
+	case "copy":
+		return c.copy(ctx)
 	default:
-		return fmt.Errorf("store knows check and rebuild; got %s", args[0])
+		return fmt.Errorf("store knows %s; got %s", storeWords, args[0])
 	}
 }
+
+const storeWords = "check, rebuild and copy"
 
 // store returns the store that the flags name.
 func (c *storeCommand) store() (*storage.Embedded, error) {
@@ -106,7 +120,11 @@ func (c *storeCommand) store() (*storage.Embedded, error) {
 	return store, nil
 }
 
-func (c *storeCommand) check(ctx context.Context, store *storage.Embedded) error {
+func (c *storeCommand) check(ctx context.Context) error {
+	store, err := c.store()
+	if err != nil {
+		return err
+	}
 	r, err := store.Check(ctx)
 	if err != nil {
 		return err
@@ -124,7 +142,11 @@ func (c *storeCommand) check(ctx context.Context, store *storage.Embedded) error
 	return fmt.Errorf("%s is damaged: restore a backup that is not older than the last refresh, or stop the server and run `store rebuild`", r.Path)
 }
 
-func (c *storeCommand) rebuild(ctx context.Context, store *storage.Embedded) error {
+func (c *storeCommand) rebuild(ctx context.Context) error {
+	store, err := c.store()
+	if err != nil {
+		return err
+	}
 	if c.file == "" {
 		return errors.New("rebuild needs --out, the file to create")
 	}
