@@ -18,7 +18,7 @@ var allowed = map[string]string{
 	"cmd/token-broker":    ".",
 	"caddymodule":         "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
 	"caddymodule/admin":   "caddymodule/tokenbroker",
-	"caddymodule/command": "caddymodule/storage caddymodule/tokenbroker broker/connector broker/record broker/storecopy",
+	"caddymodule/command": "caddymodule/command/sealed caddymodule/storage caddymodule/tokenbroker broker/connector broker/export broker/record broker/storecopy broker/transfer",
 
 	// The handlers and the transport.
 	"caddymodule/connectionsapi": "caddymodule/tokenbroker caddymodule/apierror broker broker/apideck broker/connector broker/record",
@@ -32,6 +32,7 @@ var allowed = map[string]string{
 	"caddymodule/caller":             "caddymodule/apierror broker/apideck broker/secret",
 	"caddymodule/apierror":           "broker broker/guard broker/record",
 	"caddymodule/placeholder":        "broker/secret",
+	"caddymodule/command/sealed":     "",
 	"caddymodule/argument":           "",
 	"caddymodule/fields":             "",
 	"caddymodule/sandbox":            "",
@@ -50,6 +51,7 @@ var allowed = map[string]string{
 	"broker/apideck":                "broker/connector broker/record broker/secret",
 	"broker/transfer":               "broker/apideck broker/connector broker/record broker/secret",
 	"broker/webhook":                "broker/guard broker/internal/retryafter broker/record broker/secret",
+	"broker/export":                 "broker/internal/quiesce broker/record broker/transfer",
 	"broker/storecopy":              "broker/internal/quiesce broker/record",
 	"broker/internal/quiesce":       "broker/connector broker/record",
 	"broker/vaultkv":                "broker/connector broker/record broker/secret",
@@ -85,6 +87,7 @@ var foreign = map[string]string{
 	"golang.org/x/oauth2":           "broker broker/internal/tokenendpoint",
 	"github.com/hashicorp/vault/":   "broker/vaultkv broker/brokertest/vaulttest",
 	"go.etcd.io/bbolt":              "broker/boltstore",
+	"filippo.io/age":                "caddymodule/command/...",
 	"github.com/tink-crypto/":       "broker/boltstore broker/journal broker/internal/keyfile",
 	"github.com/caddyserver/caddy/": "cmd/token-broker caddymodule/...",
 }
