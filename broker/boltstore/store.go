@@ -23,6 +23,7 @@ const listBatch = 256
 // after Delete. Methods check ctx before they start; after that they wait for the disk.
 type Store struct {
 	dir     string
+	keys    keySource
 	db      *database
 	aead    tink.AEAD
 	release func()
