@@ -27,7 +27,7 @@ var allowed = map[string]string{
 
 	// The app, and what it stands on.
 	"caddymodule/tokenbroker":        "caddymodule/storage caddymodule/caller caddymodule/argument caddymodule/fields caddymodule/placeholder broker broker/connector broker/journal broker/record broker/webhook",
-	"caddymodule/storage":            "caddymodule/argument caddymodule/placeholder broker/boltstore broker/record broker/secret broker/vaultkv",
+	"caddymodule/storage":            "caddymodule/argument caddymodule/placeholder broker/boltstore broker/record broker/secret broker/storesocket broker/vaultkv",
 	"caddymodule/exchange":           "caddymodule/apierror caddymodule/fields broker broker/guard",
 	"caddymodule/caller":             "caddymodule/apierror broker/apideck broker/secret",
 	"caddymodule/apierror":           "broker broker/guard broker/record",
@@ -51,11 +51,12 @@ var allowed = map[string]string{
 	"broker/apideck":                "broker/connector broker/record broker/secret",
 	"broker/transfer":               "broker/apideck broker/connector broker/record broker/secret",
 	"broker/webhook":                "broker/guard broker/internal/retryafter broker/record broker/secret",
+	"broker/storesocket":            "broker/connector broker/record",
 	"broker/export":                 "broker/internal/quiesce broker/record broker/transfer",
 	"broker/storecopy":              "broker/internal/quiesce broker/record",
 	"broker/internal/quiesce":       "broker/connector broker/record",
 	"broker/vaultkv":                "broker/connector broker/record broker/secret",
-	"broker/boltstore":              "broker/boltstore/internal/boltfile broker/connector broker/internal/keyfile broker/record",
+	"broker/boltstore":              "broker/boltstore/internal/boltfile broker/connector broker/internal/keyfile broker/record broker/secret",
 	"broker/journal":                "broker/internal/keyfile broker/record",
 	"broker/internal/tokenendpoint": "broker/connector broker/guard broker/internal/retryafter broker/record broker/secret",
 	"broker/internal/inject":        "broker/connector broker/secret",

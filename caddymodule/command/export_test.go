@@ -4,16 +4,19 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"filippo.io/age"
+	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/storage"
 )
 
 // secretStore makes a store with a connection of each consumer, with tokens, and returns its
@@ -171,5 +174,58 @@ func TestExportIsASubcommand(t *testing.T) {
 	t.Parallel()
 	if _, ok := caddycmd.Commands()["export"]; !ok {
 		t.Error("the subcommand export is not registered")
+	}
+}
+
+// serveEmbedded opens a store as a running process does.
+func serveEmbedded(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	embedded := &storage.Embedded{Dir: dir}
+	if err := embedded.Provision(caddy.Context{Context: t.Context()}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := embedded.OpenStore(t.Context(), storage.OpenOptions{Serve: true, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.(io.Closer).Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestCommandsUseAStoreThatIsOpen(t *testing.T) {
+	t.Parallel()
+	dir, to := secretStore(t, "ann", "bob"), t.TempDir()
+	t.Run("", func(t *testing.T) {
+		serveEmbedded(t, dir)
+		c := exportCommand{config: configOf(t, dir), plaintext: true, file: filepath.Join(t.TempDir(), "out")}
+		if messages, err := runExport(t, c); err != nil {
+			t.Fatalf("%v\n%s", err, messages)
+		}
+		if content, err := os.ReadFile(c.file); err != nil || string(content) != rowOfAnn+rowOfBob {
+			t.Errorf("got %v\n%s", err, content)
+		}
+		copying := storeCommand{adapter: "caddyfile", from: c.config, to: configOf(t, to)}
+		if out, err := store(t, copying, "copy"); err != nil || !strings.Contains(out, "2 connections copied") {
+			t.Errorf("copy: %v\n%s", err, out)
+		}
+		if out, err := store(t, storeCommand{dir: dir}, "rekey"); err == nil || !strings.Contains(err.Error(), "in use") {
+			t.Errorf("rekey: %v\n%s", err, out)
+		}
+		if err := os.Chmod(filepath.Join(dir, "operator.sock"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		c.force = true
+		if _, err := runExport(t, c); err == nil || !strings.Contains(err.Error(), "they must have 0600 and 0700") {
+			t.Errorf("with a socket that others can use: %v", err)
+		}
+	})
+	if old, copied := standby(t, dir), standby(t, to); old != "ann in standby;bob in standby;" || copied != "ann in standby;bob in standby;" {
+		t.Errorf("the old store has %s, the new one %s", old, copied)
 	}
 }

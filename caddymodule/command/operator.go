@@ -24,8 +24,9 @@ type operatorStore struct {
 	cancel  context.CancelFunc // of the modules of its configuration
 }
 
-// openConfigured opens the store that a configuration names. It refuses a store for which the
-// journal of this machine has token responses.
+// openConfigured opens the store that a configuration names, through the process that has it open
+// if no other can. It refuses a store for which the journal of this machine has token responses
+// of a process that has ended.
 func openConfigured(ctx context.Context, path, adapter string) (_ *operatorStore, err error) {
 	app, err := loadApp(path, adapter)
 	if err != nil {
@@ -41,12 +42,16 @@ func openConfigured(ctx context.Context, path, adapter string) (_ *operatorStore
 	if s.storage, err = app.ResolveStorage(modules); err != nil {
 		return nil, err
 	}
-	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	logger := warnings()
 	if err := app.CheckJournal(ctx, logger); err != nil {
 		return nil, err
 	}
+	open := s.storage.OpenStore
+	if served, ok := s.storage.(storage.ServedStorage); ok {
+		open = served.OpenServed
+	}
 	latest := func() storage.Storage { return s.storage }
-	if s.Store, err = s.storage.OpenStore(ctx, storage.OpenOptions{Latest: latest, Logger: logger}); err != nil {
+	if s.Store, err = open(ctx, storage.OpenOptions{Latest: latest, Logger: logger}); err != nil {
 		return nil, err
 	}
 	if checked, ok := s.Store.(record.CheckedStore); ok {
@@ -82,4 +87,9 @@ func (s *operatorStore) Close() error {
 // interruptible returns a context that ends when the process is asked to end.
 func interruptible() (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+}
+
+// warnings returns the logger of commands.
+func warnings() *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }

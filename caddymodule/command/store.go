@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -10,9 +9,11 @@ import (
 	"os"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/storage"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
 )
 
 func init() {
@@ -23,14 +24,17 @@ func init() {
 	flags.String("out", "", "File that rebuild creates")
 	flags.String("from", "", "Configuration file that names the store to copy from")
 	flags.String("to", "", "Configuration file that names the store to copy to")
+	flags.String("key", "", "New key for rekey, as a placeholder such as {file./run/secrets/store_key}")
+	flags.String("key-file", "", "New key file for rekey")
 	flags.Bool("replace", false, "Replace what the store that is copied to has already, unless that is newer")
 	caddycmd.RegisterCommand(caddycmd.Command{
-		Name:  "store",
-		Usage: "check|rebuild|copy [--config <path> [--adapter <name>] | --dir <dir>] [--out <file>] [--from <path> --to <path> [--replace]]",
-		Short: "Copies stores; checks or rebuilds the embedded store",
+		Name: "store",
+		Usage: "check|rebuild|rekey|copy [--config <path> [--adapter <name>] | --dir <dir>] [--out <file>] " +
+			"[--key <placeholder> | --key-file <path>] [--from <path> --to <path> [--replace]]",
+		Short: "Copies stores; checks, rebuilds or rekeys the embedded store",
 		Long: `
-Copies connections from one store to another, finds damage in the embedded store,
-and saves what a damaged one still has.
+Copies connections from one store to another, changes the key of the embedded
+store, finds damage in it, and saves what a damaged one still has.
 
   store check    reads the whole store and lists all damage, with the connections
                  that it costs. It changes nothing, and works alongside a running
@@ -38,6 +42,10 @@ and saves what a damaged one still has.
   store rebuild  saves every connection that can be read into a new database, the
                  file --out, and lists those that are lost. It changes nothing else.
                  Stop the server first.
+  store rekey    encrypts the store with a new key and destroys the old one. The new
+                 key takes the place of the old one, or is where --key or
+                 --key-file says. Stop the server first. If it is broken off, also
+                 by a crash, run it again.
   store copy     copies every connection from the store that the configuration
                  --from names to that of --to, and compares both at the end. In
                  the old store the connections are put into standby: nothing is
@@ -50,7 +58,8 @@ Without --config and --dir it takes the default directory.`,
 		Func: func(fl caddycmd.Flags) (int, error) {
 			c := storeCommand{
 				config: fl.String("config"), adapter: fl.String("adapter"), dir: fl.String("dir"),
-				file: fl.String("out"), from: fl.String("from"), to: fl.String("to"), replace: fl.Bool("replace"), out: os.Stdout,
+				file: fl.String("out"), from: fl.String("from"), to: fl.String("to"), replace: fl.Bool("replace"),
+				key: fl.String("key"), keyFile: fl.String("key-file"), out: os.Stdout,
 			}
 			ctx, stop := interruptible()
 			defer stop()
@@ -68,6 +77,7 @@ type storeCommand struct {
 	file                 string // for rebuild
 	from, to             string // for copy, as replace
 	replace              bool
+	key, keyFile         string // for rekey
 	out                  io.Writer
 }
 
@@ -80,6 +90,8 @@ func (c *storeCommand) run(ctx context.Context, args []string) error {
 		return c.check(ctx)
 	case "rebuild":
 		return c.rebuild(ctx)
+	case "rekey":
+		return c.rekey(ctx)
 	case "copy":
 		return c.copy(ctx)
 	default:
@@ -87,37 +99,42 @@ func (c *storeCommand) run(ctx context.Context, args []string) error {
 	}
 }
 
-const storeWords = "check, rebuild and copy"
+const storeWords = "check, rebuild, rekey and copy"
 
 // store returns the store that the flags name.
 func (c *storeCommand) store() (*storage.Embedded, error) {
-	store := &storage.Embedded{Dir: c.dir}
+	_, store, err := c.embedded()
+	return store, err
+}
+
+// embedded returns the store that the flags name, and the configuration that it is of.
+func (c *storeCommand) embedded() (*tokenbroker.App, *storage.Embedded, error) {
+	app := &tokenbroker.App{}
 	if c.config != "" {
 		if c.dir != "" {
-			return nil, errors.New("--config and --dir exclude each other")
+			return nil, nil, errors.New("--config and --dir exclude each other")
 		}
-		app, err := loadApp(c.config, c.adapter)
-		if err != nil {
-			return nil, err
+		var err error
+		if app, err = loadApp(c.config, c.adapter); err != nil {
+			return nil, nil, err
 		}
-		module := struct {
-			Module string `json:"module"`
-		}{"embedded"}
-		if app.StorageRaw != nil {
-			if err := errors.Join(json.Unmarshal(app.StorageRaw, &module), json.Unmarshal(app.StorageRaw, store)); err != nil {
-				return nil, fmt.Errorf("%s: storage: %w", c.config, err)
-			}
-		} else if os.Getenv("VAULT_ADDR") != "" {
-			module.Module = "vault"
+		if module := app.StorageModule(); module != "embedded" {
+			return nil, nil, fmt.Errorf("%s: the storage is %s; only the embedded one is a file that can be checked, rebuilt or rekeyed", c.config, module)
 		}
-		if module.Module != "embedded" {
-			return nil, fmt.Errorf("%s: the storage is %s; only the embedded one is a file that can be checked", c.config, module.Module)
-		}
+	} else {
+		app.StorageRaw = caddyconfig.JSONModuleObject(storage.Embedded{Dir: c.dir}, "module", "embedded", nil)
 	}
-	if err := store.Provision(caddy.Context{Context: context.Background()}); err != nil {
-		return nil, fmt.Errorf("storage: %w", err)
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	s, err := app.ResolveStorage(ctx)
+	if err != nil {
+		return nil, nil, err
 	}
-	return store, nil
+	embedded, ok := s.(*storage.Embedded)
+	if !ok { // cannot happen
+		return nil, nil, fmt.Errorf("the storage is %s", s)
+	}
+	return app, embedded, nil
 }
 
 func (c *storeCommand) check(ctx context.Context) error {

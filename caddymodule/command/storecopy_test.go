@@ -133,8 +133,8 @@ func TestStoreCopyRefusesAJournalWithEntries(t *testing.T) {
 }
 
 // leaveJournalEntry leaves an entry in the journal of a configuration, as a process does that ends
-// while its store is unavailable.
-func leaveJournalEntry(t *testing.T, config string) {
+// while its store is unavailable. It returns the directory.
+func leaveJournalEntry(t *testing.T, config string) (dir string) {
 	t.Helper()
 	app, err := loadApp(config, "caddyfile")
 	if err != nil {
@@ -148,6 +148,24 @@ func leaveJournalEntry(t *testing.T, config string) {
 	j := journal.Open(journal.Config{Dir: app.JournalDir()})
 	if err := j.Put(t.Context(), "entry", []byte("{}")); err != nil {
 		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return app.JournalDir()
+}
+
+// emptyJournal removes the entry.
+func emptyJournal(t *testing.T, dir string) {
+	t.Helper()
+	j := journal.Open(journal.Config{Dir: dir})
+	for entry, err := range j.Entries(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Remove(t.Context(), entry.ID); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := j.Close(); err != nil {
 		t.Fatal(err)

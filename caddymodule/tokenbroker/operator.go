@@ -2,6 +2,7 @@ package tokenbroker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +13,18 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/storage"
 )
 
+// StorageModule returns the name of the storage's module, such as "vault".
+func (a *App) StorageModule() string {
+	var w struct {
+		Module string `json:"module"`
+	}
+	if a.StorageRaw != nil {
+		_ = json.Unmarshal(a.StorageRaw, &w) // ResolveStorage returns the error
+		return w.Module
+	}
+	return a.defaultStorage()
+}
+
 // ResolveStorage returns the storage of a configuration that is not provisioned, for commands.
 // No other part of the configuration is resolved, so that its secrets are not needed.
 func (a *App) ResolveStorage(ctx caddy.Context) (storage.Storage, error) {
@@ -20,6 +33,15 @@ func (a *App) ResolveStorage(ctx caddy.Context) (storage.Storage, error) {
 		return nil, err
 	}
 	return a.storage, nil
+}
+
+// RenewJournalKey lets the next process make a new key for the journal of the storage, which no
+// process may use. Call it after [App.CheckJournal].
+func (a *App) RenewJournalKey() error {
+	if err := journal.RemoveKey(a.JournalDir()); err != nil {
+		return fmt.Errorf("removing the key of the journal: %w", err)
+	}
+	return nil
 }
 
 // CheckJournal returns an error if the journal of the storage has token responses that the

@@ -59,7 +59,7 @@ func newShared(first *App) *shared {
 func (s *shared) open(ctx context.Context) (record.Store, error) {
 	return s.newest.Load().storage.OpenStore(ctx, storage.OpenOptions{
 		Latest: func() storage.Storage { return s.newest.Load().storage },
-		Logger: slog.New(newestHandler{shared: s}),
+		Logger: slog.New(newestHandler{shared: s}), Serve: true,
 	})
 }
 
