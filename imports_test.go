@@ -18,7 +18,9 @@ var allowed = map[string]string{
 	"cmd/token-broker":    ".",
 	"caddymodule":         "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
 	"caddymodule/admin":   "caddymodule/tokenbroker",
-	"caddymodule/command": "caddymodule/command/sealed caddymodule/storage caddymodule/tokenbroker broker/connector broker/export broker/record broker/storecopy broker/transfer",
+	"caddymodule/command": "caddymodule/command/client caddymodule/command/sealed caddymodule/storage caddymodule/tokenbroker broker/connector broker/export broker/record broker/storecopy broker/transfer",
+
+	"caddymodule/command/client": "broker/secret",
 
 	// The handlers and the transport.
 	"caddymodule/connectionsapi": "caddymodule/tokenbroker caddymodule/apierror broker broker/apideck broker/connector broker/record",
@@ -40,9 +42,10 @@ var allowed = map[string]string{
 
 	// The library: the facade, the engine and its mechanism. Stores, journal and webhooks know
 	// the records and none of these.
-	"broker":                        "broker/connector broker/internal/engine broker/internal/inject broker/internal/pace broker/internal/revocation broker/internal/tracing broker/record broker/secret",
+	"broker":                        "broker/connector broker/internal/clock broker/internal/engine broker/internal/inject broker/internal/pace broker/internal/revocation broker/internal/standby broker/internal/tracing broker/record broker/secret",
 	"broker/internal/engine":        "broker/connector broker/guard broker/internal/breaker broker/internal/clock broker/internal/inject broker/internal/outage broker/internal/pace broker/internal/revocation broker/internal/sharded broker/internal/storequeue broker/internal/sweep broker/internal/tokenendpoint broker/record broker/secret broker/internal/tracing",
 	"broker/internal/sweep":         "broker/connector broker/internal/clock broker/internal/storequeue broker/internal/tracing broker/record broker/secret",
+	"broker/internal/standby":       "broker/internal/clock broker/record",
 	"broker/internal/breaker":       "broker/connector broker/internal/clock broker/internal/priority broker/record broker/secret",
 	"broker/internal/revocation":    "broker/connector broker/internal/clock broker/internal/tokenendpoint broker/internal/tracing broker/record broker/secret",
 	"broker/internal/storequeue":    "broker/internal/priority broker/record",

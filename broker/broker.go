@@ -6,7 +6,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/engine"
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/standby"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -16,6 +18,7 @@ import (
 type Broker struct {
 	engine    *engine.Engine
 	byService atomic.Pointer[serviceIndex]
+	waiter    standby.Waiter
 }
 
 // A Clock tells the time and waits. Embedders can replace it to simulate time.
@@ -49,7 +52,12 @@ type Options struct {
 
 // New returns a broker without a configuration. It is idle until it is used.
 func New(opts Options) *Broker {
-	return &Broker{engine: engine.New(opts.Open, opts.Journal, opts.Clock, opts.Transport)}
+	clk := opts.Clock
+	if clk == nil {
+		clk = clock.System()
+	}
+	e := engine.New(opts.Open, opts.Journal, clk, opts.Transport)
+	return &Broker{engine: e, waiter: standby.Waiter{Connections: e, Clock: clk}}
 }
 
 // Configure replaces the configuration.

@@ -19,6 +19,7 @@ import (
 // writer that is unaware of the deletion cannot bring the connection back, and earlier
 // revisions are destroyed in the store. If the connector has a revocation endpoint, the
 // grant is revoked there in the background (RFC 7009); the outcome is only logged.
+// That of a connection in standby is not revoked: another system uses it.
 // Importing the same tokens again therefore fails, unless the import comes before the
 // revocation, which is then abandoned. Errors: [*record.InputError],
 // [record.ErrConnectorNotFound], [record.ErrConnectionNotFound], [record.ErrStoreUnavailable].
@@ -43,7 +44,7 @@ func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
 		}
 		last = rec
 		return &record.Record{
-			Key: key, CreatedAt: rec.CreatedAt, UpdatedAt: now, Deleted: now,
+			Key: key, CreatedAt: rec.CreatedAt, UpdatedAt: now, Deleted: now, Standby: rec.Standby,
 			Generation: max(rec.Generation, r.HighestSeen()) + 1,
 		}, nil
 	})
@@ -52,7 +53,7 @@ func (b *Broker) Delete(ctx context.Context, key record.Key) (err error) {
 	}
 	r.Install(tombstone, rev)
 	b.engine.DestroyEarlier(ctx, key, rev)
-	if c := last.Credentials; c != nil {
+	if c := last.Credentials; c != nil && !last.Standby {
 		b.engine.RevokeGrant(ctx, revocation.Grant{
 			Config: cfg, Connector: cfg.Connectors[key.Connector], Key: key, Settings: last.Settings, AccessToken: c.AccessToken, RefreshToken: c.RefreshToken,
 		})

@@ -18,8 +18,11 @@ import (
 // Repeating an import never breaks a connection: credentials that are known to be older
 // than the stored ones do not replace them.
 //
-// Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrStoreUnavailable]. After the
-// first two nothing was stored; after the last it may have been.
+// An import that puts the connection into standby waits, as [Broker.EnterStandby] does.
+//
+// Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrRefreshing],
+// [record.ErrStoreUnavailable]. After the first two nothing was stored; after the others it may
+// have been.
 func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import) (_ *record.Connection, outcome record.ImportOutcome, err error) {
 	ctx, span := b.engine.StartSpan(ctx, "token_broker.import", trace.WithAttributes(tracing.ConnectorAttribute(key)))
 	defer func() {
@@ -66,6 +69,11 @@ func (b *Broker) Import(ctx context.Context, key record.Key, imp *record.Import)
 	}
 	if rec.Cycle.Queued {
 		r.Start(ctx, pace.Imported)
+	}
+	if imp.Standby != nil && *imp.Standby {
+		if err := b.waiter.Wait(ctx, rec); err != nil {
+			return nil, "", err
+		}
 	}
 	view := rec.View(&conn.Definition, now)
 	return &view, outcome, nil

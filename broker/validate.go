@@ -21,8 +21,10 @@ import (
 // attempt. It is [record.StateInvalid] if the refresh token was refused, even while the access
 // token is still valid.
 //
+// Nothing is tried of a connection in standby, whose state depends only on its access token.
+//
 // Errors: [*record.InputError], [record.ErrConnectorNotFound], [record.ErrConnectionNotFound],
-// [record.ErrConnectionDisabled], [record.ErrStoreUnavailable], ctx's, and a [*record.TokenError] if there is
+// [record.ErrConnectionDisabled], [record.ErrStandby], [record.ErrStoreUnavailable], ctx's, and a [*record.TokenError] if there is
 // no valid token and the broker could not determine whether one can be obtained.
 func (b *Broker) Validate(ctx context.Context, key record.Key) (_ *record.Connection, err error) {
 	ctx, span := b.engine.StartSpan(ctx, "token_broker.validate", trace.WithAttributes(tracing.ConnectorAttribute(key)))
@@ -33,6 +35,8 @@ func (b *Broker) Validate(ctx context.Context, key record.Key) (_ *record.Connec
 		return nil, err
 	case !view.Enabled:
 		return nil, record.ErrConnectionDisabled
+	case view.Standby:
+		return view, nil
 	case conn.AuthType != connector.OAuth2, view.State == record.StateAuthorized, view.State == record.StateAdded:
 		return view, nil
 	}
@@ -76,6 +80,9 @@ func (b *Broker) ObtainToken(ctx context.Context, key record.Key) (_ *record.Con
 	}
 	snap, err := b.engine.Refresher(key).RenewOnce(ctx, conn)
 	if err != nil {
+		return nil, err
+	}
+	if err := snap.Record.StandbyError(); err != nil {
 		return nil, err
 	}
 	// Calls get a valid token even if its refresh failed. Here that is an error.

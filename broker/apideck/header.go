@@ -28,6 +28,9 @@ const (
 	// NoAuthorization is the value of AuthorizationHeader that sends a call without a credential.
 	NoAuthorization = "none"
 
+	// StandbyHeader puts the connection of an import into standby, or activates it.
+	StandbyHeader = "X-Token-Broker-Standby"
+
 	// Response headers of the Proxy API.
 	RequestIDHeader       = "X-Apideck-Request-Id"
 	DownstreamErrorHeader = "X-Apideck-Downstream-Error"
@@ -95,4 +98,17 @@ func OnlyValue(header http.Header, name string) (string, error) {
 		return "", nil
 	}
 	return values[0], nil
+}
+
+// BoolValue returns the value of the header with that canonical name, which must be true or
+// false; nil if it is absent or empty. Its error is an [*record.InputError].
+func BoolValue(header http.Header, name string) (*bool, error) {
+	value, err := OnlyValue(header, name)
+	switch {
+	case err != nil || value == "":
+		return nil, err
+	case value == "true" || value == "false":
+		return new(value == "true"), nil
+	}
+	return nil, &record.InputError{Kind: record.InputHeader, Field: strings.ToLower(name), Fault: "must be true or false"}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // Connection is the JSON form of a connection in the Apideck API, reduced to the members that
-// the broker supports, and with one that it adds, refresh_token_expires_at. Times are Unix
+// the broker supports, and with two that it adds, refresh_token_expires_at and standby. Times are Unix
 // milliseconds, 0 for never. It contains no credentials.
 type Connection struct {
 	ID                  string               `json:"id"`
@@ -24,6 +24,7 @@ type Connection struct {
 	OAuthGrantType      *connector.GrantType `json:"oauth_grant_type,omitempty"`
 	Status              string               `json:"status"`
 	Enabled             bool                 `json:"enabled"`
+	Standby             bool                 `json:"standby,omitempty"`
 	Website             string               `json:"website,omitempty"`
 	Settings            map[string]any       `json:"settings"`
 	Metadata            map[string]any       `json:"metadata"`
@@ -38,8 +39,9 @@ type Connection struct {
 
 // ConnectionState is the JSON form of a validation's result.
 type ConnectionState struct {
-	ID    string       `json:"id"`
-	State record.State `json:"state"`
+	ID      string       `json:"id"`
+	State   record.State `json:"state"`
+	Standby bool         `json:"standby,omitempty"` // nothing was tried
 }
 
 // Consumer is the JSON form of a deleted consumer.
@@ -66,7 +68,7 @@ func NewConnection(c *record.Connection) Connection {
 	w := Connection{
 		ID: c.Key.Connector.ConnectionID(), ServiceID: c.Key.Connector.ServiceID, UnifiedAPI: c.Key.Connector.UnifiedAPI,
 		Name: def.Name, Website: def.Website,
-		State: c.State, Health: c.Health, Enabled: c.Enabled,
+		State: c.State, Health: c.Health, Enabled: c.Enabled, Standby: c.Standby,
 		IntegrationState: "configured", Status: "live", AuthType: def.AuthType,
 		Settings: orEmpty(c.Settings), Metadata: orEmpty(c.Metadata),
 		FormFields:          make([]formField, 0, len(def.Settings)),
@@ -132,11 +134,34 @@ func orEmpty(o map[string]any) map[string]any {
 // WriteData sends a 200 response with data in the envelope of the Apideck API. It returns an
 // error, and sends nothing, if data cannot be encoded.
 func WriteData(w http.ResponseWriter, data any) error {
-	body, err := json.Marshal(struct {
-		StatusCode int    `json:"status_code"`
-		Status     string `json:"status"`
-		Data       any    `json:"data"`
-	}{http.StatusOK, "OK", data})
+	return write(w, envelope{Data: data})
+}
+
+// WritePage is [WriteData] for one page of a response, with the cursor of the next one. after is
+// the last connection of the page; zero: it is the last page.
+func WritePage(w http.ResponseWriter, data any, after record.Key) error {
+	return write(w, envelope{Data: data, Meta: &meta{cursors{Next: newCursor(after)}}})
+}
+
+// envelope is the JSON form of a response in the Apideck API.
+type envelope struct {
+	StatusCode int    `json:"status_code"`
+	Status     string `json:"status"`
+	Data       any    `json:"data"`
+	Meta       *meta  `json:"meta,omitempty"`
+}
+
+type meta struct {
+	Cursors cursors `json:"cursors"`
+}
+
+type cursors struct {
+	Next *string `json:"next"` // null: there are no more
+}
+
+func write(w http.ResponseWriter, e envelope) error {
+	e.StatusCode, e.Status = http.StatusOK, "OK"
+	body, err := json.Marshal(e)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ var readOnlyMembers = []string{
 	"resource_schema_support", "resource_settings_support", "validation_support", "schema_support",
 	"settings_required_for_authorization", "subscriptions", "has_guide", "consents", "health", "credentials_expire_at",
 	"last_refresh_failed_at", "last_downstream_error_at", "created_at", "updated_at",
+	"standby", "refresh_token_expires_at", // the broker's own
 }
 
 // unsupportedMembers are the members of the Apideck API's ConnectionInput that configure what

@@ -38,6 +38,8 @@ func testListAfter(t *testing.T, s record.Store) {
 	}
 	wantSequence(t, resumable, all[len(all)-1], nil)
 
+	wantApplications(t, resumable, all)
+
 	// The position need not exist any longer, or yet.
 	gone := all[len(all)/2]
 	if err := s.Delete(storeContext(t), gone); err != nil {
@@ -51,6 +53,28 @@ func testListAfter(t *testing.T, s record.Store) {
 	defer stop()
 	if key, err, ok := next(); err != nil || !ok || key != all[1] {
 		t.Errorf("ListAfter yields %s, %v, %t; want %s", key, err, ok, all[1])
+	}
+}
+
+// wantApplications checks that the keys of each application follow one another, behind the key
+// that has only the application.
+func wantApplications(t *testing.T, s record.ResumableStore, all []record.Key) {
+	t.Helper()
+	seen := make(map[string]bool)
+	for i, key := range all {
+		if i > 0 && all[i-1].Application == key.Application {
+			continue
+		}
+		if seen[key.Application] {
+			t.Fatalf("the keys of %q do not follow one another", key.Application)
+		}
+		seen[key.Application] = true
+		for got, err := range s.ListAfter(storeContext(t), record.Key{Application: key.Application}) {
+			if err != nil || got != key {
+				t.Errorf("the first key of %q is %s, %v, want %s", key.Application, got, err, key)
+			}
+			break
+		}
 	}
 }
 

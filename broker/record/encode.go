@@ -12,9 +12,14 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
-// recordFormat is the version of the stored form. It rises when older programs can no longer
-// read what newer ones write.
-const recordFormat = 1
+// The versions of the stored form. A record has the lowest one with which a program that cannot
+// read it does no harm.
+const (
+	recordFormat = 1
+	// standbyFormat is that of a connection in standby. A program that does not know Standby
+	// would redeem its refresh token; this keeps it from reading the record.
+	standbyFormat = 2
+)
 
 // The types below are the stored form of a record. Times are RFC 3339 with
 // nanoseconds, durations are nanoseconds.
@@ -89,6 +94,9 @@ func Encode(r *Record) ([]byte, error) {
 		Settings: r.Settings, Metadata: r.Metadata, Generation: r.Generation,
 		Imported: r.Imported, Replaced: r.Replaced, Lease: (*leaseJSON)(r.Lease), Cycle: cycleJSON(r.Cycle),
 	}
+	if w.Standby = r.Standby; r.Standby && !r.IsTombstone() {
+		w.Format = standbyFormat
+	}
 	if c := r.Credentials; c != nil {
 		w.Credentials = &credentialsJSON{
 			AccessToken: c.AccessToken.Reveal(), RefreshToken: c.RefreshToken.Reveal(), TokenType: c.TokenType,
@@ -111,8 +119,8 @@ func Decode(key Key, b []byte) (*Record, error) {
 		// Not wrapped: the decoder's error can quote its input.
 		return nil, fmt.Errorf("the stored record of %s is not readable", key)
 	}
-	if w.Format != recordFormat {
-		return nil, fmt.Errorf("the stored record of %s has format %d, this program reads format %d", key, w.Format, recordFormat)
+	if w.Format != recordFormat && w.Format != standbyFormat {
+		return nil, fmt.Errorf("the stored record of %s has format %d, this program reads formats up to %d", key, w.Format, standbyFormat)
 	}
 	got := Key{
 		Application: w.Application, Consumer: w.Consumer,

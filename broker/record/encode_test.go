@@ -18,7 +18,7 @@ func fullRecord() *record.Record {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	return &record.Record{
 		Key:       record.Key{Application: "app", Consumer: "a/b \u00e4\u2028", Connector: connector.ID{UnifiedAPI: "crm", ServiceID: "acme"}},
-		CreatedAt: at, UpdatedAt: at.Add(1), Deleted: at.Add(2), Enabled: true,
+		CreatedAt: at, UpdatedAt: at.Add(1), Deleted: at.Add(2), Enabled: true, Standby: true,
 		Settings: map[string]any{"n": json.Number("12345678901234567890"), "o": map[string]any{"l": []any{"x", nil, true}}},
 		Metadata: map[string]any{"m": "<&>"},
 		Credentials: &record.Credentials{
@@ -61,6 +61,22 @@ func TestRecordSurvivesEncoding(t *testing.T) {
 	}
 }
 
+// A program that does not know standby reads format 1, and would redeem the refresh token.
+func TestRecordsInStandbyHaveAFormatOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	active, standby, tombstone := fullRecord(), fullRecord(), fullRecord()
+	active.Standby, active.Deleted, standby.Deleted = false, time.Time{}, time.Time{}
+	for rec, want := range map[*record.Record]string{active: `{"format":1,`, standby: `{"format":2,`, tombstone: `{"format":1,`} {
+		encoded, err := record.Encode(rec)
+		if err != nil || !strings.HasPrefix(string(encoded), want) {
+			t.Errorf("got %.30s, %v, want %s", encoded, err, want)
+		}
+		if got, err := record.Decode(rec.Key, encoded); err != nil || !reflect.DeepEqual(got, rec) {
+			t.Errorf("got %v: the record was changed by encoding and decoding it", err)
+		}
+	}
+}
+
 func TestCloneSharesNothing(t *testing.T) {
 	t.Parallel()
 	rec := fullRecord()
@@ -88,7 +104,7 @@ func TestDecodeRefusesForeignRecords(t *testing.T) {
 		data string
 	}{
 		"another connection's": {other, string(encoded)},
-		"of a newer program":   {rec.Key, strings.Replace(string(encoded), `"format":1`, `"format":2`, 1)},
+		"of a newer program":   {rec.Key, strings.Replace(string(encoded), `"format":1`, `"format":3`, 1)},
 		"cut short":            {rec.Key, string(encoded[:len(encoded)/2])},
 		"wrong type":           {rec.Key, `{"format":"` + brokertest.AccessCanary + `"}`},
 		"trailing data":        {rec.Key, string(encoded) + "x"},

@@ -41,6 +41,9 @@ func (r *Record) Import(conn *Connector, imp *Import, now time.Time) (ImportOutc
 	if err := conn.checkFit(r.Settings); err != nil {
 		return "", err
 	}
+	if imp.Standby != nil && *imp.Standby {
+		r.EnterStandby()
+	}
 	outcome, err := r.importSecrets(conn, imp, now)
 	if err != nil {
 		return "", err
@@ -51,12 +54,12 @@ func (r *Record) Import(conn *Connector, imp *Import, now time.Time) (ImportOutc
 		r.Generation++
 		outcome = ImportStored
 	}
-	if conn.AuthType != connector.OAuth2 {
-		return outcome, nil
+	if imp.Standby != nil && !*imp.Standby {
+		r.Standby = false
 	}
-	r.unpark(conn.RotationFor(r.Credentials), now)
-	if r.needsFirstRefresh(now) && conn.CanRefresh(r.Credentials) {
-		r.Cycle.Queued = true
+	if conn.AuthType == connector.OAuth2 {
+		r.unpark(conn.RotationFor(r.Credentials), now)
+		r.queueFirstRefresh(conn, now)
 	}
 	return outcome, nil
 }
@@ -95,6 +98,9 @@ type Import struct {
 	Credentials *ImportCredentials
 	Settings    map[string]any // JSON merge patch (RFC 7396)
 	Metadata    map[string]any // JSON merge patch (RFC 7396)
+
+	// Standby puts the connection into standby (true) or activates it (false). nil: as it is.
+	Standby *bool
 }
 
 // ImportCredentials are an OAuth token that was obtained elsewhere.
@@ -189,7 +195,7 @@ func (r *Record) importCredentials(conn *Connector, sent *ImportCredentials, now
 	case sent.empty():
 		return ImportKept, nil
 	case sent.sameGrant(stored):
-		if sent.AccessToken.IsZero() || !issuedAt.After(stored.IssuedAt) || r.Lease != nil {
+		if !sent.supersedes(stored, issuedAt, r.Standby) || r.Lease != nil {
 			return ImportKept, nil
 		}
 		stored.AccessToken, stored.Redeemed = sent.AccessToken, false

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"unicode"
@@ -37,6 +38,13 @@ type Key struct {
 // characters are quoted, so that the text is unambiguous.
 func (k Key) String() string {
 	return Quote(k.Application) + "/" + Quote(k.Consumer) + "/" + k.Connector.String()
+}
+
+// Compare orders keys by application, consumer and connector.
+func (k Key) Compare(other Key) int {
+	return cmp.Or(
+		strings.Compare(k.Application, other.Application), strings.Compare(k.Consumer, other.Consumer), k.Connector.Compare(other.Connector),
+	)
 }
 
 // Quote quotes a name of an application or consumer for logs and errors, if it contains

@@ -25,8 +25,8 @@ type Record struct {
 	Settings map[string]any
 	Metadata map[string]any
 
-	// Standby means that another system refreshes the tokens: nothing is redeemed, revoked or
-	// tried.
+	// Standby says that another system refreshes the tokens: the broker neither redeems nor
+	// revokes anything. A tombstone keeps it, for token responses that arrive late.
 	Standby bool
 
 	// Credentials are nil for connections without an OAuth token.

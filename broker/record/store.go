@@ -88,6 +88,7 @@ type ResumableStore interface {
 
 	// ListAfter yields the keys of all records, as [Store.List] does, in an order that never
 	// changes: only those behind after, which need not exist, or all if after is zero. It does
-	// not read what comes before.
+	// not read what comes before. The keys of an application follow one another; before them
+	// stands the key that has only the application.
 	ListAfter(ctx context.Context, after Key) iter.Seq2[Key, error]
 }

@@ -27,7 +27,7 @@ func (r *Record) IsPurgeable(now time.Time) bool {
 // HasRetention reports whether the credentials of the connection, which is parked, are to be
 // cleared at some time.
 func (r *Record) HasRetention() bool {
-	return r.IsParked() && r.Credentials != nil && !r.Cycle.CredentialsExpireAt.IsZero()
+	return !r.Standby && r.IsParked() && r.Credentials != nil && !r.Cycle.CredentialsExpireAt.IsZero()
 }
 
 // RetentionWatched reports whether a process has watched a parked connection for all of its
@@ -55,7 +55,7 @@ func (r *Record) IsNeglected(conn *Connector, now time.Time) bool {
 // isKeptFresh reports whether the connection is refreshed without a caller.
 func (r *Record) isKeptFresh(conn *Connector) bool {
 	c := r.Credentials
-	return conn.AuthType == connector.OAuth2 && c != nil && r.Enabled && !r.IsTombstone() && !r.IsParked() && conn.CanRefresh(c)
+	return conn.AuthType == connector.OAuth2 && c != nil && r.Enabled && !r.IsTombstone() && !r.IsParked() && r.CanRefresh(conn)
 }
 
 // IsIdle reports whether the access token ran out at least idle ago and no refresh was tried

@@ -14,6 +14,7 @@ type Connection struct {
 	State     State
 	Health    Health
 	Enabled   bool
+	Standby   bool           // another system refreshes the tokens
 	Settings  map[string]any // masked
 	Metadata  map[string]any
 
@@ -38,7 +39,7 @@ type State string
 const (
 	StateAvailable  State = "available"  // the connector is configured, the connection does not exist
 	StateAdded      State = "added"      // credentials are missing
-	StateAuthorized State = "authorized" // has credentials, but lacks a required setting
+	StateAuthorized State = "authorized" // has credentials, but lacks a required setting, or a valid token in standby
 	StateCallable   State = "callable"   // ready for calls
 	StateInvalid    State = "invalid"    // the credentials do not work
 )
@@ -50,7 +51,7 @@ type Health string
 // The health values that the broker uses.
 const (
 	HealthOK              Health = "ok"
-	HealthPendingRefresh  Health = "pending_refresh"  // a refresh failed and will be retried
+	HealthPendingRefresh  Health = "pending_refresh"  // a refresh failed and will be retried; in standby: by the other system
 	HealthNeedsAuth       Health = "needs_auth"       // authorise the connection again and import it
 	HealthMissingSettings Health = "missing_settings" // a required setting is missing
 )
@@ -58,11 +59,14 @@ const (
 // View returns the part of the record that may be shown.
 func (r *Record) View(def *connector.Definition, now time.Time) Connection {
 	c := Connection{
-		Key: r.Key, Connector: *def, Enabled: r.Enabled,
-		State: r.state(def, now), Health: r.health(def),
+		Key: r.Key, Connector: *def, Enabled: r.Enabled, Standby: r.Standby,
+		State: r.state(def, now), Health: r.health(def, now),
 		Settings: maskSettings(def, r.Settings), Metadata: cloneObject(r.Metadata),
 		CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
 		CredentialsExpireAt: r.Cycle.CredentialsExpireAt, LastRefreshFailedAt: r.Cycle.FailedAt,
+	}
+	if r.Standby {
+		c.CredentialsExpireAt = time.Time{}
 	}
 	if r.Credentials != nil {
 		c.RefreshTokenExpiresAt = r.Credentials.RefreshExpiry
@@ -85,19 +89,26 @@ func (r *Record) state(def *connector.Definition, now time.Time) State {
 		return StateAuthorized
 	case r.NeedsAuth() && (c == nil || c.ExpiredAt(now) || r.IsRejected()):
 		return StateInvalid
+	case r.Standby && !c.isValidAt(now):
+		return StateAuthorized
 	default:
 		return StateCallable
 	}
 }
 
 // health returns the most pressing need, in the Apideck API's order.
-func (r *Record) health(def *connector.Definition) Health {
+func (r *Record) health(def *connector.Definition, now time.Time) Health {
 	oauth := def.AuthType == connector.OAuth2
 	switch {
 	case len(def.MissingSettings(r.Settings)) > 0:
 		return HealthMissingSettings
 	case oauth && r.Credentials == nil && !def.FetchesTokens(), r.NeedsAuth():
 		return HealthNeedsAuth
+	case oauth && r.Standby:
+		if !r.Credentials.isValidAt(now) {
+			return HealthPendingRefresh
+		}
+		return HealthOK
 	case oauth && !r.Cycle.FailedAt.IsZero():
 		return HealthPendingRefresh
 	default:

@@ -35,7 +35,11 @@ func (s *Store) List(ctx context.Context, application, consumer string) iter.Seq
 func (s *Store) ListAfter(ctx context.Context, after record.Key) iter.Seq2[record.Key, error] {
 	return func(yield func(record.Key, error) bool) {
 		path := ""
-		if after != (record.Key{}) {
+		switch {
+		case after == record.Key{}:
+		case after.Consumer == "":
+			path = split(encode(after.Application)) + "/"
+		default:
 			path = connectionPath(after)
 		}
 		s.list(ctx, "", path, yield)
@@ -63,7 +67,7 @@ func (s *Store) walk(ctx context.Context, dir, after string, yield func(record.K
 	slices.Sort(names) // as Vault does with most of its storages
 	for _, name := range names {
 		path := dir + name
-		if name < first || name == after {
+		if name < first || name == after && !strings.HasSuffix(name, "/") {
 			continue
 		}
 		if strings.HasSuffix(name, "/") && strings.Count(path, "/") < maxDepth {

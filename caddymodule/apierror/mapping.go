@@ -16,6 +16,9 @@ import (
 // storeRetryAfter is the Retry-After while the store is unavailable.
 const storeRetryAfter = 5 * time.Second
 
+// standbyRetryAfter is the Retry-After of a connection in standby: until its next import.
+const standbyRetryAfter = time.Minute
+
 // Of returns the response for err. It is the only mapping from errors to HTTP.
 func Of(err error, now time.Time) *Error {
 	var (
@@ -28,6 +31,10 @@ func Of(err error, now time.Time) *Error {
 		return api
 	case errors.As(err, &input):
 		return inputError(input)
+	case errors.Is(err, record.ErrStandby):
+		e := newError(http.StatusServiceUnavailable, "StandbyError", err)
+		e.retryAfter = standbyRetryAfter
+		return e
 	case errors.As(err, &token):
 		return tokenError(token, now)
 	case errors.Is(err, ErrUnauthorized):
@@ -57,6 +64,10 @@ func Of(err error, now time.Time) *Error {
 		return unreadBody(err)
 	case isDownstreamFault(err):
 		return downstreamError(err)
+	case errors.Is(err, record.ErrRefreshing):
+		e := newError(http.StatusServiceUnavailable, "ServiceUnavailableError", err)
+		e.retryAfter = storeRetryAfter
+		return e
 	case errors.Is(err, record.ErrStoreUnavailable), errors.Is(err, record.ErrShuttingDown),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return unavailable(err, storeRetryAfter)

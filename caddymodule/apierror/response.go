@@ -54,12 +54,13 @@ func (e *Error) header() http.Header {
 	return h
 }
 
-func (e *Error) body() []byte {
+// MarshalJSON returns the body of the response.
+func (e *Error) MarshalJSON() ([]byte, error) {
 	detail := e.Detail
 	if detail == nil {
 		detail = e.Message // the Apideck API always has one
 	}
-	b, err := json.Marshal(struct {
+	return json.Marshal(struct {
 		StatusCode int    `json:"status_code"`
 		Error      string `json:"error"`
 		TypeName   string `json:"type_name"`
@@ -67,6 +68,10 @@ func (e *Error) body() []byte {
 		Detail     any    `json:"detail"`
 		Ref        string `json:"ref"`
 	}{e.Status, http.StatusText(e.Status), e.TypeName, e.Message, detail, errorReference + strings.ToLower(e.TypeName)})
+}
+
+func (e *Error) body() []byte {
+	b, err := e.MarshalJSON()
 	if err != nil { // cannot happen: strings and numbers always encode
 		panic(err)
 	}

@@ -1,5 +1,6 @@
 // Package command adds subcommands to Caddy: `connectors` lists and describes the known
-// connectors, and `store` checks and rebuilds the embedded store.
+// connectors, `store` checks and rebuilds the embedded store, and `activate` and `standby` say
+// whether the broker or another system refreshes connections.
 package command
 
 import (

@@ -133,6 +133,8 @@ type methods = map[string]func(*Handler, http.ResponseWriter, *http.Request, req
 // routes are the paths below /vault/.
 var routes = []route{
 	{"connections", methods{http.MethodGet: (*Handler).list}},
+	{"connections/activate", methods{http.MethodPost: (*Handler).activate}},
+	{"connections/standby", methods{http.MethodPost: (*Handler).enterStandby}},
 	{"connections/{unified_api}/{service_id}", methods{
 		http.MethodGet: forConnection((*Handler).get), http.MethodPatch: forConnection((*Handler).update),
 		http.MethodDelete: forConnection((*Handler).delete),

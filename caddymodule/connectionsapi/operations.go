@@ -100,6 +100,9 @@ func (api *Handler) importConnection(w http.ResponseWriter, r *http.Request, key
 	if err != nil {
 		return err
 	}
+	if imp.Standby, err = apideck.BoolValue(r.Header, apideck.StandbyHeader); err != nil {
+		return err
+	}
 	conn, outcome, err := api.broker().Import(r.Context(), key, imp)
 	if err != nil {
 		return err
@@ -130,7 +133,7 @@ func (api *Handler) validate(w http.ResponseWriter, r *http.Request, key record.
 	if err != nil {
 		return err
 	}
-	return apideck.WriteData(w, apideck.ConnectionState{ID: conn.Key.Connector.ConnectionID(), State: conn.State})
+	return apideck.WriteData(w, apideck.ConnectionState{ID: conn.Key.Connector.ConnectionID(), State: conn.State, Standby: conn.Standby})
 }
 
 // deleteConsumer takes the consumer from the path; the consumer header is not required.

@@ -135,7 +135,7 @@ func New(open func(context.Context) (record.Store, error), journal record.Journa
 		Log: log, Failed: "the journal cannot be read; nothing is saved and no refresh begins", Recovered: "the journal can be read again",
 	}
 	e.revoker = &revocation.Revoker{
-		Clock: clk, Tracer: &e.tracing, Transport: transport, Begin: e.lifecycle.begin, Closing: ctx, IsConnected: e.isConnected,
+		Clock: clk, Tracer: &e.tracing, Transport: transport, Begin: e.lifecycle.begin, Closing: ctx, IsSpared: e.isSpared,
 	}
 	e.cfg.Store(&record.Config{})
 	return e
@@ -144,10 +144,10 @@ func New(open func(context.Context) (record.Store, error), journal record.Journa
 // RevokeGrant revokes the grant of a deleted connection in the background.
 func (e *Engine) RevokeGrant(cause context.Context, g revocation.Grant) { e.revoker.Revoke(cause, g) }
 
-// isConnected reports whether a connection has credentials.
-func (e *Engine) isConnected(ctx context.Context, key record.Key) bool {
+// isSpared reports whether a connection has credentials, or was deleted in standby.
+func (e *Engine) isSpared(ctx context.Context, key record.Key) bool {
 	rec, _, err := e.Load(ctx, key)
-	return err == nil && !rec.IsTombstone() && rec.Credentials != nil
+	return err == nil && (rec.Credentials != nil || rec.Standby)
 }
 
 // Configure replaces the configuration.

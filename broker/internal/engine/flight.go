@@ -169,7 +169,7 @@ func (r *Refresher) planRetry(cause context.Context, snap *Snapshot, err error) 
 	switch {
 	case err == nil:
 		// The refresh may still have failed: a token that is still valid is served.
-		if cycle := snap.Record.Cycle; cycle.Phase == record.PhaseFailed && !cycle.NeedsAuth || cycle.RetryAt.IsZero() {
+		if cycle := snap.Record.Cycle; snap.Record.Standby || cycle.Phase == record.PhaseFailed && !cycle.NeedsAuth || cycle.RetryAt.IsZero() {
 			return
 		}
 		wait = r.waitLeft(snap.Record, e.now())
@@ -274,6 +274,8 @@ func (a *attempt) due(ctx context.Context, rec *record.Record, snap *Snapshot, n
 		return false, record.ConnectionNotFound(a.refresher.Key)
 	case !rec.Enabled:
 		return false, record.ErrConnectionDisabled
+	case rec.Standby:
+		return false, snap.standbyError(now)
 	case rec.IsParked() && !a.refresher.isUnparked(rec.Cycle.Parked):
 		return false, a.refresher.tokenError(rec, now)
 	}

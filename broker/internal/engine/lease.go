@@ -142,7 +142,7 @@ func (a *attempt) contend(rec *record.Record, observed *leaseObserver) (takeover
 		return false, false
 	case a.refresher.isUnsent(rec.Lease.ID):
 		return false, false // this process wrote it and has sent nothing
-	case !a.refresher.engine.isShared():
+	case !a.refresher.engine.IsShared():
 		return true, false // only an earlier process can have written it
 	default:
 		overdue := observed.overdue(rec.Lease, a.refresher.engine.instant())

@@ -118,6 +118,9 @@ func (r *Refresher) reject(ctx context.Context, cfg *record.Config, conn *record
 		if rec == nil || rec.IsTombstone() || rec.Generation != generation || rec.Credentials == nil || rec.IsParked() {
 			return nil, errSuperseded
 		}
+		if err := rec.StandbyError(); err != nil {
+			return nil, err
+		}
 		event = rec.Fail(record.Answer{Class: record.ClassPermanent, Code: code}, record.Policy{Retention: cfg.RetainFor()}, now)
 		return rec, nil
 	})
@@ -185,7 +188,7 @@ func (r *Refresher) Renew(ctx context.Context, conn *record.Connector, generatio
 	if snap.Record.Generation > generation {
 		return true
 	}
-	if !conn.CanRefresh(snap.Record.Credentials) || snap.Record.IsParked() || !r.force(generation, r.engine.instant()) {
+	if !snap.Record.CanRefresh(conn) || snap.Record.IsParked() || !r.force(generation, r.engine.instant()) {
 		return false
 	}
 	snap, err = r.await(ctx)
@@ -219,7 +222,7 @@ func (r *Refresher) RenewOnce(ctx context.Context, conn *record.Connector) (*Sna
 		return nil, err
 	}
 	now := r.engine.now()
-	if conn.CanRefresh(snap.Record.Credentials) && r.engine.refusals.breakers.Hold(conn, snap.Record, true) == nil && r.forceOnce(snap.Record, now) {
+	if snap.Record.CanRefresh(conn) && r.engine.refusals.breakers.Hold(conn, snap.Record, true) == nil && r.forceOnce(snap.Record, now) {
 		if snap, err = r.await(ctx); err != nil {
 			return nil, err
 		}
@@ -275,10 +278,10 @@ func (r *Refresher) Rejected(conn *record.Connector, generation uint64) {
 	r.rejectLater(conn, generation)
 }
 
-// isLast reports whether the snapshot has a token that cannot be refreshed.
+// isLast reports whether the snapshot has a token that cannot be refreshed, here or elsewhere.
 func isLast(conn *record.Connector, snap *Snapshot) bool {
 	c := snap.Record.Credentials
-	return c != nil && conn.AuthType == connector.OAuth2 && !conn.CanRefresh(c)
+	return c != nil && !snap.Record.Standby && conn.AuthType == connector.OAuth2 && !conn.CanRefresh(c)
 }
 
 // RejectLast is called when downstream has refused the token of a generation. If there will be
@@ -287,7 +290,7 @@ func isLast(conn *record.Connector, snap *Snapshot) bool {
 func (r *Refresher) RejectLast(ctx context.Context, conn *record.Connector, generation uint64) error {
 	e := r.engine
 	snap, now := r.memory.snap.Load(), e.clock.Now()
-	if snap == nil || snap.Record.Generation != generation {
+	if snap == nil || snap.Record.Generation != generation || snap.Record.Standby {
 		return nil
 	}
 	if snap.Record.IsRejected() {

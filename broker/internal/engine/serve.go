@@ -52,6 +52,9 @@ func (r *Refresher) usable(ctx context.Context, conn *record.Connector, snap *Sn
 // refused returns an error if, according to the snapshot, the refresh that is due cannot begin
 // now. This spares the store, since a dead connection may get very many calls.
 func (r *Refresher) refused(snap *Snapshot, conn *record.Connector, now clock.Moment) error {
+	if err := snap.standbyError(now); err != nil {
+		return err
+	}
 	if snap.Record.IsParked() || r.waitLeft(snap.Record, now) > 0 {
 		return r.tokenError(snap.Record, now)
 	}
@@ -120,4 +123,10 @@ func (r *Refresher) Ended(ctx context.Context) error {
 	default:
 		return nil
 	}
+}
+
+// IsRefreshing reports whether this process has a refresh of the connection in progress.
+func (e *Engine) IsRefreshing(key record.Key) bool {
+	r := e.connections.refreshers.Load(&key)
+	return r != nil && r.inProgress() != nil
 }

@@ -161,7 +161,7 @@ func (a *attempt) saveFailure(ctx context.Context, held *heldLease, ans record.A
 // process takes the lease over and sends one more token request.
 func (a *attempt) awaitNewer(ctx context.Context, held *heldLease) bool {
 	e := a.refresher.engine
-	if !e.isShared() {
+	if !e.IsShared() {
 		return false
 	}
 	ctx, cancel := context.WithCancel(ctx)

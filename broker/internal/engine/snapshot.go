@@ -112,7 +112,15 @@ func (s *Snapshot) expired(now clock.Moment) bool {
 // wantsRefresh reports whether the token is due for a refresh, even if it is valid.
 func (s *Snapshot) wantsRefresh(now clock.Moment) bool {
 	c := &s.Record.Cycle
-	return c.Queued || c.Phase == record.PhasePending || !s.refreshAt.IsZero() && !now.Wall.Before(s.refreshAt) || s.expiresAt != 0 && now.Mono >= s.expiresAt
+	return !s.Record.Standby && (c.Queued || c.Phase == record.PhasePending || !s.refreshAt.IsZero() && !now.Wall.Before(s.refreshAt) || s.expiresAt != 0 && now.Mono >= s.expiresAt)
+}
+
+// standbyError returns an error if the connection is in standby and its token cannot be used.
+func (s *Snapshot) standbyError(now clock.Moment) error {
+	if s.servable(now) && !s.Record.IsRejected() {
+		return nil
+	}
+	return s.Record.StandbyError()
 }
 
 // Install makes the record, which was saved just now, the snapshot that calls are served

@@ -256,8 +256,8 @@ func (s *storage) noteUse(err error) {
 // isUnavailable reports whether err is [record.ErrStoreUnavailable].
 func isUnavailable(err error) bool { return errors.Is(err, record.ErrStoreUnavailable) }
 
-// isShared reports whether other processes may write to the store.
-func (e *Engine) isShared() bool {
+// IsShared reports whether other processes may write to the store.
+func (e *Engine) IsShared() bool {
 	s := e.storage.opened.Load()
 	return s == nil || s.Shared()
 }

@@ -14,7 +14,7 @@ import (
 func (e *Engine) newSweeper() *sweep.Sweeper {
 	return &sweep.Sweeper{
 		Records: sweptRecords{e}, Connections: sweptConnections{e},
-		Clock: e.clock, Tracer: &e.tracing, Config: e.Config, Prepare: e.prepareSweep, IsShared: e.isShared,
+		Clock: e.clock, Tracer: &e.tracing, Config: e.Config, Prepare: e.prepareSweep, IsShared: e.IsShared,
 	}
 }
 

@@ -36,8 +36,9 @@ type Revoker struct {
 	Begin func(work func()) bool
 	// Closing is done once the broker is closing.
 	Closing context.Context //nolint:containedctx // the broker's, not a request's
-	// IsConnected reports whether a connection has credentials.
-	IsConnected func(ctx context.Context, key record.Key) bool
+	// IsSpared reports whether the grant of a connection must not be revoked: the connection has
+	// credentials again, or was deleted while another system refreshed them.
+	IsSpared func(ctx context.Context, key record.Key) bool
 }
 
 // A Grant is the grant of a connection that is gone, with the tokens that are known of it.
@@ -106,8 +107,8 @@ func (r *Revoker) tryToRevoke(ctx context.Context, rv *revocation) error {
 	for try := 1; ; try++ {
 		// The import may have brought another token of the same grant, which cannot be told from
 		// outside, and revoking one token of a grant ends all of them (RFC 7009 section 2.1).
-		if r.IsConnected(ctx, rv.Key) {
-			return errConnectedAgain
+		if r.IsSpared(ctx, rv.Key) {
+			return errSpared
 		}
 		err := r.send(ctx, rv)
 		if err == nil || !errors.Is(err, tokenendpoint.ErrRevokeLater) || try == revocationTries {
@@ -120,8 +121,8 @@ func (r *Revoker) tryToRevoke(ctx context.Context, rv *revocation) error {
 	}
 }
 
-// errConnectedAgain prevents a revocation.
-var errConnectedAgain = errors.New("the connection was imported again, possibly with the same grant")
+// errSpared prevents a revocation.
+var errSpared = errors.New("the connection was imported again, possibly with the same grant, or it was in standby")
 
 // send sends one revocation request. The same addresses are allowed as for token
 // requests.

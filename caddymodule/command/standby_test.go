@@ -1,0 +1,158 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/client"
+)
+
+// A switchServer answers each request to switch connections with the next of its answers.
+type switchServer struct {
+	answers []string
+
+	mu     sync.Mutex
+	bodies []string // guarded by mu; of the requests
+}
+
+// ServeHTTP implements [http.Handler].
+func (s *switchServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var body bytes.Buffer
+	_ = json.NewEncoder(&body).Encode(r.URL.Path)
+	_, _ = body.ReadFrom(r.Body)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bodies = append(s.bodies, body.String())
+	answer := s.answers[min(len(s.bodies), len(s.answers))-1]
+	_, _ = fmt.Fprint(w, answer)
+}
+
+// pageOf is an answer.
+func pageOf(changed int, next string, failed ...string) string {
+	failures := make([]string, len(failed))
+	for i, consumer := range failed {
+		failures[i] = fmt.Sprintf(`{"consumer_id": %q, "unified_api": "crm", "service_id": "acme", "error": {"type_name": "ServiceUnavailableError", "message": "later"}}`, consumer)
+	}
+	if next != "null" {
+		next = `"` + next + `"`
+	}
+	return fmt.Sprintf(`{"data": {"changed": %d, "unchanged": 1, "failed": [%s]}, "meta": {"cursors": {"next": %s}}}`, changed, strings.Join(failures, ","), next)
+}
+
+// run runs `token-broker activate` against the server.
+func (s *switchServer) run(t *testing.T, ctx context.Context, name connectionName) (string, error) {
+	t.Helper()
+	server := httptest.NewServer(s)
+	t.Cleanup(server.Close)
+	c, err := client.New(server.URL, "my-app", secret.New("key"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	sw := switching{verb: "activate", changed: "activated", unchanged: "were active already", client: c, out: &out, pause: 1}
+	err = sw.run(ctx, name)
+	return out.String(), err
+}
+
+func TestActivateGoesThroughAllPages(t *testing.T) {
+	t.Parallel()
+	s := &switchServer{answers: []string{pageOf(200, "c1"), pageOf(200, "c2"), pageOf(7, "null")}}
+	out, err := s.run(t, t.Context(), connectionName{UnifiedAPI: "crm", ServiceID: "acme"})
+	if want := "407 connections activated, 3 were active already, 0 failed\n"; err != nil || out != want {
+		t.Errorf("got %q, %v, want %q", out, err, want)
+	}
+	want := `"/vault/connections/activate"
+{"unified_api":"crm","service_id":"acme"},"/vault/connections/activate"
+{"unified_api":"crm","service_id":"acme","cursor":"c1"},"/vault/connections/activate"
+{"unified_api":"crm","service_id":"acme","cursor":"c2"}`
+	if got := strings.Join(s.bodies, ","); got != want {
+		t.Errorf("got requests %s, want %s", got, want)
+	}
+}
+
+func TestActivateTriesConnectionsThatFailedAgain(t *testing.T) {
+	t.Parallel()
+	s := &switchServer{answers: []string{pageOf(1, "null", "jane", "ann"), pageOf(1, "null"), pageOf(0, "null", "ann"), pageOf(1, "null")}}
+	out, err := s.run(t, t.Context(), connectionName{})
+	if err != nil || !strings.HasSuffix(out, "3 connections activated, 4 were active already, 0 failed\n") {
+		t.Errorf("got %q, %v", out, err)
+	}
+	if got := strings.Join(s.bodies[1:3], ","); !strings.Contains(got, `{"consumer_id":"jane","unified_api":"crm","service_id":"acme"}`) {
+		t.Errorf("got requests %s, want them for one connection each", got)
+	}
+}
+
+func TestActivateReportsWhatFailed(t *testing.T) {
+	t.Parallel()
+	s := &switchServer{answers: []string{pageOf(1, "null", "jane")}}
+	out, err := s.run(t, t.Context(), connectionName{})
+	if err == nil || !strings.Contains(err.Error(), "1 connections could not be activated") || !strings.Contains(out, `failed: crm/acme of "jane": ServiceUnavailableError: later`) {
+		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+// A page of which everything fails says that the store is out of reach, not much about the
+// connections.
+func TestActivateRepeatsAPageThatFails(t *testing.T) {
+	t.Parallel()
+	all := strings.Replace(pageOf(0, "c1", "jane"), `"unchanged": 1`, `"unchanged": 0`, 1)
+	s := &switchServer{answers: []string{all, all, pageOf(1, "c1"), pageOf(1, "null")}}
+	out, err := s.run(t, t.Context(), connectionName{})
+	if err != nil || out != "2 connections activated, 2 were active already, 0 failed\n" {
+		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+func TestActivateCanBeStopped(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	s := &switchServer{answers: []string{pageOf(200, "c1")}}
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.run(t, ctx, connectionName{})
+		done <- err
+	}()
+	cancel()
+	if err := <-done; err == nil || err.Error() != "stopped; run it again to go on" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestActivateChecksItsFlags(t *testing.T) {
+	t.Setenv(client.KeyVariable, "canary-key")
+	for _, test := range []struct {
+		args  []string
+		flags map[string]string
+		want  string
+	}{
+		{nil, map[string]string{"app": "my-app", "connector": "acme"}, "a connector is named <unified_api>/<service_id>"},
+		{[]string{"now"}, map[string]string{"app": "my-app"}, "takes flags only"},
+		{nil, map[string]string{"to": "https://localhost"}, "--app is missing"},
+		{nil, map[string]string{"app": "my-app", "to": "http://broker.example.com"}, "not encrypted"},
+	} {
+		sw := switching{verb: "activate"}
+		err := sw.start(t.Context(), test.args, func(name string) string { return test.flags[name] })
+		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%v: got %v, want %q", test.flags, err, test.want)
+		}
+	}
+}
+
+func TestActivateAndStandbyAreSubcommands(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"activate", "standby"} {
+		if cmd, ok := caddycmd.Commands()[name]; !ok || cmd.Flags.Lookup("key-file") == nil || cmd.Flags.Lookup("consumer") == nil {
+			t.Errorf("the subcommand %s is not registered with its flags", name)
+		}
+	}
+}
