@@ -13,7 +13,7 @@
 //	http.reverse_proxy.transport.token_broker sends requests with a credential (package transport)
 //	admin.api.token_broker                    health checks (package admin)
 //
-// Package command adds the subcommands `connectors`, `store`, `activate` and `standby`.
+// Package command adds the subcommands `connectors`, `store`, `export`, `activate` and `standby`.
 //
 // # Lifecycle
 //

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -141,7 +141,7 @@ func TestExportEndsWithTheFirstErrorOfItsWriter(t *testing.T) {
 	t.Parallel()
 	var s brokertest.MemStore
 	for i := range 600 {
-		save(t, &s, newRecord(fmt.Sprint(i)))
+		save(t, &s, newRecord(strconv.Itoa(i)))
 	}
 	full := errors.New("the disk is full")
 	rows := 0

@@ -22,7 +22,7 @@ type Store struct {
 }
 
 // maxIdle is how many connections are kept: as many as a command has requests in progress.
-const maxIdle = 16
+const maxIdle = 32
 
 // Dial returns the store that a process serves in dir. Errors: [ErrNotServed], [ErrUnsafe].
 func Dial(ctx context.Context, dir string) (*Store, error) {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -118,7 +119,7 @@ func TestListsAreStreamed(t *testing.T) {
 	t.Parallel()
 	var served brokertest.MemStore
 	for i := range 500 {
-		if _, err := served.Save(t.Context(), newRecord(fmt.Sprint(i)), 0); err != nil {
+		if _, err := served.Save(t.Context(), newRecord(strconv.Itoa(i)), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -137,7 +138,10 @@ func TestListsAreStreamed(t *testing.T) {
 			t.Errorf("application %q: %d keys, want %d", application, n, want)
 		}
 	}
-	for range s.List(t.Context(), "", "") {
+	for _, err := range s.List(t.Context(), "", "") {
+		if err != nil {
+			t.Error(err)
+		}
 		break // the rest is not read
 	}
 }
@@ -180,11 +184,11 @@ func TestManyRequestsAtATime(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range 64 {
 		group.Go(func() {
-			rec := newRecord(fmt.Sprint(i))
+			rec := newRecord(strconv.Itoa(i))
 			if _, err := s.Save(context.Background(), rec, 0); err != nil {
 				t.Error(err)
 			}
-			if got, _, err := s.Load(context.Background(), rec.Key); err != nil || got.Credentials.AccessToken.Reveal() != "secret of "+fmt.Sprint(i) {
+			if got, _, err := s.Load(context.Background(), rec.Key); err != nil || got.Credentials.AccessToken.Reveal() != "secret of "+strconv.Itoa(i) {
 				t.Error(got, err)
 			}
 		})

@@ -1,6 +1,6 @@
 // Package command adds subcommands to Caddy: `connectors` lists and describes the known
-// connectors, `store` checks and rebuilds the embedded store, and `activate` and `standby` say
-// whether the broker or another system refreshes connections.
+// connectors, `store` copies stores and looks after the embedded one, `export` writes connections to
+// a file, and `activate` and `standby` say whether the broker or another system refreshes connections.
 package command
 
 import (

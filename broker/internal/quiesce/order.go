@@ -33,8 +33,8 @@ func (s Selection) Keys(ctx context.Context, store record.Store) iter.Seq2[recor
 
 // How many requests to a store are in progress at a time, and how many keys are in memory.
 const (
-	parallel  = 16
-	batchSize = 16 * parallel
+	parallel  = 32
+	batchSize = 8 * parallel
 )
 
 // InOrder calls work for each key, several at a time, and emit with each result in the order of

@@ -59,7 +59,7 @@ func (h *Holder) Hold(ctx context.Context, key record.Key, before func(*record.R
 			h.observe(rec)
 			return false, nil
 		}
-		rec.Standby = true
+		rec.Standby = true // and nothing else, unlike EnterStandby: a copy must be as the record was
 		_, err = h.store.Save(ctx, rec, rev)
 		if err == nil {
 			h.observe(rec)
