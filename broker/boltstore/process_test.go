@@ -16,14 +16,11 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-func TestMain(m *testing.M) { os.Exit(brokertest.Main(m, child)) }
+func TestMain(m *testing.M) { os.Exit(brokertest.Main(m, rekeyOr(child))) }
 
 // child opens the store in a directory and saves a consumer's connection over and over,
 // until standard input ends. It prints the generation after each save.
 func child(args []string) error {
-	if args[0] == "rekey" {
-		return rekeyForEver(args[1], args[2:])
-	}
 	dir, consumer := args[0], args[1]
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -237,6 +237,24 @@ func TestRekeyRefusesWhatItCannotDo(t *testing.T) {
 	closeStore(t, openStore(t, config.Dir))
 }
 
+// rekeyOr returns what a child process runs: a change of keys, or another function.
+func rekeyOr(other func([]string) error) func([]string) error {
+	return func(args []string) error {
+		if args[0] == "rekey" {
+			return rekeyForEver(args[1], args[2:])
+		}
+		return other(args)
+	}
+}
+
+// awaitLine waits for the child's next line, which its own deadline bounds.
+func awaitLine(t *testing.T, c *brokertest.Child) {
+	t.Helper()
+	if _, err := c.Stdout.ReadString('\n'); err != nil {
+		t.Fatalf("the other process: %v", err)
+	}
+}
+
 // rekeyForEver changes the key of a store over and over, and prints a line before each change.
 func rekeyForEver(dir string, keys []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -263,7 +281,7 @@ func TestRekeySurvivesKills(t *testing.T) {
 	revisions := fill(t, config, 100)
 	for range 25 {
 		other := brokertest.StartChild(t, "rekey", config.Dir)
-		nextGeneration(t, other)
+		awaitLine(t, other)
 		time.Sleep(rand.N(60 * time.Millisecond)) //nolint:forbidigo // the moment is the test's input
 		other.Kill(t)
 		wantRecords(t, config, revisions)
@@ -300,7 +318,7 @@ func TestRekeyOfGivenKeysSurvivesKills(t *testing.T) {
 			}
 		}
 		other := brokertest.StartChild(t, "rekey", dir, keys[0].Reveal(), keys[1].Reveal())
-		nextGeneration(t, other)
+		awaitLine(t, other)
 		time.Sleep(rand.N(60 * time.Millisecond)) //nolint:forbidigo // the moment is the test's input
 		other.Kill(t)
 	}
