@@ -18,7 +18,7 @@ var allowed = map[string]string{
 	"cmd/token-broker":    ".",
 	"caddymodule":         "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
 	"caddymodule/admin":   "caddymodule/tokenbroker",
-	"caddymodule/command": "caddymodule/command/client caddymodule/command/importing caddymodule/command/verifying caddymodule/placeholder caddymodule/storage caddymodule/tokenbroker broker/connector broker/secret broker/transfer",
+	"caddymodule/command": "caddymodule/command/client caddymodule/command/importing caddymodule/command/sealed caddymodule/command/verifying caddymodule/placeholder caddymodule/storage caddymodule/tokenbroker broker/connector broker/export broker/record broker/secret broker/storecopy broker/transfer",
 
 	"caddymodule/command/client":    "broker/secret",
 	"caddymodule/command/importing": "caddymodule/command/client broker/connector broker/record broker/transfer",
@@ -31,11 +31,12 @@ var allowed = map[string]string{
 
 	// The app, and what it stands on.
 	"caddymodule/tokenbroker":        "caddymodule/storage caddymodule/caller caddymodule/argument caddymodule/fields caddymodule/placeholder broker broker/connector broker/journal broker/record broker/webhook",
-	"caddymodule/storage":            "caddymodule/argument caddymodule/placeholder broker/boltstore broker/record broker/secret broker/vaultkv",
+	"caddymodule/storage":            "caddymodule/argument caddymodule/placeholder broker/boltstore broker/record broker/secret broker/storesocket broker/vaultkv",
 	"caddymodule/exchange":           "caddymodule/apierror caddymodule/fields broker broker/guard",
 	"caddymodule/caller":             "caddymodule/apierror broker/apideck broker/secret",
 	"caddymodule/apierror":           "broker broker/guard broker/record",
 	"caddymodule/placeholder":        "broker/secret",
+	"caddymodule/command/sealed":     "",
 	"caddymodule/argument":           "",
 	"caddymodule/fields":             "",
 	"caddymodule/sandbox":            "",
@@ -55,8 +56,12 @@ var allowed = map[string]string{
 	"broker/apideck":                "broker/connector broker/record broker/secret",
 	"broker/transfer":               "broker/apideck broker/connector broker/record broker/secret",
 	"broker/webhook":                "broker/guard broker/internal/retryafter broker/record broker/secret",
+	"broker/storesocket":            "broker/connector broker/record",
+	"broker/export":                 "broker/internal/quiesce broker/record broker/transfer",
+	"broker/storecopy":              "broker/internal/quiesce broker/record",
+	"broker/internal/quiesce":       "broker/connector broker/record",
 	"broker/vaultkv":                "broker/connector broker/record broker/secret",
-	"broker/boltstore":              "broker/boltstore/internal/boltfile broker/connector broker/internal/keyfile broker/record",
+	"broker/boltstore":              "broker/boltstore/internal/boltfile broker/connector broker/internal/keyfile broker/record broker/secret",
 	"broker/journal":                "broker/internal/keyfile broker/record",
 	"broker/internal/tokenendpoint": "broker/connector broker/guard broker/internal/retryafter broker/record broker/secret",
 	"broker/internal/inject":        "broker/connector broker/secret",
@@ -89,8 +94,8 @@ var foreign = map[string]string{
 	"golang.org/x/oauth2":           "broker broker/internal/tokenendpoint",
 	"github.com/hashicorp/vault/":   "broker/vaultkv broker/brokertest/vaulttest",
 	"go.etcd.io/bbolt":              "broker/boltstore",
+	"filippo.io/age":                "caddymodule/command/...",
 	"github.com/tink-crypto/":       "broker/boltstore broker/journal broker/internal/keyfile",
-	"filippo.io/age":                "caddymodule/command/importing",
 	"github.com/caddyserver/caddy/": "cmd/token-broker caddymodule/...",
 }
 

@@ -30,7 +30,7 @@ type documentedType struct {
 var documented = []documentedType{
 	{"token_broker", "tokenbroker.App.UnmarshalCaddyfile", tokenbroker.App{}},
 	{"storage vault", "storage.Vault.UnmarshalCaddyfile", storage.Vault{}},
-	{"storage embedded", "", storage.Embedded{}},
+	{"storage embedded", "storage.Embedded.UnmarshalCaddyfile", storage.Embedded{}},
 	{"app", "tokenbroker.App.unmarshalApplication", tokenbroker.Application{}},
 	{"connector", "tokenbroker.ConnectorConfig.unmarshalLine", tokenbroker.ConnectorConfig{}},
 	{"webhook", "tokenbroker.App.unmarshalWebhook", tokenbroker.WebhookConfig{}},

@@ -13,8 +13,8 @@
 //	http.reverse_proxy.transport.token_broker sends requests with a credential (package transport)
 //	admin.api.token_broker                    health checks (package admin)
 //
-// Package command adds the subcommands `connectors`, `store`, `import`, `verify`, `activate` and
-// `standby`.
+// Package command adds the subcommands `connectors`, `store`, `import`, `verify`, `export`,
+// `activate` and `standby`.
 //
 // # Lifecycle
 //

@@ -61,16 +61,16 @@ func limitMember(name string, raw json.RawMessage) (int, error) {
 	return n, nil
 }
 
-// A cursor is opaque to callers: the names of the last connection, which need not exist any
+// A position is the cursor of a page. It is opaque to callers: the names of the last connection, which need not exist any
 // longer. The application is the caller's.
-type cursor [3]string
+type position [3]string
 
 // newCursor returns the cursor of a position, nil for the zero Key.
 func newCursor(after record.Key) *string {
 	if after == (record.Key{}) {
 		return nil
 	}
-	b, err := json.Marshal(cursor{after.Consumer, after.Connector.UnifiedAPI, after.Connector.ServiceID})
+	b, err := json.Marshal(position{after.Consumer, after.Connector.UnifiedAPI, after.Connector.ServiceID})
 	if err != nil { // cannot happen: strings always encode
 		panic(err)
 	}
@@ -84,7 +84,7 @@ func cursorMember(name string, raw json.RawMessage) (record.Key, error) {
 	}
 	var parts []string
 	decoded, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil || json.Unmarshal(decoded, &parts) != nil || len(parts) != len(cursor{}) || parts[0] == "" {
+	if err != nil || json.Unmarshal(decoded, &parts) != nil || len(parts) != len(position{}) || parts[0] == "" {
 		return record.Key{}, badBody(name, "is not one that the token broker has returned", "send the cursor of the response before, or leave it out")
 	}
 	return record.Key{Consumer: parts[0], Connector: connector.ID{UnifiedAPI: parts[1], ServiceID: parts[2]}}, nil

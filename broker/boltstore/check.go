@@ -39,18 +39,23 @@ func (v *survey) report(path string) *Report {
 // maxChecks is how often a store is checked that changes during the check.
 const maxChecks = 5
 
-// Check reads the whole store in dir, and changes nothing. Another process may use the store at the
+// Check reads the whole store in config.Dir, and changes nothing. Another process may use the store at the
 // same time. Errors: [ErrKeyMissing], [ErrKeyMismatch], [ErrDatabaseMissing], or an error of the file
 // system.
-func Check(ctx context.Context, dir string) (*Report, error) {
+func Check(ctx context.Context, config Config) (*Report, error) {
+	dir := config.Dir
+	keys, err := config.source(dir)
+	if err != nil {
+		return nil, err
+	}
 	path := filepath.Join(dir, databaseName)
 	for attempt := 1; ; attempt++ {
-		v, closeFile, err := newSurvey(dir)
+		v, closeFile, err := newSurvey(dir, keys)
 		if err != nil {
 			return nil, err
 		}
 		before := v.transaction()
-		err = v.checkKey(dir)
+		err = v.checkKey(dir, keys)
 		if err == nil {
 			err = v.run(ctx, func([]byte, stored) error { return nil })
 		}
@@ -67,7 +72,7 @@ func Check(ctx context.Context, dir string) (*Report, error) {
 }
 
 // checkKey returns an error if the key belongs to another database, as far as can be read.
-func (v *survey) checkKey(dir string) error {
+func (v *survey) checkKey(dir string, keys keySource) error {
 	meta, _, err := v.file.Metas()
 	if err != nil {
 		return nil //nolint:nilerr // run finds this damage
@@ -86,18 +91,22 @@ func (v *survey) checkKey(dir string) error {
 	}
 	if b, err := openBuckets(root); err == nil {
 		if decrypts, err := b.anyDecrypts(v.key); !decrypts && err == nil {
-			return keyMismatch(dir)
+			return keys.mismatch(dir)
 		}
 	}
 	v.problem(errCheckDamaged)
 	return nil
 }
 
-// Rebuild saves what can be read of the store in dir into a new database at path, for the same
+// Rebuild saves what can be read of the store in config.Dir into a new database at path, for the same
 // key. Nothing in dir is changed, and no other process may use the store. Errors: those of [Check],
 // [ErrLocked], and [os.ErrExist] if there is a file at path.
-func Rebuild(ctx context.Context, dir, path string) (_ *Report, err error) {
-	dir, err = filepath.EvalSymlinks(dir)
+func Rebuild(ctx context.Context, config Config, path string) (_ *Report, err error) {
+	dir, err := filepath.EvalSymlinks(config.Dir)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := config.source(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -106,12 +115,12 @@ func Rebuild(ctx context.Context, dir, path string) (_ *Report, err error) {
 		return nil, err
 	}
 	defer unlock()
-	v, closeFile, err := newSurvey(dir)
+	v, closeFile, err := newSurvey(dir, keys)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = closeFile() }() // it is only read
-	if err := v.checkKey(dir); err != nil {
+	if err := v.checkKey(dir, keys); err != nil {
 		return nil, err
 	}
 	w, err := newRebuild(path, v.key)

@@ -25,11 +25,11 @@ func TestCheckAndRebuildNeedBothFiles(t *testing.T) {
 		if err := test.change(dir); err != nil {
 			t.Fatal(err)
 		}
-		if r, err := boltstore.Check(t.Context(), dir); !errors.Is(err, test.want) {
+		if r, err := boltstore.Check(t.Context(), boltstore.Config{Dir: dir}); !errors.Is(err, test.want) {
 			t.Errorf("%s: Check = %+v, %v; want %v", name, r, err, test.want)
 		}
 		path := filepath.Join(t.TempDir(), "rebuilt.db")
-		if r, err := boltstore.Rebuild(t.Context(), dir, path); !errors.Is(err, test.want) {
+		if r, err := boltstore.Rebuild(t.Context(), boltstore.Config{Dir: dir}, path); !errors.Is(err, test.want) {
 			t.Errorf("%s: Rebuild = %+v, %v; want %v", name, r, err, test.want)
 		}
 		if _, err := os.Stat(path); err == nil {
@@ -48,7 +48,7 @@ func TestDamagedCheckValueCostsNothing(t *testing.T) {
 		overwrite(t, dir, at+len(name)+20, []byte("damaged"))
 		clear(b[:at+len(name)])
 	}
-	if r, err := boltstore.Check(t.Context(), dir); err != nil || len(r.Damage) != 1 || r.Readable != 1 {
+	if r, err := boltstore.Check(t.Context(), boltstore.Config{Dir: dir}); err != nil || len(r.Damage) != 1 || r.Readable != 1 {
 		t.Errorf("Check = %+v, %v; want the damage, and one connection", r, err)
 	}
 	store := openStore(t, dir)
@@ -56,7 +56,7 @@ func TestDamagedCheckValueCostsNothing(t *testing.T) {
 		t.Errorf("Load: %v", err)
 	}
 	closeStore(t, store)
-	if r, err := boltstore.Check(t.Context(), dir); err != nil || len(r.Damage) > 0 {
+	if r, err := boltstore.Check(t.Context(), boltstore.Config{Dir: dir}); err != nil || len(r.Damage) > 0 {
 		t.Errorf("Check after it was opened = %+v, %v; want no damage", r, err)
 	}
 }

@@ -138,7 +138,7 @@ func TestChangesDuringReadsAreNotTakenForDamage(t *testing.T) {
 		if listed != consumers {
 			t.Fatalf("List yields %d connections, want %d", listed, consumers)
 		}
-		if report, err := boltstore.Check(t.Context(), dir); err != nil || len(report.Damage) > 0 && !report.Changing {
+		if report, err := boltstore.Check(t.Context(), boltstore.Config{Dir: dir}); err != nil || len(report.Damage) > 0 && !report.Changing {
 			t.Fatalf("Check of a store in use = %+v, %v", report, err)
 		}
 	}

@@ -216,12 +216,12 @@ func TestDamagedPageCostsOnlyWhatIsOnIt(t *testing.T) {
 func (s *sound) wantContained(t *testing.T, what string, damaged []byte) outcome {
 	t.Helper()
 	dir := s.with(t, damaged)
-	report, err := boltstore.Check(t.Context(), dir)
+	report, err := boltstore.Check(t.Context(), boltstore.Config{Dir: dir})
 	if err != nil {
 		t.Fatalf("%s: Check: %v", what, err)
 	}
 	rebuilt := filepath.Join(t.TempDir(), "rebuilt.db")
-	saved, err := boltstore.Rebuild(t.Context(), dir, rebuilt)
+	saved, err := boltstore.Rebuild(t.Context(), boltstore.Config{Dir: dir}, rebuilt)
 	if err != nil {
 		saved = &boltstore.Report{}
 	}
@@ -245,7 +245,7 @@ func (s *sound) wantContained(t *testing.T, what string, damaged []byte) outcome
 func (s *sound) wantRebuilt(t *testing.T, what, path string, saved *boltstore.Report) {
 	t.Helper()
 	dir := s.with(t, readFile(t, path))
-	report, err := boltstore.Check(t.Context(), dir)
+	report, err := boltstore.Check(t.Context(), boltstore.Config{Dir: dir})
 	if err != nil || len(report.Damage) > 0 || report.Readable != saved.Readable+len(saved.Repairable) {
 		t.Fatalf("%s: Check of the rebuilt store = %+v, %v", what, report, err)
 	}
@@ -308,7 +308,7 @@ func TestDamagedFileIsAnErrorThatNamesItAndTheRemedy(t *testing.T) {
 				t.Error("the damaged file was changed")
 			}
 			path := filepath.Join(t.TempDir(), "rebuilt.db")
-			report, err := boltstore.Rebuild(t.Context(), dir, path)
+			report, err := boltstore.Rebuild(t.Context(), boltstore.Config{Dir: dir}, path)
 			if test.rebuilt == 0 && errors.Is(err, boltstore.ErrDamaged) {
 				return
 			}

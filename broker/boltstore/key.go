@@ -52,20 +52,19 @@ func createKey(path string) (tink.AEAD, error) {
 
 // unlock returns the database's key, a new one if the database is new and there is no key yet.
 func (s *Store) unlock() (tink.AEAD, error) {
-	keyPath, dbPath := filepath.Join(s.dir, keyName), s.db.path
 	check, isNew, err := s.readCheck()
 	if err != nil {
 		return nil, err
 	}
-	key, err := readKey(keyPath)
+	key, err := s.keys.read()
 	missing := errors.Is(err, os.ErrNotExist)
 	if missing && !isNew {
 		return nil, fmt.Errorf("%w: %s does not exist, and without it %s cannot be read: "+
 			"restore the key file from a backup; or, to start without any connections, move the database away",
-			ErrKeyMissing, keyPath, dbPath)
+			ErrKeyMissing, s.keys.path, s.db.path)
 	}
 	if missing {
-		key, err = createKey(keyPath)
+		key, err = createKey(s.keys.path)
 	}
 	if err != nil {
 		return nil, err
@@ -75,7 +74,7 @@ func (s *Store) unlock() (tink.AEAD, error) {
 		s.db.stampedFrom = s.db.stamp.tx + 1
 		err := s.db.update(func(tx *bolt.Tx, _ *boltfile.Tree) ([]change, error) { return nil, createBuckets(tx, key) })
 		if err != nil {
-			return nil, fmt.Errorf("writing %s: %w", dbPath, err)
+			return nil, fmt.Errorf("writing %s: %w", s.db.path, err)
 		}
 		return key, nil
 	}
@@ -85,7 +84,7 @@ func (s *Store) unlock() (tink.AEAD, error) {
 			return nil, err
 		}
 		if !decrypts {
-			return nil, keyMismatch(s.dir)
+			return nil, s.keys.mismatch(s.dir)
 		}
 		// Only the check value is damaged. If it cannot be replaced, it is found again next time.
 		if err := s.db.update(func(tx *bolt.Tx, _ *boltfile.Tree) ([]change, error) { return nil, createBuckets(tx, key) }); err == nil {
@@ -130,9 +129,10 @@ func (b buckets) anyDecrypts(key tink.AEAD) (bool, error) {
 	return false, damage
 }
 
-func keyMismatch(dir string) error {
-	return fmt.Errorf("%w: %s was not encrypted with %s: restore its own key file from a backup",
-		ErrKeyMismatch, filepath.Join(dir, databaseName), filepath.Join(dir, keyName))
+// mismatch returns the error for a key that belongs to another database.
+func (k keySource) mismatch(dir string) error {
+	return fmt.Errorf("%w: %s was not encrypted with %s: %s",
+		ErrKeyMismatch, filepath.Join(dir, databaseName), k, k.remedy())
 }
 
 // readCheck returns the check value, and whether the database has never been written to.

@@ -5,7 +5,8 @@
 //
 //	connections.db   records, each encrypted with AES-256-GCM; the names of applications,
 //	                 consumers and connectors are not secret and stay readable
-//	key.json         the key, a Tink keyset in clear text: back it up apart from the database
+//	key.json         the key, a Tink keyset in clear text: back it up apart from the database. It can
+//	                 be kept elsewhere; see [Config]
 //	holder           the process that has the store open, for error messages
 //
 // A record that was moved to another connection, or replaced by an earlier revision, does
@@ -29,6 +30,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/keyfile"
+	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
 // The files of a store.
@@ -49,6 +51,14 @@ type Config struct {
 	// Dir is the directory of the store's files. Open creates it, with mode 0700, if it
 	// does not exist. Required.
 	Dir string
+
+	// KeyFile is the file with the key, which is best kept apart from Dir. Open creates it with a
+	// new store. Default: key.json in Dir.
+	KeyFile string
+
+	// Key is the key itself, in place of KeyFile: the content of a key file, or 32 bytes in
+	// base64. Open then cannot tell a new store from one whose database is missing.
+	Key secret.String
 
 	// LockTimeout is how long Open waits for another process to close the store.
 	// Default: 5s.
@@ -93,7 +103,7 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 		return nil, err
 	}
 	store.release = release
-	keyfile.WarnIfExposed(ctx, config.logger(), dir)
+	store.keys.warn(ctx, config.logger(), dir)
 	return store, nil
 }
 
@@ -119,7 +129,10 @@ func prepareDir(dir string) (string, error) {
 
 // open opens the database, and reads the key that belongs to it.
 func (s *Store) open(ctx context.Context, config *Config) (err error) {
-	if s.db, err = openDatabase(ctx, s.dir, config); err != nil {
+	if s.keys, err = config.source(s.dir); err != nil {
+		return err
+	}
+	if s.db, err = openDatabase(ctx, s.dir, config, s.keys); err != nil {
 		return err
 	}
 	if err := s.begin(ctx); err != nil {

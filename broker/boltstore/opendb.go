@@ -17,10 +17,10 @@ import (
 
 // openDatabase opens the database in dir, and creates it if there is neither a database nor a
 // key. One that changes could damage further is opened for reading only.
-func openDatabase(ctx context.Context, dir string, config *Config) (*database, error) {
+func openDatabase(ctx context.Context, dir string, config *Config, keys keySource) (*database, error) {
 	known := &faults{log: config.logger()}
 	var found findings
-	isNew, err := isNewStore(dir)
+	isNew, err := isNewStore(dir, keys)
 	if err != nil {
 		return nil, err
 	}
@@ -78,18 +78,18 @@ func (d *database) mend() (*boltfile.Structure, error) {
 	return after, nil
 }
 
-// isNewStore reports whether the directory has no database. A key alone is an error.
-func isNewStore(dir string) (bool, error) {
-	keyPath, path := filepath.Join(dir, keyName), filepath.Join(dir, databaseName)
+// isNewStore reports whether the directory has no database. A key file alone is an error.
+func isNewStore(dir string, keys keySource) (bool, error) {
+	path := filepath.Join(dir, databaseName)
 	// In this order: another process may be creating first the database, then the key.
-	_, keyErr := readKey(keyPath)
+	_, keyErr := keys.read()
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && info.Size() > 0:
 		return false, nil
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return false, fmt.Errorf("opening the embedded store: %w", err)
-	case errors.Is(keyErr, os.ErrNotExist):
+	case errors.Is(keyErr, os.ErrNotExist) || keys.given != nil:
 		return true, nil
 	case keyErr != nil:
 		return false, keyErr
@@ -99,7 +99,7 @@ func isNewStore(dir string) (bool, error) {
 		state = "is empty"
 	}
 	return false, fmt.Errorf("%w: %s %s, and its key %s is there: restore the database from a backup; "+
-		"or, to start without any connections, move the key away", ErrDatabaseMissing, path, state, keyPath)
+		"or, to start without any connections, move the key away", ErrDatabaseMissing, path, state, keys)
 }
 
 // attach opens the file with bbolt, which locks it.

@@ -16,7 +16,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
-func TestMain(m *testing.M) { os.Exit(brokertest.Main(m, child)) }
+func TestMain(m *testing.M) { os.Exit(brokertest.Main(m, rekeyOr(child))) }
 
 // child opens the store in a directory and saves the connections of some consumers over and over, all at the same
 // time, until standard input ends. After each save it prints the consumer and the generation.
@@ -119,7 +119,7 @@ func TestWhatWasSavedSurvivesAKill(t *testing.T) {
 				}
 			}
 			closeStore(t, store)
-			if report, err := boltstore.Check(t.Context(), dir); err != nil || len(report.Damage) > 0 {
+			if report, err := boltstore.Check(t.Context(), boltstore.Config{Dir: dir}); err != nil || len(report.Damage) > 0 {
 				t.Errorf("Check = %+v, %v; want no damage", report, err)
 			}
 		})

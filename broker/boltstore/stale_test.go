@@ -92,7 +92,7 @@ func TestPagesThatWereNeverWrittenAreFound(t *testing.T) {
 				what := fmt.Sprintf("pages %v as before the change %d", pages, from)
 				dir := s.with(t, damaged)
 				o := s.wantRight(t, what, dir)
-				report, err := boltstore.Check(t.Context(), s.with(t, damaged))
+				report, err := boltstore.Check(t.Context(), boltstore.Config{Dir: s.with(t, damaged)})
 				if o.err != nil && (err != nil || len(report.Damage) == 0) {
 					t.Errorf("%s: Check = %+v, %v, and %v", what, report, err, o.err)
 				}
@@ -186,7 +186,7 @@ func TestReadsBetweenChangesFindNoDamage(t *testing.T) {
 		}
 	}
 	closeStore(t, store)
-	if report, err := boltstore.Check(t.Context(), dir); err != nil || len(report.Damage) > 0 || report.Readable != len(revs) {
+	if report, err := boltstore.Check(t.Context(), boltstore.Config{Dir: dir}); err != nil || len(report.Damage) > 0 || report.Readable != len(revs) {
 		t.Errorf("Check = %+v, %v; want %d records", report, err, len(revs))
 	}
 }

@@ -23,6 +23,7 @@ const listBatch = 256
 // after Delete. A method ends with ctx until it starts to read or to write; after that it waits for the disk.
 type Store struct {
 	dir     string
+	keys    keySource
 	db      *database
 	changes queue
 	aead    tink.AEAD

@@ -41,11 +41,11 @@ type survey struct {
 }
 
 // newSurvey opens the files of a store, without a lock. run is called once.
-func newSurvey(dir string) (v *survey, closeFile func() error, err error) {
-	key, err := readKey(filepath.Join(dir, keyName))
+func newSurvey(dir string, keys keySource) (v *survey, closeFile func() error, err error) {
+	key, err := keys.read()
 	if errors.Is(err, os.ErrNotExist) {
 		if _, dbErr := os.Stat(filepath.Join(dir, databaseName)); errors.Is(dbErr, os.ErrNotExist) {
-			return nil, nil, fmt.Errorf("there is no embedded store in %s: it has neither %s nor %s", dir, keyName, databaseName)
+			return nil, nil, fmt.Errorf("there is no embedded store in %s: it has neither %s nor %s", dir, keys, databaseName)
 		}
 		err = fmt.Errorf("%w: without it nothing in the database can be read: %w", ErrKeyMissing, err)
 	}

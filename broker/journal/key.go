@@ -51,7 +51,7 @@ func (j *Journal) loadKey() error {
 		return fmt.Errorf("opening the journal in %s: %w", j.dir, err)
 	}
 	if j.key == nil {
-		keyfile.WarnIfExposed(context.Background(), j.log, j.dir)
+		keyfile.WarnIfExposed(context.Background(), j.log, j.dir, j.keyPath())
 	}
 	j.key, j.sample, j.keyContent = key, sample, content
 	return nil
@@ -119,4 +119,15 @@ func makeDir(dir string) error {
 	// Best effort: this user may not be allowed to open the parent directory.
 	_ = keyfile.SyncDir(filepath.Dir(dir))
 	return nil
+}
+
+// RemoveKey removes the key of the journal in dir, if no entry there needs it: the next process
+// makes another one.
+func RemoveKey(dir string) error {
+	j := Open(Config{Dir: dir})
+	left, err := j.leftBehind()
+	if err != nil || left != "" {
+		return err
+	}
+	return keyfile.Destroy(j.keyPath())
 }

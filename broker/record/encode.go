@@ -90,7 +90,7 @@ func Encode(r *Record) ([]byte, error) {
 	w := recordJSON{
 		Format: recordFormat, Application: r.Key.Application, Consumer: r.Key.Consumer,
 		UnifiedAPI: r.Key.Connector.UnifiedAPI, ServiceID: r.Key.Connector.ServiceID,
-		CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(), Deleted: r.Deleted.UTC(), Enabled: r.Enabled,
+		CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(), Deleted: r.Deleted.UTC(), Enabled: r.Enabled, Standby: r.Standby,
 		Settings: r.Settings, Metadata: r.Metadata, Generation: r.Generation,
 		Imported: r.Imported, Replaced: r.Replaced, Lease: (*leaseJSON)(r.Lease), Cycle: cycleJSON(r.Cycle),
 	}

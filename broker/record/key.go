@@ -22,6 +22,10 @@ const (
 	DownstreamURLField = "x-apideck-downstream-url"
 )
 
+// OwnApplication is the application of the broker's own records, which are no connections.
+// Replicas share these, and stores hold only records. No caller can send the control character.
+const OwnApplication = "\x01broker"
+
 // A Key names a connection: one customer (consumer) of an application at one
 // third-party service (connector).
 type Key struct {

@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -10,9 +9,11 @@ import (
 	"os"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/storage"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
 )
 
 func init() {
@@ -21,12 +22,19 @@ func init() {
 	flags.String("adapter", "", "Name of the config adapter for --config")
 	flags.String("dir", "", "Directory of the store, in place of --config")
 	flags.String("out", "", "File that rebuild creates")
+	flags.String("from", "", "Configuration file that names the store to copy from")
+	flags.String("to", "", "Configuration file that names the store to copy to")
+	flags.String("key", "", "New key for rekey, as a placeholder such as {file./run/secrets/store_key}")
+	flags.String("key-file", "", "New key file for rekey")
+	flags.Bool("replace", false, "Replace what the store that is copied to has already, unless that is newer")
 	caddycmd.RegisterCommand(caddycmd.Command{
-		Name:  "store",
-		Usage: "check|rebuild [--config <path> [--adapter <name>] | --dir <dir>] [--out <file>]",
-		Short: "Checks or rebuilds the embedded store",
+		Name: "store",
+		Usage: "check|rebuild|rekey|copy [--config <path> [--adapter <name>] | --dir <dir>] [--out <file>] " +
+			"[--key <placeholder> | --key-file <path>] [--from <path> --to <path> [--replace]]",
+		Short: "Copies stores; checks, rebuilds or rekeys the embedded store",
 		Long: `
-Finds damage in the embedded store, and saves what a damaged one still has.
+Copies connections from one store to another, changes the key of the embedded
+store, finds damage in it, and saves what a damaged one still has.
 
   store check    reads the whole store and lists all damage, with the connections
                  that it costs. It changes nothing, and works alongside a running
@@ -34,15 +42,28 @@ Finds damage in the embedded store, and saves what a damaged one still has.
   store rebuild  saves every connection that can be read into a new database, the
                  file --out, and lists those that are lost. It changes nothing else.
                  Stop the server first.
+  store rekey    encrypts the store with a new key and destroys the old one. The new
+                 key takes the place of the old one, or is where --key or
+                 --key-file says. Stop the server first. If it is broken off, also
+                 by a crash, run it again.
+  store copy     copies every connection from the store that the configuration
+                 --from names to that of --to, and compares both at the end. In
+                 the old store the connections are put into standby: nothing is
+                 refreshed there any longer. It can be broken off and run again.
+                 What the new store has already is kept. The exit code is 1
+                 unless the copy is complete.
 
 Without --config and --dir it takes the default directory.`,
 		Flags: flags,
 		Func: func(fl caddycmd.Flags) (int, error) {
 			c := storeCommand{
 				config: fl.String("config"), adapter: fl.String("adapter"), dir: fl.String("dir"),
-				file: fl.String("out"), out: os.Stdout,
+				file: fl.String("out"), from: fl.String("from"), to: fl.String("to"), replace: fl.Bool("replace"),
+				key: fl.String("key"), keyFile: fl.String("key-file"), out: os.Stdout,
 			}
-			if err := c.run(context.Background(), fl.Args()); err != nil {
+			ctx, stop := interruptible()
+			defer stop()
+			if err := c.run(ctx, fl.Args()); err != nil {
 				return caddy.ExitCodeFailedStartup, err
 			}
 			return caddy.ExitCodeSuccess, nil
@@ -54,59 +75,73 @@ Without --config and --dir it takes the default directory.`,
 type storeCommand struct {
 	config, adapter, dir string
 	file                 string // for rebuild
+	from, to             string // for copy, as replace
+	replace              bool
+	key, keyFile         string // for rekey
 	out                  io.Writer
 }
 
 func (c *storeCommand) run(ctx context.Context, args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("store needs one of the words check and rebuild; got %d words", len(args))
+		return fmt.Errorf("store needs one of the words %s; got %d words", storeWords, len(args))
 	}
+	switch args[0] {
+	case "check":
+		return c.check(ctx)
+	case "rebuild":
+		return c.rebuild(ctx)
+	case "rekey":
+		return c.rekey(ctx)
+	case "copy":
+		return c.copy(ctx)
+	default:
+		return fmt.Errorf("store knows %s; got %s", storeWords, args[0])
+	}
+}
+
+const storeWords = "check, rebuild, rekey and copy"
+
+// store returns the store that the flags name.
+func (c *storeCommand) store() (*storage.Embedded, error) {
+	_, store, err := c.embedded()
+	return store, err
+}
+
+// embedded returns the store that the flags name, and the configuration that it is of.
+func (c *storeCommand) embedded() (*tokenbroker.App, *storage.Embedded, error) {
+	app := &tokenbroker.App{}
+	if c.config != "" {
+		if c.dir != "" {
+			return nil, nil, errors.New("--config and --dir exclude each other")
+		}
+		var err error
+		if app, err = loadApp(c.config, c.adapter); err != nil {
+			return nil, nil, err
+		}
+		if module := app.StorageModule(); module != "embedded" {
+			return nil, nil, fmt.Errorf("%s: the storage is %s; only the embedded one is a file that can be checked, rebuilt or rekeyed", c.config, module)
+		}
+	} else {
+		app.StorageRaw = caddyconfig.JSONModuleObject(storage.Embedded{Dir: c.dir}, "module", "embedded", nil)
+	}
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	s, err := app.ResolveStorage(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	embedded, ok := s.(*storage.Embedded)
+	if !ok { // cannot happen
+		return nil, nil, fmt.Errorf("the storage is %s", s)
+	}
+	return app, embedded, nil
+}
+
+func (c *storeCommand) check(ctx context.Context) error {
 	store, err := c.store()
 	if err != nil {
 		return err
 	}
-	switch args[0] {
-	case "check":
-		return c.check(ctx, store)
-	case "rebuild":
-		return c.rebuild(ctx, store)
-	default:
-		return fmt.Errorf("store knows check and rebuild; got %s", args[0])
-	}
-}
-
-// store returns the store that the flags name.
-func (c *storeCommand) store() (*storage.Embedded, error) {
-	store := &storage.Embedded{Dir: c.dir}
-	if c.config != "" {
-		if c.dir != "" {
-			return nil, errors.New("--config and --dir exclude each other")
-		}
-		app, err := loadApp(c.config, c.adapter)
-		if err != nil {
-			return nil, err
-		}
-		module := struct {
-			Module string `json:"module"`
-		}{"embedded"}
-		if app.StorageRaw != nil {
-			if err := errors.Join(json.Unmarshal(app.StorageRaw, &module), json.Unmarshal(app.StorageRaw, store)); err != nil {
-				return nil, fmt.Errorf("%s: storage: %w", c.config, err)
-			}
-		} else if os.Getenv("VAULT_ADDR") != "" {
-			module.Module = "vault"
-		}
-		if module.Module != "embedded" {
-			return nil, fmt.Errorf("%s: the storage is %s; only the embedded one is a file that can be checked", c.config, module.Module)
-		}
-	}
-	if err := store.Provision(caddy.Context{Context: context.Background()}); err != nil {
-		return nil, fmt.Errorf("storage: %w", err)
-	}
-	return store, nil
-}
-
-func (c *storeCommand) check(ctx context.Context, store *storage.Embedded) error {
 	r, err := store.Check(ctx)
 	if err != nil {
 		return err
@@ -124,7 +159,11 @@ func (c *storeCommand) check(ctx context.Context, store *storage.Embedded) error
 	return fmt.Errorf("%s is damaged: restore a backup that is not older than the last refresh, or stop the server and run `store rebuild`", r.Path)
 }
 
-func (c *storeCommand) rebuild(ctx context.Context, store *storage.Embedded) error {
+func (c *storeCommand) rebuild(ctx context.Context) error {
+	store, err := c.store()
+	if err != nil {
+		return err
+	}
 	if c.file == "" {
 		return errors.New("rebuild needs --out, the file to create")
 	}

@@ -125,7 +125,7 @@ func TestStoreCommandRefusesWhatItCannotDo(t *testing.T) {
 		args    []string
 		want    string
 	}{
-		"no word":          {storeCommand{}, nil, "check and rebuild"},
+		"no word":          {storeCommand{}, nil, "check, rebuild, rekey and copy"},
 		"another word":     {storeCommand{dir: empty}, []string{"mend"}, "got mend"},
 		"both flags":       {storeCommand{dir: empty, config: vault}, []string{"check"}, "exclude each other"},
 		"Vault":            {storeCommand{config: vault, adapter: "caddyfile"}, []string{"check"}, "the storage is vault"},

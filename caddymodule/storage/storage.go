@@ -24,11 +24,23 @@ type Storage interface {
 	OpenStore(ctx context.Context, opts OpenOptions) (record.Store, error)
 }
 
+// A ServedStorage is a storage whose store only one process at a time can open.
+type ServedStorage interface {
+	Storage
+
+	// OpenServed opens the store, through the process that has it open if there is one.
+	OpenServed(ctx context.Context, opts OpenOptions) (record.Store, error)
+}
+
 // OpenOptions is for stores that outlive the configuration that opened them.
 type OpenOptions struct {
 	// Latest returns the newest configuration's storage, which has the same StorageKey. Use
 	// it for settings that may change while the store stays open, such as credentials.
 	Latest func() Storage
+
+	// Serve lets commands of the operator on this machine use the store while it is open, if
+	// no other process can open it.
+	Serve bool
 
 	// Logger follows the newest configuration.
 	Logger *slog.Logger

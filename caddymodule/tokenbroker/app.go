@@ -162,16 +162,20 @@ func (a *App) provisionStorage() error {
 		a.storage = storage
 		return nil
 	}
-	id := storage.Embedded{}.CaddyModule().ID
-	if os.Getenv("VAULT_ADDR") != "" {
-		id = storage.Vault{}.CaddyModule().ID
-	}
-	mod, err := a.ctx.LoadModuleByID(string(id), json.RawMessage("{}"))
+	mod, err := a.ctx.LoadModuleByID("token_broker.storage."+a.defaultStorage(), json.RawMessage("{}"))
 	if err != nil {
 		return fmt.Errorf("storage: %w", err)
 	}
 	a.storage, a.byDefault = mod.(storage.Storage), true
 	return nil
+}
+
+// defaultStorage returns the name of the module that is used if no storage is configured.
+func (a *App) defaultStorage() string {
+	if os.Getenv("VAULT_ADDR") != "" {
+		return "vault"
+	}
+	return "embedded"
 }
 
 func (a *App) provisionApplications() error {

@@ -45,7 +45,7 @@ type shared struct {
 }
 
 func newShared(first *App) *shared {
-	s := &shared{webhooks: webhook.New(), journal: first.journalDir()}
+	s := &shared{webhooks: webhook.New(), journal: first.JournalDir()}
 	s.newest.Store(first)
 	s.broker = broker.New(broker.Options{
 		Open:    s.open,
@@ -59,12 +59,12 @@ func newShared(first *App) *shared {
 func (s *shared) open(ctx context.Context) (record.Store, error) {
 	return s.newest.Load().storage.OpenStore(ctx, storage.OpenOptions{
 		Latest: func() storage.Storage { return s.newest.Load().storage },
-		Logger: slog.New(newestHandler{shared: s}),
+		Logger: slog.New(newestHandler{shared: s}), Serve: true,
 	})
 }
 
-// journalDir returns the journal's directory.
-func (a *App) journalDir() string {
+// JournalDir returns the directory of the journal of its storage.
+func (a *App) JournalDir() string {
 	dir := a.Journal
 	if dir == "" {
 		dir = filepath.Join(caddy.AppDataDir(), "token-broker", "journal")
@@ -80,7 +80,7 @@ func (s *shared) activate(a *App) {
 	defer s.mu.Unlock()
 	s.active = append(slices.DeleteFunc(s.active, func(other *App) bool { return other == a }), a)
 	s.configure(a)
-	if dir := a.journalDir(); dir != s.journal {
+	if dir := a.JournalDir(); dir != s.journal {
 		a.logger.LogAttrs(a.ctx, slog.LevelWarn, "another journal is used only after a restart",
 			slog.String("in_use", s.journal), slog.String("configured", dir))
 	}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/breaker"
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/sweep"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/tracing"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
@@ -84,7 +83,7 @@ type announcement struct {
 // announcementKey returns the key of the record that holds the announcement: one for each
 // connector or, if the token endpoint depends on settings, one for each endpoint.
 func announcementKey(c *record.Connector, rec *record.Record) record.Key {
-	key := record.Key{Application: sweep.OwnApplication, Consumer: "pause", Connector: c.ID}
+	key := record.Key{Application: record.OwnApplication, Consumer: "pause", Connector: c.ID}
 	if endpoint := breaker.EndpointOf(c, rec); endpoint != "" {
 		key.Consumer += " " + string(secret.New(endpoint).Hash())
 	}

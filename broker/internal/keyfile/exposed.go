@@ -5,14 +5,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime"
 )
 
 // WarnIfExposed logs a warning for the directory if others can replace files in it, and for
-// the key file there if others can read or write it. Both are created with no permissions for
+// the key file, unless it has no path, if others can read or write it. Both are created with no permissions for
 // others, but may have been placed by somebody else.
-func WarnIfExposed(ctx context.Context, logger *slog.Logger, dir string) {
+func WarnIfExposed(ctx context.Context, logger *slog.Logger, dir, path string) {
 	if runtime.GOOS == "windows" { // modes say nothing there
 		return
 	}
@@ -21,7 +20,7 @@ func WarnIfExposed(ctx context.Context, logger *slog.Logger, dir string) {
 		exposes, fix fs.FileMode
 	}{
 		{dir, 0o022, 0o700},
-		{filepath.Join(dir, Name), 0o077, 0o600},
+		{path, 0o077, 0o600},
 	} {
 		info, err := os.Stat(check.path)
 		if err == nil && info.Mode().Perm()&check.exposes != 0 {

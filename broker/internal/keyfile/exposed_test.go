@@ -43,7 +43,7 @@ func TestWidePermissionsAreWarnedOf(t *testing.T) {
 			}
 		}
 		var log bytes.Buffer
-		WarnIfExposed(t.Context(), slog.New(slog.NewTextHandler(&log, nil)), dir)
+		WarnIfExposed(t.Context(), slog.New(slog.NewTextHandler(&log, nil)), dir, path)
 		if got := strings.Count(log.String(), "other users of this machine"); got != len(tt.warned) {
 			t.Errorf("%o, %o: got %d warnings, want %d:\n%s", tt.dir, tt.key, got, len(tt.warned), &log)
 		}
@@ -53,5 +53,5 @@ func TestWidePermissionsAreWarnedOf(t *testing.T) {
 			}
 		}
 	}
-	WarnIfExposed(t.Context(), slog.New(slog.DiscardHandler), filepath.Join(t.TempDir(), "none"))
+	WarnIfExposed(t.Context(), slog.New(slog.DiscardHandler), filepath.Join(t.TempDir(), "none"), "")
 }

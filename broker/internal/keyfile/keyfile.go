@@ -30,14 +30,18 @@ func Read(path string) (tink.AEAD, error) {
 	if err != nil {
 		return nil, err
 	}
-	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(b)))
+	return parse(b, path)
+}
+
+// parse returns the key in the content of the key file that name names.
+func parse(content []byte, name string) (tink.AEAD, error) {
+	handle, err := parseKeyset(content, name)
 	if err != nil {
-		// Not wrapped: the parser's error can quote its input.
-		return nil, fmt.Errorf("%w: %s is not a Tink keyset: restore it from a backup", ErrUnusable, path)
+		return nil, err
 	}
 	key, err := aead.New(handle)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s is not an encryption keyset: restore it from a backup", ErrUnusable, path)
+		return nil, fmt.Errorf("%w: %s is not an encryption keyset: restore it from a backup", ErrUnusable, name)
 	}
 	return key, nil
 }
@@ -47,6 +51,15 @@ func Read(path string) (tink.AEAD, error) {
 func Fingerprint(path string) ([sha256.Size]byte, error) {
 	b, err := os.ReadFile(path)
 	return sha256.Sum256(b), err
+}
+
+func parseKeyset(content []byte, name string) (*keyset.Handle, error) {
+	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(content)))
+	if err != nil {
+		// Not wrapped: the parser's error can quote its input.
+		return nil, fmt.Errorf("%w: %s is not a Tink keyset: restore it from a backup", ErrUnusable, name)
+	}
+	return handle, nil
 }
 
 // Create writes a new AES-256-GCM key to a file at path, unless there is one, and returns the
@@ -61,14 +74,14 @@ func Create(path string) (tink.AEAD, error) {
 	if err := insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(&b)); err != nil {
 		return nil, err
 	}
-	if err := place(path, b.Bytes()); err != nil {
+	if err := write(path, b.Bytes(), linkOrRename); err != nil {
 		return nil, err
 	}
 	return Read(path)
 }
 
-// place writes a file that appears at path complete, and never replaces another.
-func place(path string, data []byte) error {
+// write writes a file that appears at path complete. rename gives it its name.
+func write(path string, data []byte, rename func(from, to string) error) error {
 	dir := filepath.Dir(path)
 	// CreateTemp opens with O_EXCL and mode 0600.
 	f, err := os.CreateTemp(dir, filepath.Base(path)+".*.tmp")
@@ -80,7 +93,7 @@ func place(path string, data []byte) error {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = linkOrRename(f.Name(), path)
+		err = rename(f.Name(), path)
 	}
 	if removed := os.Remove(f.Name()); removed != nil && !errors.Is(removed, os.ErrNotExist) {
 		err = errors.Join(err, removed)

@@ -20,7 +20,7 @@ const (
 )
 
 // leaseKey is the key of the record with the lease.
-var leaseKey = record.Key{Application: OwnApplication, Consumer: "sweep", Connector: connector.ID{UnifiedAPI: "broker", ServiceID: "sweep"}}
+var leaseKey = record.Key{Application: record.OwnApplication, Consumer: "sweep", Connector: connector.ID{UnifiedAPI: "broker", ServiceID: "sweep"}}
 
 // positionName is the member of the record's metadata that holds the position.
 const positionName = "after"

@@ -32,10 +32,6 @@ const (
 	maxRest    = 10 * time.Second // a lease must not run out meanwhile
 )
 
-// OwnApplication is the application of the broker's own records. Replicas share these, and
-// stores hold only records. No caller can send the control character.
-const OwnApplication = "\x01broker"
-
 // Records are the records of the store.
 type Records interface {
 	Load(ctx context.Context, key record.Key) (*record.Record, record.Revision, error)
@@ -148,7 +144,7 @@ func (p *pass) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if key.Application == OwnApplication {
+		if key.Application == record.OwnApplication {
 			continue
 		}
 		if p.now().Sub(p.renewed) > leaseDuration/2 {
