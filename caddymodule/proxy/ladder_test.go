@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
-	"net/url"
 	"runtime"
 	"slices"
 	"strings"
@@ -45,8 +44,7 @@ const (
 // A ladder handles requests up to the rung that is set.
 type ladder struct {
 	Handler
-	downstream *url.URL
-	transport  *http.Transport
+	transport *http.Transport
 }
 
 // reached is the rung of the next requests.
@@ -180,11 +178,12 @@ func BenchmarkLadder(b *testing.B) {
 	}
 	const common = " HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\nUser-Agent: bench\r\n"
 	plain := "GET /things" + common + "To: " + strings.TrimPrefix(downstream.URL, "http://") + "\r\n\r\n"
-	call := "GET /proxy" + common
+	var call strings.Builder
+	call.WriteString("GET /proxy" + common)
 	for header := range slices.Chunk(caddytest.Call(downstream.URL+"/things", "X-Apideck-Unified-Api", "crm"), 2) {
-		call += header[0] + ": " + header[1] + "\r\n"
+		call.WriteString(header[0] + ": " + header[1] + "\r\n")
 	}
-	call += "\r\n"
+	call.WriteString("\r\n")
 	steps := []struct {
 		name   string
 		rung   rung
@@ -193,12 +192,12 @@ func BenchmarkLadder(b *testing.B) {
 	}{
 		{"bare", forwards, servers[0], plain},
 		{"caddy", forwards, servers[1], plain},
-		{"finds", finds, servers[1], call},
-		{"authorizes", authorizes, servers[1], call},
-		{"cleans", cleans, servers[1], call},
-		{"hints", hints, servers[1], call},
-		{"timeout", limitsTime, servers[1], call},
-		{"everything", everything, servers[1], call},
+		{"finds", finds, servers[1], call.String()},
+		{"authorizes", authorizes, servers[1], call.String()},
+		{"cleans", cleans, servers[1], call.String()},
+		{"hints", hints, servers[1], call.String()},
+		{"timeout", limitsTime, servers[1], call.String()},
+		{"everything", everything, servers[1], call.String()},
 	}
 	conns := make([]*client, len(servers))
 	for i, server := range servers {

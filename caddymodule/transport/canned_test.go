@@ -23,7 +23,7 @@ type canned struct{}
 // RoundTrip implements [http.RoundTripper].
 func (canned) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{
-		Status: "200 OK", StatusCode: 200, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: 2, Request: req,
+		Status: "200 OK", StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: 2, Request: req,
 		Header: http.Header{"Content-Type": {"application/json"}, "Content-Length": {"2"}, "Date": {"Mon, 02 Jan 2006 15:04:05 GMT"}},
 		Body:   io.NopCloser(strings.NewReader("{}")),
 	}, nil
