@@ -14,8 +14,12 @@ import (
 type Admission struct {
 	broker    *Broker
 	refresher *engine.Refresher
+	config    *record.Config    // at the time of the admission
+	conn      *record.Connector // as configured there
 	traced    bool
 	released  atomic.Bool
+	used      atomic.Bool   // first is an Authorization
+	first     Authorization // allocated here because nearly all requests need exactly one
 }
 
 // Admit counts a request of key's connection as in progress. The caller has authenticated
@@ -24,22 +28,26 @@ type Admission struct {
 // [record.ErrConnectorNotFound], [*record.InputError].
 func (b *Broker) Admit(ctx context.Context, key record.Key) (*Admission, error) {
 	cfg := b.Config()
-	r, _, err := b.engine.Find(cfg, key)
+	r, conn, err := b.engine.Find(cfg, key)
 	if err != nil {
 		return nil, err
 	}
-	return b.admit(ctx, r, cfg)
+	return b.admit(ctx, r, cfg, conn)
 }
 
-func (b *Broker) admit(ctx context.Context, r *engine.Refresher, cfg *record.Config) (*Admission, error) {
+func (b *Broker) admit(ctx context.Context, r *engine.Refresher, cfg *record.Config, conn *record.Connector) (*Admission, error) {
 	if err := r.Admit(cfg); err != nil {
 		return nil, err
 	}
-	return &Admission{broker: b, refresher: r, traced: tracing.IsTraced(ctx)}, nil
+	return &Admission{broker: b, refresher: r, config: cfg, conn: conn, traced: tracing.IsTraced(ctx)}, nil
 }
 
 // Key returns the key of the connection.
 func (a *Admission) Key() record.Key { return a.refresher.Key }
+
+// AllowsPrivate reports whether the connector's hosts may be private. Use separate transports
+// for such connectors, so that others never reuse their open connections.
+func (a *Admission) AllowsPrivate() bool { return a.config.AllowsPrivate(a.conn) }
 
 // IsTraced reports whether the request is part of a trace.
 func (a *Admission) IsTraced() bool { return a.traced }

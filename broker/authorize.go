@@ -93,35 +93,37 @@ func (b *Broker) Authorize(req *http.Request, key record.Key) (*Authorization, e
 	if err := key.Validate(); err != nil {
 		return nil, err
 	}
-	return b.authorize(req, b.engine.Refresher(key), tracing.IsTraced(req.Context()), false)
+	unlimited := &Admission{broker: b, refresher: b.engine.Refresher(key), traced: tracing.IsTraced(req.Context())}
+	return unlimited.authorize(req, false)
 }
 
 // Authorize is [Broker.Authorize] for the admitted connection.
 func (a *Admission) Authorize(req *http.Request) (*Authorization, error) {
-	return a.broker.authorize(req, a.refresher, a.traced, false)
+	return a.authorize(req, false)
 }
 
 // AuthorizeNamed is [Admission.Authorize] for a request whose Host header the caller may
 // have influenced. The connector must allow that host, too: servers choose their tenant by it.
 func (a *Admission) AuthorizeNamed(req *http.Request) (*Authorization, error) {
-	return a.broker.authorize(req, a.refresher, a.traced, true)
+	return a.authorize(req, true)
 }
 
-// authorize is Authorize for a refresher whose key is valid.
-func (b *Broker) authorize(req *http.Request, r *engine.Refresher, traced, named bool) (_ *Authorization, err error) {
+// authorize is Authorize or, if named, AuthorizeNamed.
+func (a *Admission) authorize(req *http.Request, named bool) (_ *Authorization, err error) {
 	ctx := req.Context()
 	spellHost(req)
-	if traced {
+	if a.traced {
 		var span trace.Span
-		ctx, span = b.engine.StartSpan(ctx, "token_broker.inject", trace.WithAttributes(tracing.ConnectorAttribute(r.Key)))
+		ctx, span = a.broker.engine.StartSpan(ctx, "token_broker.inject", trace.WithAttributes(tracing.ConnectorAttribute(a.Key())))
 		defer func() { tracing.EndSpan(span, err) }()
 	}
-	cfg := b.Config()
-	conn, err := cfg.Configured(r.Key.Connector)
-	if err != nil {
-		return nil, err
+	cfg, conn := a.broker.Config(), a.conn
+	if cfg != a.config {
+		if conn, err = cfg.Configured(a.refresher.Key.Connector); err != nil {
+			return nil, err
+		}
 	}
-	snap, err := r.UsableAt(ctx, cfg, conn, req.URL)
+	snap, err := a.refresher.UsableAt(ctx, cfg, conn, req.URL)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +138,12 @@ func (b *Broker) authorize(req *http.Request, r *engine.Refresher, traced, named
 	}
 	setHeaders(req, &conn.Definition)
 	credential.Put(req)
-	return &Authorization{refresher: r, conn: conn, generation: snap.Record.Generation, credential: credential}, nil
+	auth := &a.first
+	if a.used.Swap(true) {
+		auth = new(Authorization)
+	}
+	auth.refresher, auth.conn, auth.generation, auth.credential = a.refresher, conn, snap.Record.Generation, credential
+	return auth, nil
 }
 
 // HandleResponse records that the token has expired, see [Authorization.Expired], and removes
@@ -146,7 +153,9 @@ func (b *Broker) authorize(req *http.Request, r *engine.Refresher, traced, named
 func (a *Authorization) HandleResponse(resp *http.Response) {
 	a.expired = a.saysExpired(resp)
 	a.Scrub(resp.Header)
-	a.Scrub(resp.Trailer) // the announced names; the values come at the end
+	if resp.Trailer != nil {
+		a.Scrub(resp.Trailer) // the announced names; the values come at the end
+	}
 	if phrase := http.StatusText(resp.StatusCode); !strings.HasSuffix(resp.Status, phrase) || len(resp.Status) != len("200 ")+len(phrase) {
 		resp.Status = strconv.Itoa(resp.StatusCode) + " " + phrase // a configuration can pass the text on, so it must not echo the credential
 	}

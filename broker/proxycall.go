@@ -25,8 +25,8 @@ type ProxyCall struct {
 	Target      *connector.Target
 }
 
-// resolve finds the connection and the URL of a call.
-func (b *Broker) resolve(ctx context.Context, cfg *record.Config, call ProxyCall) (*engine.Refresher, *url.URL, error) {
+// resolve finds the connection of a call, its connector, and the URL.
+func (b *Broker) resolve(ctx context.Context, cfg *record.Config, call ProxyCall) (*engine.Refresher, *record.Connector, *url.URL, error) {
 	key := record.Key{
 		Application: call.Application, Consumer: call.Consumer,
 		Connector: connector.ID{UnifiedAPI: call.UnifiedAPI, ServiceID: call.ServiceID},
@@ -34,28 +34,28 @@ func (b *Broker) resolve(ctx context.Context, cfg *record.Config, call ProxyCall
 	if call.UnifiedAPI == "" || call.ServiceID == "" {
 		var err error
 		if key.Connector, err = b.choose(ctx, cfg, call); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 	}
 	r, conn, err := b.engine.Find(cfg, key)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	var settings map[string]any
 	if call.Target.HasSettings() {
 		snap, err := r.Latest(ctx)
 		if err != nil {
 			r.DropIfUnknown()
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		settings = snap.Record.Settings
 	}
 	u, err := renderTarget(conn, call.Target, settings)
 	if err != nil {
 		r.DropIfUnknown()
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return r, u, nil
+	return r, conn, u, nil
 }
 
 func renderTarget(conn *record.Connector, target *connector.Target, settings map[string]any) (*url.URL, error) {
@@ -210,10 +210,10 @@ func ambiguous(call ProxyCall, ids []connector.ID) error {
 // [*record.TokenError] if the store was rolled back, ctx's.
 func (b *Broker) AdmitCall(ctx context.Context, call ProxyCall) (*Admission, *url.URL, error) {
 	cfg := b.Config()
-	r, u, err := b.resolve(ctx, cfg, call)
+	r, conn, u, err := b.resolve(ctx, cfg, call)
 	if err != nil {
 		return nil, nil, err
 	}
-	admission, err := b.admit(ctx, r, cfg)
+	admission, err := b.admit(ctx, r, cfg, conn)
 	return admission, u, err
 }

@@ -17,7 +17,9 @@ func (r *Response) Cache(header http.Header, method string) {
 	if p.DependsOnMore {
 		vary = "*"
 	}
-	addVary(header, vary)
+	if vary != "" {
+		r.addVary(header, vary)
+	}
 	asked := r.Caller.Method
 	switch {
 	case (asked == http.MethodGet || asked == http.MethodHead) && method != http.MethodGet && method != http.MethodHead:
@@ -40,11 +42,11 @@ func invitesCaches(header http.Header) bool {
 }
 
 // addVary adds a value, which is not empty, to Vary.
-func addVary(header http.Header, vary string) {
+func (r *Response) addVary(header http.Header, vary string) {
 	switch values := header["Vary"]; {
-	case vary == "":
 	case len(values) == 0:
-		header["Vary"] = []string{vary}
+		r.vary[0] = vary
+		header["Vary"] = r.vary[:]
 	case vary == "*" || slices.ContainsFunc(values, variesOnAll):
 		header["Vary"] = []string{"*"} // alone, as some caches do not find it in a list
 	default:

@@ -41,6 +41,8 @@ type Response struct {
 	// which has no credential.
 	Scheme, Host string
 	Path         *url.URL
+
+	vary [1]string // the value of Vary, in place so that no response allocates one
 }
 
 // A Stripper knows the credential of a request.

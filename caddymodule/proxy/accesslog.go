@@ -42,6 +42,6 @@ func (p *passage) logInstead() (write func()) {
 			level = slog.LevelError
 		}
 		p.proxy.logger.LogAttrs(ctx, level, "handled request", request,
-			slog.Int("status", p.answer.status), slog.Duration("duration", time.Since(begun)), slog.String("request_id", p.caller.id))
+			slog.Int("status", p.answer.status), slog.Duration("duration", time.Since(begun)), slog.String("request_id", p.caller.id[0]))
 	}
 }

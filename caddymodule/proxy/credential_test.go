@@ -76,7 +76,7 @@ func TestRepeatedRequestsStartWithoutTheFirstCredential(t *testing.T) {
 	}
 	p := &passage{caller: callersRequest{r: httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://broker/proxy", nil)}, callOptions: callOptions{method: http.MethodGet}}
 	for _, token := range []string{"access-1", "access-2"} {
-		out := p.outgoing(t.Context(), u)
+		out := p.outgoing(t.Context(), new(sending), u)
 		if out.URL.String() != target || out.Header.Get("X-Key") != "" {
 			t.Fatalf("before it has %s, the request to %s has the header %v", token, out.URL, out.Header)
 		}

@@ -20,7 +20,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/exchange"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/fields"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
@@ -111,8 +110,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !ok {
 		return next.ServeHTTP(w, r)
 	}
-	p := &passage{proxy: h, caller: callersRequest{w: w, r: r, below: below, id: newRequestID()}}
-	w.Header()[apideck.RequestIDHeader] = []string{p.caller.id}
+	p := &passage{proxy: h, caller: callersRequest{w: w, r: r, below: below, id: [1]string{newRequestID()}}}
+	w.Header()[apideck.RequestIDHeader] = p.caller.id[:]
 	if hasOwnCredential(r) {
 		defer p.logInstead()()
 	}
@@ -161,9 +160,9 @@ func belowProxy(u *url.URL) (below string, ok bool) {
 	return rest, true
 }
 
-// transportFor returns the transport for a connector's hosts.
-func (h *Handler) transportFor(id connector.ID) *exchange.Pool {
-	if h.app.AllowsPrivate(id) {
+// pool returns the connections to a connector's hosts.
+func (h *Handler) pool(allowsPrivate bool) *exchange.Pool {
+	if allowsPrivate {
 		return h.private
 	}
 	return h.public

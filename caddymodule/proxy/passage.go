@@ -20,7 +20,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/fields"
 )
 
-// A passage is one request to downstream and its response.
+// A passage is one request to downstream and its response. What nearly every request needs is
+// allocated with it.
 type passage struct {
 	proxy  *Handler
 	caller callersRequest
@@ -31,14 +32,21 @@ type passage struct {
 	body     *callersBody          // nil if the request has no body
 	answer   answer
 	deadline deadline
+	first    sending
+}
+
+// A sending is a request to downstream, with its URL.
+type sending struct {
+	request http.Request
+	url     url.URL
 }
 
 // A callersRequest is the request as it came, and where its response goes.
 type callersRequest struct {
 	w     http.ResponseWriter
 	r     *http.Request
-	below string // the path below /proxy
-	id    string
+	below string    // the path below /proxy
+	id    [1]string // as a header has it
 }
 
 // A deadline ends the wait for the response header.
@@ -74,7 +82,7 @@ func (p *passage) serve() (err error) {
 	key := admission.Key()
 	x := &p.exchange
 	*x = exchange.Exchange{
-		Admission: admission, Via: p.proxy.transportFor(key.Connector), Early: p.answer.early(p.caller.w),
+		Admission: admission, Via: p.proxy.pool(admission.AllowsPrivate()), Early: p.answer.early(p.caller.w),
 		MaxBody:  p.proxy.app.MaxRequestBody(key.Application),
 		Response: fields.Response{Policy: &p.proxy.policy, Caller: p.caller.r, Scheme: u.Scheme, Host: u.Host, Path: u},
 	}
@@ -85,14 +93,14 @@ func (p *passage) serve() (err error) {
 	}
 	x.Hook(&p.trace)
 	ctx = httptrace.WithClientTrace(ctx, &p.trace)
-	out := p.outgoing(ctx, u)
+	out := p.outgoing(ctx, &p.first, u)
 	if p.body != nil {
 		// Otherwise the server reads the rest of the body before it writes the response. HTTP/2
 		// does not need this.
 		_ = http.NewResponseController(p.caller.w).EnableFullDuplex()
 		defer p.body.Close()
 	}
-	resp, err := x.Do(out, func() *http.Request { return p.outgoing(ctx, u) })
+	resp, err := x.Do(out, func() *http.Request { return p.outgoing(ctx, new(sending), u) })
 	p.answer.begin()
 	if !p.stopWaiting() {
 		if err == nil {
@@ -111,12 +119,13 @@ func hasBody(r *http.Request) bool {
 	return r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
 }
 
-// outgoing returns the request to u, without a credential. It copies u, because a credential
+// outgoing makes s the request to u, without a credential. It copies u, because a credential
 // may be put into the request's URL, and a repeated request must start without it.
-func (p *passage) outgoing(ctx context.Context, u *url.URL) *http.Request {
-	r, clean := p.caller.r, *u
-	out := (&http.Request{ // stays on the stack; WithContext returns the copy on the heap
-		Method: p.method, URL: &clean, Host: u.Host,
+func (p *passage) outgoing(ctx context.Context, s *sending, u *url.URL) *http.Request {
+	r, out := p.caller.r, &s.request
+	s.url = *u
+	*out = *(&http.Request{ // both this and what WithContext returns stay on the stack
+		Method: p.method, URL: &s.url, Host: u.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: requestHeader(r), ContentLength: r.ContentLength,
 	}).WithContext(ctx)
@@ -158,7 +167,7 @@ func (p *passage) fail(err error) {
 		err = errors.Join(apierror.ErrUnreadBody, fault)
 	}
 	e := apierror.Of(err, time.Now())
-	e.Log(p.caller.r.Context(), p.proxy.logger.With(slog.String("request_id", p.caller.id)))
+	e.Log(p.caller.r.Context(), p.proxy.logger.With(slog.String("request_id", p.caller.id[0])))
 	p.answer.status = e.Status
 	p.caller.w.Header()[apideck.DownstreamErrorHeader] = []string{"false"}
 	p.closeIfUnread()

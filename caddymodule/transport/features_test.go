@@ -223,6 +223,30 @@ func TestNextAttemptHasNoCredentialOfTheOneBefore(t *testing.T) {
 	}
 }
 
+// What reverse_proxy logs of a request is what was sent, without the credential.
+func TestLogOfAttemptLacksHeadersThatWereNotSent(t *testing.T) {
+	d := caddytest.NewDownstream(t, caddytest.OK)
+	caddyfile, log := d.Proxy(t, "app my-app", "")
+	handler := caddytest.Run(t, caddyfile)
+	caddytest.ImportToken(t, handler, "crm/acme", "access-1")
+	if resp := caddytest.Do(t, handler, "GET", "http://broker/", "", "X-Apideck-Consumer-Id", "jane", "X-Other", "kept"); resp.StatusCode != http.StatusOK {
+		t.Fatalf("got status %d: %s", resp.StatusCode, caddytest.ReadAll(t, resp))
+	}
+	found := false
+	for line := range strings.Lines(caddytest.Logged(t, log)) {
+		if !strings.Contains(line, "upstream roundtrip") {
+			continue
+		}
+		found = true
+		if !strings.Contains(line, "X-Other") || strings.Contains(line, "jane") || strings.Contains(line, "X-Forwarded") {
+			t.Errorf("got %s", line)
+		}
+	}
+	if !found {
+		t.Error("the attempt was not logged")
+	}
+}
+
 // Caddy redacts only Authorization and Cookie in its logs.
 func TestNoLogShowsACredentialWhereverItGoes(t *testing.T) {
 	for name, tt := range map[string]struct{ inject, settings string }{

@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"context"
 	"net/http"
 	"slices"
 	"strings"
@@ -10,7 +9,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
-	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
 )
 
@@ -42,6 +40,19 @@ func headersRead(s string) []string {
 
 func (h callerHeaders) has(name string) bool {
 	return slices.Contains(h, name) || apideck.IsCallersOwn(name)
+}
+
+// forget removes headers that were not sent from reverse_proxy's copy of a request that has its
+// response, as [Transport.RequestHeaderOps] does before: those that nearly every request has.
+// reverse_proxy encodes the copy for a debug message even if that is not logged, which costs
+// more than all that RoundTrip does to headers.
+func (h callerHeaders) forget(header http.Header) {
+	for _, name := range h {
+		delete(header, name)
+	}
+	delete(header, "X-Forwarded-For")
+	delete(header, "X-Forwarded-Host")
+	delete(header, "X-Forwarded-Proto")
 }
 
 // checkOnce returns an error if such a header is sent more than once: Caddy's placeholders join
@@ -116,7 +127,7 @@ func readsRequest(s string) bool {
 // therefore takes effect. RoundTrip could not tell the two apart. If the operator sets none,
 // RoundTrip removes them itself, which is much faster.
 func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
-	if !t.operatorSetsHeaders {
+	if !t.parent.setsHeaders {
 		return nil
 	}
 	remove := append(apideck.CallersOwn(), t.callers...)
@@ -129,68 +140,4 @@ func (t *Transport) RequestHeaderOps() *headers.HeaderOps {
 		Set:    http.Header{"Host": {"{http.reverse_proxy.upstream.hostport}"}},
 		Delete: remove,
 	}
-}
-
-// outgoing returns a copy of req to add the credential to, since Caddy logs the original
-// and retries with it. Header values are shared: replace them, do not change them.
-func (t *Transport) outgoing(ctx context.Context, req *http.Request, body *callersBody, id connector.ID) *http.Request {
-	out := t.direct(ctx, req, t.operatorSetsHeaders)
-	out.Header = t.outgoingHeader(req.Header)
-	if body != nil {
-		out.Body = body
-		body.trailers.SendWith(out, func(name string) bool {
-			return isHopByHop(name) || t.callers.has(name) || slices.Contains(t.app.Broker().InjectedHeaders(id), name)
-		})
-	}
-	return out
-}
-
-// direct returns a copy of req, sharing its header, with scheme and host as sent over the
-// wire. With keepHost, a Host that is not the upstream's is kept: the operator has set it.
-func (t *Transport) direct(ctx context.Context, req *http.Request, keepHost bool) *http.Request {
-	out := req.WithContext(ctx)
-	target := *req.URL
-	out.URL = &target
-	t.SetScheme(out)
-	toUpstream := !keepHost || out.Host == target.Host
-	switch target.Scheme {
-	case "https":
-		target.Host = strings.TrimSuffix(target.Host, ":443")
-	case "http":
-		target.Host = strings.TrimSuffix(target.Host, ":80")
-	}
-	if toUpstream {
-		out.Host = target.Host
-	}
-	target.RawPath, target.RawQuery = onOneLine(target.RawPath), onOneLine(target.RawQuery)
-	out.Trailer = nil // the caller's, which nothing has checked
-	return out
-}
-
-// onOneLine encodes the bytes of a path or query that HTTP/2 carries but that would end it in
-// the request line of HTTP/1.1, or in a URL. Others are left as they are.
-func onOneLine(s string) string {
-	if !strings.ContainsAny(s, " #") {
-		return s
-	}
-	return strings.NewReplacer(" ", "%20", "#", "%23").Replace(s)
-}
-
-// forwardingHeaders is the number of headers that reverse_proxy adds to each request and
-// outgoingHeader removes.
-const forwardingHeaders = 3
-
-func (t *Transport) outgoingHeader(header http.Header) http.Header {
-	size := len(header) + 2 // the credential and, if traced, the span context
-	if !t.operatorSetsHeaders {
-		size -= forwardingHeaders
-	}
-	out := make(http.Header, max(size, 0))
-	for name, values := range header {
-		if t.operatorSetsHeaders || !t.callers.has(name) {
-			out[name] = values
-		}
-	}
-	delete(out, "Baggage") // tracing data of our own services, never meant for downstream
-	return out
 }

@@ -22,5 +22,5 @@ func (t *Transport) checkHealth(out *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	id, _ := connector.ParseID(t.Connector) // with a placeholder: the zero ID, no connector
-	return t.transportFor(id).Transport().RoundTrip(out)
+	return t.pool(t.app.AllowsPrivate(id)).Transport().RoundTrip(out)
 }

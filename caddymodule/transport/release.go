@@ -13,17 +13,19 @@ import (
 
 // releaseAtEnd releases the admission when the response body, or the upgraded connection,
 // is closed. An upgraded connection ends with the admission's connection, too.
-func releaseAtEnd(resp *http.Response, x *exchange.Exchange) {
+func (c *call) releaseAtEnd(resp *http.Response) {
+	c.isAnswered = true
 	if conn, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
-		c := &admittedConn{ReadWriteCloser: conn, admission: x.Admission}
+		admitted := &admittedConn{ReadWriteCloser: conn, admission: c.Admission}
 		if strings.EqualFold(resp.Header.Get("Upgrade"), "websocket") {
-			c.farewell = exchange.PolicyViolation
+			admitted.farewell = exchange.PolicyViolation
 		}
-		c.stop = exchange.EndWithConnection(x.Admission, c.end)
-		resp.Body = c
+		admitted.stop = exchange.EndWithConnection(c.Admission, admitted.end)
+		resp.Body = admitted
 		return
 	}
-	resp.Body = &admittedBody{resp.Body, resp, x}
+	c.response = admittedBody{resp.Body, resp, &c.Exchange}
+	resp.Body = &c.response
 }
 
 // An admittedBody is a response body that releases the admission.

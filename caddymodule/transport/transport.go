@@ -67,12 +67,10 @@ type Transport struct {
 	// App, Connector and Consumer, parsed.
 	connector, application, consumer requestValue
 
-	callers             callerHeaders
-	policy              *atomic.Pointer[fields.Policy] // for headers of responses
-	decides             dependencies                   // what decides a response, as far as Provision can see
-	operatorSetsHeaders bool                           // reverse_proxy may set headers that are otherwise the caller's
-	callerMayNameHost   bool                           // reverse_proxy may set Host to something of the request
-	leavesUnread        bool                           // reverse_proxy may leave response bodies open
+	callers callerHeaders
+	parent  parent
+	policy  *atomic.Pointer[fields.Policy] // for headers of responses
+	decides dependencies                   // what decides a response, as far as Provision can see
 }
 
 // CaddyModule returns the Caddy module information.
@@ -101,57 +99,11 @@ func (t *Transport) Provision(ctx caddy.Context) (err error) {
 	}
 	t.connector, t.application, t.consumer = prepareValue(t.Connector), prepareValue(t.App), prepareValue(t.Consumer)
 	t.callers = newCallerHeaders(t.Connector, t.App, t.Consumer)
-	t.operatorSetsHeaders, t.callerMayNameHost = t.callers.mayBeSet(ctx), mayNameHost(ctx)
-	t.leavesUnread = mayLeaveUnread(ctx)
+	t.parent = parent{t.callers.mayBeSet(ctx), mayNameHost(ctx), mayLeaveUnread(ctx), mayRepeat(ctx)}
 	t.app.AcceptHeaders(ctx)
 	t.provisionAnswers(ctx)
 	t.warnOfUpstreams(ctx)
 	return t.provisionTransports(ctx)
-}
-
-// warnOfUpstreams warns of upstreams that the connector does not allow, since every request
-// to them would be refused. It skips upstreams and connectors with placeholders.
-func (t *Transport) warnOfUpstreams(ctx caddy.Context) {
-	proxy := parentProxy(ctx)
-	if proxy == nil || !t.connector.isStatic {
-		return
-	}
-	id, _ := connector.ParseID(t.Connector) // checkNames has parsed it
-	config := t.app.Config()                // not that of the broker, which still has the old one
-	scheme := "http"
-	if t.TLS != nil {
-		scheme = "https"
-	}
-	for _, upstream := range proxy.Upstreams {
-		if upstream == nil || strings.Contains(upstream.Dial, "{") {
-			continue
-		}
-		target, err := connector.ParseTarget(scheme+"://"+upstream.Dial, "", "")
-		if err != nil || !config.MayAllow(config.Connectors[id], target) {
-			t.logger.LogAttrs(ctx, slog.LevelWarn,
-				"the connector does not allow this upstream, so every request will be refused; correct it, or add it to the connector's allow_host",
-				slog.String("connector", id.String()), slog.String("upstream", scheme+"://"+upstream.Dial))
-		}
-	}
-}
-
-// parentProxy returns the reverse_proxy that the transport being provisioned belongs to, nil
-// if its parent is something else.
-func parentProxy(ctx caddy.Context) *reverseproxy.Handler {
-	lineage := ctx.Modules() // ends with the transport
-	if len(lineage) < 2 {
-		return nil
-	}
-	proxy, _ := lineage[len(lineage)-2].(*reverseproxy.Handler)
-	return proxy
-}
-
-// mayLeaveUnread reports whether the parent reverse_proxy has handle_response routes. If one
-// of them panics, which is how Caddy aborts a response, reverse_proxy never closes the body
-// of downstream's response.
-func mayLeaveUnread(ctx caddy.Context) bool {
-	proxy := parentProxy(ctx)
-	return proxy == nil || len(proxy.HandleResponse) > 0
 }
 
 // checkNames checks that the connector and the application are configured, unless they have
@@ -182,7 +134,9 @@ func (t *Transport) ActsFor() (application, connector string) { return t.App, t.
 // RoundTrip implements [http.RoundTripper].
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if isHealthCheck(req) {
-		return t.checkHealth(t.direct(req.Context(), req, true))
+		out := new(sending)
+		t.direct(out, req, true)
+		return t.checkHealth(&out.request)
 	}
 	body := newCallersBody(req)
 	if err := exchange.CheckHeader(req, t.app.MaxRequestHeader()); err != nil {
@@ -202,36 +156,17 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return t.refuse(req, body, err)
 	}
-	x := exchange.Exchange{Admission: admission, Via: t.transportFor(key.Connector), MaxBody: t.app.MaxRequestBody(key.Application)}
-	if t.callerMayNameHost {
-		x.Authorize = admission.AuthorizeNamed
+	c := &call{transport: t, req: req, body: body}
+	c.Admission, c.Via, c.MaxBody = admission, t.pool(admission.AllowsPrivate()), t.app.MaxRequestBody(key.Application)
+	if t.parent.callerNamesHost {
+		c.Authorize = admission.AuthorizeNamed
 	}
-	answered := false
 	defer func() { // deferred to run on a panic, too
-		if !answered {
+		if !c.isAnswered {
 			admission.Release()
 		}
 	}()
-	ctx := x.Watch(req.Context())
-	outgoing := func() *http.Request { return t.outgoing(ctx, req, body, key.Connector) }
-	out := outgoing()
-	x.Response = fields.Response{Policy: t.policy.Load(), Caller: req, Scheme: out.URL.Scheme, Host: out.URL.Host, Path: req.URL}
-	resp, err := x.Do(out, outgoing)
-	if err != nil {
-		return t.failed(req, body, err)
-	}
-	if resp.StatusCode == http.StatusSwitchingProtocols && !wasAsked(req, resp) {
-		_ = resp.Body.Close()
-		return t.refuse(req, body, apierror.ErrBadResponse)
-	}
-	resp.Request = req // the outgoing copy carries the credential
-	body.endConnection(resp)
-	releaseAtEnd(resp, &x)
-	if t.leavesUnread {
-		context.AfterFunc(req.Context(), admission.Release)
-	}
-	answered = true
-	return resp, nil
+	return c.send()
 }
 
 // failed handles the error of an exchange.
@@ -256,7 +191,7 @@ func (t *Transport) authenticate(req *http.Request) (key record.Key, err error) 
 		return key, errors.New("the request has no replacer: the transport only works in reverse_proxy")
 	}
 	var sent http.Header
-	if !t.operatorSetsHeaders { // these headers can only be the caller's
+	if !t.parent.setsHeaders { // these headers can only be the caller's
 		sent = req.Header
 	}
 	// Before the rest, so that an unauthenticated caller learns nothing.
@@ -287,6 +222,9 @@ func (t *Transport) applicationOf(repl *caddy.Replacer, sent http.Header) (strin
 		}
 		return t.app.Authenticate(header)
 	}
+	if t.application.isStatic {
+		return t.App, nil // checkNames has checked it
+	}
 	application := t.application.resolve(repl, sent)
 	if !t.app.HasApplication(application) {
 		return "", apierror.ErrUnauthorized
@@ -308,9 +246,9 @@ func checkUpstream(req *http.Request) error {
 	return nil
 }
 
-// transportFor returns the transport for a connector's hosts.
-func (t *Transport) transportFor(id connector.ID) *exchange.Pool {
-	if t.app.AllowsPrivate(id) {
+// pool returns the connections to a connector's hosts.
+func (t *Transport) pool(allowsPrivate bool) *exchange.Pool {
+	if allowsPrivate {
 		return t.private
 	}
 	return t.public

@@ -14,23 +14,22 @@ import (
 
 // Current returns a snapshot whose credentials are usable now.
 func (r *Refresher) Current(ctx context.Context, conn *record.Connector) (*Snapshot, error) {
-	snap, err := r.Latest(ctx)
+	snap, now, err := r.latest(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return r.usable(ctx, conn, snap)
+	return r.usable(ctx, conn, snap, now)
 }
 
 // usable returns snap if its credentials are usable now, and otherwise the result of a
 // refresh.
-func (r *Refresher) usable(ctx context.Context, conn *record.Connector, snap *Snapshot) (*Snapshot, error) {
+func (r *Refresher) usable(ctx context.Context, conn *record.Connector, snap *Snapshot, now clock.Moment) (*Snapshot, error) {
 	if !snap.Record.Enabled {
 		return nil, record.ErrConnectionDisabled
 	}
 	if conn.AuthType != connector.OAuth2 {
 		return snap, nil
 	}
-	now := r.engine.now()
 	isValid := snap.servable(now) && !snap.Record.IsRejected()
 	if isValid && !snap.wantsRefresh(now) {
 		return snap, nil
@@ -86,7 +85,7 @@ func (r *Refresher) await(ctx context.Context) (*Snapshot, error) {
 // UsableAt returns a snapshot whose credential can be used now, and may be sent to u. The
 // host is checked before a token is obtained.
 func (r *Refresher) UsableAt(ctx context.Context, cfg *record.Config, conn *record.Connector, u *url.URL) (*Snapshot, error) {
-	snap, err := r.Latest(ctx)
+	snap, now, err := r.latest(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +93,7 @@ func (r *Refresher) UsableAt(ctx context.Context, cfg *record.Config, conn *reco
 		return nil, err
 	}
 	checked := snap
-	if snap, err = r.usable(ctx, conn, snap); err != nil {
+	if snap, err = r.usable(ctx, conn, snap, now); err != nil {
 		return nil, err
 	}
 	if snap != checked { // its settings can differ too

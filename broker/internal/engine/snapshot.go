@@ -269,16 +269,29 @@ func (r *Refresher) reportRollback(ctx context.Context, rec *record.Record, read
 // Latest returns a snapshot that is no older than [record.Config.CacheTTL]. While the store is
 // unavailable or busy, it returns one with a valid token, however old.
 func (r *Refresher) Latest(ctx context.Context) (*Snapshot, error) {
+	snap, _, err := r.latest(ctx)
+	return snap, err
+}
+
+// latest is [Refresher.Latest]. It also returns the moment at which it returned.
+func (r *Refresher) latest(ctx context.Context) (*Snapshot, clock.Moment, error) {
 	e := r.engine
 	now := e.now()
 	r.noteUse(now.Mono)
 	snap := r.memory.snap.Load()
 	if snap != nil && now.Mono.Sub(snap.readAt) < e.Config().CacheFor() {
 		if snap.Record.IsTombstone() {
-			return nil, record.ConnectionNotFound(r.Key)
+			return nil, now, record.ConnectionNotFound(r.Key)
 		}
-		return snap, nil
+		return snap, now, nil
 	}
+	snap, err := r.renewed(ctx, snap, now)
+	return snap, e.now(), err
+}
+
+// renewed is [Refresher.Latest] if snap, the snapshot in memory, is too old or nil.
+func (r *Refresher) renewed(ctx context.Context, snap *Snapshot, now clock.Moment) (*Snapshot, error) {
+	e := r.engine
 	if snap == nil || !snap.servable(now) {
 		if snap != nil && snap.Record.Enabled && !snap.Record.IsParked() && r.waitLeft(snap.Record, now) == 0 && r.inProgress() != nil {
 			return snap, nil // the refresh in progress reads the record
