@@ -38,6 +38,9 @@ func (e *SettingError) IsMissing() bool { return e.Fault == faultMissing }
 // that are required, or stand in a URL or a token request, or are injected into requests.
 // Null and the empty string count as missing. A setting with a default is never missing.
 func (d *Definition) MissingSettings(settings map[string]any) []string {
+	if len(d.Settings) == 0 {
+		return nil
+	}
 	needed := d.neededSettings()
 	var missing []string
 	for _, s := range d.Settings {
@@ -91,6 +94,10 @@ func (d *Definition) CheckSettings(settings map[string]any) error {
 	return nil
 }
 
+// separators removes what may separate the words of a setting's name. To build a replacer
+// takes longer than to use it.
+var separators = strings.NewReplacer("_", "", "-", "", ".", "", " ", "")
+
 // secretWords are substrings of the names of secrets.
 var secretWords = []string{"secret", "token", "password", "passwd", "passphrase", "apikey", "privatekey", "credential"}
 
@@ -102,7 +109,7 @@ func (d *Definition) IsSensitive(name string) bool {
 	if s := d.setting(name); s != nil {
 		return s.Sensitive
 	}
-	plain := strings.NewReplacer("_", "", "-", "", ".", "", " ", "").Replace(strings.ToLower(name))
+	plain := separators.Replace(strings.ToLower(name))
 	return slices.ContainsFunc(secretWords, func(w string) bool { return strings.Contains(plain, w) })
 }
 

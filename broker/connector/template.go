@@ -85,6 +85,8 @@ type urlTemplate struct {
 	query  string // with "?"
 }
 
+var errNoOrigin = errors.New("must begin with https:// or with an origin {setting}")
+
 // parseURLTemplate reads "https://{subdomain}.example.com/v1/{account}" or
 // "{instance_url}/v1".
 func parseURLTemplate(s string) (*urlTemplate, error) {
@@ -114,7 +116,7 @@ func parseURLTemplate(s string) (*urlTemplate, error) {
 		authority, rest = cutAuthority(rest)
 		name := strings.TrimSuffix(strings.TrimPrefix(authority, "{"), "}")
 		if authority != "{"+name+"}" || !validSettingName(name) {
-			return nil, errors.New("must begin with https:// or with an origin {setting}")
+			return nil, errNoOrigin
 		}
 		t.origin = name
 	}

@@ -57,6 +57,9 @@ func (d *Definition) texts() []string {
 }
 
 func (d *Definition) urlTemplate(s string) (*urlTemplate, error) {
+	if s == "" { // most definitions lack a URL
+		return nil, errNoOrigin
+	}
 	if d.templates != nil {
 		if t := d.templates.urls[s]; t != nil {
 			return t, nil
