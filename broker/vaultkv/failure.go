@@ -3,6 +3,7 @@ package vaultkv
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -104,11 +105,12 @@ func (s *Store) noAnswer(ctx context.Context, r request, err error) error {
 }
 
 // refused returns the error for a response with a status other than 2xx.
-func (s *Store) refused(r request, status int, err error) *failure {
-	var messages []string
-	if answer := new(api.ResponseError); errors.As(err, &answer) {
-		messages = answer.Errors
+func (s *Store) refused(r request, status int, body []byte) *failure {
+	var answer api.ErrorResponse
+	if json.Unmarshal(body, &answer) != nil {
+		answer.Errors = []string{string(body)}
 	}
+	messages := answer.Errors
 	says := func(text string) bool {
 		return slices.ContainsFunc(messages, func(m string) bool { return strings.Contains(m, text) })
 	}

@@ -1,6 +1,7 @@
 package vaultkv
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -98,33 +99,57 @@ func (s *Store) authorized(ctx context.Context, r request) ([]byte, error) {
 func (s *Store) send(ctx context.Context, r request, token secret.String) ([]byte, error) {
 	timed, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	logical := s.client.WithRequestCallbacks(func(r *api.Request) { r.ClientToken = token.Reveal() }).Logical()
-	var resp *api.Response
-	var err error
-	switch r.method {
-	case http.MethodPut:
-		resp, err = logical.WriteRawWithContext(timed, s.fullPath(r), r.body)
-	case http.MethodDelete:
-		resp, err = logical.DeleteRawWithContext(timed, s.fullPath(r))
-	default:
-		resp, err = logical.ReadRawWithDataWithContext(timed, s.fullPath(r), r.query)
+	if limiter := s.client.Limiter(); limiter != nil && limiter.Wait(timed) != nil {
+		return nil, s.noAnswer(ctx, r, context.DeadlineExceeded)
 	}
-	if resp == nil {
+	resp, err := s.transport.RoundTrip(s.newRequest(r, token).WithContext(timed))
+	if err != nil {
 		return nil, s.noAnswer(ctx, r, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
+	body, readErr := readAll(resp)
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		failure := s.refused(r, resp.StatusCode, err)
+		failure := s.refused(r, resp.StatusCode, body)
 		if failure.status != http.StatusNotFound {
 			return nil, failure
 		}
 		err = failure
 	}
-	body, readErr := io.ReadAll(io.LimitReader(resp.Body, maxResponse))
 	if readErr != nil {
 		return nil, s.noAnswer(ctx, r, readErr)
 	}
 	return body, err
+}
+
+// newRequest returns the HTTP request that vault/api would send: to its address, with its headers.
+// What vault/api does around that, to send it again and to follow redirects, would have no
+// effect here, and costs as much as the request.
+func (s *Store) newRequest(r request, token secret.String) *http.Request {
+	from := s.client.NewRequest(r.method, "/v1/"+s.fullPath(r))
+	from.URL.RawQuery = r.query.Encode()
+	req := &http.Request{Method: r.method, URL: from.URL, Host: from.Host, Header: from.Headers}
+	if token := token.Reveal(); token != "" {
+		req.Header.Set(api.AuthHeaderName, token)
+	}
+	if len(r.body) > 0 {
+		req.ContentLength = int64(len(r.body))
+		// The transport needs it for a connection that turns out to be closed before anything was
+		// written.
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.body)), nil }
+		req.Body, _ = req.GetBody()
+	}
+	return req
+}
+
+// readAll reads the body of a response.
+func readAll(resp *http.Response) ([]byte, error) {
+	const usual = 16 << 10
+	var b bytes.Buffer
+	if 0 < resp.ContentLength && resp.ContentLength <= usual {
+		b.Grow(int(resp.ContentLength) + bytes.MinRead)
+	}
+	_, err := b.ReadFrom(io.LimitReader(resp.Body, maxResponse))
+	return b.Bytes(), err
 }
 
 // token returns the known token, or asks for a new one if the known one was rejected.

@@ -65,11 +65,21 @@ func (s *Store) save(ctx context.Context, w *write) (uint64, error) {
 	}
 }
 
+// A writeBody is the body of a request that writes a version.
+type writeBody struct {
+	Options writeOptions `json:"options"`
+	Data    *secretData  `json:"data"`
+}
+
+type writeOptions struct {
+	CAS uint64 `json:"cas"`
+}
+
 // put makes one attempt and returns the number of the new version.
 func (s *Store) put(ctx context.Context, w *write) (uint64, error) {
 	r := request{method: http.MethodPut, engine: "data", path: connectionPath(w.key), capabilities: "create, update", once: true}
 	var err error
-	if r.body, err = json.Marshal(map[string]any{"options": map[string]uint64{"cas": w.cas}, "data": w.secret}); err != nil {
+	if r.body, err = json.Marshal(writeBody{Options: writeOptions{w.cas}, Data: &w.secret}); err != nil {
 		return 0, fmt.Errorf("%w: the record cannot be encoded", record.ErrStoreUnavailable)
 	}
 	body, err := s.do(ctx, r)

@@ -78,12 +78,13 @@ type Config struct {
 
 // A Store is a [record.Store] in Vault.
 type Store struct {
-	client *api.Client
-	mount  string
-	prefix string // ends in "/connections"
-	tokens tokens
-	engine engine
-	single single
+	client    *api.Client // knows the address and the headers, and sends nothing
+	transport http.RoundTripper
+	mount     string
+	prefix    string // ends in "/connections"
+	tokens    tokens
+	engine    engine
+	single    single
 
 	timeout time.Duration
 	logger  *slog.Logger
@@ -92,12 +93,12 @@ type Store struct {
 // New returns the store that config describes. It makes no network call; see
 // [Store.Check].
 func New(config Config) (*Store, error) {
-	client, err := newClient(config)
+	client, transport, err := newClient(config)
 	if err != nil {
 		return nil, fmt.Errorf("configuring Vault: %w", err)
 	}
 	s := &Store{
-		client: client, mount: defaultMount, prefix: defaultPrefix,
+		client: client, transport: transport, mount: defaultMount, prefix: defaultPrefix,
 		tokens:  tokens{source: config.Token},
 		timeout: defaultTimeout, logger: slog.New(slog.DiscardHandler),
 	}
@@ -135,38 +136,32 @@ func encryptedProxy(req *http.Request) (*url.URL, error) {
 	return http.ProxyFromEnvironment(req)
 }
 
-func newClient(config Config) (*api.Client, error) {
+// newClient returns a client and the transport that its requests are sent with.
+func newClient(config Config) (*api.Client, http.RoundTripper, error) {
 	c := api.DefaultConfig()
 	if c.Error != nil {
-		return nil, c.Error
+		return nil, nil, c.Error
 	}
 	if config.Address != "" {
 		c.Address, c.AgentAddress = config.Address, ""
 	}
 	if err := validateAddress(c.Address); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	// A write that vault/api retried would conflict with itself.
-	c.MaxRetries = 0
-	// A redirect would send the token to another server.
-	c.DisableRedirects = true
 	if transport, ok := c.HttpClient.Transport.(*http.Transport); ok {
 		transport.Proxy = encryptedProxy
 		transport.MaxIdleConns, transport.MaxIdleConnsPerHost, transport.MaxConnsPerHost = maxConns, maxConns, maxConns
 	}
-	// Each request has a deadline already. With vault/api's timeout, WriteRaw would cancel
-	// the context before the response is read.
-	c.Timeout = 0
 	client, err := api.NewClient(c)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	client.ClearToken()
 	client.SetWrappingLookupFunc(func(string, string) string { return "" })
 	if config.Namespace != "" {
 		client.SetNamespace(config.Namespace)
 	}
-	return client, nil
+	return client, c.HttpClient.Transport, nil
 }
 
 func validateAddress(address string) error {
