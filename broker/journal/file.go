@@ -42,6 +42,13 @@ type file struct {
 	seq    uint64            // of the last frame
 	live   map[string][]byte // entries by id
 	broken bool              // the content on disk is unknown: do not write to it again
+	probes probeFrame
+}
+
+// A probeFrame is the frame of a probe, which is the same until the next entry.
+type probeFrame struct {
+	seq   uint64
+	frame []byte // nil: there was no probe yet
 }
 
 // createAttempts bounds how often createFile starts again because another process adopted
@@ -171,8 +178,15 @@ const probeSize = 16 << 10
 
 // probe writes and syncs an entry without effect, and truncates it away again.
 func (f *file) probe() error {
+	if p := &f.probes; p.frame == nil || p.seq != f.seq+1 {
+		frame, err := encodeFrame(operation{kind: kindProbe, data: make([]byte, probeSize)}, f.key, filepath.Base(f.path), f.seq+1)
+		if err != nil {
+			return err
+		}
+		f.probes = probeFrame{f.seq + 1, frame}
+	}
 	size, seq := f.size, f.seq
-	if err := f.append(operation{kind: kindProbe, data: make([]byte, probeSize)}); err != nil {
+	if err := f.write(f.probes.frame); err != nil {
 		return err
 	}
 	if err := f.sync(); err != nil {
@@ -188,6 +202,11 @@ func (f *file) append(op operation) error {
 	if err != nil {
 		return err
 	}
+	return f.write(frame)
+}
+
+// write writes the frame after the last one.
+func (f *file) write(frame []byte) error {
 	if _, err := f.disk.WriteAt(f.handle, frame, f.size); err != nil {
 		return errors.Join(fmt.Errorf("writing the journal: %w", err), f.cut(f.size))
 	}

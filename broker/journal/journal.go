@@ -56,12 +56,13 @@ type Journal struct {
 
 	busy chan struct{} // a one-slot semaphore that guards the fields below; see acquire
 
-	closed  bool
-	probed  error     // the result of the latest probe
-	key     tink.AEAD // nil until first use
-	sample  []byte    // a ciphertext made with key, to recognise it
-	own     *file     // nil until the first write
-	adopted []*file   // files of processes that have ended; locked, not empty
+	closed     bool
+	probed     error     // the result of the latest probe
+	key        tink.AEAD // nil until first use
+	keyContent [32]byte  // the fingerprint of the key file that key is from
+	sample     []byte    // a ciphertext made with key, to recognise it
+	own        *file     // nil until the first write
+	adopted    []*file   // files of processes that have ended; locked, not empty
 }
 
 // Open returns the journal in config.Dir. It does no I/O: the directory, the key and the

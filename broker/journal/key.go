@@ -27,6 +27,10 @@ func (j *Journal) loadKey() error {
 	if j.dir == "" {
 		return errors.New("the journal has no directory")
 	}
+	content, err := keyfile.Fingerprint(j.keyPath())
+	if err == nil && j.key != nil && content == j.keyContent {
+		return nil
+	}
 	key, err := keyfile.Read(j.keyPath())
 	if errors.Is(err, os.ErrNotExist) {
 		key, err = j.makeKey()
@@ -49,7 +53,7 @@ func (j *Journal) loadKey() error {
 	if j.key == nil {
 		keyfile.WarnIfExposed(context.Background(), j.log, j.dir)
 	}
-	j.key, j.sample = key, sample
+	j.key, j.sample, j.keyContent = key, sample, content
 	return nil
 }
 

@@ -5,6 +5,7 @@ package keyfile
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -39,6 +40,13 @@ func Read(path string) (tink.AEAD, error) {
 		return nil, fmt.Errorf("%w: %s is not an encryption keyset: restore it from a backup", ErrUnusable, path)
 	}
 	return key, nil
+}
+
+// Fingerprint returns the SHA-256 of the file at path. As long as it stays the same, so does the
+// key that [Read] returns, which takes much longer. Errors: those of the file system.
+func Fingerprint(path string) ([sha256.Size]byte, error) {
+	b, err := os.ReadFile(path)
+	return sha256.Sum256(b), err
 }
 
 // Create writes a new AES-256-GCM key to a file at path, unless there is one, and returns the
