@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -45,47 +44,46 @@ func into[T any](dst *T, parse func(name string, raw json.RawMessage) (T, error)
 }
 
 // eachMember calls the function of each member of the JSON object in raw that is not null.
-// Unknown and repeated members are errors; the text for unknown ones lists known, but not
-// tolerated.
+// Unknown and repeated members are errors; the text for unknown ones lists known. Others may be
+// tolerated, which returns nil for a member that is not; it may be nil.
 //
 // It takes the place of [json.Decoder.DisallowUnknownFields], which has three faults here: it
 // accepts a repeated member, of which another reader of the body may take the other value, and
 // a name in the wrong case; its errors lack the path of the member; and they can quote a
 // secret.
-func eachMember(path string, raw []byte, known, tolerated members) error {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	if tok, err := dec.Token(); err != nil {
-		return syntaxError(err)
-	} else if tok != json.Delim('{') {
+func eachMember(path string, raw []byte, known members, tolerated func(name string) memberFunc) error {
+	if path == "" { // what is inside is valid then
+		if err := checkSyntax(raw); err != nil {
+			return err
+		}
+	}
+	rest := cursor(raw)
+	if rest.next() != '{' {
 		return badBody(path, "must be a JSON object", "")
 	}
+	rest = rest[1:]
 	seen := make(map[string]bool)
-	for dec.More() {
-		tok, err := dec.Token()
+	for rest.next() == '"' {
+		name, err := unquote(rest.value())
 		if err != nil {
 			return syntaxError(err)
 		}
-		name, _ := tok.(string) // the decoder refuses other keys
+		value := rest.value()
 		full := name
 		if path != "" {
 			full = path + "." + name
 		}
-		parse, ok := known[name]
-		if !ok {
-			parse, ok = tolerated[name]
+		parse := known[name]
+		if parse == nil && tolerated != nil {
+			parse = tolerated(name)
 		}
-		if !ok {
+		if parse == nil {
 			return badBody(quoteName(full), "is not a known member", known.list())
 		}
 		if seen[name] {
 			return badBody(full, "is sent twice", "send it once")
 		}
 		seen[name] = true
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return syntaxError(err)
-		}
 		if bytes.Equal(value, []byte("null")) {
 			continue
 		}
@@ -93,13 +91,19 @@ func eachMember(path string, raw []byte, known, tolerated members) error {
 			return err
 		}
 	}
-	if _, err := dec.Token(); err != nil { // the closing brace
+	return nil
+}
+
+// checkSyntax returns an error unless the body is one JSON value.
+func checkSyntax(body []byte) error {
+	if json.Valid(body) {
+		return nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if err := dec.Decode(new(json.RawMessage)); err != nil {
 		return syntaxError(err)
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return badBody("", "the body has data after the JSON object", "send one JSON object")
-	}
-	return nil
+	return badBody("", "the body has data after the JSON object", "send one JSON object")
 }
 
 // list returns the names of the members, for an error text.

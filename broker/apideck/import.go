@@ -43,7 +43,7 @@ func credentialsMember(name string, raw json.RawMessage) (*record.ImportCredenti
 		"issued_at":     into(&c.IssuedAt, dateTime),
 		"expires_at":    into(&c.ExpiresAt, dateTime),
 		"expires_in":    into(&c.ExpiresIn, seconds),
-	}, responseMembers(raw, isResponse, c))
+	}, responseMembers(isResponse, c))
 	if err != nil {
 		return nil, err
 	}

@@ -12,12 +12,15 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
 )
 
+func ignoreMember(string, json.RawMessage) error { return nil }
+
 func stringMember(name string, raw json.RawMessage) (string, error) {
-	var s string
-	if raw[0] != '"' || json.Unmarshal(raw, &s) != nil {
-		return "", badBody(name, "must be a string", "")
+	if raw[0] == '"' {
+		if s, err := unquote(raw); err == nil {
+			return s, nil
+		}
 	}
-	return s, nil
+	return "", badBody(name, "must be a string", "")
 }
 
 func boolMember(name string, raw json.RawMessage) (*bool, error) {

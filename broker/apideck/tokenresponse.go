@@ -1,8 +1,10 @@
 package apideck
 
 import (
+	"bytes"
 	"encoding/json"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +16,10 @@ import (
 // must have a token_type (RFC 6749 section 5.1). In other credentials an unknown member is a
 // mistake.
 func isTokenResponse(credentials json.RawMessage) bool {
+	// Any letter of the name may be escaped.
+	if !bytes.Contains(credentials, []byte("token_type")) && !bytes.Contains(credentials, []byte(`\u`)) {
+		return false
+	}
 	return memberNames(credentials)["token_type"]
 }
 
@@ -41,27 +47,23 @@ var refreshLifetimes = []string{"refresh_token_expires_in", "x_refresh_token_exp
 
 // responseMembers returns the further members that credentials may have: the common members of
 // token responses and, in a token response, any other.
-func responseMembers(credentials json.RawMessage, isResponse bool, c *record.ImportCredentials) members {
-	tolerated := make(members)
-	ignore := func(string, json.RawMessage) error { return nil }
-	if isResponse {
-		for name := range memberNames(credentials) {
-			tolerated[name] = ignore
-		}
-	}
-	for _, name := range commonMembers {
-		tolerated[name] = ignore
-	}
-	for _, name := range refreshLifetimes {
-		tolerated[name] = func(name string, raw json.RawMessage) error {
-			// A lifetime that cannot be read is unknown.
-			if d, err := secondsMember(name, asSeconds(raw, true)); err == nil && *d > 0 {
-				c.RefreshExpiresIn = *d
+func responseMembers(isResponse bool, c *record.ImportCredentials) func(name string) memberFunc {
+	return func(name string) memberFunc {
+		switch {
+		case slices.Contains(refreshLifetimes, name):
+			return func(name string, raw json.RawMessage) error {
+				// A lifetime that cannot be read is unknown.
+				if d, err := secondsMember(name, asSeconds(raw, true)); err == nil && *d > 0 {
+					c.RefreshExpiresIn = *d
+				}
+				return nil
 			}
+		case isResponse || slices.Contains(commonMembers, name):
+			return ignoreMember
+		default:
 			return nil
 		}
 	}
-	return tolerated
 }
 
 // asSeconds returns a lifetime in a token response as a whole number. Some token endpoints send

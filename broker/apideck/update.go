@@ -3,6 +3,7 @@ package apideck
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -30,22 +31,29 @@ func ParseUpdate(body []byte) (*record.Update, error) {
 		return nil, err
 	}
 	up := &record.Update{}
-	tolerated := members{"credentials": refuseCredentials}
-	for _, name := range readOnlyMembers {
-		tolerated[name] = func(string, json.RawMessage) error { return nil }
-	}
-	for _, name := range unsupportedMembers {
-		tolerated[name] = requireEmpty
-	}
 	err := eachMember("", body, members{
 		"enabled":  into(&up.Enabled, boolMember),
 		"settings": into(&up.Settings, objectMember),
 		"metadata": into(&up.Metadata, objectMember),
-	}, tolerated)
+	}, furtherMember)
 	if err != nil {
 		return nil, err
 	}
 	return up, nil
+}
+
+// furtherMember returns the function of a member of the Apideck API that cannot be changed.
+func furtherMember(name string) memberFunc {
+	switch {
+	case name == "credentials":
+		return refuseCredentials
+	case slices.Contains(readOnlyMembers, name):
+		return ignoreMember
+	case slices.Contains(unsupportedMembers, name):
+		return requireEmpty
+	default:
+		return nil
+	}
 }
 
 func refuseCredentials(name string, _ json.RawMessage) error {
