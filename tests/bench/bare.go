@@ -3,14 +3,10 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
 	"maps"
-	"net"
 	"net/http"
-	"net/http/pprof"
 	"net/url"
-	"time"
 )
 
 // A bare forwards requests with the least that net/http needs: it is the floor for a proxy that
@@ -45,19 +41,7 @@ func serveBare(target, certificate string) error {
 	if err != nil {
 		return err
 	}
-	listeners, err := listenAsSelf()
-	if err != nil {
-		return err
-	}
-	profiles := http.NewServeMux()
-	profiles.Handle("/debug/pprof/heap", pprof.Handler("heap"))
-	profiles.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	go func() { _ = http.Serve(listeners[1], profiles) }()
-	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: b}
-	if err := server.Serve(listeners[0]); !errors.Is(err, net.ErrClosed) {
-		return err
-	}
-	return nil
+	return serveAsSelf(b)
 }
 
 // ServeHTTP implements [http.Handler].

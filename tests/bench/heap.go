@@ -20,7 +20,7 @@ type memory struct {
 // memory returns what the contestant's process uses after a collection.
 func (c *contestant) memory(ctx context.Context) (m memory, err error) {
 	for range 2 { // the second collection empties the pools
-		body, err := fetch(ctx, "http://"+c.profiles+"/debug/pprof/heap?gc=1&debug=1")
+		body, err := fetch(ctx, "http://"+c.profiles+"/debug/pprof/heap?gc=1&debug=1", "")
 		if err != nil {
 			return m, err
 		}
@@ -54,10 +54,13 @@ func parseMemory(profile io.Reader) (m memory, err error) {
 	return m, nil
 }
 
-func fetch(ctx context.Context, url string) (io.ReadCloser, error) {
+func fetch(ctx context.Context, url, vaultToken string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
+	}
+	if vaultToken != "" {
+		req.Header.Set("X-Vault-Token", vaultToken)
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {

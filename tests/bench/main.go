@@ -40,6 +40,7 @@ type options struct {
 	turn       time.Duration
 	storeTurns int
 	storeTurn  time.Duration
+	stores     string
 	clients    int
 	dir        string
 	profile    string
@@ -48,6 +49,7 @@ type options struct {
 	role        string
 	target      string
 	certificate string
+	thirdParty  string
 }
 
 func main() {
@@ -60,11 +62,13 @@ func main() {
 	flag.DurationVar(&o.turn, "turn", time.Second, "how long a turn is")
 	flag.IntVar(&o.storeTurns, "store-turns", 5, "how many turns the broker and the raw client get for each operation in the part stores")
 	flag.DurationVar(&o.storeTurn, "store-turn", 2*time.Second, "how long these turns are")
+	flag.StringVar(&o.stores, "stores", "embedded,vault", "what to measure in the part stores, separated by commas")
 	flag.IntVar(&o.clients, "clients", 8, "keep-alive connections to the proxy for GETs, each with one request at a time")
 	flag.StringVar(&o.dir, "dir", "", "where to create the stores; default: /dev/shm if it exists, else a temporary directory. In the part stores it is a temporary directory")
-	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of each contestant to this directory instead")
-	flag.StringVar(&o.role, "role", "", "bench starts itself with this flag and the following ones: "+roleUpstream+" or "+roleBare)
-	flag.StringVar(&o.target, "target", "", "the URL that "+roleBare+" forwards to")
+	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of the contestants to this directory instead")
+	flag.StringVar(&o.role, "role", "", "bench starts itself with this flag and the following ones: "+roleUpstream+", "+roleBare+" or "+roleHop)
+	flag.StringVar(&o.target, "target", "", "the URL that "+roleBare+" forwards to, or that of Vault")
+	flag.StringVar(&o.thirdParty, "third-party", "", "the URL of the token endpoint and API behind "+roleHop)
 	flag.StringVar(&o.certificate, "certificate", "", "the directory of the upstream's certificate")
 	flag.Parse()
 	fatal(o.start())
@@ -76,6 +80,8 @@ func (o *options) start() error {
 		return serveUpstream(o.certificate)
 	case roleBare:
 		return serveBare(o.target, o.certificate)
+	case roleHop:
+		return serveHop(o.target, o.dir, o.thirdParty)
 	case "":
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 		defer stop()
@@ -113,7 +119,7 @@ func run(ctx context.Context, o *options) (err error) {
 			return err
 		}
 	}
-	if o.parts.has("stores") && o.profile == "" {
+	if o.parts.has("stores") {
 		return runStores(ctx, o)
 	}
 	return nil

@@ -13,49 +13,55 @@ import (
 
 // A rawVault uses Vault without the broker.
 type rawVault struct {
-	address string
-	token   string
-	client  *http.Client
-	data    json.RawMessage // of each secret: that of one of the broker's
-	third   *thirdParty
+	address  string
+	token    string
+	prefix   string // of the paths of its secrets
+	endpoint string // URL of the token endpoint
+	client   *http.Client
+	data     json.RawMessage // of each secret: that of one of the broker's
 }
 
-// The paths of secrets in Vault: those that the broker wrote, and those of the raw client.
+// The prefixes of the paths of secrets. They are equally deep.
 const (
-	brokerSecret = "token-broker/connections/" + application + "/%s/crm.bench"
-	rawSecret    = "raw/" + application + "/%s/crm.bench"
+	brokerPrefix = "token-broker/connections"
+	rawPrefix    = "raw-client/connections"
+	hopPrefix    = "net-http/connections"
 )
 
-// copyData takes the data that the broker stores for a connection.
-func (v *rawVault) copyData(ctx context.Context, connection int) error {
-	found, err := v.readSecret(ctx, fmt.Sprintf(brokerSecret, consumerID(connection)))
-	v.data = found.data
-	return err
+// path returns the path of a consumer's secret below the mount.
+func (v *rawVault) path(consumer string) string {
+	return v.prefix + "/" + application + "/" + consumer + "/crm.bench"
 }
 
 // create creates a secret. That it must not exist is checked by Vault.
-func (v *rawVault) create(ctx context.Context, i int) error { return v.write(ctx, i, 0) }
-
-// read reads a secret.
-func (v *rawVault) read(ctx context.Context, i int) error {
-	_, err := v.readSecret(ctx, fmt.Sprintf(rawSecret, consumerID(i)))
-	return err
+func (v *rawVault) create(ctx context.Context, consumer string) error {
+	return v.write(ctx, consumer, 0)
 }
 
-// refresh does what a refresh needs: it reads a secret, writes it to take the lease, redeems the
-// refresh token and writes the secret with the new tokens.
-func (v *rawVault) refresh(ctx context.Context, i int) error {
-	found, err := v.readSecret(ctx, fmt.Sprintf(rawSecret, consumerID(i)))
+// replace reads a secret and writes it.
+func (v *rawVault) replace(ctx context.Context, consumer string) error {
+	found, err := v.read(ctx, consumer)
 	if err != nil {
 		return err
 	}
-	if err := v.write(ctx, i, found.version); err != nil {
-		return err
+	return v.write(ctx, consumer, found.version)
+}
+
+// refresh does what a refresh needs: it reads a secret, writes it to take the lease, redeems the
+// refresh token and writes the secret with the new tokens. It returns the access token.
+func (v *rawVault) refresh(ctx context.Context, consumer, refreshToken string) (string, error) {
+	found, err := v.read(ctx, consumer)
+	if err != nil {
+		return "", err
 	}
-	if err := v.redeem(ctx, i); err != nil {
-		return err
+	if err := v.write(ctx, consumer, found.version); err != nil {
+		return "", err
 	}
-	return v.write(ctx, i, found.version+1)
+	access, err := v.redeem(ctx, refreshToken)
+	if err != nil {
+		return "", err
+	}
+	return access, v.write(ctx, consumer, found.version+1)
 }
 
 // A secretVersion is the latest version of a secret.
@@ -64,8 +70,9 @@ type secretVersion struct {
 	data    json.RawMessage
 }
 
-func (v *rawVault) readSecret(ctx context.Context, path string) (found secretVersion, err error) {
-	content, err := v.send(ctx, http.MethodGet, path, nil)
+// read reads a secret.
+func (v *rawVault) read(ctx context.Context, consumer string) (found secretVersion, err error) {
+	content, err := v.send(ctx, http.MethodGet, v.path(consumer), nil)
 	if err != nil {
 		return found, err
 	}
@@ -85,12 +92,12 @@ func (v *rawVault) readSecret(ctx context.Context, path string) (found secretVer
 }
 
 // write writes the version of a secret after the given one.
-func (v *rawVault) write(ctx context.Context, i, version int) error {
+func (v *rawVault) write(ctx context.Context, consumer string, version int) error {
 	content, err := json.Marshal(map[string]any{"options": map[string]int{"cas": version}, "data": v.data})
 	if err != nil {
 		return err
 	}
-	content, err = v.send(ctx, http.MethodPut, fmt.Sprintf(rawSecret, consumerID(i)), content)
+	content, err = v.send(ctx, http.MethodPut, v.path(consumer), content)
 	if err != nil {
 		return err
 	}
@@ -116,26 +123,22 @@ func (v *rawVault) send(ctx context.Context, method, path string, content []byte
 	return content, err
 }
 
-// redeem sends a token request.
-func (v *rawVault) redeem(ctx context.Context, i int) error {
-	old := v.third.current(rawConnection + i)
-	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {old.Refresh()}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+v.third.address+"/token", strings.NewReader(form.Encode()))
+// redeem sends a token request and returns the access token.
+func (v *rawVault) redeem(ctx context.Context, refreshToken string) (string, error) {
+	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refreshToken}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, v.endpoint, strings.NewReader(form.Encode()))
 	if err != nil {
-		return err
+		return "", err
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.SetBasicAuth("bench", "")
 	_, content, err := exchange(v.client, req)
 	if err != nil {
-		return err
+		return "", err
 	}
 	var tokens struct {
 		Access string `json:"access_token"`
 	}
 	err = json.Unmarshal(content, &tokens)
-	if want := v.third.current(rawConnection + i).Access(); err == nil && tokens.Access != want {
-		err = fmt.Errorf("the token endpoint returned %s, want %s", tokens.Access, want)
-	}
-	return err
+	return tokens.Access, err
 }

@@ -3,18 +3,23 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/pprof"
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 )
 
 // The roles that bench starts itself in.
 const (
 	roleUpstream = "upstream"
 	roleBare     = "bare"
+	roleHop      = "hop"
 )
 
 // A self is another process of this program.
@@ -74,4 +79,23 @@ func listenAsSelf() (listeners [2]net.Listener, err error) {
 	}()
 	_, err = fmt.Println(strings.Join(addresses, " "))
 	return listeners, err
+}
+
+// serveAsSelf serves requests on the first listener and profiles on the second.
+func serveAsSelf(handler http.Handler) error {
+	listeners, err := listenAsSelf()
+	if err != nil {
+		return err
+	}
+	profiles := http.NewServeMux()
+	profiles.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	for _, kind := range []string{"allocs", "heap"} {
+		profiles.Handle("/debug/pprof/"+kind, pprof.Handler(kind))
+	}
+	go func() { _ = http.Serve(listeners[1], profiles) }()
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: handler}
+	if err := server.Serve(listeners[0]); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
 }

@@ -21,7 +21,7 @@ import (
 type storeBroker struct {
 	process *child.Process
 	log     *brokertest.Log
-	ports   struct{ API, Call int }
+	ports   struct{ API, Call, Admin int }
 	client  *http.Client
 	third   *thirdParty
 }
@@ -30,7 +30,7 @@ type storeBroker struct {
 // block of the Caddyfile.
 func startStoreBroker(ctx context.Context, binary, dir, storage string, third *thirdParty) (b *storeBroker, err error) {
 	b = &storeBroker{client: newClient(), third: third}
-	for _, port := range []*int{&b.ports.API, &b.ports.Call} {
+	for _, port := range []*int{&b.ports.API, &b.ports.Call, &b.ports.Admin} {
 		if *port, err = child.FreePort(); err != nil {
 			return nil, err
 		}
@@ -135,7 +135,7 @@ func exchange(client *http.Client, req *http.Request) (http.Header, []byte, erro
 // measurement, so that a refresh costs what it must.
 var storeCaddyfile = template.Must(template.New("Caddyfile").Parse(strings.TrimSpace(`
 {
-	admin off
+	admin 127.0.0.1:{{.Ports.Admin}}
 	persist_config off
 	auto_https off
 	token_broker {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -30,11 +31,16 @@ func runStores(ctx context.Context, o *options) (err error) {
 	defer func() { err = errors.Join(err, third.close()) }()
 	fmt.Printf("\nstores: %d operations at a time, turns of %v, all processes on CPUs %v\n", inParallel, o.storeTurn, allCPUs())
 	fmt.Print(storeColumns)
-	if err := inDir(o.dir, func(dir string) error { return o.embedded(ctx, dir, third) }); err != nil {
-		return fmt.Errorf("stores: embedded: %w", err)
-	}
-	if err := inDir(o.dir, func(dir string) error { return o.vault(ctx, dir, third) }); err != nil {
-		return fmt.Errorf("stores: vault: %w", err)
+	for _, store := range []struct {
+		name    string
+		measure func(ctx context.Context, dir string, third *thirdParty) error
+	}{{"embedded", o.embedded}, {"vault", o.vault}} {
+		if !slices.Contains(strings.Split(o.stores, ","), store.name) || o.profile != "" && store.name != "vault" {
+			continue
+		}
+		if err := inDir(o.dir, func(dir string) error { return store.measure(ctx, dir, third) }); err != nil {
+			return fmt.Errorf("stores: %s: %w", store.name, err)
+		}
 	}
 	return nil
 }
@@ -72,8 +78,9 @@ type vaultRun struct {
 	vault   *vaulttest.Server
 	raw     *rawVault
 
-	// How many connections were imported, and how many secrets were created.
-	imported, created atomic.Int64
+	// How many connections were imported, through the broker and the hop, and how many secrets
+	// were created.
+	imported, hopped, created atomic.Int64
 }
 
 // vault compares the broker with a raw client of Vault.
@@ -87,14 +94,16 @@ func (o *options) vault(ctx context.Context, dir string, third *thirdParty) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, vault.Close()) }()
-	if err := os.WriteFile(filepath.Join(dir, "vault-token"), []byte(vault.Token+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, vaultTokenFile), []byte(vault.Token+"\n"), 0o600); err != nil {
 		return err
 	}
 	r := &vaultRun{
 		options: o, dir: dir, third: third, vault: vault,
-		raw: &rawVault{address: vault.Addr, token: vault.Token, client: newClient(), third: third},
+		raw: &rawVault{
+			address: vault.Addr, token: vault.Token, prefix: rawPrefix, endpoint: "http://" + third.address + "/token", client: newClient(),
+		},
 	}
-	if err := r.withBroker(ctx, vault.Addr, r.compare); err != nil {
+	if err := r.withBroker(ctx, vault.Addr, r.compare); err != nil || o.profile != "" {
 		return err
 	}
 	proxy, err := storeproxy.Start(vault.Addr)
@@ -107,7 +116,7 @@ func (o *options) vault(ctx context.Context, dir string, third *thirdParty) (err
 
 // withBroker calls f with a broker that reaches Vault at an address.
 func (r *vaultRun) withBroker(ctx context.Context, address string, f func(ctx context.Context, b *storeBroker) error) (err error) {
-	storage := fmt.Sprintf("storage vault {\n address %s\n auth token {file.%s}\n}", address, filepath.Join(r.dir, "vault-token"))
+	storage := fmt.Sprintf("storage vault {\n address %s\n auth token {file.%s}\n}", address, filepath.Join(r.dir, vaultTokenFile))
 	b, err := startStoreBroker(ctx, r.options.binary, r.dir, storage, r.third)
 	if err != nil {
 		return err
@@ -121,17 +130,25 @@ func (r *vaultRun) withBroker(ctx context.Context, address string, f func(ctx co
 
 // compare compares all operations.
 func (r *vaultRun) compare(ctx context.Context, b *storeBroker) error {
-	// The raw client writes what the broker writes.
-	if err := b.importTokens(ctx, int(r.imported.Add(1)-1)); err != nil {
+	if err := r.copyData(ctx, b); err != nil {
 		return err
 	}
-	if err := r.raw.copyData(ctx, 0); err != nil {
+	process, hop, err := startHop(ctx, r.vault.Addr, r.dir, r.third)
+	if err != nil {
 		return err
 	}
-	other := startOtherWork([]int{b.process.ID(), r.vault.ProcessID()})
-	match := &bout{turns: r.options.storeTurns, length: r.options.storeTurn, broker: b.process.ID(), store: r.vault.ProcessID()}
-	for _, v := range r.operations(b) {
-		if err := match.run(ctx, v); err != nil {
+	defer process.stop()
+	other := startOtherWork([]int{b.process.ID(), r.vault.ProcessID(), process.id()})
+	match := &bout{
+		turns: r.options.storeTurns, length: r.options.storeTurn,
+		broker: b.process.ID(), hop: process.id(), store: r.vault.ProcessID(),
+	}
+	for _, v := range r.operations(b, hop) {
+		measure := func() error { return match.run(ctx, v) }
+		if r.options.profile != "" {
+			measure = func() error { return r.profile(ctx, v, b, hop) }
+		}
+		if err := measure(); err != nil {
 			return err
 		}
 	}
@@ -139,20 +156,72 @@ func (r *vaultRun) compare(ctx context.Context, b *storeBroker) error {
 	return nil
 }
 
+// copyData makes the raw client write what the broker writes.
+func (r *vaultRun) copyData(ctx context.Context, b *storeBroker) error {
+	if err := b.importTokens(ctx, int(r.imported.Add(1)-1)); err != nil {
+		return err
+	}
+	broker := *r.raw
+	broker.prefix = brokerPrefix
+	found, err := broker.read(ctx, consumerID(0))
+	if err != nil {
+		return err
+	}
+	r.raw.data = found.data
+	return os.WriteFile(filepath.Join(r.dir, dataFile), found.data, 0o600)
+}
+
 // operations returns what is compared, in order: each uses the connections of those before it.
-func (r *vaultRun) operations(b *storeBroker) []*versus {
-	imported := func() int { return int(r.imported.Load()) }
-	created := func() int { return int(r.created.Load()) }
-	create := side{do: r.raw.create, next: &r.created}
-	again := func(do func(ctx context.Context, i int) error, of func() int) side {
-		return side{do: do, next: new(atomic.Int64), of: of}
+func (r *vaultRun) operations(b, hop *storeBroker) []*versus {
+	var refreshed, hopRefreshed, rawRefreshed atomic.Int64
+	count := func(counter *atomic.Int64) func() int { return func() int { return int(counter.Load()) } }
+	again := func(do func(ctx context.Context, i int) error, of *atomic.Int64) side {
+		return side{do: do, next: new(atomic.Int64), of: count(of)}
+	}
+	through := func(do func(ctx context.Context, i int) error) func(ctx context.Context, i int) error {
+		return func(ctx context.Context, i int) error { return do(ctx, hopConnection+i) }
+	}
+	create := side{next: &r.created, do: func(ctx context.Context, i int) error { return r.raw.create(ctx, consumerID(i)) }}
+	read := func(ctx context.Context, i int) error {
+		_, err := r.raw.read(ctx, consumerID(i))
+		return err
 	}
 	return []*versus{
-		{name: "Vault: new imports", broker: side{do: b.importTokens, next: &r.imported}, raw: create},
-		{name: "Vault: repeated imports", broker: again(b.importTokens, imported), raw: create},
-		{name: "Vault: reads", broker: again(b.read, imported), raw: again(r.raw.read, created)},
-		{name: "Vault: refreshes", broker: again(b.refresh, imported), raw: again(r.raw.refresh, created), wait: tokenLifetime},
+		{
+			name:   "Vault: new imports",
+			broker: side{do: b.importTokens, next: &r.imported}, raw: create, hop: side{do: through(hop.importTokens), next: &r.hopped},
+		},
+		{
+			name:   "Vault: repeated imports",
+			broker: again(b.importTokens, &r.imported), raw: create, hop: again(through(hop.importTokens), &r.hopped),
+		},
+		{
+			name:   "Vault: reads",
+			broker: again(b.read, &r.imported), raw: again(read, &r.created), hop: again(through(hop.read), &r.hopped),
+		},
+		{
+			name:   "Vault: first refreshes",
+			broker: side{do: b.refresh, next: &refreshed, of: count(&r.imported)},
+			raw:    side{do: r.refresh, next: &rawRefreshed, of: count(&r.created)},
+			hop:    side{do: through(hop.refresh), next: &hopRefreshed, of: count(&r.hopped)},
+			wait:   tokenLifetime,
+		},
+		{
+			name:   "Vault: later refreshes",
+			broker: again(b.refresh, &refreshed), raw: again(r.refresh, &rawRefreshed), hop: again(through(hop.refresh), &hopRefreshed),
+			wait: tokenLifetime,
+		},
 	}
+}
+
+// refresh refreshes a secret of the raw client.
+func (r *vaultRun) refresh(ctx context.Context, i int) error {
+	old := r.third.current(rawConnection + i)
+	access, err := r.raw.refresh(ctx, consumerID(i), old.Refresh())
+	if want := old.Next().Access(); err == nil && access != want {
+		err = fmt.Errorf("the token endpoint returned %s, want %s", access, want)
+	}
+	return err
 }
 
 // counted is how many connections are used to count requests.
@@ -162,12 +231,18 @@ const counted = 200
 // slow down what is compared, so this is a run of its own.
 func (r *vaultRun) count(ctx context.Context, b *storeBroker, proxy *storeproxy.Proxy) error {
 	first := int(r.imported.Load())
-	requests := make([]string, 0, 4)
+	requests := make([]string, 0, 5)
 	for i, operation := range []struct {
 		name string
 		do   func(ctx context.Context, connection int) error
-	}{{"new import", b.importTokens}, {"repeated import", b.importTokens}, {"read", b.read}, {"refresh", b.refresh}} {
-		if i == 3 {
+	}{
+		{"new import", b.importTokens},
+		{"repeated import", b.importTokens},
+		{"read", b.read},
+		{"first refresh", b.refresh},
+		{"later refresh", b.refresh},
+	} {
+		if i >= 3 {
 			time.Sleep(tokenLifetime) // until the tokens have expired
 		}
 		before := proxy.Served()

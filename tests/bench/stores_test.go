@@ -63,25 +63,29 @@ func TestRawClientOfVaultComparesAndSets(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = third.close() })
-	raw := &rawVault{address: server.URL, client: newClient(), data: json.RawMessage(`{"record":"r"}`), third: third}
-	if err := raw.read(t.Context(), 1); err == nil {
+	raw := &rawVault{
+		address: server.URL, prefix: rawPrefix, endpoint: "http://" + third.address + "/token",
+		client: newClient(), data: json.RawMessage(`{"record":"r"}`),
+	}
+	r := &vaultRun{raw: raw, third: third}
+	if _, err := raw.read(t.Context(), consumerID(1)); err == nil {
 		t.Error("a secret was read that does not exist")
 	}
-	if err := raw.create(t.Context(), 1); err != nil {
+	if err := raw.create(t.Context(), consumerID(1)); err != nil {
 		t.Fatal(err)
 	}
-	if err := raw.create(t.Context(), 1); err == nil {
+	if err := raw.create(t.Context(), consumerID(1)); err == nil {
 		t.Error("a secret was created twice")
 	}
-	if err := raw.read(t.Context(), 1); err != nil {
+	if _, err := raw.read(t.Context(), consumerID(1)); err != nil {
 		t.Error(err)
 	}
 	for range 2 {
-		if err := raw.refresh(t.Context(), 1); err != nil {
+		if err := r.refresh(t.Context(), 1); err != nil {
 			t.Fatal(err)
 		}
 	}
-	path := "/v1/secret/data/raw/" + application + "/" + consumerID(1) + "/crm.bench"
+	path := "/v1/secret/data/" + rawPrefix + "/" + application + "/" + consumerID(1) + "/crm.bench"
 	if got := vault.version[path]; got != 5 {
 		t.Errorf("after two refreshes the version is %d, want 5", got)
 	}

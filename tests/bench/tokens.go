@@ -43,8 +43,11 @@ func startThirdParty() (*thirdParty, error) {
 
 func (p *thirdParty) close() error { return p.server.Close() }
 
-// rawConnection is the first connection of the raw client. Those before it are the broker's.
-const rawConnection = 1_000_000_000
+// The first connections of the raw client and of the hop. Those before them are the broker's.
+const (
+	rawConnection = 1_000_000_000
+	hopConnection = 2_000_000_000
+)
 
 // issue returns new tokens of a connection, as after an authorisation.
 func (p *thirdParty) issue(connection int) tokenpair.Pair {

@@ -121,7 +121,7 @@ func (l *lab) profile(ctx context.Context, t *traffic) error {
 	for _, c := range l.contestants(t) {
 		done := make(chan error, 1)
 		go func() {
-			body, err := fetch(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", c.profiles, seconds))
+			body, err := fetch(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", c.profiles, seconds), "")
 			if err == nil {
 				err = save(filepath.Join(l.options.profile, t.name+"-"+c.name+".pprof"), body)
 			}

@@ -22,35 +22,56 @@ type side struct {
 	of   func() int    // how many numbers there are, which are then reused; nil: any
 }
 
-// A versus compares the two sides of an operation.
+// A versus compares the sides of an operation.
 type versus struct {
 	name        string
 	broker, raw side
+	hop         side          // hop.do is nil if there is none
 	wait        time.Duration // before the first turn
 }
+
+// sides returns the sides that there are, in the order of their turns.
+func (v *versus) sides() []*side {
+	sides := []*side{&v.broker, &v.raw}
+	if v.hop.do != nil {
+		sides = append(sides, &v.hop)
+	}
+	return sides
+}
+
+// The indexes of sides.
+const (
+	brokerSide = iota
+	rawSide
+	hopSide
+)
+
+// sideNames are the names of the sides.
+var sideNames = [...]string{brokerSide: "broker", rawSide: "raw", hopSide: "hop"}
 
 // A bout says how to compare.
 type bout struct {
 	turns  int
 	length time.Duration // of a turn
 	broker int           // process id
+	hop    int           // process id; 0: there is none
 	store  int           // process id; 0: the store has no process of its own
 }
 
-// run gives both sides turns and prints the results.
+// run gives the sides turns and prints the results.
 func (b *bout) run(ctx context.Context, v *versus) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(v.wait):
 	}
-	sides := []*side{&v.broker, &v.raw}
+	sides := v.sides()
 	for i := range sides {
 		if _, err := b.take(ctx, v, i, b.length/4); err != nil {
 			return err
 		}
 	}
-	var turns [2][]*turn
+	turns := make([][]*turn, len(sides))
 	if err := inTurns(b.turns, len(sides), func(i int) error {
 		t, err := b.take(ctx, v, i, b.length)
 		turns[i] = append(turns[i], t)
@@ -58,35 +79,38 @@ func (b *bout) run(ctx context.Context, v *versus) error {
 	}); err != nil {
 		return err
 	}
-	fmt.Print(b.result(v.name, turns[0], turns[1]))
+	fmt.Print(b.result(v.name, turns[brokerSide], turns[rawSide]))
+	if len(sides) > hopSide {
+		fmt.Print(b.result(hopName, turns[hopSide], turns[rawSide]))
+	}
 	return nil
 }
 
-// take gives a side a turn: 0 is the broker.
+// take gives a side a turn.
 func (b *bout) take(ctx context.Context, v *versus, i int, length time.Duration) (*turn, error) {
-	name, side := "broker", &v.broker
-	if i == 1 {
-		name, side = "raw", &v.raw
+	process := b.broker
+	if i == hopSide {
+		process = b.hop
 	}
-	before, err := b.cpu()
+	before, err := b.cpu(process)
 	if err != nil {
 		return nil, err
 	}
 	t := &turn{}
 	start := time.Now()
-	t.requests, err = side.work(ctx, start.Add(length))
+	t.requests, err = v.sides()[i].work(ctx, start.Add(length))
 	t.elapsed = time.Since(start)
 	if err != nil {
-		return nil, fmt.Errorf("%s, %s: %w", v.name, name, err)
+		return nil, fmt.Errorf("%s, %s: %w", v.name, sideNames[i], err)
 	}
-	after, err := b.cpu()
+	after, err := b.cpu(process)
 	t.cpu, t.storeCPU = after[0]-before[0], after[1]-before[1]
 	return t, err
 }
 
-// cpu returns the CPU time of the broker and the store.
-func (b *bout) cpu() (used [2]time.Duration, err error) {
-	for i, process := range []int{b.broker, b.store} {
+// cpu returns the CPU time of a process and of the store.
+func (b *bout) cpu(process int) (used [2]time.Duration, err error) {
+	for i, process := range []int{process, b.store} {
 		if process == 0 {
 			continue
 		}
@@ -125,6 +149,9 @@ func (s *side) work(ctx context.Context, until time.Time) (int, error) {
 const storeColumns = `                                                                   CPU µs/operation
                            broker/s      raw/s  ratio (quartiles)          broker    Vault  Vault, raw
 `
+
+// hopName is the name of the line below that of the broker.
+const hopName = "  a bare hop"
 
 // result returns a line with the medians of the turns.
 func (b *bout) result(name string, broker, raw []*turn) string {
