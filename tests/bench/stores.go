@@ -236,8 +236,11 @@ func (r *vaultRun) count(ctx context.Context, b *storeBroker, proxy *storeproxy.
 		name string
 		do   func(ctx context.Context, connection int) error
 	}{
-		{"new import", b.importTokens}, {"repeated import", b.importTokens}, {"read", b.read},
-		{"first refresh", b.refresh}, {"later refresh", b.refresh},
+		{"new import", b.importTokens},
+		{"repeated import", b.importTokens},
+		{"read", b.read},
+		{"first refresh", b.refresh},
+		{"later refresh", b.refresh},
 	} {
 		if i >= 3 {
 			time.Sleep(tokenLifetime) // until the tokens have expired
