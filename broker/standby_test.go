@@ -219,6 +219,9 @@ func TestDeletionInStandbyRevokesNothing(t *testing.T) {
 		if got := e.sent(); got != 0 {
 			t.Errorf("got %d revocations, want none", got)
 		}
+		if got := h.logLines("revoked at the provider"); len(got) > 0 {
+			t.Errorf("the log has %q", got)
+		}
 		h.mustImport("a2", "r2", issued(0))
 		if h.record(h.key).Standby {
 			t.Error("a connection that is imported anew is in standby")
@@ -268,39 +271,39 @@ func TestAnswerFromBeforeStandbyIsSaved(t *testing.T) {
 }
 
 // A replica that has not seen the change yet decides on the record that its lease would be saved
-// into.
+// into, whether the token is due for a refresh or has expired.
 func TestReplicaThatSeesStandbyLateRedeemsNothing(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		both := replicas(t, 2)
-		late, h := both[0], both[1]
-		h.provider.Grant("r1")
-		h.mustImport("a1", "r1", issued(0))
-		late.token(h.key)
-		time.Sleep(58 * time.Minute)
-		late.token(h.key) // it is read anew, and refreshes in the background
-		synctest.Wait()
-		h.wantRequests("before", 1)
-		time.Sleep(58 * time.Minute)
+	for _, age := range []time.Duration{58 * time.Minute, 2 * time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			both := replicas(t, 2)
+			late, h := both[0], both[1]
+			h.provider.Grant("r1")
+			late.mustImport("a1", "r1", issued(0))
+			time.Sleep(age)
 
-		// The switch is saved between the replica's read of the record and its lease.
-		var switched atomic.Bool
-		h.store.Fail = func(op string, key record.Key) error {
-			if op == brokertest.OpSave && key == h.key && !switched.Swap(true) {
-				h.mustSwitch(h.EnterStandby, broker.Selection{}, "1 changed")
+			// The switch is saved between the replica's read of the record and its lease.
+			var switched atomic.Bool
+			h.store.Fail = func(op string, key record.Key) error {
+				if op == brokertest.OpSave && key == h.key && !switched.Swap(true) {
+					h.mustSwitch(h.EnterStandby, broker.Selection{}, "1 changed")
+				}
+				return nil
 			}
-			return nil
-		}
-		late.token(h.key)
-		synctest.Wait()
-		if !switched.Load() {
-			t.Fatal("the replica has not tried to save a lease")
-		}
-		time.Sleep(time.Hour)
-		late.wantStandbyError()
-		h.wantRequests("in standby", 1)
-		if rec := h.record(h.key); rec.Lease != nil || !rec.Standby {
-			t.Errorf("got lease %v, standby %t, want none and true", rec.Lease, rec.Standby)
-		}
-	})
+			tok, err := late.Source(h.key).Token(t.Context())
+			if isValid := age < time.Hour; isValid && tok.AccessToken.Reveal() != "a1" || !isValid && !errors.Is(err, record.ErrStandby) {
+				t.Errorf("at %v: got %v, %v", age, tok, err)
+			}
+			synctest.Wait()
+			if !switched.Load() {
+				t.Fatal("the replica has not tried to save a lease")
+			}
+			time.Sleep(time.Hour)
+			late.wantStandbyError()
+			h.wantRequests("in standby", 0)
+			if rec := h.record(h.key); rec.Lease != nil || !rec.Standby {
+				t.Errorf("got lease %v, standby %t, want none and true", rec.Lease, rec.Standby)
+			}
+		})
+	}
 }

@@ -50,7 +50,7 @@ func pageOf(changed int, next string, failed ...string) string {
 }
 
 // run runs `token-broker activate` against the server.
-func (s *switchServer) run(t *testing.T, ctx context.Context, name connectionName) (string, error) {
+func (s *switchServer) run(ctx context.Context, t *testing.T, name connectionName) (string, error) {
 	t.Helper()
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)
@@ -67,7 +67,7 @@ func (s *switchServer) run(t *testing.T, ctx context.Context, name connectionNam
 func TestActivateGoesThroughAllPages(t *testing.T) {
 	t.Parallel()
 	s := &switchServer{answers: []string{pageOf(200, "c1"), pageOf(200, "c2"), pageOf(7, "null")}}
-	out, err := s.run(t, t.Context(), connectionName{UnifiedAPI: "crm", ServiceID: "acme"})
+	out, err := s.run(t.Context(), t, connectionName{UnifiedAPI: "crm", ServiceID: "acme"})
 	if want := "407 connections activated, 3 were active already, 0 failed\n"; err != nil || out != want {
 		t.Errorf("got %q, %v, want %q", out, err, want)
 	}
@@ -83,7 +83,7 @@ func TestActivateGoesThroughAllPages(t *testing.T) {
 func TestActivateTriesConnectionsThatFailedAgain(t *testing.T) {
 	t.Parallel()
 	s := &switchServer{answers: []string{pageOf(1, "null", "jane", "ann"), pageOf(1, "null"), pageOf(0, "null", "ann"), pageOf(1, "null")}}
-	out, err := s.run(t, t.Context(), connectionName{})
+	out, err := s.run(t.Context(), t, connectionName{})
 	if err != nil || !strings.HasSuffix(out, "3 connections activated, 4 were active already, 0 failed\n") {
 		t.Errorf("got %q, %v", out, err)
 	}
@@ -95,7 +95,7 @@ func TestActivateTriesConnectionsThatFailedAgain(t *testing.T) {
 func TestActivateReportsWhatFailed(t *testing.T) {
 	t.Parallel()
 	s := &switchServer{answers: []string{pageOf(1, "null", "jane")}}
-	out, err := s.run(t, t.Context(), connectionName{})
+	out, err := s.run(t.Context(), t, connectionName{})
 	if err == nil || !strings.Contains(err.Error(), "1 connections could not be activated") || !strings.Contains(out, `failed: crm/acme of "jane": ServiceUnavailableError: later`) {
 		t.Errorf("got %q, %v", out, err)
 	}
@@ -107,7 +107,7 @@ func TestActivateRepeatsAPageThatFails(t *testing.T) {
 	t.Parallel()
 	all := strings.Replace(pageOf(0, "c1", "jane"), `"unchanged": 1`, `"unchanged": 0`, 1)
 	s := &switchServer{answers: []string{all, all, pageOf(1, "c1"), pageOf(1, "null")}}
-	out, err := s.run(t, t.Context(), connectionName{})
+	out, err := s.run(t.Context(), t, connectionName{})
 	if err != nil || out != "2 connections activated, 2 were active already, 0 failed\n" {
 		t.Errorf("got %q, %v", out, err)
 	}
@@ -119,7 +119,7 @@ func TestActivateCanBeStopped(t *testing.T) {
 	s := &switchServer{answers: []string{pageOf(200, "c1")}}
 	done := make(chan error, 1)
 	go func() {
-		_, err := s.run(t, ctx, connectionName{})
+		_, err := s.run(ctx, t, connectionName{})
 		done <- err
 	}()
 	cancel()

@@ -42,7 +42,7 @@ func (w *world) operate(rng *rand.Rand) {
 				w.call(r.current, key, rng)
 			}
 		}
-	case n < 44:
+	case n < 41:
 		w.importTokens(rng, p, key)
 	case n < 46:
 		w.switchStandby(rng, p, key)
@@ -256,7 +256,7 @@ func (w *world) importTokens(rng *rand.Rand, p *process, key record.Key) {
 	imp := &record.Import{Credentials: &record.ImportCredentials{
 		AccessToken: secret.New(access), RefreshToken: secret.New(t.value), IssuedAt: issuedAt, ExpiresIn: &expiresIn,
 	}}
-	if rng.IntN(12) == 0 {
+	if rng.IntN(6) == 0 {
 		imp.Standby = new(rng.IntN(2) == 0)
 	}
 	begun := time.Now()

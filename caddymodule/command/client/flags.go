@@ -11,7 +11,7 @@ import (
 
 // KeyVariable is the environment variable with the API key. A key in an argument would be
 // visible to every user of the machine.
-const KeyVariable = "TOKEN_BROKER_API_KEY" //nolint:gosec // the name of a variable
+const KeyVariable = "TOKEN_BROKER_API_KEY"
 
 // defaultAddress is where Caddyfile.example serves the API.
 const defaultAddress = "http://localhost:8080"
