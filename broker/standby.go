@@ -26,6 +26,7 @@ type Selection struct {
 
 const (
 	defaultSwitches = 200
+	maxSwitching    = 64 // at the same time
 
 	// switchTime is how long connections are begun to be switched, and switchPatience how long
 	// all of them may take. A caller waits for it.
@@ -36,8 +37,8 @@ const (
 	// a request for each consumer.
 	maxScanned = 10_000
 
-	// maxSwitchFailures is how many connections may fail before the rest is left to the next
-	// call: likely the store is out of reach.
+	// maxSwitchFailures is after how many failures the rest is left to the next call: likely the
+	// store is out of reach.
 	maxSwitchFailures = 32
 )
 
@@ -90,7 +91,7 @@ func (b *Broker) switchAll(ctx context.Context, operation, application string, s
 		return nil, err
 	}
 	run := switching{set: set}
-	run.tasks.SetLimit(maxLoads)
+	run.tasks.SetLimit(maxSwitching)
 	beginning, end := context.WithTimeout(ctx, switchTime)
 	defer end()
 	scanned, last := 0, sel.After
