@@ -278,18 +278,18 @@ func TestReplicaThatSeesStandbyLateRedeemsNothing(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			both := replicas(t, 2)
 			late, h := both[0], both[1]
-			h.provider.Grant("r1")
-			late.mustImport("a1", "r1", issued(0))
-			time.Sleep(age)
-
 			// The switch is saved between the replica's read of the record and its lease.
-			var switched atomic.Bool
+			var due, switched atomic.Bool
 			h.store.Fail = func(op string, key record.Key) error {
-				if op == brokertest.OpSave && key == h.key && !switched.Swap(true) {
+				if op == brokertest.OpSave && key == h.key && due.Load() && !switched.Swap(true) {
 					h.mustSwitch(h.EnterStandby, broker.Selection{}, "1 changed")
 				}
 				return nil
 			}
+			h.provider.Grant("r1")
+			late.mustImport("a1", "r1", issued(0))
+			time.Sleep(age)
+			due.Store(true)
 			tok, err := late.Source(h.key).Token(t.Context())
 			if isValid := age < time.Hour; isValid && tok.AccessToken.Reveal() != "a1" || !isValid && !errors.Is(err, record.ErrStandby) {
 				t.Errorf("at %v: got %v, %v", age, tok, err)

@@ -192,7 +192,6 @@ func TestImportIntoStandbyWaitsForARefreshInProgress(t *testing.T) {
 func TestSwitchLeavesTheRestWhileTheStoreFails(t *testing.T) {
 	t.Parallel()
 	virtually(t, func(t *testing.T, h *harness) {
-		h.importHerd("app", 100, 0)
 		var down atomic.Bool
 		h.store.Fail = func(op string, _ record.Key) error {
 			if op == brokertest.OpSave && down.Load() {
@@ -200,6 +199,7 @@ func TestSwitchLeavesTheRestWhileTheStoreFails(t *testing.T) {
 			}
 			return nil
 		}
+		h.importHerd("app", 100, 0)
 		down.Store(true)
 		done, err := h.EnterStandby(t.Context(), "app", broker.Selection{})
 		if err != nil || done.Changed != 0 || len(done.Failed) < 32 || len(done.Failed) > 99 || done.Next == (record.Key{}) {
@@ -214,11 +214,11 @@ func TestActivationOfManyIsNoHerd(t *testing.T) {
 	t.Parallel()
 	const connections = 1000
 	virtually(t, func(t *testing.T, h *harness) {
+		var endpoint visitors
+		h.provider.Deliver = func(int) error { endpoint.visit(200 * time.Millisecond); return nil }
 		keys := h.importHerd("app", connections, 0)
 		h.mustSwitch(h.EnterStandby, broker.Selection{Limit: connections}, fmt.Sprint(connections, " changed"))
 		time.Sleep(2 * time.Hour)
-		var endpoint visitors
-		h.provider.Deliver = func(int) error { endpoint.visit(200 * time.Millisecond); return nil }
 		h.mustSwitch(h.Activate, broker.Selection{Limit: connections}, fmt.Sprint(connections, " changed"))
 		begun := time.Now()
 		h.token(keys[connections-1])
