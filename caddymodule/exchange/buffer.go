@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// The sizes, in bytes, of the buffers that bodies are copied through. A connection holds one
-// while it waits for the next piece, and most that are open for long wait nearly all the time.
+// The sizes, in bytes, of the buffers that bodies are copied through. A reader that cannot wait
+// without a buffer holds one for as long as nothing comes.
 const (
 	smallBuffer = 4 << 10
 	largeBuffer = 64 << 10
@@ -22,15 +22,24 @@ var (
 // come, -1 if that is not known: then large pieces are read only while many come. Each piece is
 // written before the next is read.
 func Copy(from io.Reader, length int64, write func([]byte) error) error {
-	for isMany := length > smallBuffer; ; isMany = !isMany {
-		if ended, err := copySome(from, isMany, length >= 0, write); ended || err != nil {
+	for isMany := length > smallBuffer; ; {
+		if length < 0 {
+			// The body of a chunked or HTTP/2 response waits here for its next piece, without a buffer.
+			// Other readers return at once.
+			if _, err := from.Read(nil); err != nil {
+				return unlessEnd(err)
+			}
+		}
+		n, ended, err := copySome(from, isMany, length >= 0, write)
+		if ended || err != nil {
 			return err
 		}
+		isMany = n >= smallBuffer
 	}
 }
 
-// copySome copies until from ends or, if it is not steady, fewer or more bytes come at a time.
-func copySome(from io.Reader, isMany, isSteady bool, write func([]byte) error) (ended bool, err error) {
+// copySome copies what one read returns, n bytes, or all until from ends.
+func copySome(from io.Reader, isMany, isAll bool, write func([]byte) error) (n int, ended bool, err error) {
 	var buffer []byte
 	if isMany {
 		b := large.Get().(*[largeBuffer]byte)
@@ -42,20 +51,22 @@ func copySome(from io.Reader, isMany, isSteady bool, write func([]byte) error) (
 		buffer = b[:]
 	}
 	for {
-		n, err := from.Read(buffer)
+		n, err = from.Read(buffer)
 		if n > 0 {
 			if err := write(buffer[:n]); err != nil {
-				return false, err
+				return n, false, err
 			}
 		}
-		if errors.Is(err, io.EOF) {
-			return true, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		if isMore := n >= smallBuffer; !isSteady && isMore != isMany {
-			return false, nil
+		if err != nil || !isAll {
+			return n, err != nil, unlessEnd(err)
 		}
 	}
+}
+
+// unlessEnd returns an error of a reader, except the one at its end.
+func unlessEnd(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }

@@ -18,6 +18,9 @@ type sluggish struct {
 }
 
 func (s *sluggish) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
 	s.given = append(s.given, len(p))
 	most := s.most[0]
 	s.most = append(s.most[1:], most)
@@ -35,6 +38,7 @@ func TestBuffersGrowWithWhatComes(t *testing.T) {
 	}{
 		"a stream of events":            {-1, []int{100, 1, 4095}, []int{smallBuffer, smallBuffer, smallBuffer, smallBuffer}},
 		"much, then little, then much":  {-1, []int{largeBuffer, largeBuffer, 10, largeBuffer}, []int{smallBuffer, largeBuffer, largeBuffer, smallBuffer, largeBuffer}},
+		"a body that is known as small": {smallBuffer, []int{1, 10}, []int{smallBuffer, smallBuffer, smallBuffer}},
 		"a body that is known as large": {300 << 10, []int{1, largeBuffer, 10}, []int{largeBuffer, largeBuffer, largeBuffer}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -57,6 +61,22 @@ func TestBuffersGrowWithWhatComes(t *testing.T) {
 	}
 }
 
+// A waitError fails at its end while it is read without a buffer.
+type waitError struct {
+	*strings.Reader
+	err error
+}
+
+func (w waitError) Read(p []byte) (int, error) {
+	if len(p) > 0 {
+		return w.Reader.Read(p)
+	}
+	if w.Len() > 0 {
+		return 0, nil
+	}
+	return 0, w.err
+}
+
 func TestCopyEndsWithTheFirstError(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
@@ -68,9 +88,11 @@ func TestCopyEndsWithTheFirstError(t *testing.T) {
 		want  error
 	}{
 		"the end":                 {strings.NewReader("abc"), write, nil},
-		"the end, with the bytes": {iotest.DataErrReader(strings.NewReader("abc")), write, nil},
+		"the end, with the bytes": {&sluggish{Reader: iotest.DataErrReader(strings.NewReader("abc")), most: []int{3}}, write, nil},
 		"reading fails":           {io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(broken)), write, broken},
 		"the body was cut off":    {io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(io.ErrUnexpectedEOF)), write, io.ErrUnexpectedEOF},
+		"the wait fails":          {waitError{strings.NewReader("abc"), broken}, write, broken},
+		"the wait ends":           {waitError{strings.NewReader("abc"), io.EOF}, write, nil},
 		"writing fails":           {strings.NewReader("abc"), func(p []byte) error { _ = write(p); return broken }, broken},
 		"writing fails with EOF":  {strings.NewReader("abc"), func(p []byte) error { _ = write(p); return io.EOF }, io.EOF},
 	} {
