@@ -44,7 +44,7 @@ func (r *reading) item(rec *transfer.Record, failure error) (*item, error) {
 	if failure == nil {
 		res, failure = r.convert.Convert(rec)
 	}
-	if p, ok := errors.AsType[*transfer.Problem](failure); ok {
+	if p, ok := errors.AsType[*transfer.RowError](failure); ok {
 		it.refuse(string(p.Reason), p.Text)
 		return it, nil
 	}
@@ -67,11 +67,12 @@ func (r *reading) item(rec *transfer.Record, failure error) (*item, error) {
 		it.refuse(string(p.Reason), p.Text)
 		return it, nil
 	}
-	var err error
-	if it.body, err = res.Row.AppendJSON(nil); err != nil {
-		it.refuse(string(transfer.ReasonField), err.Error())
+	body, invalid := res.Row.AppendJSON(nil)
+	if invalid != nil {
+		it.refuse(string(transfer.ReasonField), invalid.Error())
 		return it, nil
 	}
+	it.body = body
 	return it, r.findings.add(rec, res)
 }
 
