@@ -67,12 +67,9 @@ func (r *reading) item(rec *transfer.Record, failure error) (*item, error) {
 		it.refuse(string(p.Reason), p.Text)
 		return it, nil
 	}
-	body, invalid := res.Row.AppendJSON(nil)
-	if invalid != nil {
-		it.refuse(string(transfer.ReasonField), invalid.Error())
+	if !it.encode(res.Row) {
 		return it, nil
 	}
-	it.body = body
 	return it, r.findings.add(rec, res)
 }
 
