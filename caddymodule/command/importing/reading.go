@@ -65,7 +65,7 @@ func (r *reading) item(rec *transfer.Record, failure error) (*item, error) {
 	}
 	if p := r.options.Check.Refuse(res, time.Now()); p != nil {
 		it.refuse(string(p.Reason), p.Text)
-		return it, nil
+		return it, nil //nolint:nilerr // the error is that of the row
 	}
 	if !it.encode(res.Row) {
 		return it, nil
