@@ -20,14 +20,14 @@ type Check struct {
 }
 
 // Refuse returns why a row is not to be sent, nil if it is.
-func (c *Check) Refuse(res *Result, now time.Time) *Problem {
+func (c *Check) Refuse(res *Result, now time.Time) *RowError {
 	for name, value := range res.Row.Secrets() {
 		text := value.Reveal()
 		if by := encryptedBy(text); by != "" {
-			return problem(ReasonEncrypted, "%s is encrypted, likely by %s: decrypt it first", name, by)
+			return rowError(ReasonEncrypted, "%s is encrypted, likely by %s: decrypt it first", name, by)
 		}
 		if strings.HasSuffix(text, "...") || strings.HasSuffix(text, "…") {
-			return problem(ReasonTruncated, "%s ends in an ellipsis: export the whole value", name)
+			return rowError(ReasonTruncated, "%s ends in an ellipsis: export the whole value", name)
 		}
 	}
 	if e := res.Expiry; e != nil && c.MinLifetime > 0 {
@@ -36,7 +36,7 @@ func (c *Check) Refuse(res *Result, now time.Time) *Problem {
 			expires = creds.IssuedAt.Add(e.Lifetime)
 		}
 		if left := expires.Sub(now); !expires.IsZero() && left < c.MinLifetime {
-			return problem(ReasonShortLived, "the access token expires at %s: let the old system refresh it, and export the row again",
+			return rowError(ReasonShortLived, "the access token expires at %s: let the old system refresh it, and export the row again",
 				expires.UTC().Format(time.RFC3339))
 		}
 	}
@@ -44,28 +44,28 @@ func (c *Check) Refuse(res *Result, now time.Time) *Problem {
 }
 
 // Doubts returns what is doubtful about a row that is sent nevertheless.
-func (c *Check) Doubts(res *Result) []*Problem {
-	var doubts []*Problem
+func (c *Check) Doubts(res *Result) []*RowError {
+	var doubts []*RowError
 	creds := res.Row.Credentials
 	if creds == nil {
 		return nil
 	}
 	if creds.RefreshToken.IsZero() {
-		doubts = append(doubts, problem(ReasonNoRefresh, "credentials.refresh_token is missing: nothing can refresh the token"))
+		doubts = append(doubts, rowError(ReasonNoRefresh, "credentials.refresh_token is missing: nothing can refresh the token"))
 	}
 	for name, value := range res.Row.Secrets() {
 		if n := len(value.Reveal()); isColumnLength(n) {
-			doubts = append(doubts, problem(ReasonLength, "%s has exactly %d bytes: if its column has no more, the value is truncated", name, n))
+			doubts = append(doubts, rowError(ReasonLength, "%s has exactly %d bytes: if its column has no more, the value is truncated", name, n))
 		}
 	}
 	own, _ := res.Row.Settings["client_id"].(string)
 	configured, isKnown := c.ClientIDs[res.Row.Connector]
 	want := cmp.Or(own, configured)
 	if isKnown && want == "" {
-		doubts = append(doubts, problem(ReasonNoClient, "%s is configured without a client_id: its tokens cannot be refreshed", res.Row.Connector))
+		doubts = append(doubts, rowError(ReasonNoClient, "%s is configured without a client_id: its tokens cannot be refreshed", res.Row.Connector))
 	}
 	if res.ClientID != "" && want != "" && res.ClientID != want {
-		doubts = append(doubts, problem(ReasonClient, "the grant belongs to the OAuth client %s, and %s is configured with %s: it cannot be refreshed",
+		doubts = append(doubts, rowError(ReasonClient, "the grant belongs to the OAuth client %s, and %s is configured with %s: it cannot be refreshed",
 			quoteName(res.ClientID), res.Row.Connector, quoteName(want)))
 	}
 	return doubts

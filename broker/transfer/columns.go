@@ -147,6 +147,6 @@ func textOf(path string, value any) (string, error) {
 		}
 		return "false", nil
 	default:
-		return "", problem(ReasonField, "%s is an object or a list: it must be text", path)
+		return "", rowError(ReasonField, "%s is an object or a list: it must be text", path)
 	}
 }

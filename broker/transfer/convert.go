@@ -49,21 +49,21 @@ func NewConverter(o Options) (*Converter, error) {
 	return c, err
 }
 
-// Convert returns the row of a record. An error that is no [*Problem] concerns all records.
+// Convert returns the row of a record. An error that is no [*RowError] concerns all records.
 func (c *Converter) Convert(rec *Record) (*Result, error) {
 	if rec.text != "" && c.isPlain() {
 		row, err := ParseRow([]byte(rec.text))
 		if bad, ok := errors.AsType[malformed](err); ok {
-			return nil, problem(ReasonSyntax, "line %d: %v", rec.Line, bad)
+			return nil, rowError(ReasonSyntax, "line %d: %v", rec.Line, bad)
 		}
 		if err != nil {
-			return nil, problem(ReasonField, "%v", err)
+			return nil, rowError(ReasonField, "%v", err)
 		}
 		return &Result{Row: row, Expiry: canonicalExpiry(row)}, nil
 	}
 	cols, err := rec.columns()
 	if err != nil {
-		return nil, problem(ReasonSyntax, "%v", err)
+		return nil, rowError(ReasonSyntax, "%v", err)
 	}
 	if c.preset.skip != nil {
 		if why, err := c.preset.skip(cols); err != nil || why != "" {
@@ -128,7 +128,7 @@ func (c *Converter) build(cols *columns) (*Result, error) {
 	var err error
 	if c.preset.strict {
 		if err := c.checkColumns(slices.Sorted(maps.Keys(cols.values))); err != nil {
-			return nil, problem(ReasonField, "%v", err)
+			return nil, rowError(ReasonField, "%v", err)
 		}
 	}
 	if row.ConsumerID, err = c.consumer.render(cols); err != nil {
@@ -143,17 +143,12 @@ func (c *Converter) build(cols *columns) (*Result, error) {
 	if res.ClientID, err = c.text(cols, fieldClientID); err != nil {
 		return nil, err
 	}
-	if row.Settings, err = c.object(cols, prefixSettings); err != nil {
-		return nil, err
-	}
-	if row.Metadata, err = c.object(cols, prefixMetadata); err != nil {
-		return nil, err
-	}
+	row.Settings, row.Metadata = c.object(cols, prefixSettings), c.object(cols, prefixMetadata)
 	if err := c.credentials(cols, res); err != nil {
 		return nil, err
 	}
 	if err := row.Validate(); err != nil {
-		return nil, problem(ReasonField, "%v", err)
+		return nil, rowError(ReasonField, "%v", err)
 	}
 	return res, nil
 }
@@ -190,8 +185,8 @@ func (c *Converter) connector(cols *columns) (id connector.ID, err error) {
 		return id, nil
 	}
 	if len(names) == 0 {
-		return id, problem(ReasonConnector, "nothing names the connector: add --connector <unified_api>/<service_id> for all rows, or --map <column>=connector")
+		return id, rowError(ReasonConnector, "nothing names the connector: add --connector <unified_api>/<service_id> for all rows, or --map <column>=connector")
 	}
-	return id, problem(ReasonConnector, "%s %s has no connector: add --connector %s=<unified_api>/<service_id>",
+	return id, rowError(ReasonConnector, "%s %s has no connector: add --connector %s=<unified_api>/<service_id>",
 		names[0], quoteName(values[0]), shellName(values[0]))
 }

@@ -1,10 +1,10 @@
 package transfer
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
@@ -13,7 +13,7 @@ import (
 func TestDuplicatesAreFoundInMemoryAndOnDisk(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []int{1 << 20, 64, 7} {
-		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+		t.Run(strconv.Itoa(limit), func(t *testing.T) {
 			t.Parallel()
 			d := NewDuplicates()
 			d.limit = limit
@@ -21,7 +21,7 @@ func TestDuplicatesAreFoundInMemoryAndOnDisk(t *testing.T) {
 			first := make(map[string]int)
 			var want, got [][2]int
 			for number := 1; number <= 1000; number++ {
-				row := &Row{App: "a", Import: record.Import{ConsumerID: fmt.Sprint(random.IntN(800))}}
+				row := &Row{App: "a", Import: record.Import{ConsumerID: strconv.Itoa(random.IntN(800))}}
 				if before, ok := first[row.ConsumerID]; ok {
 					want = append(want, [2]int{number, before})
 				} else {

@@ -83,7 +83,7 @@ func parseExpiry(column string, value any, zone *time.Location) (*Expiry, error)
 		e.At, e.Unit = at, form.unit
 		return e, nil
 	}
-	return nil, problem(ReasonExpiry, "%s is neither a number nor a date and time: send a time like 2026-01-02T15:04:05Z", column)
+	return nil, rowError(ReasonExpiry, "%s is neither a number nor a date and time: send a time like 2026-01-02T15:04:05Z", column)
 }
 
 func (e *Expiry) fromNumber(n float64) (*Expiry, error) {
@@ -91,7 +91,7 @@ func (e *Expiry) fromNumber(n float64) (*Expiry, error) {
 	case n == 0:
 		return nil, nil
 	case math.IsNaN(n), n < 0, n >= tooLate:
-		return nil, problem(ReasonExpiry, "%s is out of range: send seconds or milliseconds since 1970, or a lifetime in seconds", e.Column)
+		return nil, rowError(ReasonExpiry, "%s is out of range: send seconds or milliseconds since 1970, or a lifetime in seconds", e.Column)
 	case n >= minMilliseconds:
 		e.Unit, e.At = UnitMilliseconds, time.UnixMilli(int64(n)).UTC()
 	case n >= minSeconds:
@@ -110,7 +110,7 @@ func parseTime(column string, value any, zone *time.Location) (time.Time, error)
 		return time.Time{}, err
 	}
 	if e.Unit == UnitLifetime {
-		return time.Time{}, problem(ReasonExpiry, "%s is no time: send a time like 2026-01-02T15:04:05Z", column)
+		return time.Time{}, rowError(ReasonExpiry, "%s is no time: send a time like 2026-01-02T15:04:05Z", column)
 	}
 	return e.At, nil
 }
@@ -123,7 +123,7 @@ func parseLifetime(column string, value any) (*time.Duration, error) {
 	}
 	n, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
 	if err != nil || math.IsNaN(n) || n < 0 || n >= minSeconds {
-		return nil, problem(ReasonExpiry, "%s is no lifetime in seconds, such as 3600", column)
+		return nil, rowError(ReasonExpiry, "%s is no lifetime in seconds, such as 3600", column)
 	}
 	d := time.Duration(n) * time.Second
 	return &d, nil

@@ -124,7 +124,7 @@ func (c *Converter) credentials(cols *columns, res *Result) error {
 
 // object returns the settings or metadata of a row: the members of an object that the preset
 // takes whole, and the fields with that prefix.
-func (c *Converter) object(cols *columns, prefix string) (map[string]any, error) {
+func (c *Converter) object(cols *columns, prefix string) map[string]any {
 	object := make(map[string]any)
 	for _, column := range c.preset.fields[prefix] {
 		if name, ok := cols.name(column); ok {
@@ -152,7 +152,7 @@ func (c *Converter) object(cols *columns, prefix string) (map[string]any, error)
 		}
 	}
 	if len(object) == 0 {
-		return nil, nil
+		return nil
 	}
-	return object, nil
+	return object
 }

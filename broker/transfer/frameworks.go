@@ -28,7 +28,7 @@ var socialAuth = preset{
 	consumer:  "{user_id}",
 	skip: func(c *columns) (string, error) {
 		if _, isOAuth1 := c.value("extra_data.access_token").(map[string]any); isOAuth1 {
-			return "", problem(ReasonUnsupported, "extra_data.access_token is an object, as with OAuth 1: only OAuth 2 can be imported")
+			return "", rowError(ReasonUnsupported, "extra_data.access_token is an object, as with OAuth 1: only OAuth 2 can be imported")
 		}
 		return "", nil
 	},

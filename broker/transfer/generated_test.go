@@ -85,7 +85,7 @@ func look(t *testing.T, source *transfer.Source, convert *transfer.Converter, ch
 	if err == nil {
 		res, err = convert.Convert(rec)
 	}
-	if p, ok := errors.AsType[*transfer.Problem](err); ok {
+	if p, ok := errors.AsType[*transfer.RowError](err); ok {
 		return p.Reason, nil, nil
 	}
 	if err != nil {

@@ -66,9 +66,9 @@ func prepareNango(c *columns) error {
 	case "OAUTH2", "API_KEY", "BASIC":
 		return nil
 	case "":
-		return problem(ReasonField, "credentials.type is required: it says which kind of credentials the row has")
+		return rowError(ReasonField, "credentials.type is required: it says which kind of credentials the row has")
 	default:
-		return problem(ReasonUnsupported, "credentials.type %s cannot be imported: OAUTH2, API_KEY and BASIC can", quoteName(kind))
+		return rowError(ReasonUnsupported, "credentials.type %s cannot be imported: OAUTH2, API_KEY and BASIC can", quoteName(kind))
 	}
 }
 
@@ -101,7 +101,7 @@ func newDecrypter(key secret.String) (*decrypter, error) {
 }
 
 // decrypt replaces encrypted credentials. That the key is wrong is an error for all rows, and
-// no [*Problem]: it is assumed if the first row cannot be decrypted.
+// no [*RowError]: it is assumed if the first row cannot be decrypted.
 func (d *decrypter) decrypt(c *columns) error {
 	encrypted, err := c.text("credentials.encrypted_credentials")
 	if err != nil || encrypted == "" {
@@ -117,24 +117,24 @@ func (d *decrypter) decrypt(c *columns) error {
 			return err
 		}
 		if parts[i], err = base64.StdEncoding.DecodeString(text); err != nil || text == "" {
-			return problem(ReasonDamaged, "%s is not base64, or missing: select it with the other columns", path)
+			return rowError(ReasonDamaged, "%s is not base64, or missing: select it with the other columns", path)
 		}
 	}
 	iv, text, tag := parts[0], parts[1], parts[2]
 	if len(iv) != d.aead.NonceSize() || len(tag) != d.aead.Overhead() {
-		return problem(ReasonDamaged, "credentials_iv must have 12 bytes, and credentials_tag 16")
+		return rowError(ReasonDamaged, "credentials_iv must have 12 bytes, and credentials_tag 16")
 	}
 	plain, err := d.aead.Open(nil, iv, append(text, tag...), nil)
 	if err != nil {
 		if !d.proven {
 			return errors.New("NANGO_ENCRYPTION_KEY does not decrypt the first encrypted row: it is not the key of this dump, or that row is damaged")
 		}
-		return problem(ReasonDamaged, "the credentials do not match credentials_tag: the row is damaged, or encrypted with another key")
+		return rowError(ReasonDamaged, "the credentials do not match credentials_tag: the row is damaged, or encrypted with another key")
 	}
 	d.proven = true
 	credentials, _ := decodeJSON(plain) // nil if it is no JSON
 	if _, isObject := credentials.(map[string]any); !isObject {
-		return problem(ReasonDamaged, "the decrypted credentials are no JSON object")
+		return rowError(ReasonDamaged, "the decrypted credentials are no JSON object")
 	}
 	name, _ := c.name("credentials") // it was found above
 	c.values[name] = credentials

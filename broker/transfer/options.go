@@ -138,7 +138,7 @@ func (t *template) render(c *columns) (string, error) {
 			return "", err
 		}
 		if value == "" {
-			return "", problem(ReasonConsumer, "%s is empty: it names the consumer; name another column with --consumer", column)
+			return "", rowError(ReasonConsumer, "%s is empty: it names the consumer; name another column with --consumer", column)
 		}
 		b.WriteString(t.text[i] + value)
 	}

@@ -40,7 +40,7 @@ func convert(t *testing.T, o Options, file string) []string {
 		if err == nil {
 			res, err = c.Convert(rec)
 		}
-		if p, ok := errors.AsType[*Problem](err); ok {
+		if p, ok := errors.AsType[*RowError](err); ok {
 			got = append(got, "refused: "+p.Text)
 			continue
 		}

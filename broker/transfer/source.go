@@ -76,7 +76,7 @@ func (s *Source) Header() []string {
 	return s.csv.header
 }
 
-// Read returns the next row. The error is [io.EOF] at the end. If it is a [*Problem], only that
+// Read returns the next row. The error is [io.EOF] at the end. If it is a [*RowError], only that
 // row is at fault: its record is returned as well, and the next call reads the row after it.
 func (s *Source) Read() (*Record, error) {
 	s.count++
@@ -91,7 +91,7 @@ func (s *Source) Read() (*Record, error) {
 		rec.text, rec.Line = unwrapLine(text), s.lines.line
 	}
 	if line, ok := errors.AsType[*LineError](err); ok {
-		return rec, problem(ReasonSyntax, "%v", line)
+		return rec, rowError(ReasonSyntax, "%v", line)
 	}
 	if err != nil {
 		return nil, err
@@ -127,23 +127,29 @@ func unwrapLine(text []byte) string {
 func (r *Record) AppendRefused(dst []byte, reason error) []byte {
 	dst = fmt.Appendf(dst, `{"%s":%d,"%s":%s`, memberRow, r.Number, memberError, quoteJSON(reason.Error()))
 	end := len(dst)
-	member := func(name string, value []byte) error {
+	member := func(name string, value []byte) {
 		if name != memberRow && name != memberError {
 			dst = append(append(append(append(dst, ','), quoteJSON(name)...), ':'), value...)
 		}
-		return nil
 	}
 	for i, field := range r.fields {
 		name := fmt.Sprintf("column %d", i+1) // one more than the header has
 		if i < len(r.header) {
 			name = r.header[i]
 		}
-		_ = member(name, quoteJSON(field)) // returns nil
+		member(name, quoteJSON(field))
 	}
-	if r.header == nil && eachMember([]byte(r.text), func(name string, value json.RawMessage) error { return member(name, value) }) != nil {
+	if r.header != nil {
+		return append(dst, '}', '\n')
+	}
+	err := eachMember([]byte(r.text), func(name string, value json.RawMessage) error {
+		member(name, value)
+		return nil
+	})
+	if err != nil { // no JSON object
 		dst = dst[:end]
 		if r.text != "" {
-			_ = member(memberLine, quoteJSON(r.text))
+			member(memberLine, quoteJSON(r.text))
 		}
 	}
 	return append(dst, '}', '\n')

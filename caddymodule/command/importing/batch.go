@@ -35,6 +35,16 @@ func (it *item) refuse(reason, text string) {
 	it.outcome, it.reason, it.text = outcomeRefused, reason, text
 }
 
+// encode sets the body, or refuses the row. It reports whether there is a body.
+func (it *item) encode(row *transfer.Row) bool {
+	var err error
+	if it.body, err = row.AppendJSON(nil); err != nil {
+		it.body = nil
+		it.refuse(string(transfer.ReasonField), err.Error())
+	}
+	return err == nil
+}
+
 func (it *item) skip(reason string) {
 	it.outcome, it.reason, it.text = outcomeSkipped, reason, reason
 }

@@ -114,7 +114,7 @@ func rows(n int) []string {
 }
 
 // run imports, and returns what it wrote.
-func run(t *testing.T, ctx context.Context, f *fakeBroker, o Options) (out, errs string, err error) {
+func run(ctx context.Context, t *testing.T, f *fakeBroker, o Options) (out, errs string, err error) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	o.Out, o.Err, o.Target, o.Application = &stdout, &stderr, "http://broker", "my-app"

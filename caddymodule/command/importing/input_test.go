@@ -66,7 +66,7 @@ func TestAFileThatAgeHasEncryptedIsRead(t *testing.T) {
 		"passphrase": {Path: file("c.age", encrypt(t, false, text, phrase)), PassphraseFile: phraseFile},
 	} {
 		f := &fakeBroker{}
-		if _, _, err := run(t, t.Context(), f, o); err != nil || len(f.stored) != 2 {
+		if _, _, err := run(t.Context(), t, f, o); err != nil || len(f.stored) != 2 {
 			t.Errorf("%s: got %v, %d connections", name, err, len(f.stored))
 		}
 	}
@@ -76,7 +76,7 @@ func TestAFileThatAgeHasEncryptedIsRead(t *testing.T) {
 		"cannot be decrypted":                  {Path: sealed, PassphraseFile: phraseFile},
 		"has no age identities":                {Path: sealed, IdentityFile: phraseFile},
 	} {
-		if _, _, err := run(t, t.Context(), &fakeBroker{}, o); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := run(t.Context(), t, &fakeBroker{}, o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}

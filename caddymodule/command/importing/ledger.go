@@ -27,18 +27,18 @@ func openLedger(in *input, o *Options) (*ledger, error) {
 	}
 	if in.file != nil && !o.DryRun && o.RowsFile == "" { // standard input cannot be read again
 		l.file.path = o.results() + ".state"
-		print, err := newFingerprint(in, o)
+		same, err := newFingerprint(in, o)
 		if err != nil {
 			return nil, err
 		}
-		saved, err := l.file.load(print)
+		saved, err := l.file.load(same)
 		if err != nil {
 			return nil, err
 		}
 		if saved != nil {
 			l.earlier, l.state = *saved, *saved
 		}
-		l.state.Input = print
+		l.state.Input = same
 	}
 	var err error
 	if l.refused, err = openRefused(o.results(), l.state.Refuse); err != nil {

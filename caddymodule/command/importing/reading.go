@@ -44,7 +44,7 @@ func (r *reading) item(rec *transfer.Record, failure error) (*item, error) {
 	if failure == nil {
 		res, failure = r.convert.Convert(rec)
 	}
-	if p, ok := errors.AsType[*transfer.Problem](failure); ok {
+	if p, ok := errors.AsType[*transfer.RowError](failure); ok {
 		it.refuse(string(p.Reason), p.Text)
 		return it, nil
 	}
@@ -65,11 +65,9 @@ func (r *reading) item(rec *transfer.Record, failure error) (*item, error) {
 	}
 	if p := r.options.Check.Refuse(res, time.Now()); p != nil {
 		it.refuse(string(p.Reason), p.Text)
-		return it, nil
+		return it, nil //nolint:nilerr // the error is that of the row
 	}
-	var err error
-	if it.body, err = res.Row.AppendJSON(nil); err != nil {
-		it.refuse(string(transfer.ReasonField), err.Error())
+	if !it.encode(res.Row) {
 		return it, nil
 	}
 	return it, r.findings.add(rec, res)

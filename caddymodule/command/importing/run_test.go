@@ -21,7 +21,7 @@ func TestImportSendsEachRowOnce(t *testing.T) {
 	t.Parallel()
 	f := &fakeBroker{}
 	path := writeRows(t, rows(2345)...)
-	out, _, err := run(t, t.Context(), f, Options{Path: path, Standby: true})
+	out, _, err := run(t.Context(), t, f, Options{Path: path, Standby: true})
 	if err != nil || len(f.stored) != 2345 {
 		t.Errorf("got %v, %d connections", err, len(f.stored))
 	}
@@ -45,7 +45,7 @@ func TestRefusedRowsAreCountedAndCanBeFedBack(t *testing.T) {
 		return ""
 	}}
 	path := writeRows(t, row(1), row(2), row(3), `{"consumer_id":"c4"}`, rowWith(5, "gAAAAAxx"), "{", `{"app":"other","consumer_id":"c7","unified_api":"crm","service_id":"x"}`)
-	out, _, err := run(t, t.Context(), f, Options{Path: path})
+	out, _, err := run(t.Context(), t, f, Options{Path: path})
 	if err == nil || err.Error() != "refused rows: 4" {
 		t.Errorf("got %v", err)
 	}
@@ -65,7 +65,7 @@ func TestRefusedRowsAreCountedAndCanBeFedBack(t *testing.T) {
 	if err := os.WriteFile(refused, []byte(mended), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, _, err = run(t, t.Context(), f, Options{Path: refused})
+	out, _, err = run(t.Context(), t, f, Options{Path: refused})
 	if err == nil || len(f.stored) != 4 {
 		t.Errorf("got %v, %d connections", err, len(f.stored))
 	}
@@ -76,7 +76,7 @@ func TestDryRunStoresNothingAndNamesEachRow(t *testing.T) {
 	t.Parallel()
 	f := &fakeBroker{}
 	path := writeRows(t, row(1), row(2), row(1), rowWith(4, strings.Repeat("x", 255)), "{}")
-	out, _, err := run(t, t.Context(), f, Options{Path: path, DryRun: true, Verbose: true})
+	out, _, err := run(t.Context(), t, f, Options{Path: path, DryRun: true, Verbose: true})
 	if err == nil || len(f.stored) != 0 {
 		t.Errorf("got %v, %d connections", err, len(f.stored))
 	}
@@ -95,7 +95,7 @@ func TestRowsOfOneConnectionNeverOvertakeEachOther(t *testing.T) {
 		texts = append(texts, rowWith(i%700, "at-"+strings.Repeat("x", i/700)))
 	}
 	f := &fakeBroker{}
-	if _, _, err := run(t, t.Context(), f, Options{Path: writeRows(t, texts...), Parallel: 16}); err != nil {
+	if _, _, err := run(t.Context(), t, f, Options{Path: writeRows(t, texts...), Parallel: 16}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 700 {
@@ -131,7 +131,7 @@ func TestImportWaitsWhenTheBrokerAsks(t *testing.T) {
 				return ""
 			},
 		}
-		if _, _, err := run(t, t.Context(), f, Options{Path: writeRows(t, rows(3)...)}); err != nil {
+		if _, _, err := run(t.Context(), t, f, Options{Path: writeRows(t, rows(3)...)}); err != nil {
 			t.Fatal(err)
 		}
 		if len(f.stored) != 3 || f.batches != 6 || f.stores[`/c1/crm/hubspot`] != 1 {
@@ -149,7 +149,7 @@ func TestImportGivesUpOnRowsThatAreAlwaysPutOff(t *testing.T) {
 			}
 			return ""
 		}}
-		out, _, err := run(t, t.Context(), f, Options{Path: writeRows(t, rows(3)...)})
+		out, _, err := run(t.Context(), t, f, Options{Path: writeRows(t, rows(3)...)})
 		if err == nil || len(f.stored) != 2 {
 			t.Errorf("got %v, %d connections", err, len(f.stored))
 		}
@@ -168,11 +168,11 @@ func TestImportStopsWhenTheBrokerIsAway(t *testing.T) {
 			return nil
 		}}
 		path := writeRows(t, rows(3)...)
-		if _, _, err := run(t, t.Context(), f, Options{Path: path}); err == nil || !strings.Contains(err.Error(), "run the command again to go on") {
+		if _, _, err := run(t.Context(), t, f, Options{Path: path}); err == nil || !strings.Contains(err.Error(), "run the command again to go on") {
 			t.Errorf("got %v", err)
 		}
 		away = false
-		if _, _, err := run(t, t.Context(), f, Options{Path: path}); err != nil || len(f.stored) != 3 {
+		if _, _, err := run(t.Context(), t, f, Options{Path: path}); err != nil || len(f.stored) != 3 {
 			t.Errorf("got %v, %d connections", err, len(f.stored))
 		}
 	})
@@ -181,7 +181,7 @@ func TestImportStopsWhenTheBrokerIsAway(t *testing.T) {
 func TestAWrongAddressIsReportedAtOnce(t *testing.T) {
 	t.Parallel()
 	f := &fakeBroker{before: func(int) error { return errors.New("connection refused") }}
-	_, _, err := run(t, t.Context(), f, Options{Path: writeRows(t, rows(3)...)})
+	_, _, err := run(t.Context(), t, f, Options{Path: writeRows(t, rows(3)...)})
 	if err == nil || !strings.Contains(err.Error(), "cannot be reached: connection refused") || f.batches != 1 {
 		t.Errorf("got %v after %d requests", err, f.batches)
 	}
@@ -191,7 +191,7 @@ func TestImportStopsAtOnceWithoutPermission(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound} {
 		f := &fakeBroker{before: func(int) error { return &client.Error{Status: status} }}
-		_, _, err := run(t, t.Context(), f, Options{Path: writeRows(t, rows(5000)...)})
+		_, _, err := run(t.Context(), t, f, Options{Path: writeRows(t, rows(5000)...)})
 		if err == nil || f.batches > defaultParallel {
 			t.Errorf("%d: got %v after %d requests", status, err, f.batches)
 		}
@@ -234,7 +234,7 @@ func TestInterruptedImportGoesOnWhereItWas(t *testing.T) {
 	texts := rows(5000)
 	texts[10] = texts[9] // a duplicate
 	path := writeRows(t, texts...)
-	out, _, err := run(t, ctx, f, Options{Path: path, Parallel: 3})
+	out, _, err := run(ctx, t, f, Options{Path: path, Parallel: 3})
 	if err == nil || !strings.HasPrefix(err.Error(), "interrupted after row ") {
 		t.Fatalf("got %v", err)
 	}
@@ -244,12 +244,12 @@ func TestInterruptedImportGoesOnWhereItWas(t *testing.T) {
 	}
 	mustContain(t, out, "CREATED UPDATED KEPT REFUSED")
 	// Another file, or other options, are not taken for the same import.
-	if _, _, err := run(t, t.Context(), f, Options{Path: path, Standby: true}); err == nil || !strings.Contains(err.Error(), "with other options") {
+	if _, _, err := run(t.Context(), t, f, Options{Path: path, Standby: true}); err == nil || !strings.Contains(err.Error(), "with other options") {
 		t.Errorf("got %v", err)
 	}
 	f.before = nil
 	f.batches = 0
-	out, _, err = run(t, t.Context(), f, Options{Path: path, Parallel: 3})
+	out, _, err = run(t.Context(), t, f, Options{Path: path, Parallel: 3})
 	if err == nil || err.Error() != "refused rows: 50" {
 		t.Errorf("got %v", err)
 	}
@@ -272,7 +272,7 @@ func TestRowsAreWrittenToAFileInPlaceOfTheBroker(t *testing.T) {
 	t.Parallel()
 	out := filepath.Join(t.TempDir(), "canonical")
 	texts := rows(700)
-	report, _, err := run(t, t.Context(), nil, Options{Path: writeRows(t, append(slices.Clone(texts), "{}")...), RowsFile: out, Parallel: 9})
+	report, _, err := run(t.Context(), t, nil, Options{Path: writeRows(t, append(slices.Clone(texts), "{}")...), RowsFile: out, Parallel: 9})
 	if err == nil || err.Error() != "refused rows: 1" {
 		t.Errorf("got %v", err)
 	}
@@ -281,7 +281,7 @@ func TestRowsAreWrittenToAFileInPlaceOfTheBroker(t *testing.T) {
 	if err != nil || string(text) != strings.Join(texts, "\n")+"\n" {
 		t.Errorf("got %v and %d rows, want the rows in their order", err, strings.Count(string(text), "\n"))
 	}
-	if _, _, err := run(t, t.Context(), nil, Options{Path: out, RowsFile: out}); err == nil {
+	if _, _, err := run(t.Context(), t, nil, Options{Path: out, RowsFile: out}); err == nil {
 		t.Error("a file that exists is replaced")
 	}
 }
@@ -290,7 +290,7 @@ func TestStandardInputIsRead(t *testing.T) {
 	t.Parallel()
 	f := &fakeBroker{}
 	results := filepath.Join(t.TempDir(), "refused")
-	_, _, err := run(t, t.Context(), f, Options{Path: "-", Input: strings.NewReader(row(1)), Results: results})
+	_, _, err := run(t.Context(), t, f, Options{Path: "-", Input: strings.NewReader(row(1)), Results: results})
 	if err != nil || len(f.stored) != 1 {
 		t.Errorf("got %v, %d connections", err, len(f.stored))
 	}
@@ -302,7 +302,7 @@ func TestAFileThatOthersCanReadIsWarnedAbout(t *testing.T) {
 	if err := os.Chmod(path, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, errs, err := run(t, t.Context(), &fakeBroker{}, Options{Path: path})
+	_, errs, err := run(t.Context(), t, &fakeBroker{}, Options{Path: path})
 	if err != nil || !strings.Contains(errs, "all users of this machine can read") {
 		t.Errorf("got %v, %q", err, errs)
 	}
@@ -316,18 +316,18 @@ func TestErrorsOfTheFileEndTheImport(t *testing.T) {
 		"a,b\n": `the column "a" is unknown`,
 	} {
 		path := writeRows(t, text)
-		if _, _, err := run(t, t.Context(), &fakeBroker{}, Options{Path: path}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := run(t.Context(), t, &fakeBroker{}, Options{Path: path}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", text, err, want)
 		}
 	}
 	path := writeRows(t, "a")
 	for _, o := range []Options{{}, {Path: path, Results: path}, {Path: path + "x"}, {Path: path, IdentityFile: "a", PassphraseFile: "b"}, {Path: filepath.Dir(path)}} {
-		if _, _, err := run(t, t.Context(), &fakeBroker{}, o); err == nil {
+		if _, _, err := run(t.Context(), t, &fakeBroker{}, o); err == nil {
 			t.Errorf("%+v is accepted", o.Path)
 		}
 	}
 	fail := errors.New("disk")
-	_, _, err := run(t, t.Context(), &fakeBroker{}, Options{Path: "-", Input: failing{fail}, Results: path + ".r"})
+	_, _, err := run(t.Context(), t, &fakeBroker{}, Options{Path: "-", Input: failing{fail}, Results: path + ".r"})
 	if !errors.Is(err, fail) {
 		t.Errorf("got %v, want %v", err, fail)
 	}

@@ -2,7 +2,7 @@ package transfer
 
 import "fmt"
 
-// A Reason classes a [Problem], for reports that count them.
+// A Reason classes a [RowError], for reports that count them.
 type Reason string
 
 // The reasons for which a row is refused before it is sent, or doubtful.
@@ -25,16 +25,16 @@ const (
 	ReasonDuplicate Reason = "the connection is in the file more than once"
 )
 
-// A Problem is why a row is refused, or what is doubtful about it. Its text names the field
+// A RowError says why a row is refused, or what is doubtful about it. Its text names the field
 // and the fix, never a value.
-type Problem struct {
+type RowError struct {
 	Reason Reason
 	Text   string
 }
 
 // Error implements error.
-func (p *Problem) Error() string { return p.Text }
+func (p *RowError) Error() string { return p.Text }
 
-func problem(reason Reason, format string, args ...any) *Problem {
-	return &Problem{Reason: reason, Text: fmt.Sprintf(format, args...)}
+func rowError(reason Reason, format string, args ...any) *RowError {
+	return &RowError{Reason: reason, Text: fmt.Sprintf(format, args...)}
 }
