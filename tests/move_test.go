@@ -52,7 +52,7 @@ func (p *process) importExport(t testing.TB, rows []byte) {
 	t.Helper()
 	for line := range bytes.Lines(rows) {
 		var row map[string]json.RawMessage
-		var name struct{ App, Consumer_ID, Unified_API, Service_ID string } //nolint:revive // as in the file
+		var name struct{ App, Consumer_ID, Unified_API, Service_ID string }
 		if err := errors.Join(json.Unmarshal(line, &row), json.Unmarshal(line, &name)); err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +194,7 @@ func (d *deployment) killed(t *testing.T, after time.Duration, args ...string) (
 		return true
 	case <-time.After(after):
 		_ = cmd.Process.Kill() // it may have ended
-		<-done
+		_ = <-done             // it was killed
 		return false
 	}
 }
