@@ -53,7 +53,7 @@ func (g *group) apply(r *request) error {
 	switch {
 	case err != nil:
 		r.err = g.store.db.explain(err)
-		return nil //nolint:nilerr // it is the request's result
+		return nil
 	case r.plaintext == nil:
 		return g.delete(r.storeKey, current)
 	case current != r.expected:
