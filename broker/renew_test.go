@@ -221,7 +221,7 @@ func TestValidateTriesARejectedTokenWheneverItsIntervalAllows(t *testing.T) {
 		}
 		h.mustAuthorize(t).Renew(t.Context())
 		time.Sleep(12 * time.Minute) // the backoff is minutes now
-		awaitInterval := func() { // after a retry in the background, too
+		awaitInterval := func() {    // after a retry in the background, too
 			for before := -1; before != len(h.provider.Requests()); {
 				before = len(h.provider.Requests())
 				time.Sleep(11 * time.Second)

@@ -3,6 +3,7 @@ package tests
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"hash/crc32"
 	"os"
 	"os/exec"
@@ -72,7 +73,7 @@ func (m *migration) run(t *testing.T, cmd *exec.Cmd) string {
 	if text := out.String(); strings.Contains(text, "canary-") {
 		t.Errorf("a token is printed: %s", text)
 	}
-	if _, ok := err.(*exec.ExitError); err != nil && !ok {
+	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
 		t.Fatal(err)
 	}
 	return out.String()

@@ -194,8 +194,7 @@ func (d *deployment) killed(t *testing.T, after time.Duration, args ...string) (
 		return true
 	case <-time.After(after):
 		_ = cmd.Process.Kill() // it may have ended
-		_ = <-done             // it was killed
-		return false
+		return <-done == nil
 	}
 }
 
