@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/tink-crypto/tink-go/v2/tink"
@@ -34,6 +35,22 @@ func (c *Config) source(dir string) (keySource, error) {
 		return keySource{}, fmt.Errorf("the configured key of the embedded store: %w", err)
 	}
 	return keySource{given: key}, nil
+}
+
+// resolve makes path that of the file itself: a key is replaced and destroyed there, and not in
+// place of a symbolic link.
+func (k *keySource) resolve() error {
+	if k.path == "" {
+		return nil
+	}
+	path, err := filepath.EvalSymlinks(k.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // it has yet to be made
+	}
+	if err == nil {
+		k.path = path
+	}
+	return err
 }
 
 // read returns os.ErrNotExist if there is no key file.

@@ -50,6 +50,9 @@ func Rekey(ctx context.Context, config, next Config) (records int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("making a key for the embedded store: %w", err)
 	}
+	if err := r.checkNew(key); err != nil {
+		return 0, fmt.Errorf("changing the key: %w", err)
+	}
 	if err := r.encrypt(ctx, key); err != nil {
 		return 0, fmt.Errorf("changing the key of the embedded store in %s: %w", r.store.dir, err)
 	}
@@ -71,11 +74,26 @@ func sources(config, next *Config) (from, to keySource, err error) {
 	if from, err = config.source(dir); err != nil {
 		return from, to, err
 	}
-	to, err = next.source(dir)
-	if err == nil && from.given != nil && to.given != nil && config.Key.Equal(next.Key) {
-		err = errors.New("the new key of the embedded store is the old one")
+	if to, err = next.source(dir); err != nil {
+		return from, to, err
+	}
+	if err := errors.Join(from.resolve(), to.resolve()); err != nil {
+		return from, to, err
+	}
+	if from.given != nil && to.given != nil && config.Key.Equal(next.Key) || from.path != to.path && isSameFile(from.path, to.path) {
+		err = errOldKey
 	}
 	return from, to, err
+}
+
+// errOldKey protects the only key: as the old one, it would be destroyed.
+var errOldKey = errors.New("the new key of the embedded store is the old one")
+
+// isSameFile reports whether two paths name one file.
+func isSameFile(a, b string) bool {
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
 // A rekeying is one call of [Rekey].
@@ -120,6 +138,34 @@ func (r *rekeying) newKey() (tink.AEAD, error) {
 	default: // it is there if an earlier call made it
 		return keyfile.Create(r.to.path)
 	}
+}
+
+// checkNew returns an error if the database is encrypted with the new key already, so that the new
+// key is a copy of the old one. After a crash that is so for a key in the same file.
+func (r *rekeying) checkNew(key tink.AEAD) error {
+	if r.to.path != "" && r.to.path == r.from.path {
+		return nil
+	}
+	return r.store.db.view(func(root *boltfile.Tree) error {
+		b, err := r.store.db.buckets(root)
+		if err != nil {
+			return err
+		}
+		for e, err := range b.records.All(nil) {
+			if err != nil {
+				return err
+			}
+			found, err := b.get(e.Key)
+			if err != nil {
+				return err
+			}
+			if _, err := key.Decrypt(found.ciphertext, associatedData(e.Key, found.rev)); err == nil {
+				return errOldKey
+			}
+			return nil // one record tells
+		}
+		return nil
+	})
 }
 
 // encrypt replaces the database by one that is encrypted with key. Revisions stay, so that a key
