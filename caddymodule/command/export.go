@@ -61,6 +61,9 @@ that are in standby stay there: export again, or activate them.`,
 			}
 			ctx, stop := interruptible()
 			defer stop()
+			if err := refuseEmpty(fl.Changed, fl.String, "app", "connector"); err != nil {
+				return caddy.ExitCodeFailedStartup, err
+			}
 			if err := c.run(ctx, fl.Args()); err != nil {
 				return caddy.ExitCodeFailedStartup, err
 			}

@@ -60,6 +60,9 @@ func registerSwitch(sw switching, short, long string) {
 		Func: func(fl caddycmd.Flags) (int, error) {
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
+			if err := refuseEmpty(fl.Changed, fl.String, "connector", "consumer"); err != nil {
+				return caddy.ExitCodeFailedStartup, err
+			}
 			run := sw
 			run.out, run.pause = os.Stdout, 15*time.Second
 			if err := run.start(ctx, fl.Args(), fl.String); err != nil {
@@ -68,6 +71,17 @@ func registerSwitch(sw switching, short, long string) {
 			return caddy.ExitCodeSuccess, nil
 		},
 	})
+}
+
+// refuseEmpty returns an error if a flag that selects connections was given without a value, as a
+// variable of the shell that is not set does: the command would work on all of them.
+func refuseEmpty(isGiven func(flag string) bool, value func(flag string) string, flags ...string) error {
+	for _, name := range flags {
+		if isGiven(name) && value(name) == "" {
+			return fmt.Errorf("--%s is empty: leave it out to select all", name)
+		}
+	}
+	return nil
 }
 
 // A switching is one run of `token-broker activate` or `token-broker standby`.

@@ -148,6 +148,19 @@ func TestActivateChecksItsFlags(t *testing.T) {
 	}
 }
 
+func TestAnEmptySelectionIsNotOneOfAll(t *testing.T) {
+	t.Parallel()
+	flags := map[string]string{"connector": "crm/acme", "consumer": ""}
+	isGiven := func(name string) bool { _, ok := flags[name]; return ok }
+	value := func(name string) string { return flags[name] }
+	if err := refuseEmpty(isGiven, value, "connector", "consumer"); err == nil || !strings.Contains(err.Error(), "--consumer is empty") {
+		t.Errorf("got %v", err)
+	}
+	if err := refuseEmpty(isGiven, value, "connector", "app"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestActivateAndStandbyAreSubcommands(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"activate", "standby"} {
