@@ -21,7 +21,7 @@ var allowed = map[string]string{
 	"caddymodule/command": "caddymodule/command/client caddymodule/command/importing caddymodule/command/sealed caddymodule/command/verifying caddymodule/placeholder caddymodule/storage caddymodule/tokenbroker broker/connector broker/export broker/record broker/secret broker/storecopy broker/transfer",
 
 	"caddymodule/command/client":    "broker/secret",
-	"caddymodule/command/importing": "caddymodule/command/client broker/connector broker/record broker/transfer",
+	"caddymodule/command/importing": "caddymodule/command/client caddymodule/command/sealed broker/connector broker/record broker/transfer",
 	"caddymodule/command/verifying": "caddymodule/command/client broker/secret broker/transfer",
 
 	// The handlers and the transport.

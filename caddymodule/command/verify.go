@@ -79,8 +79,21 @@ func verify(ctx context.Context, o verifying.Options, value func(flag string) st
 			return err
 		}
 		defer file.Close()
+		if isSameFile(file, o.Results) {
+			return errors.New("--results must not be the file that is verified")
+		}
 		in = file
 	}
 	o.Rows = transfer.NewReader(in)
 	return verifying.Run(ctx, o)
+}
+
+// isSameFile reports whether path names the open file.
+func isSameFile(file *os.File, path string) bool {
+	opened, err := file.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Stat(path)
+	return err == nil && os.SameFile(opened, named)
 }

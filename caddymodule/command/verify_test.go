@@ -26,6 +26,7 @@ func TestVerifyReadsTheFile(t *testing.T) { //nolint:paralleltest // it sets a v
 	if err := os.WriteFile(file, []byte(`{"consumer_id":"jane","unified_api":"crm","service_id":"acme"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	results := ""
 	run := func(rate int, args ...string) (string, error) {
 		flags := flag.NewFlagSet("verify", flag.ContinueOnError)
 		client.AddFlags(flags)
@@ -33,7 +34,7 @@ func TestVerifyReadsTheFile(t *testing.T) { //nolint:paralleltest // it sets a v
 			t.Fatal(err)
 		}
 		var out strings.Builder
-		err := verify(t.Context(), verifying.Options{Application: "my-app", ProbeRate: rate, Out: &out},
+		err := verify(t.Context(), verifying.Options{Application: "my-app", ProbeRate: rate, Out: &out, Results: results},
 			func(name string) string { return flags.Lookup(name).Value.String() }, args)
 		return out.String(), err
 	}
@@ -47,5 +48,13 @@ func TestVerifyReadsTheFile(t *testing.T) { //nolint:paralleltest // it sets a v
 	}
 	if _, err := run(0, file); err == nil {
 		t.Error("a rate of 0 is accepted")
+	}
+	results = filepath.Join(filepath.Dir(file), ".", "link")
+	if err := os.Link(file, results); err != nil {
+		results = file
+	}
+	_, err := run(5, file)
+	if text, readErr := os.ReadFile(file); err == nil || readErr != nil || len(text) == 0 {
+		t.Errorf("the file is replaced by its results: %v, %v", err, readErr)
 	}
 }

@@ -9,19 +9,20 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
+
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/sealed"
 )
 
 // An input is the opened file.
 type input struct {
 	io.Reader
 	file *os.File     // nil for standard input
-	size int64        // in bytes; 0 if unknown
+	size int64        // in bytes; 0 if unknown, as for a pipe
 	read atomic.Int64 // bytes of the file, before decryption
 }
 
@@ -40,7 +41,13 @@ func openInput(o *Options) (*input, error) {
 			_ = file.Close() // opened for reading
 			return nil, errors.Join(err, fmt.Errorf("%s is not a file that can be read", o.Path))
 		}
-		in.size = info.Size()
+		if o.stream = !info.Mode().IsRegular(); !o.stream {
+			in.size = info.Size()
+		}
+		if results, err := os.Stat(o.results()); err == nil && os.SameFile(info, results) {
+			in.close()
+			return nil, errors.New("--results must not be the file that is imported")
+		}
 		if info.Mode().Perm()&0o004 != 0 {
 			fmt.Fprintf(o.Err, "Warning: all users of this machine can read %s, which has secrets: chmod 600 it.\n", o.Path)
 		}
@@ -116,13 +123,9 @@ func identities(o *Options) ([]age.Identity, error) {
 		}
 		return ids, nil
 	case o.PassphraseFile != "":
-		text, err := os.ReadFile(o.PassphraseFile)
+		id, err := sealed.ReadPassphraseIdentity(o.PassphraseFile)
 		if err != nil {
-			return nil, err
-		}
-		id, err := age.NewScryptIdentity(strings.TrimRight(string(text), "\r\n"))
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", o.PassphraseFile, err)
+			return nil, fmt.Errorf("--passphrase-file: %w", err)
 		}
 		return []age.Identity{id}, nil
 	default:

@@ -2,14 +2,21 @@ package importing
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
+
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/client"
 )
 
 // encrypt returns text encrypted for the recipients.
@@ -58,7 +65,7 @@ func TestAFileThatAgeHasEncryptedIsRead(t *testing.T) {
 	}
 	phrase.SetWorkFactor(10)
 	identityFile := file("identity", []byte("# created today\n"+identity.String()+"\n"))
-	phraseFile := file("phrase", []byte("correct horse\n"))
+	phraseFile := file("phrase", []byte("correct horse\r\nas export reads it: not this line\n"))
 	text := row(1) + "\n" + row(2) + "\n"
 	for name, o := range map[string]Options{
 		"identity":   {Path: file("a.age", encrypt(t, false, text, identity.Recipient())), IdentityFile: identityFile},
@@ -79,5 +86,67 @@ func TestAFileThatAgeHasEncryptedIsRead(t *testing.T) {
 		if _, _, err := run(t.Context(), t, &fakeBroker{}, o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
+	}
+}
+
+// Results begin with the removal of those before.
+func TestResultsReplaceNothingElse(t *testing.T) {
+	t.Parallel()
+	path := writeRows(t, row(1), "{}")
+	dir := filepath.Dir(path)
+	linked, device := filepath.Join(dir, "linked"), filepath.Join(dir, "empty")
+	if err := errors.Join(os.Link(path, linked), os.Mkdir(device, 0o700)); err != nil {
+		t.Skip("they cannot be made here: ", err)
+	}
+	for _, results := range []string{path, dir + "/./" + filepath.Base(path), linked, device} {
+		if _, _, err := run(t.Context(), t, &fakeBroker{}, Options{Path: path, Results: results}); err == nil || strings.HasPrefix(err.Error(), "refused rows") {
+			t.Errorf("%s: got %v", results, err)
+		}
+		if text, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(text), row(1)) {
+			t.Fatalf("%s: the file is gone: %q, %v", results, text, err)
+		}
+	}
+	if _, err := os.Stat(device); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAPipeIsReadAsStandardInputIs(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	path := fmt.Sprintf("/dev/fd/%d", r.Fd()) // as the shell's <(...)
+	if _, err := os.Stat(path); err != nil {
+		t.Skip("this system has no names for open files: ", err)
+	}
+	go func() {
+		_, _ = w.WriteString(row(1) + "\n")
+		_ = w.Close()
+	}()
+	f := &fakeBroker{}
+	results := filepath.Join(t.TempDir(), "refused")
+	if _, _, err := run(t.Context(), t, f, Options{Path: path, Results: results}); err != nil || len(f.stored) != 1 {
+		t.Errorf("got %v, %d connections", err, len(f.stored))
+	}
+	if o := (Options{Path: path, stream: true}); filepath.Dir(o.results()) != "." {
+		t.Errorf("the refused rows go to %s", o.results())
+	}
+}
+
+func TestARedirectEndsTheImport(t *testing.T) {
+	t.Parallel()
+	var requests atomic.Int32
+	var out, errs strings.Builder
+	o := Options{Path: writeRows(t, rows(10)...), Target: "http://broker", Application: "my-app", Out: &out, Err: &errs}
+	o.Do = func(context.Context, string, string, any, any) error {
+		requests.Add(1)
+		return &client.Error{Status: http.StatusPermanentRedirect}
+	}
+	err := Run(t.Context(), o)
+	if err == nil || !strings.Contains(err.Error(), "308 Permanent Redirect") || requests.Load() != 1 {
+		t.Errorf("got %v after %d requests", err, requests.Load())
 	}
 }

@@ -25,7 +25,7 @@ func openLedger(in *input, o *Options) (*ledger, error) {
 	if o.Verbose {
 		l.verbose = o.Out
 	}
-	if in.file != nil && !o.DryRun && o.RowsFile == "" { // standard input cannot be read again
+	if in.file != nil && !o.stream && !o.DryRun && o.RowsFile == "" {
 		l.file.path = o.results() + ".state"
 		same, err := newFingerprint(in, o)
 		if err != nil {

@@ -11,8 +11,9 @@ import (
 // Options say what is imported, and how.
 type Options struct {
 	// Path is the file; "-" is Input.
-	Path  string
-	Input io.Reader
+	Path   string
+	Input  io.Reader
+	stream bool // Path is a pipe or a device: it cannot be read again, and nothing is beside it
 	// IdentityFile and PassphraseFile decrypt a file that age has encrypted.
 	IdentityFile, PassphraseFile string
 
@@ -62,7 +63,7 @@ func (o *Options) results() string {
 	switch {
 	case o.Results != "":
 		return o.Results
-	case o.Path == "-":
+	case o.Path == "-", o.stream:
 		return "import.refused.ndjson"
 	case o.DryRun, o.RowsFile != "": // must not replace the file of an import that was interrupted
 		return o.Path + ".dry-run.ndjson"
@@ -75,8 +76,6 @@ func (o *Options) validate() error {
 	switch {
 	case o.Path == "":
 		return errors.New("name the file to import, or - for standard input")
-	case o.results() == o.Path:
-		return errors.New("--results must not be the file that is imported")
 	case o.IdentityFile != "" && o.PassphraseFile != "":
 		return errors.New("--identity and --passphrase-file exclude each other")
 	default:

@@ -2,6 +2,7 @@ package importing
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 )
@@ -25,6 +26,9 @@ func openRefused(path string, keep int64) (*refusedFile, error) {
 		}
 		r.file, r.size = file, keep
 		return r, file.Truncate(keep)
+	}
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("the refused rows cannot replace %s: it is not a file", path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

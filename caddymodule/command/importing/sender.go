@@ -115,6 +115,8 @@ func (s *sender) once(ctx context.Context, items []*item) (later []*item, err er
 	}
 	s.reached.Store(true)
 	switch status := refusal.Status; {
+	case status < http.StatusBadRequest:
+		return nil, fmt.Errorf("%s: %w", s.target, err)
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		return nil, fmt.Errorf("%s refuses the application or its API key: %w", s.target, err)
 	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:

@@ -22,21 +22,38 @@ func ParseRecipient(text string) (age.Recipient, error) {
 
 // ReadPassphrase reads the passphrase that a file is encrypted with, from the first line of a file.
 func ReadPassphrase(path string) (age.Recipient, error) {
-	info, err := os.Stat(path)
+	passphrase, err := readPassphrase(path)
 	if err != nil {
 		return nil, err
 	}
+	return age.NewScryptRecipient(passphrase)
+}
+
+// ReadPassphraseIdentity reads the same passphrase, to decrypt a file.
+func ReadPassphraseIdentity(path string) (age.Identity, error) {
+	passphrase, err := readPassphrase(path)
+	if err != nil {
+		return nil, err
+	}
+	return age.NewScryptIdentity(passphrase)
+}
+
+// readPassphrase returns a passphrase that is not empty.
+func readPassphrase(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
 	if runtime.GOOS != "windows" && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("other users of this machine can read %s: chmod it to 0600", path)
+		return "", fmt.Errorf("other users of this machine can read %s: chmod it to 0600", path)
 	}
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	passphrase, _, _ := strings.Cut(string(content), "\n")
-	recipient, err := age.NewScryptRecipient(strings.TrimSuffix(passphrase, "\r"))
-	if err != nil {
-		return nil, fmt.Errorf("%s has no passphrase in its first line", path)
+	if passphrase = strings.TrimSuffix(passphrase, "\r"); passphrase == "" {
+		return "", fmt.Errorf("%s has no passphrase in its first line", path)
 	}
-	return recipient, nil
+	return passphrase, nil
 }
