@@ -1,6 +1,7 @@
 package apideck
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -19,6 +20,10 @@ const (
 	MaxBatchBody = 16 << 20 // bytes
 )
 
+// maxValues bounds the JSON values of a batch of imports, roughly. In memory a value can be fifty times as
+// large as in the body.
+const maxValues = 500_000
+
 // RowPath returns the path of row n of a batch, which counts from 0.
 func RowPath(n int) string { return fmt.Sprintf("connections[%d]", n) }
 
@@ -28,7 +33,14 @@ func RowPath(n int) string { return fmt.Sprintf("connections[%d]", n) }
 // [*http.MaxBytesError]. The error is an [*record.InputError] too, or that of reading r.
 func ParseImports(r io.Reader, application string) ([]record.ImportRow, error) {
 	var rows []record.ImportRow
+	values := 0
 	err := parseBatch(r, nil, func(path string, raw []byte) error {
+		if values += countValues(raw); values > maxValues {
+			return &record.InputError{
+				Kind: record.InputInvalid, Field: "connections",
+				Fault: fmt.Sprintf("has more than %d values", maxValues), Fix: "send fewer rows with a request",
+			}
+		}
 		imp := &record.Import{}
 		key, err := parseRow(path, raw, application, importMembers(imp))
 		if err != nil {
@@ -39,6 +51,11 @@ func ParseImports(r io.Reader, application string) ([]record.ImportRow, error) {
 		return nil
 	})
 	return rows, err
+}
+
+// countValues returns about how many values the JSON has. Commas in strings count too.
+func countValues(raw []byte) int {
+	return bytes.Count(raw, []byte{','}) + bytes.Count(raw, []byte{'{'}) + bytes.Count(raw, []byte{'['})
 }
 
 // ParseVerification parses the body of a verification: rows that name connections and tokens

@@ -149,6 +149,19 @@ func TestABadBatchIsRefusedWhole(t *testing.T) {
 	}
 }
 
+// Small values take far more memory than their text.
+func TestABatchOfVeryManyValuesIsRefused(t *testing.T) {
+	t.Parallel()
+	settings := `"settings":{"a":[` + strings.Repeat("1,", maxValues/10) + `1]}}`
+	row := strings.TrimSuffix(strings.TrimSpace(goodRow), "}") + "," + settings
+	rows := func(n int) string { return `{"connections": [` + strings.Repeat(row+",", n-1) + row + `]}` }
+	if parsed, err := parseImports(rows(9)); err != nil || len(parsed) != 9 {
+		t.Errorf("nine tenths: %d rows, %v", len(parsed), err)
+	}
+	_, err := parseImports(rows(10))
+	wantInputError(t, err, record.InputInvalid, "connections")
+}
+
 func TestParseVerificationReadsHashes(t *testing.T) {
 	t.Parallel()
 	mac := strings.Repeat("0A", 32)
