@@ -13,12 +13,12 @@ import (
 // It would be destroyed as the old key, and nothing could read the store again.
 func TestRekeyRefusesTheOldKeyAsTheNewOne(t *testing.T) {
 	t.Parallel()
-	for name, make := range map[string]func(t *testing.T, keyPath string, next *boltstore.Config) error{
+	for name, prepare := range map[string]func(t *testing.T, keyPath string, next *boltstore.Config) error{
 		"hard link": func(_ *testing.T, keyPath string, next *boltstore.Config) error {
 			return os.Link(keyPath, next.KeyFile)
 		},
 		"copy": func(t *testing.T, keyPath string, next *boltstore.Config) error {
-			return os.WriteFile(next.KeyFile, []byte(readFile(t, keyPath)), 0o600)
+			return os.WriteFile(next.KeyFile, readFile(t, keyPath), 0o600)
 		},
 		"given copy": func(t *testing.T, keyPath string, next *boltstore.Config) error {
 			next.Key, next.KeyFile = secret.New(string(readFile(t, keyPath))), ""
@@ -30,7 +30,7 @@ func TestRekeyRefusesTheOldKeyAsTheNewOne(t *testing.T) {
 			config := boltstore.Config{Dir: t.TempDir()}
 			revisions := fill(t, config, 3)
 			next := boltstore.Config{Dir: config.Dir, KeyFile: filepath.Join(t.TempDir(), "store.key")}
-			if err := make(t, filepath.Join(config.Dir, "key.json"), &next); err != nil {
+			if err := prepare(t, filepath.Join(config.Dir, "key.json"), &next); err != nil {
 				t.Skip("it cannot be made here: ", err)
 			}
 			if _, err := boltstore.Rekey(t.Context(), config, next); err == nil {
