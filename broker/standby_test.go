@@ -307,3 +307,35 @@ func TestReplicaThatSeesStandbyLateRedeemsNothing(t *testing.T) {
 		})
 	}
 }
+
+// Whether the connection was deleted in standby cannot be told while the store is down.
+func TestNothingIsRevokedWhileTheRecordCannotBeRead(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		e := h.revoking()
+		h.mustImport("a1", "r1", issued(0))
+		var deleted, down atomic.Bool
+		down.Store(true)
+		h.store.Fail = func(op string, key record.Key) error {
+			if op == brokertest.OpSave && key == h.key {
+				deleted.Store(true)
+			}
+			if op == brokertest.OpLoad && deleted.Load() && down.Load() {
+				return record.ErrStoreUnavailable
+			}
+			return nil
+		}
+		if err := h.Delete(t.Context(), h.key); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := e.sent(); got != 0 {
+			t.Errorf("got %d revocations without the record, want none", got)
+		}
+		down.Store(false)
+		time.Sleep(time.Minute)
+		if got, want := e.revoked(), "r1 refresh_token"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	})
+}

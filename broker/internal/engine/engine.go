@@ -145,9 +145,12 @@ func New(open func(context.Context) (record.Store, error), journal record.Journa
 func (e *Engine) RevokeGrant(cause context.Context, g revocation.Grant) { e.revoker.Revoke(cause, g) }
 
 // isSpared reports whether a connection has credentials, or was deleted in standby.
-func (e *Engine) isSpared(ctx context.Context, key record.Key) bool {
+func (e *Engine) isSpared(ctx context.Context, key record.Key) (bool, error) {
 	rec, _, err := e.Load(ctx, key)
-	return err == nil && (rec.Credentials != nil || rec.Standby)
+	if errors.Is(err, record.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && (rec.Credentials != nil || rec.Standby), err
 }
 
 // Configure replaces the configuration.

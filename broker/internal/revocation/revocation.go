@@ -4,6 +4,7 @@ package revocation
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
@@ -38,7 +39,7 @@ type Revoker struct {
 	Closing context.Context //nolint:containedctx // the broker's, not a request's
 	// IsSpared reports whether the grant of a connection must not be revoked: the connection has
 	// credentials again, or was deleted while another system refreshed them.
-	IsSpared func(ctx context.Context, key record.Key) bool
+	IsSpared func(ctx context.Context, key record.Key) (bool, error)
 }
 
 // A Grant is the grant of a connection that is gone, with the tokens that are known of it.
@@ -107,11 +108,17 @@ func (r *Revoker) tryToRevoke(ctx context.Context, rv *revocation) error {
 	for try := 1; ; try++ {
 		// The import may have brought another token of the same grant, which cannot be told from
 		// outside, and revoking one token of a grant ends all of them (RFC 7009 section 2.1).
-		if r.IsSpared(ctx, rv.Key) {
+		spared, err := r.IsSpared(ctx, rv.Key)
+		switch {
+		case spared:
 			return errSpared
+		case err == nil:
+			err = r.send(ctx, rv)
+		default: // nothing is revoked until the record can be read
+			err = fmt.Errorf("%w: %w", errUnread, err)
 		}
-		err := r.send(ctx, rv)
-		if err == nil || !errors.Is(err, tokenendpoint.ErrRevokeLater) || try == revocationTries {
+		mayPass := errors.Is(err, tokenendpoint.ErrRevokeLater) || errors.Is(err, errUnread)
+		if !mayPass || try == revocationTries {
 			return err
 		}
 		// No request is in progress between two tries, so the broker may close.
@@ -123,6 +130,9 @@ func (r *Revoker) tryToRevoke(ctx context.Context, rv *revocation) error {
 
 // errSpared prevents a revocation.
 var errSpared = errors.New("the connection was imported again, possibly with the same grant, or it was in standby")
+
+// errUnread means that the record could not be read, which says whether the grant must be spared.
+var errUnread = errors.New("whether the connection was imported again is unknown")
 
 // send sends one revocation request. The same addresses are allowed as for token
 // requests.
