@@ -180,6 +180,13 @@ func (s *Store) DestroyEarlier(ctx context.Context, key record.Key, rev record.R
 	return s.attached(With(ctx, Idle), func() error { return versioned.DestroyEarlier(ctx, key, rev) })
 }
 
+// KeepsEarlier reports whether the store has earlier revisions of records, and so something to
+// destroy.
+func (s *Store) KeepsEarlier() bool {
+	_, ok := s.store.(record.VersionedStore)
+	return ok
+}
+
 // KeepsFew implements [record.PruningStore].
 func (s *Store) KeepsFew(key record.Key, rev record.Revision) bool {
 	pruning, ok := s.store.(record.PruningStore)
