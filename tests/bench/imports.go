@@ -300,7 +300,13 @@ func (l *importLab) result(name string, imports, raw []*importTurn) string {
 	return line + "\n"
 }
 
-// isReportOf reports whether the command says that it created so many connections.
+// isReportOf reports whether the command says that it created so many connections, and nothing
+// else.
 func isReportOf(report string, rows int) bool {
-	return slices.Contains(strings.Fields(report), strconv.Itoa(rows))
+	for line := range strings.Lines(report) {
+		if slices.Equal(strings.Fields(line), []string{strconv.Itoa(rows), "0", "0", "0", "all"}) {
+			return true
+		}
+	}
+	return false
 }

@@ -11,8 +11,8 @@
 //	bare       the least that net/http needs to forward a request with a credential
 //
 // The contestants take turns. Bench prints the median of the ratios of neighbouring turns,
-// since a machine that slows down slows all contestants. The stores are measured in the same
-// way, against clients that do without the broker.
+// since a machine that slows down slows all contestants. The stores, and the command import, are
+// measured in the same way, against clients that do without the broker.
 //
 // The proxy, the upstream and the load are separate processes. With two or more CPUs, half of
 // them are reserved for the proxy and the others share the rest, so that the proxy limits the
