@@ -3,9 +3,9 @@ package broker
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -86,15 +86,17 @@ func mayPass(err error) bool {
 
 // inBatches calls f for each item, for maxBatch of them at a time, and waits for all.
 func inBatches[T any](items []T, f func(T)) {
-	var work errgroup.Group
-	work.SetLimit(maxBatch)
-	for _, item := range items {
-		work.Go(func() error {
-			f(item)
-			return nil
+	// One goroutine for many items: each new one would have to grow its stack again.
+	var next atomic.Int64
+	var work sync.WaitGroup
+	for range min(maxBatch, len(items)) {
+		work.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(items)); i = next.Add(1) - 1 {
+				f(items[i])
+			}
 		})
 	}
-	_ = work.Wait() // f returns no error
+	work.Wait()
 }
 
 // isNearlyOver reports whether no further row of a batch may begin.

@@ -57,12 +57,17 @@ func eachMember(path string, raw []byte, known members, tolerated func(name stri
 			return err
 		}
 	}
+	return eachValidMember(path, raw, known, tolerated)
+}
+
+// eachValidMember is eachMember for valid JSON.
+func eachValidMember(path string, raw []byte, known members, tolerated func(name string) memberFunc) error {
 	rest := cursor(raw)
 	if rest.next() != '{' {
 		return badBody(path, "must be a JSON object", "")
 	}
 	rest = rest[1:]
-	seen := make(map[string]bool)
+	var seen nameSet
 	for rest.next() == '"' {
 		name, err := unquote(rest.value())
 		if err != nil {
@@ -80,10 +85,9 @@ func eachMember(path string, raw []byte, known members, tolerated func(name stri
 		if parse == nil {
 			return badBody(quoteName(full), "is not a known member", known.list())
 		}
-		if seen[name] {
+		if !seen.add(name) {
 			return badBody(full, "is sent twice", "send it once")
 		}
-		seen[name] = true
 		if bytes.Equal(value, []byte("null")) {
 			continue
 		}
@@ -133,9 +137,13 @@ func checkText(path string, body []byte, fix string) error {
 		return badText(path, "is not valid UTF-8", "")
 	}
 	if hasLoneSurrogate(body) {
-		return badText(path, `has half of a surrogate pair, such as \ud800`, "send whole characters")
+		return errLoneSurrogate(path)
 	}
 	return nil
+}
+
+func errLoneSurrogate(path string) error {
+	return badText(path, `has half of a surrogate pair, such as \ud800`, "send whole characters")
 }
 
 // badText is badBody for the body itself, or the value at path in it.

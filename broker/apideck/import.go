@@ -13,12 +13,17 @@ import (
 // Errors are [*record.InputError]s that name the member.
 func ParseImport(body []byte) (*record.Import, error) {
 	imp := &record.Import{}
-	known := importMembers(imp)
-	known["consumer_id"] = into(&imp.ConsumerID, stringMember)
-	if err := parseObject("", body, known, "send a JSON object with credentials or settings"); err != nil {
+	if err := parseObject("", body, namedImportMembers(imp), "send a JSON object with credentials or settings"); err != nil {
 		return nil, err
 	}
 	return imp, nil
+}
+
+// namedImportMembers are those of an import that may name the consumer.
+func namedImportMembers(imp *record.Import) members {
+	known := importMembers(imp)
+	known["consumer_id"] = into(&imp.ConsumerID, stringMember)
+	return known
 }
 
 // importMembers are the members that say what to import. They are assigned to imp.

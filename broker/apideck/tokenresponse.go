@@ -69,7 +69,10 @@ func responseMembers(isResponse bool, c *record.ImportCredentials) func(name str
 // asSeconds returns a lifetime in a token response as a whole number. Some token endpoints send
 // text or a fraction.
 func asSeconds(raw json.RawMessage, isResponse bool) json.RawMessage {
-	if n, ok := number(raw); ok && isResponse {
+	if !isResponse {
+		return raw
+	}
+	if n, ok := number(raw); ok {
 		return json.RawMessage(strconv.FormatFloat(math.Trunc(n), 'f', -1, 64))
 	}
 	return raw
@@ -79,8 +82,11 @@ func asSeconds(raw json.RawMessage, isResponse bool) json.RawMessage {
 // milliseconds since 1970, as Salesforce's issued_at is.
 func asDateTime(raw json.RawMessage, isResponse bool) json.RawMessage {
 	const minMilliseconds, tooLate = 1e11, 1e14
+	if !isResponse {
+		return raw
+	}
 	n, ok := number(raw)
-	if !ok || !isResponse || n < 0 || n > tooLate {
+	if !ok || n < 0 || n > tooLate {
 		return raw
 	}
 	if n < minMilliseconds {

@@ -72,6 +72,9 @@ const maxObjects = 256 << 10
 func (r *Record) checkSize() error {
 	size := 0
 	for _, object := range []map[string]any{r.Settings, r.Metadata} {
+		if len(object) == 0 {
+			continue
+		}
 		encoded, err := json.Marshal(object)
 		if err != nil {
 			return &InputError{Kind: InputSyntax, Field: "settings or metadata", Fault: "cannot be encoded", Fix: "send plain JSON"}

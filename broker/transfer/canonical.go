@@ -45,9 +45,15 @@ const rowMembers = "app, consumer_id, unified_api, service_id, credentials, sett
 // ParseRow parses a canonical row: strict JSON. Unknown and repeated members are errors. The
 // members error and row, which a file of refused rows has, are ignored.
 func ParseRow(text []byte) (*Row, error) {
-	row := &Row{}
+	row, _, err := parseRow(text)
+	return row, err
+}
+
+// parseRow is ParseRow. isPlain says that the row has none of the members that are ignored.
+func parseRow(text []byte) (row *Row, isPlain bool, err error) {
+	row, isPlain = &Row{}, true
 	body := make([]byte, 0, len(text)+2) // of the import
-	err := eachMember(text, func(name string, value json.RawMessage) error {
+	err = eachMember(text, func(name string, value json.RawMessage) error {
 		switch name {
 		case "app":
 			return stringInto(&row.App, name, value)
@@ -56,28 +62,29 @@ func ParseRow(text []byte) (*Row, error) {
 		case "service_id":
 			return stringInto(&row.Connector.ServiceID, name, value)
 		case "consumer_id", "credentials", "settings", "metadata":
-			body = append(body, `,"`+name+`":`...)
+			body = append(append(append(body, `,"`...), name...), `":`...)
 			body = append(body, value...)
 			return nil
-		case "error", "row":
+		case memberError, memberRow:
+			isPlain = false
 			return nil
 		default:
 			return fmt.Errorf("%s is not a known member: known are %s", quoteName(name), rowMembers)
 		}
 	})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if len(body) == 0 {
 		body = append(body, ' ')
 	}
 	body[0] = '{' // in place of the first comma
-	imp, err := apideck.ParseImport(append(body, '}'))
+	imp, err := apideck.ParseValidImport(append(body, '}'))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	row.Import = *imp
-	return row, row.Validate()
+	return row, isPlain, row.Validate()
 }
 
 // eachMember calls f for each member of the JSON object in text. A repeated member is an
@@ -86,6 +93,24 @@ func eachMember(text []byte, f func(name string, value json.RawMessage) error) e
 	if !utf8.Valid(text) {
 		return malformed("is not valid UTF-8")
 	}
+	if !json.Valid(text) || bytes.TrimLeft(text, " \t\r\n")[0] != '{' {
+		return eachDecoded(text, f)
+	}
+	seen := make(map[string]bool, 8)
+	for name, value := range apideck.Members(text) {
+		if seen[name] {
+			return fmt.Errorf("%s is there twice", quoteName(name))
+		}
+		seen[name] = true
+		if err := f(name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachDecoded is eachMember by a decoder, which says what is wrong, and where.
+func eachDecoded(text []byte, f func(name string, value json.RawMessage) error) error {
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()
 	if token, err := dec.Token(); err != nil {

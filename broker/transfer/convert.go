@@ -2,19 +2,29 @@ package transfer
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 )
 
 // A Result is a converted row.
 type Result struct {
 	Row      *Row
+	Text     []byte  `json:"-"` // the row as the file has it, if it can be sent like that; else nil. It has the row's secrets
 	Skipped  string  // why the record is no connection, and Row is nil; empty for others
 	Expiry   *Expiry // how the expiry was read; nil if the record has none
 	ClientID string  // of the OAuth client that the grant belongs to; empty if unknown
+}
+
+// Format implements [fmt.Formatter] for every verb.
+func (r Result) Format(f fmt.State, _ rune) {
+	if r.Row != nil {
+		r.Row.Format(f, 'v')
+	}
 }
 
 // A Converter makes rows of the records of a source.
@@ -52,14 +62,18 @@ func NewConverter(o Options) (*Converter, error) {
 // Convert returns the row of a record. An error that is no [*RowError] concerns all records.
 func (c *Converter) Convert(rec *Record) (*Result, error) {
 	if rec.text != "" && c.isPlain() {
-		row, err := ParseRow([]byte(rec.text))
+		text := []byte(rec.text)
+		row, isPlain, err := parseRow(text)
 		if bad, ok := errors.AsType[malformed](err); ok {
 			return nil, rowError(ReasonSyntax, "line %d: %v", rec.Line, bad)
 		}
 		if err != nil {
 			return nil, rowError(ReasonField, "%v", err)
 		}
-		return &Result{Row: row, Expiry: canonicalExpiry(row)}, nil
+		if !isPlain || len(text) > apideck.MaxBody {
+			text = nil
+		}
+		return &Result{Row: row, Text: text, Expiry: canonicalExpiry(row)}, nil
 	}
 	cols, err := rec.columns()
 	if err != nil {

@@ -11,8 +11,8 @@
 //	bare       the least that net/http needs to forward a request with a credential
 //
 // The contestants take turns. Bench prints the median of the ratios of neighbouring turns,
-// since a machine that slows down slows all contestants. The stores are measured in the same
-// way, against clients that do without the broker.
+// since a machine that slows down slows all contestants. The stores, and the command import, are
+// measured in the same way, against clients that do without the broker.
 //
 // The proxy, the upstream and the load are separate processes. With two or more CPUs, half of
 // them are reserved for the proxy and the others share the rest, so that the proxy limits the
@@ -60,11 +60,11 @@ func main() {
 	flag.IntVar(&o.shortPairs, "short-pairs", 10, "how many turns each contestant gets in the parts h2, post-64k and post-8m")
 	flag.IntVar(&o.growth, "growth", 8, "how many turns each size of store gets; 0: do not measure growth")
 	flag.DurationVar(&o.turn, "turn", time.Second, "how long a turn is")
-	flag.IntVar(&o.storeTurns, "store-turns", 5, "how many turns the broker and the raw client get for each operation in the part stores")
+	flag.IntVar(&o.storeTurns, "store-turns", 5, "how many turns the broker and the raw client get for each operation in the parts stores and import")
 	flag.DurationVar(&o.storeTurn, "store-turn", 2*time.Second, "how long these turns are")
-	flag.StringVar(&o.stores, "stores", "embedded,vault", "what to measure in the part stores, separated by commas")
+	flag.StringVar(&o.stores, "stores", "embedded,vault", "which stores to measure in the parts stores and import, separated by commas")
 	flag.IntVar(&o.clients, "clients", 8, "keep-alive connections to the proxy for GETs, each with one request at a time")
-	flag.StringVar(&o.dir, "dir", "", "where to create the stores; default: /dev/shm if it exists, else a temporary directory. In the part stores it is a temporary directory")
+	flag.StringVar(&o.dir, "dir", "", "where to create the stores; default: /dev/shm if it exists, else a temporary directory. In the parts stores and import it is a temporary directory")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of the contestants to this directory instead")
 	flag.StringVar(&o.role, "role", "", "bench starts itself with this flag and the following ones: "+roleUpstream+", "+roleBare+" or "+roleHop)
 	flag.StringVar(&o.target, "target", "", "the URL that "+roleBare+" forwards to, or that of Vault")
@@ -120,7 +120,12 @@ func run(ctx context.Context, o *options) (err error) {
 		}
 	}
 	if o.parts.has("stores") {
-		return runStores(ctx, o)
+		if err := runStores(ctx, o); err != nil {
+			return err
+		}
+	}
+	if o.parts.has("import") {
+		return runImports(ctx, o)
 	}
 	return nil
 }

@@ -7,7 +7,7 @@ import (
 )
 
 // partNames are the parts of a run, in the order in which they are measured.
-var partNames = []string{"get", "h2", "post-64k", "post-8m", "streams", "start", "memory", "growth", "stores"}
+var partNames = []string{"get", "h2", "post-64k", "post-8m", "streams", "start", "memory", "growth", "stores", "import"}
 
 // A selection is a set of parts. It implements [flag.Value].
 type selection []string

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -20,6 +21,8 @@ type side struct {
 	do   func(ctx context.Context, i int) error
 	next *atomic.Int64 // the number of the next operation
 	of   func() int    // how many numbers there are, which are then reused; nil: any
+
+	inParallel int // operations in progress at a time; 0: inParallel
 }
 
 // A versus compares the sides of an operation.
@@ -126,7 +129,7 @@ func (b *bout) cpu(process int) (used [2]time.Duration, err error) {
 func (s *side) work(ctx context.Context, until time.Time) (int, error) {
 	var done atomic.Int64
 	workers, ctx := errgroup.WithContext(ctx)
-	for range inParallel {
+	for range cmp.Or(s.inParallel, inParallel) {
 		workers.Go(func() error {
 			for time.Now().Before(until) && ctx.Err() == nil {
 				i := int(s.next.Add(1) - 1)

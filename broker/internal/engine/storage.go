@@ -156,7 +156,7 @@ func (e *Engine) updateSeen(ctx context.Context, key record.Key, seen *record.Re
 // has. If that fails, the next call destroys them too. Call it when new credentials were
 // saved.
 func (e *Engine) DestroyEarlier(cause context.Context, key record.Key, rev record.Revision) {
-	if rev <= 1 {
+	if s := e.storage.opened.Load(); rev <= 1 || s != nil && !s.KeepsEarlier() {
 		return
 	}
 	e.lifecycle.begin(func() {

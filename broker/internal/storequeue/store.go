@@ -24,14 +24,17 @@ type Store struct {
 
 	mu     sync.Mutex
 	closed bool           // guarded by mu
-	begun  sync.WaitGroup // requests without a caller, maybe; Add is guarded by mu
+	begun  sync.WaitGroup // workers; Add is guarded by mu
+
+	idle    chan func()   // to a worker that waits for a request
+	closing chan struct{} // closed with closed set
 }
 
 // New returns store behind a queue. overloaded is called with true when requests begin to
 // wait for long, and with false when that is over; note is called with the result of each Load
 // and Save that was begun.
 func New(store record.Store, overloaded func(bool), note func(error)) *Store {
-	s := &Store{store: store, shared: true, note: note}
+	s := &Store{store: store, shared: true, note: note, idle: make(chan func()), closing: make(chan struct{})}
 	if shared, ok := store.(record.SharedStore); ok {
 		s.shared = shared.Shared()
 	}
@@ -87,8 +90,33 @@ func (s *Store) begin(request func()) bool {
 	if s.closed {
 		return false
 	}
-	s.begun.Go(request)
+	select {
+	case s.idle <- request:
+	default:
+		s.begun.Go(func() { s.work(request) })
+	}
 	return true
+}
+
+// idleTime is how long a worker waits for its next request.
+const idleTime = time.Second
+
+// work makes a request, and further ones that follow soon: the stack of each new goroutine would
+// have to grow again, and a store needs a deep one.
+func (s *Store) work(request func()) {
+	timer := time.NewTimer(idleTime)
+	defer timer.Stop()
+	for {
+		request()
+		timer.Reset(idleTime)
+		select {
+		case request = <-s.idle:
+		case <-timer.C:
+			return
+		case <-s.closing:
+			return
+		}
+	}
 }
 
 // attached makes a request that ends with ctx.
@@ -180,6 +208,13 @@ func (s *Store) DestroyEarlier(ctx context.Context, key record.Key, rev record.R
 	return s.attached(With(ctx, Idle), func() error { return versioned.DestroyEarlier(ctx, key, rev) })
 }
 
+// KeepsEarlier reports whether the store has earlier revisions of records, and so something to
+// destroy.
+func (s *Store) KeepsEarlier() bool {
+	_, ok := s.store.(record.VersionedStore)
+	return ok
+}
+
 // KeepsFew implements [record.PruningStore].
 func (s *Store) KeepsFew(key record.Key, rev record.Revision) bool {
 	pruning, ok := s.store.(record.PruningStore)
@@ -192,7 +227,10 @@ func (s *Store) Shared() bool { return s.shared }
 // Close closes the store once it has answered all requests.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	s.closed = true
+	if !s.closed {
+		s.closed = true
+		close(s.closing)
+	}
 	s.mu.Unlock()
 	s.begun.Wait()
 	if closer, ok := s.store.(io.Closer); ok {

@@ -117,7 +117,9 @@ func (c *Client) With(name, value string) *Client {
 // Its error is an [*Error] if the broker refused the request.
 func (c *Client) Do(ctx context.Context, method, path string, body, into any) error {
 	var encoded []byte
-	if body != nil {
+	if raw, ok := body.(json.RawMessage); ok {
+		encoded = raw // encoding it would check and copy all of it
+	} else if body != nil {
 		var err error
 		if encoded, err = json.Marshal(body); err != nil {
 			return fmt.Errorf("encoding a request: %w", err)

@@ -35,10 +35,14 @@ func (it *item) refuse(reason, text string) {
 	it.outcome, it.reason, it.text = outcomeRefused, reason, text
 }
 
-// encode sets the body, or refuses the row. It reports whether there is a body.
-func (it *item) encode(row *transfer.Row) bool {
+// encode sets the body, or refuses the row. It reports whether there is a body. asRead permits
+// what the file has, which is a row that was checked.
+func (it *item) encode(res *transfer.Result, asRead bool) bool {
+	if it.body = res.Text; it.body != nil && asRead {
+		return true
+	}
 	var err error
-	if it.body, err = row.AppendJSON(nil); err != nil {
+	if it.body, err = res.Row.AppendJSON(nil); err != nil {
 		it.body = nil
 		it.refuse(string(transfer.ReasonField), err.Error())
 	}

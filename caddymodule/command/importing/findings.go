@@ -47,7 +47,7 @@ type examples struct {
 
 const maxExamples = 5
 
-func addExample[K comparable](m map[K]*examples, key K, text string) {
+func addExample[K comparable](m map[K]*examples, key K, text func() string) {
 	e := m[key]
 	if e == nil {
 		e = &examples{}
@@ -55,14 +55,14 @@ func addExample[K comparable](m map[K]*examples, key K, text string) {
 	}
 	e.count++
 	if len(e.first) < maxExamples {
-		e.first = append(e.first, text)
+		e.first = append(e.first, text())
 	}
 }
 
 // add looks at a row that is sent.
 func (f *findings) add(rec *transfer.Record, res *transfer.Result) error {
 	if e := res.Expiry; e != nil {
-		addExample(f.units, e.Unit, f.explain(rec.Number, e))
+		addExample(f.units, e.Unit, func() string { return f.explain(rec.Number, e) })
 	}
 	for _, p := range f.check.Doubts(res) {
 		f.doubt(rec.Number, p.Reason, p.Text)
@@ -88,7 +88,7 @@ func (f *findings) explain(row int, e *transfer.Expiry) string {
 }
 
 func (f *findings) doubt(row int, reason transfer.Reason, text string) {
-	addExample(f.doubts, reason, fmt.Sprintf("row %d", row))
+	addExample(f.doubts, reason, func() string { return fmt.Sprintf("row %d", row) })
 	if f.verbose != nil {
 		fmt.Fprintf(f.verbose, "row %d: warning: %s\n", row, text)
 	}

@@ -67,7 +67,7 @@ func (r *reading) item(rec *transfer.Record, failure error) (*item, error) {
 		it.refuse(string(p.Reason), p.Text)
 		return it, nil //nolint:nilerr // the error is that of the row
 	}
-	if !it.encode(res.Row) {
+	if !it.encode(res, r.options.RowsFile == "") {
 		return it, nil
 	}
 	return it, r.findings.add(rec, res)

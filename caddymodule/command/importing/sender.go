@@ -176,7 +176,6 @@ func (s *sender) settle(items []*item, answers []rowAnswer) (later []*item, err 
 	}
 	for i, a := range answers {
 		it := items[i]
-		reason, text := reasonOf(a.Status, a.Error.TypeName, a.Error.Message)
 		switch {
 		case a.Row != i:
 			return nil, fmt.Errorf("%s answers for row %d in place of %d of a batch", s.target, a.Row, i)
@@ -184,10 +183,10 @@ func (s *sender) settle(items []*item, answers []rowAnswer) (later []*item, err 
 			it.outcome, it.warning, it.queued = a.Result, a.Warning, a.Refresh == "queued"
 			it.reason, it.text = "", ""
 		case a.Status == http.StatusServiceUnavailable, a.Status == http.StatusTooManyRequests:
-			it.reason, it.text = reason, text
+			it.reason, it.text = reasonOf(a.Status, a.Error.TypeName, a.Error.Message)
 			later = append(later, it)
 		default:
-			it.refuse(reason, text)
+			it.refuse(reasonOf(a.Status, a.Error.TypeName, a.Error.Message))
 		}
 	}
 	return later, nil
