@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -186,6 +188,47 @@ func TestStatusRefusesWhatItCannotDo(t *testing.T) {
 	}
 	if _, err := runStatus(t, statusCommand{config: config}); err == nil || !strings.Contains(err.Error(), "key.json does not exist") {
 		t.Errorf("without a key: %v", err)
+	}
+}
+
+// What the journal has makes the numbers no less useful.
+func TestStatusMentionsAJournalWithEntries(t *testing.T) {
+	t.Parallel()
+	_, config := statusStore(t)
+	leaveJournalEntry(t, config)
+	var out, messages bytes.Buffer
+	c := statusCommand{config: config, adapter: "caddyfile", out: &out, messages: &messages}
+	if err := c.run(t.Context(), nil); err != nil || !strings.Contains(out.String(), "crm/hubspot") {
+		t.Errorf("got %v\n%s", err, &out)
+	}
+	if !strings.Contains(messages.String(), "has 1 token responses that the store has not taken yet") {
+		t.Errorf("the messages are %q", &messages)
+	}
+}
+
+func TestStatusShowsProgressOnlyIfItTakesLong(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		terminal bool
+		takes    time.Duration
+		want     string
+	}{
+		{true, 900 * time.Millisecond, ""},
+		{true, 1900 * time.Millisecond, "\r\x1b[K7 records read\r\x1b[K"},
+		{false, 1900 * time.Millisecond, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var messages bytes.Buffer
+			c := statusCommand{messages: &messages, terminal: test.terminal}
+			var read atomic.Int64
+			read.Store(7)
+			done := c.showProgress(&read)
+			time.Sleep(test.takes)
+			done()
+			if got := messages.String(); got != test.want {
+				t.Errorf("after %v on a terminal (%t): got %q, want %q", test.takes, test.terminal, got, test.want)
+			}
+		})
 	}
 }
 
