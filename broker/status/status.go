@@ -41,8 +41,8 @@ type Report struct {
 	Rows  []Row // by application and connector
 	Total Counts
 
-	// Problems are the connections whose health is not ok: the most pressing need first, then by
-	// application, consumer and connector. There are MoreProblems beyond those.
+	// Problems are connections whose health is not ok: the most pressing need first, then by
+	// application, consumer and connector. MoreProblems is how many are left out.
 	Problems     []Problem
 	MoreProblems int
 }
