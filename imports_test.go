@@ -18,7 +18,7 @@ var allowed = map[string]string{
 	"cmd/token-broker":    ".",
 	"caddymodule":         "caddymodule/admin caddymodule/command caddymodule/connectionsapi caddymodule/proxy caddymodule/sandbox caddymodule/storage caddymodule/tokenbroker caddymodule/transport",
 	"caddymodule/admin":   "caddymodule/tokenbroker",
-	"caddymodule/command": "caddymodule/command/client caddymodule/command/importing caddymodule/command/sealed caddymodule/command/verifying caddymodule/placeholder caddymodule/storage caddymodule/tokenbroker broker/connector broker/export broker/record broker/secret broker/storecopy broker/transfer",
+	"caddymodule/command": "caddymodule/command/client caddymodule/command/importing caddymodule/command/sealed caddymodule/command/verifying caddymodule/placeholder caddymodule/storage caddymodule/tokenbroker broker/connector broker/export broker/record broker/secret broker/status broker/storecopy broker/transfer",
 
 	"caddymodule/command/client":    "broker/secret",
 	"caddymodule/command/importing": "caddymodule/command/client caddymodule/command/sealed broker/connector broker/record broker/transfer",
@@ -59,6 +59,7 @@ var allowed = map[string]string{
 	"broker/storesocket":            "broker/connector broker/record",
 	"broker/export":                 "broker/internal/quiesce broker/record broker/transfer",
 	"broker/storecopy":              "broker/internal/quiesce broker/record",
+	"broker/status":                 "broker/connector broker/internal/quiesce broker/record",
 	"broker/internal/quiesce":       "broker/connector broker/record",
 	"broker/vaultkv":                "broker/connector broker/record broker/secret",
 	"broker/boltstore":              "broker/boltstore/internal/boltfile broker/connector broker/internal/keyfile broker/record broker/secret",

@@ -14,7 +14,7 @@
 //	admin.api.token_broker                    health checks (package admin)
 //
 // Package command adds the subcommands `connectors`, `store`, `import`, `verify`, `export`,
-// `activate` and `standby`.
+// `status`, `activate` and `standby`.
 //
 // # Lifecycle
 //

@@ -186,3 +186,23 @@ func writeFile(t *testing.T, path string, b []byte) {
 		t.Fatal(err)
 	}
 }
+
+func TestOpenCreatesNoStoreIfItMustExist(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "new")
+	config := boltstore.Config{Dir: dir, Existing: true}
+	if _, err := boltstore.Open(t.Context(), config); !errors.Is(err, boltstore.ErrDatabaseMissing) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("a directory was created")
+	}
+	config.Dir = storeWithRecord(t)
+	s, err := boltstore.Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -64,6 +64,10 @@ type Config struct {
 	// Default: 5s.
 	LockTimeout time.Duration
 
+	// Existing makes Open return [ErrDatabaseMissing] if there is no database, instead of
+	// creating one.
+	Existing bool
+
 	// Logger receives operational messages. If nil, they are discarded.
 	Logger *slog.Logger
 }
@@ -88,6 +92,11 @@ func (c *Config) logger() *slog.Logger {
 // A store with damage is opened if anything in it can be read. What is damaged then returns
 // [ErrDamaged], and so does [Store.Check].
 func Open(ctx context.Context, config Config) (*Store, error) {
+	if config.Existing {
+		if err := config.find(); err != nil {
+			return nil, err
+		}
+	}
 	dir, err := prepareDir(config.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("opening the embedded store: %w", err)
@@ -105,6 +114,16 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	store.release = release
 	store.keys.warn(ctx, config.logger(), dir)
 	return store, nil
+}
+
+// find returns an error unless there is a database.
+func (c *Config) find() error {
+	path := filepath.Join(c.Dir, databaseName)
+	_, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: %s does not exist", ErrDatabaseMissing, path)
+	}
+	return err
 }
 
 // prepareDir creates the directory and returns its path without symbolic links, by which

@@ -1,8 +1,8 @@
 // Package command adds subcommands to Caddy: `connectors` lists and describes the known
 // connectors, `store` copies stores and looks after the embedded one, `import` sends a file of
 // connections to a running broker, `verify` compares one with those that it has, `export` writes
-// connections to a file, and `activate` and `standby` say whether the broker or another system
-// refreshes them.
+// connections to a file, `status` counts them by state and health, and `activate` and `standby` say
+// whether the broker or another system refreshes them.
 package command
 
 import (

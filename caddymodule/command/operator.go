@@ -14,6 +14,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/storage"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/tokenbroker"
 )
 
 // An operatorStore is a store that a command has open: its operator can read all secrets.
@@ -27,11 +28,17 @@ type operatorStore struct {
 // openConfigured opens the store that a configuration names, through the process that has it open
 // if no other can. It refuses a store for which the journal of this machine has token responses
 // of a process that has ended.
-func openConfigured(ctx context.Context, path, adapter string) (_ *operatorStore, err error) {
+func openConfigured(ctx context.Context, path, adapter string) (*operatorStore, error) {
 	app, err := loadApp(path, adapter)
 	if err != nil {
 		return nil, err
 	}
+	return openStoreOf(ctx, app, path, storage.OpenOptions{}, func(err error) error { return err })
+}
+
+// openStoreOf opens the store of the configuration at path. journal gets the error of
+// [tokenbroker.App.CheckJournal], if there is one, and returns the error that ends it.
+func openStoreOf(ctx context.Context, app *tokenbroker.App, path string, opts storage.OpenOptions, journal func(error) error) (_ *operatorStore, err error) {
 	modules, cancel := caddy.NewContext(caddy.Context{Context: ctx})
 	s := &operatorStore{cancel: cancel}
 	defer func() {
@@ -42,16 +49,17 @@ func openConfigured(ctx context.Context, path, adapter string) (_ *operatorStore
 	if s.storage, err = app.ResolveStorage(modules); err != nil {
 		return nil, err
 	}
-	logger := warnings()
-	if err := app.CheckJournal(ctx, logger); err != nil {
-		return nil, err
+	opts.Logger, opts.Latest = warnings(), func() storage.Storage { return s.storage }
+	if err := app.CheckJournal(ctx, opts.Logger); err != nil {
+		if err = journal(err); err != nil {
+			return nil, err
+		}
 	}
 	open := s.storage.OpenStore
 	if served, ok := s.storage.(storage.ServedStorage); ok {
 		open = served.OpenServed
 	}
-	latest := func() storage.Storage { return s.storage }
-	if s.Store, err = open(ctx, storage.OpenOptions{Latest: latest, Logger: logger}); err != nil {
+	if s.Store, err = open(ctx, opts); err != nil {
 		return nil, err
 	}
 	if checked, ok := s.Store.(record.CheckedStore); ok {

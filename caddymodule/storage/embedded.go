@@ -115,7 +115,7 @@ func (s *Embedded) StorageKey() string { return "embedded:" + s.dir }
 // OpenStore implements [Storage].
 func (s *Embedded) OpenStore(ctx context.Context, opts OpenOptions) (record.Store, error) {
 	config := s.store()
-	config.Logger = opts.Logger
+	config.Existing, config.Logger = opts.Existing, opts.Logger
 	store, err := boltstore.Open(ctx, config)
 	if err != nil { // not a nil *boltstore.Store in the interface
 		return nil, err

@@ -42,6 +42,9 @@ type OpenOptions struct {
 	// no other process can open it.
 	Serve bool
 
+	// Existing refuses to create a store: opening one that does not exist is an error.
+	Existing bool
+
 	// Logger follows the newest configuration.
 	Logger *slog.Logger
 }
