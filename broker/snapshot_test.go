@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker"
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -53,6 +55,48 @@ func TestChangeByAnotherReplicaIsSeenWithinTheCacheTTL(t *testing.T) {
 		time.Sleep(record.DefaultCacheTTL)
 		if got := two.token(two.key); got != "a2" {
 			t.Errorf("got %q, want a2", got)
+		}
+	})
+}
+
+// While calls fail because of standby, what another replica does about it is seen within a second,
+// at one request to the store a second.
+func TestEndOfStandbyInAnotherReplicaIsSeenAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		both := replicas(t, 2)
+		one, two := both[0], both[1]
+		var loads atomic.Int64
+		one.store.Fail = func(op string, _ record.Key) error {
+			if op == brokertest.OpLoad {
+				loads.Add(1)
+			}
+			return nil
+		}
+		wait := func() {
+			before := loads.Load()
+			for range 100 {
+				time.Sleep(10 * time.Millisecond)
+				two.wantStandbyError()
+			}
+			if got := loads.Load() - before; got > 2 {
+				t.Errorf("100 calls in a second made %d loads, want at most 2", got)
+			}
+		}
+		one.inStandby(2 * time.Hour)
+		wait()
+		one.importStandby(one.key, true, `{"credentials":{"access_token":"a2","refresh_token":"r2",`+issued(59*time.Minute)+`}}`)
+		time.Sleep(time.Second)
+		if got := two.token(two.key); got != "a2" {
+			t.Errorf("got %q, want a2", got)
+		}
+		time.Sleep(time.Hour)
+		one.provider.Grant("r2")
+		wait()
+		one.mustSwitch(one.Activate, broker.Selection{}, "1 changed")
+		time.Sleep(time.Second)
+		if got := two.token(two.key); got == "a2" {
+			t.Errorf("got %q, want another token", got)
 		}
 	})
 }

@@ -52,6 +52,10 @@ const (
 	readCooldown = 5 * time.Second // how long to leave the store alone after a failure
 )
 
+// standbyTTL is how long a record in standby without a valid token is used before it is read
+// again: another replica imports the next token, or activates the connection.
+const standbyTTL = time.Second
+
 // Margins by which a token is refreshed ahead of its expiry.
 const (
 	minMargin = time.Minute
@@ -266,6 +270,14 @@ func (r *Refresher) reportRollback(ctx context.Context, rec *record.Record, read
 	return nil, &record.TokenError{Key: r.Key, Class: record.ClassConfiguration, Code: record.CodeStaleStore}
 }
 
+// isFresh reports whether the record need not be read again, as far as its age goes.
+func (s *Snapshot) isFresh(now clock.Moment, ttl time.Duration) bool {
+	if s.Record.Standby && s.Record.Credentials != nil && (!s.servable(now) || s.Record.IsRejected()) {
+		ttl = min(ttl, standbyTTL)
+	}
+	return now.Mono.Sub(s.readAt) < ttl
+}
+
 // Latest returns a snapshot that is no older than [record.Config.CacheTTL]. While the store is
 // unavailable or busy, it returns one with a valid token, however old.
 func (r *Refresher) Latest(ctx context.Context) (*Snapshot, error) {
@@ -279,7 +291,7 @@ func (r *Refresher) latest(ctx context.Context) (*Snapshot, clock.Moment, error)
 	now := e.now()
 	r.noteUse(now.Mono)
 	snap := r.memory.snap.Load()
-	if snap != nil && now.Mono.Sub(snap.readAt) < e.Config().CacheFor() {
+	if snap != nil && snap.isFresh(now, e.Config().CacheFor()) {
 		if snap.Record.IsTombstone() {
 			return nil, now, record.ConnectionNotFound(r.Key)
 		}
