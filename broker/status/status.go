@@ -124,13 +124,16 @@ func (c *Config) read(ctx context.Context, key record.Key) (*connection, error) 
 		return nil, err
 	}
 	rec, _, err := c.Store.Load(ctx, key)
-	if err != nil && !errors.Is(err, record.ErrNotFound) {
+	if errors.Is(err, record.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	if c.Read != nil {
 		c.Read.Add(1)
 	}
-	if err != nil || rec.IsTombstone() {
+	if rec.IsTombstone() {
 		return nil, nil
 	}
 	return c.count(rec), nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -198,7 +199,7 @@ func TestTheReportEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	var s brokertest.MemStore
 	for i := range 300 {
-		save(t, &s, newRecord("app", fmt.Sprint(i), acme, time.Hour))
+		save(t, &s, newRecord("app", strconv.Itoa(i), acme, time.Hour))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	s.Fail = func(op string, _ record.Key) error {
