@@ -72,7 +72,7 @@ fmt: ## Format the Go code and Caddyfile.example.
 	./token-broker fmt --overwrite Caddyfile.example
 
 .PHONY: bench
-bench: build vaultserver ## Compare the cost of a request with plain reverse_proxy, and the broker with its stores. Takes about eight minutes.
+bench: build vaultserver ## Compare the cost of a request with plain reverse_proxy, the broker with its stores, and imports of files. Takes about ten minutes.
 	cd tests && go build -o bench/bench ./bench && ./bench/bench -binary ../token-broker $(BENCHFLAGS)
 
 LOAD := cd tests && go build -o load/load ./load && ./load/load

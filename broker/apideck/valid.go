@@ -3,6 +3,7 @@ package apideck
 import (
 	"encoding/json"
 	"iter"
+	"slices"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
@@ -45,10 +46,8 @@ type nameSet struct {
 
 // add adds a name, and reports whether it is new.
 func (s *nameSet) add(name string) bool {
-	for _, known := range s.few[:s.count] {
-		if known == name {
-			return false
-		}
+	if slices.Contains(s.few[:s.count], name) {
+		return false
 	}
 	if s.count < len(s.few) {
 		s.few[s.count] = name

@@ -53,7 +53,7 @@ type importLab struct {
 
 // An importTurn is a turn, in which a file is imported or the raw client works.
 type importTurn struct {
-	turn
+	turn       // its cpu is that of the broker, or of the raw client
 	commandCPU time.Duration
 }
 
@@ -219,13 +219,22 @@ func (l *importLab) take(ctx context.Context, i int, length time.Duration) (*imp
 	if err != nil {
 		return nil, err
 	}
+	own, err := cpuTimeOf(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
 	start := time.Now()
 	if t.requests, err = l.raw.work(ctx, start.Add(length)); err != nil {
 		return nil, fmt.Errorf("raw: %w", err)
 	}
 	t.elapsed = time.Since(start)
 	after, err := l.cpu()
+	if err != nil {
+		return nil, err
+	}
 	t.storeCPU = after[1] - before[1]
+	t.cpu, err = cpuTimeOf(os.Getpid())
+	t.cpu -= own
 	return t, err
 }
 
@@ -273,8 +282,8 @@ func (l *importLab) cpu() ([2]time.Duration, error) {
 }
 
 // importColumns are the titles of what result returns.
-const importColumns = `                                                                            CPU µs/row
-                                rows/s      raw/s  ratio (quartiles)           command    broker     Vault  Vault, raw
+const importColumns = `                                                                      CPU µs/row
+                                rows/s      raw/s  ratio (quartiles)           command    broker     Vault        raw Vault, raw
 `
 
 // result returns a line with the medians of the turns.
@@ -294,9 +303,11 @@ func (l *importLab) result(name string, imports, raw []*importTurn) string {
 	line := fmt.Sprintf("%-28s %9.0f %10.0f  %-23s %9.1f %9.1f", name,
 		median(imports, (*turn).throughput), median(raw, (*turn).throughput),
 		ratios(plain(imports), plain(raw), (*turn).throughput), stats.Median(command), median(imports, (*turn).cpuPerRequest)/1e3)
-	if l.store != 0 {
-		line += fmt.Sprintf(" %9.1f %11.1f", median(imports, (*turn).storeCPUPerRequest)/1e3, median(raw, (*turn).storeCPUPerRequest)/1e3)
+	if l.store == 0 {
+		return line + fmt.Sprintf(" %9s %10.1f\n", "", median(raw, (*turn).cpuPerRequest)/1e3)
 	}
+	line += fmt.Sprintf(" %9.1f %10.1f %10.1f", median(imports, (*turn).storeCPUPerRequest)/1e3,
+		median(raw, (*turn).cpuPerRequest)/1e3, median(raw, (*turn).storeCPUPerRequest)/1e3)
 	return line + "\n"
 }
 
