@@ -32,6 +32,62 @@ func TestRejectedTokenIsRenewedOnce(t *testing.T) {
 	})
 }
 
+// A provider may end the old token when it makes the new one, which takes a while to arrive and to
+// be saved. Each call that is refused in between gets the new one, however often that happens.
+func TestTokenRejectedDuringARefreshIsRenewed(t *testing.T) {
+	t.Parallel()
+	for name, other := range map[string]int{"in the same process": 0, "in another replica": 1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				both := replicas(t, 2)
+				h, caller := both[0], both[other]
+				h.provider.Lifetime = 6 * time.Second
+				h.provider.Deliver = func(int) error { time.Sleep(700 * time.Millisecond); return nil }
+				h.provider.Grant("r1")
+				h.mustImport("a1", "r1", `"expires_in":6,"issued_at":"`+time.Now().UTC().Format(time.RFC3339)+`"`)
+				for n := range 4 {
+					auth := caller.mustAuthorize(t)
+					for len(h.provider.Requests()) == n {
+						time.Sleep(10 * time.Millisecond)
+						h.token(h.key) // begins the refresh when it is due
+						synctest.Wait()
+					}
+					if !auth.Renew(t.Context()) {
+						t.Errorf("the token was not renewed during refresh %d", n+1)
+					}
+					caller.mustAuthorize(t).HandleResponse(brokertest.Response(200, "ok"))
+				}
+				if got := len(h.provider.Requests()); got != 4 {
+					t.Errorf("got %d token requests, want 4", got)
+				}
+			})
+		})
+	}
+}
+
+// A refresh that began before the standby is completed, so a call that it has made fail gets its token.
+func TestTokenRejectedDuringTheLastRefreshBeforeStandbyIsRenewed(t *testing.T) {
+	t.Parallel()
+	virtually(t, func(t *testing.T, h *harness) {
+		h.provider.Grant("r1")
+		h.provider.Deliver = func(int) error { time.Sleep(time.Second); return nil }
+		h.mustImport("a1", "r1", issued(58*time.Minute))
+		auth := h.mustAuthorize(t)
+		h.token(h.key) // begins the refresh
+		synctest.Wait()
+		go h.mustSwitch(h.EnterStandby, broker.Selection{}, "1 changed")
+		time.Sleep(100 * time.Millisecond)
+		if !auth.Renew(t.Context()) {
+			t.Error("the token was not renewed")
+		}
+		time.Sleep(time.Minute) // the switch ends
+		if got := len(h.provider.Requests()); got != 1 {
+			t.Errorf("got %d token requests, want 1", got)
+		}
+	})
+}
+
 // hasLongToken imports a connection with a token that is valid for a month, and whose
 // refreshed tokens live even longer.
 func (h *harness) hasLongToken() {

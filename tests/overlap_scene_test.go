@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strconv"
@@ -30,8 +31,8 @@ type oldSystem struct {
 // An oldRow is a row of the old system's table.
 type oldRow struct {
 	access, refresh string
-	number          int // of the access token; see [oauthserver.Generation]
-	expires         time.Time
+	number          int       // of the access token; see [oauthserver.Generation]
+	expires         time.Time // whole seconds
 }
 
 // oldSource identifies the old system to the OAuth server; see [oauthserver.TokenRequest].
@@ -43,7 +44,7 @@ func newOldSystem(t *testing.T, d *deployment, customers []string) *oldSystem {
 	o := &oldSystem{deployment: d, rows: make(map[string]oldRow)}
 	for i, customer := range customers {
 		login := d.provider.Login(t, customer, time.Duration(i)*overlapLifetime/2/time.Duration(len(customers)))
-		o.rows[customer] = oldRow{access: login.AccessToken, refresh: login.RefreshToken, expires: login.IssuedAt.Add(login.Lifetime)}
+		o.rows[customer] = oldRow{access: login.AccessToken, refresh: login.RefreshToken, expires: login.IssuedAt.Add(login.Lifetime).Truncate(time.Second)}
 	}
 	return o
 }
@@ -158,7 +159,7 @@ func (o *oldSystem) load(t *testing.T, export []byte) {
 		c := row.Credentials
 		// Each token request has made one token, and there was the login's.
 		number := len(o.deployment.provider.TokenRequests(row.ConsumerID))
-		rows[row.ConsumerID] = oldRow{access: c.AccessToken, refresh: c.RefreshToken, number: number, expires: c.ExpiresAt}
+		rows[row.ConsumerID] = oldRow{access: c.AccessToken, refresh: c.RefreshToken, number: number, expires: c.ExpiresAt.Truncate(time.Second)}
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -166,4 +167,14 @@ func (o *oldSystem) load(t *testing.T, export []byte) {
 		t.Fatalf("the export has %d rows, want %d", len(rows), len(o.rows))
 	}
 	o.rows = rows
+}
+
+// slowly is a hook that carries out token requests at once and takes a while to answer.
+func slowly(w http.ResponseWriter, r *http.Request, server http.Handler) {
+	answer := httptest.NewRecorder()
+	server.ServeHTTP(answer, r)
+	time.Sleep(300 * time.Millisecond)
+	maps.Copy(w.Header(), answer.Header())
+	w.WriteHeader(answer.Code)
+	_, _ = w.Write(answer.Body.Bytes())
 }

@@ -75,6 +75,7 @@ func newOverlap(t *testing.T, d *deployment, processes ...*process) *overlap {
 
 func (o *overlap) run(t *testing.T) {
 	begun := time.Now()
+	o.provider.OnToken(slowly) // old access tokens end before the new ones arrive
 	stopOld := o.old.run(t)
 	o.importTable(t)
 	o.calls = o.callSteadily(t)

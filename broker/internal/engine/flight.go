@@ -289,7 +289,8 @@ func (a *attempt) due(ctx context.Context, rec *record.Record, snap *Snapshot, n
 		}
 		return false, nil
 	}
-	if !expired && !snap.wantsRefresh(now) && !a.refresher.isForced(rec.Generation) {
+	isBeingReplaced := rec.Lease != nil && a.refresher.isRejected(rec.Generation)
+	if !expired && !snap.wantsRefresh(now) && !a.refresher.isForced(rec.Generation) && !isBeingReplaced {
 		return false, nil
 	}
 	if _, err := tokenRequest(a.conn, rec, now.Wall); err != nil {

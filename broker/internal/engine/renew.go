@@ -176,11 +176,13 @@ func (r *Refresher) isUnparked(parked secret.Hash) bool {
 }
 
 // Renew is called when downstream has answered 401 to the token of a generation. It reports
-// whether there is a newer one, from another refresh or from the one that it starts.
+// whether there is a newer one, from another refresh or from the one that it starts. The cooldown
+// does not keep it from waiting for a refresh in progress, which may have made the token invalid.
 func (r *Refresher) Renew(ctx context.Context, conn *record.Connector, generation uint64) bool {
 	if snap := r.memory.snap.Load(); snap != nil && snap.Record.Generation > generation {
 		return true
 	}
+	isRefreshing := r.inProgress() != nil
 	snap, err := r.Read(ctx)
 	if err != nil {
 		return false
@@ -188,7 +190,14 @@ func (r *Refresher) Renew(ctx context.Context, conn *record.Connector, generatio
 	if snap.Record.Generation > generation {
 		return true
 	}
-	if !snap.Record.CanRefresh(conn) || snap.Record.IsParked() || !r.force(generation, r.engine.instant()) {
+	if snap.Record.Standby && isRefreshing { // it began before the standby
+		snap, err = r.await(ctx)
+		return err == nil && snap.Record.Generation > generation
+	}
+	if !snap.Record.CanRefresh(conn) || snap.Record.IsParked() {
+		return false
+	}
+	if !r.force(generation, r.engine.instant()) && !isRefreshing && snap.Record.Lease == nil {
 		return false
 	}
 	snap, err = r.await(ctx)
