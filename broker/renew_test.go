@@ -76,7 +76,11 @@ func TestTokenRejectedDuringTheLastRefreshBeforeStandbyIsRenewed(t *testing.T) {
 		auth := h.mustAuthorize(t)
 		h.token(h.key) // begins the refresh
 		synctest.Wait()
-		go h.mustSwitch(h.EnterStandby, broker.Selection{}, "1 changed")
+		go func() {
+			if done, err := h.EnterStandby(t.Context(), "app", broker.Selection{}); err != nil || done.Changed != 1 {
+				t.Errorf("EnterStandby = %+v, %v; want 1 changed", done, err)
+			}
+		}()
 		time.Sleep(100 * time.Millisecond)
 		if !auth.Renew(t.Context()) {
 			t.Error("the token was not renewed")

@@ -2,12 +2,14 @@ package tests
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"os/exec"
 	"strconv"
 	"sync"
 	"testing"
@@ -36,10 +38,16 @@ func migrationRows(t *testing.T) int {
 type batchRelay struct {
 	*httptest.Server
 	mu      sync.Mutex
-	batches int // guarded by mu
-	// arrived is called with each batch that the broker has answered, before the command gets
-	// the answer. It reports whether the command gets it.
-	arrived func(batch int) bool
+	batches int                  // guarded by mu
+	arrived func(batch int) bool // guarded by mu; see onBatch
+}
+
+// onBatch makes the relay call arrived with each batch that the broker has answered, before the
+// command gets the answer. It reports whether the command gets it.
+func (r *batchRelay) onBatch(arrived func(batch int) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.arrived = arrived
 }
 
 func newBatchRelay(t *testing.T, target string) *batchRelay {
@@ -55,9 +63,9 @@ func newBatchRelay(t *testing.T, target string) *batchRelay {
 	proxy.ModifyResponse = func(*http.Response) error {
 		r.mu.Lock()
 		r.batches++
-		batch := r.batches
+		batch, arrived := r.batches, r.arrived
 		r.mu.Unlock()
-		if r.arrived != nil && !r.arrived(batch) {
+		if arrived != nil && !arrived(batch) {
 			return errors.New("the answer is lost")
 		}
 		return nil
@@ -80,13 +88,17 @@ func TestAnImportSurvivesCrashes(t *testing.T) {
 		m := newMigration(t, d, "canonical", migrationRows(t))
 		refused, stored := m.refused()
 
-		killed := m.command(relay.URL, "--parallel", "2")
-		relay.arrived = func(batch int) bool {
+		ctx, kill := context.WithCancel(t.Context())
+		defer kill()
+		planned := m.command(relay.URL, "--parallel", "2")
+		killed := exec.CommandContext(ctx, planned.Path, planned.Args[1:]...)
+		killed.Env, killed.Dir = planned.Env, planned.Dir
+		relay.onBatch(func(batch int) bool {
 			if batch == 4 {
-				_ = killed.Process.Kill() // the batch is sent again
+				kill() // the batch is sent again
 			}
 			return batch < 4
-		}
+		})
 		if report := m.run(t, killed); total.MatchString(report) {
 			t.Fatalf("the command was not killed:\n%s", report)
 		}
@@ -95,13 +107,13 @@ func TestAnImportSurvivesCrashes(t *testing.T) {
 		relay.mu.Unlock()
 
 		crashed := make(chan struct{})
-		relay.arrived = func(batch int) bool {
+		relay.onBatch(func(batch int) bool {
 			if batch == before+2 {
 				p.signal(t, os.Kill)
 				close(crashed)
 			}
 			return batch < before+2 || p.hasExited()
-		}
+		})
 		var report bytes.Buffer
 		resumed := m.command(relay.URL, "--parallel", "2")
 		resumed.Stdout, resumed.Stderr = &report, &report
