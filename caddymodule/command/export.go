@@ -9,7 +9,6 @@ import (
 	"os"
 
 	"filippo.io/age"
-	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
@@ -31,7 +30,7 @@ func init() {
 	flags.String("format", "canonical", "canonical, or nango for the bodies of Nango's imports")
 	flags.String("out", "", "File to create")
 	flags.Bool("force", false, "Replace the file --out")
-	caddycmd.RegisterCommand(caddycmd.Command{
+	register(caddycmd.Command{
 		Name: "export",
 		Usage: "--config <path> [--adapter <name>] [--app <id>] [--connector <unified_api>/<service_id>] " +
 			"(--recipient <age1...> | --passphrase-file <file> | --plaintext) [--no-standby] [--format canonical|nango] --out <file> [--force]",
@@ -52,23 +51,17 @@ the user of the server. An embedded store that a running server has open is read
 through that server. If it is broken off, there is no file, and the connections
 that are in standby stay there: export again, or activate them.`,
 		Flags: flags,
-		Func: func(fl caddycmd.Flags) (int, error) {
-			c := exportCommand{
-				config: fl.String("config"), adapter: fl.String("adapter"), app: fl.String("app"), connector: fl.String("connector"),
-				recipient: fl.String("recipient"), passphraseFile: fl.String("passphrase-file"), plaintext: fl.Bool("plaintext"),
-				noStandby: fl.Bool("no-standby"), format: fl.String("format"), file: fl.String("out"), force: fl.Bool("force"),
-				messages: os.Stderr,
-			}
-			ctx, stop := interruptible()
-			defer stop()
-			if err := refuseEmpty(fl.Changed, fl.String, "app", "connector"); err != nil {
-				return caddy.ExitCodeFailedStartup, err
-			}
-			if err := c.run(ctx, fl.Args()); err != nil {
-				return caddy.ExitCodeFailedStartup, err
-			}
-			return caddy.ExitCodeSuccess, nil
-		},
+	}, func(ctx context.Context, fl caddycmd.Flags) error {
+		c := exportCommand{
+			config: fl.String("config"), adapter: fl.String("adapter"), app: fl.String("app"), connector: fl.String("connector"),
+			recipient: fl.String("recipient"), passphraseFile: fl.String("passphrase-file"), plaintext: fl.Bool("plaintext"),
+			noStandby: fl.Bool("no-standby"), format: fl.String("format"), file: fl.String("out"), force: fl.Bool("force"),
+			messages: os.Stderr,
+		}
+		if err := refuseEmpty(fl.Changed, fl.String, "app", "connector"); err != nil {
+			return err
+		}
+		return c.run(ctx, fl.Args())
 	})
 }
 

@@ -10,11 +10,9 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strings"
-	"syscall"
 	"time"
 	_ "time/tzdata" // for --timezone where the system has no zones
 
-	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"golang.org/x/term"
 
@@ -46,7 +44,7 @@ func init() {
 	flags.String("adapter", "", "Name of the config adapter for --config")
 	flags.String("identity", "", "File with the age identity that decrypts the file")
 	flags.String("passphrase-file", "", "File with the passphrase that decrypts the file")
-	caddycmd.RegisterCommand(caddycmd.Command{
+	register(caddycmd.Command{
 		Name: "import",
 		Usage: client.Usage + " [--format <format>] [--map <column>=<field>] [--connector [<value>=]<unified_api>/<service_id>] " +
 			"[--consumer <template>] [--timezone <zone>] [--standby] [--dry-run | --rows-to <file>] [--verbose] [--parallel <n>] [--min-lifetime <duration>] [--results <file>] " +
@@ -68,42 +66,36 @@ mend them there, and import that file with the same options.
 The API key is read from TOKEN_BROKER_API_KEY or --key-file, and the key of a dump of
 Nango's database from NANGO_ENCRYPTION_KEY. docs/migrating.md is the guide.`,
 		Flags: flags,
-		Func: func(fl caddycmd.Flags) (int, error) {
-			c := importCommand{
-				zone: fl.String("timezone"), mappings: mappings, connectors: connectors,
-				config: fl.String("config"), adapter: fl.String("adapter"),
-				options: importing.Options{
-					Target: fl.String("to"), Application: fl.String("app"), Standby: fl.Bool("standby"), DryRun: fl.Bool("dry-run"), Verbose: fl.Bool("verbose"),
-					Parallel: fl.Int("parallel"), Results: fl.String("results"), RowsFile: fl.String("rows-to"),
-					IdentityFile: fl.String("identity"), PassphraseFile: fl.String("passphrase-file"),
-					Convert: transfer.Options{
-						Format: fl.String("format"), Consumer: fl.String("consumer"),
-						EncryptionKey: secret.New(os.Getenv("NANGO_ENCRYPTION_KEY")),
-					},
-					Check: transfer.Check{MinLifetime: fl.Duration("min-lifetime")},
-					Input: os.Stdin, Out: os.Stdout, Err: os.Stderr,
-					Terminal: term.IsTerminal(int(os.Stderr.Fd())),
+	}, func(ctx context.Context, fl caddycmd.Flags) error {
+		c := importCommand{
+			zone: fl.String("timezone"), mappings: mappings, connectors: connectors,
+			config: fl.String("config"), adapter: fl.String("adapter"),
+			options: importing.Options{
+				Target: fl.String("to"), Application: fl.String("app"), Standby: fl.Bool("standby"), DryRun: fl.Bool("dry-run"), Verbose: fl.Bool("verbose"),
+				Parallel: fl.Int("parallel"), Results: fl.String("results"), RowsFile: fl.String("rows-to"),
+				IdentityFile: fl.String("identity"), PassphraseFile: fl.String("passphrase-file"),
+				Convert: transfer.Options{
+					Format: fl.String("format"), Consumer: fl.String("consumer"),
+					EncryptionKey: secret.New(os.Getenv("NANGO_ENCRYPTION_KEY")),
 				},
+				Check: transfer.Check{MinLifetime: fl.Duration("min-lifetime")},
+				Input: os.Stdin, Out: os.Stdout, Err: os.Stderr,
+				Terminal: term.IsTerminal(int(os.Stderr.Fd())),
+			},
+		}
+		if os.Getenv("GOGC") == "" {
+			debug.SetGCPercent(50) // memory stays small, however large the file is
+		}
+		// The second interrupt ends the process at once.
+		defer context.AfterFunc(ctx, func() { signal.Reset(interrupts...) })()
+		var broker *client.Client
+		if c.options.RowsFile == "" {
+			var err error
+			if broker, err = client.FromFlags(fl.String); err != nil {
+				return err
 			}
-			if os.Getenv("GOGC") == "" {
-				debug.SetGCPercent(50) // memory stays small, however large the file is
-			}
-			// The second interrupt ends the process at once.
-			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-			context.AfterFunc(ctx, stop)
-			defer stop()
-			var broker *client.Client
-			if c.options.RowsFile == "" {
-				var err error
-				if broker, err = client.FromFlags(fl.String); err != nil {
-					return caddy.ExitCodeFailedStartup, err
-				}
-			}
-			if err := c.run(ctx, broker, fl.Args()); err != nil {
-				return caddy.ExitCodeFailedStartup, err
-			}
-			return caddy.ExitCodeSuccess, nil
-		},
+		}
+		return c.run(ctx, broker, fl.Args())
 	})
 }
 

@@ -7,8 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -90,11 +88,6 @@ func (s *operatorStore) Close() error {
 		return closer.Close()
 	}
 	return nil
-}
-
-// interruptible returns a context that ends when the process is asked to end.
-func interruptible() (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 }
 
 // warnings returns the logger of commands.

@@ -9,11 +9,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
@@ -51,25 +48,19 @@ func registerSwitch(sw switching, short, long string) {
 	client.AddFlags(flags)
 	flags.String("connector", "", "Only connections to this connector, <unified_api>/<service_id>")
 	flags.String("consumer", "", "Only connections of this consumer")
-	caddycmd.RegisterCommand(caddycmd.Command{
+	register(caddycmd.Command{
 		Name:  sw.verb,
 		Usage: client.Usage + " [--connector <unified_api>/<service_id>] [--consumer <id>]",
 		Short: short,
 		Long:  long + connectionsHelp,
 		Flags: flags,
-		Func: func(fl caddycmd.Flags) (int, error) {
-			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			if err := refuseEmpty(fl.Changed, fl.String, "connector", "consumer"); err != nil {
-				return caddy.ExitCodeFailedStartup, err
-			}
-			run := sw
-			run.out, run.pause = os.Stdout, 15*time.Second
-			if err := run.start(ctx, fl.Args(), fl.String); err != nil {
-				return caddy.ExitCodeFailedStartup, err
-			}
-			return caddy.ExitCodeSuccess, nil
-		},
+	}, func(ctx context.Context, fl caddycmd.Flags) error {
+		if err := refuseEmpty(fl.Changed, fl.String, "connector", "consumer"); err != nil {
+			return err
+		}
+		run := sw
+		run.out, run.pause = os.Stdout, 15*time.Second
+		return run.start(ctx, fl.Args(), fl.String)
 	})
 }
 
@@ -262,10 +253,5 @@ func (s *switching) report() {
 
 // sleep waits for about d, so that several runs do not keep pace.
 func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d - rand.N(d/4+1)):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return client.Sleep(ctx, d-rand.N(d/4+1))
 }

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"golang.org/x/term"
 
@@ -29,7 +28,7 @@ func init() {
 	flags.String("connector", "", "Connector whose connections are counted, <unified_api>/<service_id>; default: all")
 	flags.Bool("problems", false, "List the connections that need attention too")
 	flags.Bool("json", false, "Write one JSON object")
-	caddycmd.RegisterCommand(caddycmd.Command{
+	register(caddycmd.Command{
 		Name:  "status",
 		Usage: "--config <path> [--adapter <name>] [--app <id>] [--connector <unified_api>/<service_id>] [--problems] [--json]",
 		Short: "Counts the stored connections by state and health",
@@ -46,19 +45,13 @@ It changes no connection and shows no secrets. It reads the store itself, so it
 needs the access that the server has: run it as the user of the server. An
 embedded store that a running server has open is read through that server.`,
 		Flags: flags,
-		Func: func(fl caddycmd.Flags) (int, error) {
-			c := statusCommand{
-				config: fl.String("config"), adapter: fl.String("adapter"), app: fl.String("app"), connector: fl.String("connector"),
-				problems: fl.Bool("problems"), json: fl.Bool("json"), out: os.Stdout, messages: os.Stderr,
-				terminal: term.IsTerminal(int(os.Stderr.Fd())),
-			}
-			ctx, stop := interruptible()
-			defer stop()
-			if err := c.run(ctx, fl.Args()); err != nil {
-				return caddy.ExitCodeFailedStartup, err
-			}
-			return caddy.ExitCodeSuccess, nil
-		},
+	}, func(ctx context.Context, fl caddycmd.Flags) error {
+		c := statusCommand{
+			config: fl.String("config"), adapter: fl.String("adapter"), app: fl.String("app"), connector: fl.String("connector"),
+			problems: fl.Bool("problems"), json: fl.Bool("json"), out: os.Stdout, messages: os.Stderr,
+			terminal: term.IsTerminal(int(os.Stderr.Fd())),
+		}
+		return c.run(ctx, fl.Args())
 	})
 }
 

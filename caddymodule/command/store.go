@@ -27,7 +27,7 @@ func init() {
 	flags.String("key", "", "New key for rekey, as a placeholder such as {file./run/secrets/store_key}")
 	flags.String("key-file", "", "New key file for rekey")
 	flags.Bool("replace", false, "Replace what the store that is copied to has already, unless that is newer")
-	caddycmd.RegisterCommand(caddycmd.Command{
+	register(caddycmd.Command{
 		Name: "store",
 		Usage: "check|rebuild|rekey|copy [--config <path> [--adapter <name>] | --dir <dir>] [--out <file>] " +
 			"[--key <placeholder> | --key-file <path>] [--from <path> --to <path> [--replace]]",
@@ -55,19 +55,13 @@ store, finds damage in it, and saves what a damaged one still has.
 
 Without --config and --dir it takes the default directory.`,
 		Flags: flags,
-		Func: func(fl caddycmd.Flags) (int, error) {
-			c := storeCommand{
-				config: fl.String("config"), adapter: fl.String("adapter"), dir: fl.String("dir"),
-				file: fl.String("out"), from: fl.String("from"), to: fl.String("to"), replace: fl.Bool("replace"),
-				key: fl.String("key"), keyFile: fl.String("key-file"), out: os.Stdout,
-			}
-			ctx, stop := interruptible()
-			defer stop()
-			if err := c.run(ctx, fl.Args()); err != nil {
-				return caddy.ExitCodeFailedStartup, err
-			}
-			return caddy.ExitCodeSuccess, nil
-		},
+	}, func(ctx context.Context, fl caddycmd.Flags) error {
+		c := storeCommand{
+			config: fl.String("config"), adapter: fl.String("adapter"), dir: fl.String("dir"),
+			file: fl.String("out"), from: fl.String("from"), to: fl.String("to"), replace: fl.Bool("replace"),
+			key: fl.String("key"), keyFile: fl.String("key-file"), out: os.Stdout,
+		}
+		return c.run(ctx, fl.Args())
 	})
 }
 

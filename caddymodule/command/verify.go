@@ -7,10 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
-	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/transfer"
@@ -24,7 +21,7 @@ func init() {
 	flags.String("results", "", "File for the rows that are not in the broker as they are in the file")
 	flags.Bool("probe", false, "Try each connection with one harmless request of its connector")
 	flags.Int("probe-rate", 5, "Number of these requests per second")
-	caddycmd.RegisterCommand(caddycmd.Command{
+	register(caddycmd.Command{
 		Name:  "verify",
 		Usage: client.Usage + " [--results <file>] [--probe [--probe-rate <n>]] <file>|-",
 		Short: "Compares a file of connections with those of a running broker",
@@ -44,19 +41,12 @@ probe_path of its connector if that has one, and counts the responses by class.
 
 The API key is read from TOKEN_BROKER_API_KEY or --key-file.`,
 		Flags: flags,
-		Func: func(fl caddycmd.Flags) (int, error) {
-			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			value := func(name string) string { return fl.Lookup(name).Value.String() }
-			o := verifying.Options{
-				Application: fl.String("app"), Results: fl.String("results"),
-				Probe: fl.Bool("probe"), ProbeRate: fl.Int("probe-rate"), Out: os.Stdout,
-			}
-			if err := verify(ctx, o, value, fl.Args()); err != nil {
-				return caddy.ExitCodeFailedStartup, err
-			}
-			return caddy.ExitCodeSuccess, nil
-		},
+	}, func(ctx context.Context, fl caddycmd.Flags) error {
+		o := verifying.Options{
+			Application: fl.String("app"), Results: fl.String("results"),
+			Probe: fl.Bool("probe"), ProbeRate: fl.Int("probe-rate"), Out: os.Stdout,
+		}
+		return verify(ctx, o, fl.String, fl.Args())
 	})
 }
 

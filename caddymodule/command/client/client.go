@@ -130,11 +130,19 @@ func (c *Client) Do(ctx context.Context, method, path string, body, into any) er
 		if err == nil || wait < 0 || try == maxTries {
 			return err
 		}
-		select {
-		case <-time.After(max(wait, backoff(try))):
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), err)
+		if ended := Sleep(ctx, max(wait, backoff(try))); ended != nil {
+			return errors.Join(ended, err)
 		}
+	}
+}
+
+// Sleep returns nil after d, or ctx's error as soon as ctx is done.
+func Sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -57,7 +57,7 @@ func (s *sender) send(ctx context.Context, items []*item) error {
 		if time.Since(begun) > giveUp {
 			return s.abandon(items)
 		}
-		if !sleep(ctx, backoff(attempt)) {
+		if client.Sleep(ctx, backoff(attempt)) != nil {
 			return errStopped
 		}
 	}
@@ -68,18 +68,6 @@ func (s *sender) send(ctx context.Context, items []*item) error {
 func backoff(attempt int) time.Duration {
 	wait := min(minWait<<min(attempt, 10), maxWait)
 	return wait/2 + rand.N(wait/2)
-}
-
-// sleep reports whether ctx lasted as long.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // abandon ends the attempts for rows that the broker has put off for too long. Rows of which it

@@ -135,10 +135,8 @@ func (v *verification) compare(ctx context.Context, batch []*item) error {
 		if batch = later; len(batch) == 0 || attempt == maxAttempts {
 			break
 		}
-		select {
-		case <-time.After(minWait << attempt):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := client.Sleep(ctx, minWait<<attempt); err != nil {
+			return err
 		}
 	}
 	for _, it := range batch { // the broker has put them off each time
