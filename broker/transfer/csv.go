@@ -55,7 +55,7 @@ func newCSV(in *bufio.Reader) (*csvReader, error) {
 
 // next returns the fields of the next row, and the line on which it begins.
 func (c *csvReader) next() ([]string, int, error) {
-	c.bound.left = MaxLine
+	c.bound.left = maxLine
 	fields, err := c.in.Read()
 	line := 0
 	if len(fields) > 0 {

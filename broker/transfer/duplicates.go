@@ -47,13 +47,7 @@ func NewDuplicates() *Duplicates {
 
 // Add adds the row with that number.
 func (d *Duplicates) Add(row *Row, number int) error {
-	var h maphash.Hash
-	h.SetSeed(d.seed)
-	for _, part := range []string{row.App, row.ConsumerID, row.Connector.UnifiedAPI, row.Connector.ServiceID} {
-		_, _ = h.WriteString(part) // never fails
-		_ = h.WriteByte(0)
-	}
-	d.recent = append(d.recent, occurrence{h.Sum64(), uint64(number)})
+	d.recent = append(d.recent, occurrence{maphash.Comparable(d.seed, row.Key()), uint64(number)})
 	if len(d.recent) < d.limit {
 		return nil
 	}

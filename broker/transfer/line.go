@@ -10,8 +10,8 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/apideck"
 )
 
-// MaxLine bounds a line of a file, in bytes: the body of an import, and the names beside it.
-const MaxLine = apideck.MaxBody + 64<<10
+// maxLine bounds a line of a file, in bytes: the body of an import, and the names beside it.
+const maxLine = apideck.MaxBody + 64<<10
 
 // A LineError is about one line of a file. The lines after it can be read.
 type LineError struct {
@@ -25,7 +25,7 @@ func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e
 // Unwrap returns the cause.
 func (e *LineError) Unwrap() error { return e.Err }
 
-var errLongLine = fmt.Errorf("is longer than %d bytes", MaxLine)
+var errLongLine = fmt.Errorf("is longer than %d bytes", maxLine)
 
 // lines reads lines of bounded length. It skips empty ones, a byte order mark, and the CR of
 // line ends.
@@ -62,7 +62,7 @@ func (l *lines) read() ([]byte, error) {
 	length := 0
 	for {
 		part, err := l.in.ReadSlice('\n')
-		if length += len(part); length <= MaxLine {
+		if length += len(part); length <= maxLine {
 			l.buf = append(l.buf, part...)
 		}
 		switch {
@@ -72,7 +72,7 @@ func (l *lines) read() ([]byte, error) {
 			return nil, err
 		}
 		l.line++
-		if length > MaxLine {
+		if length > maxLine {
 			return nil, &LineError{Line: l.line, Err: errLongLine}
 		}
 		return l.buf, nil

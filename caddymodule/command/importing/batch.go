@@ -57,9 +57,9 @@ func (it *item) skip(reason string) {
 // rows are done.
 type batch struct {
 	items []*item
-	bytes int // of the bodies
-	sent  int // rows that are sent
-	keys  map[uint64]struct{}
+	bytes int                 // of the bodies
+	sent  int                 // rows that are sent
+	keys  map[uint64]struct{} // hashes of the connections, to tell which batches share one
 }
 
 // The limits of a batch. The broker accepts 1,000 rows and 16 MiB; of ordinary rows this is
@@ -89,16 +89,12 @@ func (b *batch) span() span {
 	return span{First: b.items[0].record.Number, Last: b.items[len(b.items)-1].record.Number}
 }
 
-func (b *batch) add(it *item, hasher keyHasher) {
+// add adds a row. seed is that of the hashes in keys.
+func (b *batch) add(it *item, seed maphash.Seed) {
 	b.items = append(b.items, it)
 	if it.body != nil {
 		b.sent++
 		b.bytes += len(it.body)
-		b.keys[hasher.hash(it.key)] = struct{}{}
+		b.keys[maphash.Comparable(seed, it.key)] = struct{}{}
 	}
 }
-
-// A keyHasher hashes the names of connections, to tell which batches share one.
-type keyHasher struct{ seed maphash.Seed }
-
-func (h keyHasher) hash(key record.Key) uint64 { return maphash.Comparable(h.seed, key) }

@@ -84,7 +84,7 @@ func (r *reading) add(ctx context.Context, it *item) error {
 	if r.current == nil {
 		r.current = &batch{keys: make(map[uint64]struct{})}
 	}
-	r.current.add(it, r.hasher)
+	r.current.add(it, r.seed)
 	if !r.current.isFull() {
 		return nil
 	}

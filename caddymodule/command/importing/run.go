@@ -69,7 +69,7 @@ type reading struct {
 	ledger   *ledger
 	progress *progress
 
-	hasher  keyHasher
+	seed    maphash.Seed // of the hashes of connections
 	current *batch
 	batches chan *batch
 	flights flights
@@ -81,7 +81,7 @@ func read(ctx context.Context, r *reading) error {
 	stopping, stop := context.WithCancelCause(sending)
 	defer stop(nil)
 	defer context.AfterFunc(ctx, func() { stop(errStopped) })()
-	r.hasher = keyHasher{maphash.MakeSeed()}
+	r.seed = maphash.MakeSeed()
 	r.batches = make(chan *batch)
 	r.flights.init()
 	defer context.AfterFunc(stopping, r.flights.wake)()
