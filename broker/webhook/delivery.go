@@ -16,8 +16,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/guard"
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/retryafter"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/internal/retryafter"
 )
 
 const (

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/retryafter"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/internal/retryafter"
 )
 
 // A rule says what a response without a token means. It applies if all its conditions are met.

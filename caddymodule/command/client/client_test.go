@@ -197,10 +197,10 @@ func FuzzRetryAfter(f *testing.F) {
 	for _, s := range []string{"", "5", "-1", "99999999999", "Thu, 01 Jan 2026 00:05:00 GMT"} {
 		f.Add(s)
 	}
-	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	f.Fuzz(func(t *testing.T, s string) {
-		if got := retryAfter(http.Header{"Retry-After": {s}}, now); got < 0 || got > maxRetryAfter {
-			t.Errorf("%q: got %v", s, got)
+		resp := &http.Response{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {s}}, Body: http.NoBody}
+		if got, err := refusal(resp); got < 0 || got > maxRetryAfter || err == nil {
+			t.Errorf("%q: got %v, %v", s, got, err)
 		}
 	})
 }

@@ -6,8 +6,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
 	"time"
+
+	"github.com/tokenbroker/caddy-token-broker/internal/retryafter"
 )
 
 // A request is repeated at most so many times, for about a minute if the broker does not say
@@ -59,21 +60,8 @@ func refusal(resp *http.Response) (time.Duration, error) {
 	}
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusBadGateway, http.StatusGatewayTimeout:
-		return retryAfter(resp.Header, time.Now()), e
+		return min(retryafter.Parse(resp.Header, time.Now()), maxRetryAfter), e
 	default:
 		return never, e
 	}
-}
-
-// retryAfter returns how long a response asks to wait, in seconds or until a date (RFC 9110
-// section 10.2.3), 0 if it does not say.
-func retryAfter(header http.Header, now time.Time) time.Duration {
-	value := header.Get("Retry-After")
-	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return min(time.Duration(seconds)*time.Second, maxRetryAfter)
-	}
-	if date, err := http.ParseTime(value); err == nil {
-		return min(max(0, date.Sub(now)), maxRetryAfter)
-	}
-	return 0
 }

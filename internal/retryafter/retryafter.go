@@ -1,5 +1,5 @@
 // Package retryafter parses the Retry-After header of responses, for the clients of token
-// endpoints and webhooks.
+// endpoints, webhooks and brokers.
 package retryafter
 
 import (
