@@ -31,6 +31,7 @@ import (
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/keyfile"
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
+	"github.com/tokenbroker/caddy-token-broker/internal/syncdir"
 )
 
 // The files of a store.
@@ -141,7 +142,7 @@ func prepareDir(dir string) (string, error) {
 			return "", err
 		}
 		// Best effort: this user may not be allowed to open the parent directory.
-		_ = keyfile.SyncDir(filepath.Dir(abs))
+		_ = syncdir.Sync(filepath.Dir(abs))
 	}
 	return filepath.EvalSymlinks(abs)
 }
@@ -181,7 +182,7 @@ func (s *Store) begin(ctx context.Context) error {
 		}
 	}
 	// bbolt syncs the file but not its directory entry.
-	if err := keyfile.SyncDir(s.dir); err != nil {
+	if err := syncdir.Sync(s.dir); err != nil {
 		return fmt.Errorf("opening the embedded store: %w", err)
 	}
 	return nil

@@ -10,8 +10,8 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/keyfile"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/internal/syncdir"
 )
 
 // lockForReading lets no other process write to the store, unless bbolt cannot open it: then no
@@ -115,7 +115,7 @@ func (w *rebuild) finish(rev record.Revision, err error) error {
 	}
 	err = errors.Join(err, w.db.Close())
 	if err == nil {
-		err = keyfile.SyncDir(filepath.Dir(w.path))
+		err = syncdir.Sync(filepath.Dir(w.path))
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(w.path))

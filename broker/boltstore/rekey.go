@@ -13,6 +13,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/boltstore/internal/boltfile"
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/keyfile"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
+	"github.com/tokenbroker/caddy-token-broker/internal/syncdir"
 )
 
 // rekeyedName is the name of a database that is being encrypted with another key.
@@ -199,7 +200,7 @@ func (r *rekeying) encrypt(ctx context.Context, key tink.AEAD) error {
 	if err := os.Rename(path, r.store.db.path); err != nil {
 		return err
 	}
-	return keyfile.SyncDir(r.store.dir)
+	return syncdir.Sync(r.store.dir)
 }
 
 // copy encrypts all records.

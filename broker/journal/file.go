@@ -13,7 +13,7 @@ import (
 
 	"github.com/tink-crypto/tink-go/v2/tink"
 
-	"github.com/tokenbroker/caddy-token-broker/broker/internal/keyfile"
+	"github.com/tokenbroker/caddy-token-broker/internal/syncdir"
 )
 
 // A disk carries out the operations on a file that can fail.
@@ -71,7 +71,7 @@ func createFile(dir string, key tink.AEAD, d disk) (*file, error) {
 		if !locked {
 			continue
 		}
-		if err := keyfile.SyncDir(dir); err != nil {
+		if err := syncdir.Sync(dir); err != nil {
 			return nil, errors.Join(err, f.discard())
 		}
 		return f, nil

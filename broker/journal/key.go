@@ -10,6 +10,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/internal/keyfile"
+	"github.com/tokenbroker/caddy-token-broker/internal/syncdir"
 )
 
 const keyName = keyfile.Name
@@ -117,7 +118,7 @@ func makeDir(dir string) error {
 		return err
 	}
 	// Best effort: this user may not be allowed to open the parent directory.
-	_ = keyfile.SyncDir(filepath.Dir(dir))
+	_ = syncdir.Sync(filepath.Dir(dir))
 	return nil
 }
 

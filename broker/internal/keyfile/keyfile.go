@@ -15,6 +15,8 @@ import (
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
 	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/tink"
+
+	"github.com/tokenbroker/caddy-token-broker/internal/syncdir"
 )
 
 // Name is the name of a key file.
@@ -101,7 +103,7 @@ func write(path string, data []byte, rename func(from, to string) error) error {
 	if err != nil {
 		return err
 	}
-	return SyncDir(dir)
+	return syncdir.Sync(dir)
 }
 
 // linkOrRename gives a file the name path unless that exists, which is not an error. Only a

@@ -14,6 +14,8 @@ import (
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
 	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/tink"
+
+	"github.com/tokenbroker/caddy-token-broker/internal/syncdir"
 )
 
 // keySize is the size of an AES-256 key, in bytes.
@@ -102,7 +104,7 @@ func Destroy(path string) error {
 	if err := errors.Join(erase(f), f.Close(), os.Remove(old)); err != nil {
 		return err
 	}
-	return SyncDir(filepath.Dir(path))
+	return syncdir.Sync(filepath.Dir(path))
 }
 
 // IsRotating reports whether the key file at path has more than one key.

@@ -9,10 +9,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
-	"syscall"
 
 	"filippo.io/age"
+
+	"github.com/tokenbroker/caddy-token-broker/internal/syncdir"
 )
 
 // A File is a file that is being written. It is not for concurrent use.
@@ -72,7 +72,7 @@ func (f *File) Commit() (err error) {
 	if err := f.rename(); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(f.path))
+	return syncdir.Sync(filepath.Dir(f.path))
 }
 
 // rename gives the file its name. Only a hard link does so without a race if another file must not
@@ -97,20 +97,4 @@ func (f *File) Discard() error {
 		return err
 	}
 	return nil
-}
-
-// syncDir makes the entries of a directory durable.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil // directories cannot be synced there
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
-		err = nil // some network file systems cannot sync directories
-	}
-	return errors.Join(err, d.Close())
 }

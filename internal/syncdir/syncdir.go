@@ -1,4 +1,5 @@
-package keyfile
+// Package syncdir makes the names of files durable.
+package syncdir
 
 import (
 	"errors"
@@ -7,9 +8,9 @@ import (
 	"syscall"
 )
 
-// SyncDir makes the entries of a directory durable, since syncing a file does not cover its
-// name. The owners of the encrypted files use it too.
-func SyncDir(dir string) error {
+// Sync makes the entries of a directory durable, since syncing a file does not cover its
+// name.
+func Sync(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil // directories cannot be synced there
 	}
