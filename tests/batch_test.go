@@ -179,13 +179,13 @@ func TestBatchOfAThousandRows(t *testing.T) {
 			}
 			wanted[n] = fmt.Sprint(bad.status, " ", bad.typeName)
 		}
-		for n, header := range map[int]string{0: "kept", 1: "updated"} { // these are there already
+		for n, outcome := range map[int]string{0: "kept", 1: "updated"} { // these are there already
 			access := map[string]any{"access_token": fmt.Sprint(brokertest.AccessCanary, "-", n), "refresh_token": fmt.Sprint(brokertest.RefreshCanary, "-", n), "expires_at": "2099-01-01T00:00:00Z"}
-			if header == "updated" {
+			if outcome == "updated" {
 				access["refresh_token"] = "an-earlier-one"
 			}
 			p.importRows(t, []string{batchRow(t, n, map[string]any{"credentials": access})}, nil)
-			wanted[n] = "200 " + header + " none"
+			wanted[n] = "200 " + outcome + " none"
 		}
 		consumers := []string{"row-0", "row-1", "row-2"}
 

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"hash/crc32"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -152,20 +153,12 @@ func (m *migration) wantNamed(t *testing.T, report string) {
 			t.Errorf("row %d is %q: the dry run says %q, want %s", number, kind, got, kind.Broker())
 		}
 	}
+	all := slices.Collect(maps.Values(m.kinds))
 	for _, kind := range transfertest.Kinds() {
-		if reason := kind.Refused(m.format); reason != "" && m.has(kind) && !strings.Contains(report, string(reason)) {
+		if reason := kind.Refused(m.format); reason != "" && slices.Contains(all, kind) && !strings.Contains(report, string(reason)) {
 			t.Errorf("the report does not count %q", reason)
 		}
 	}
-}
-
-func (m *migration) has(kind transfertest.Kind) bool {
-	for _, k := range m.kinds {
-		if k == kind {
-			return true
-		}
-	}
-	return false
 }
 
 // TestAWrongNangoKeyIsOneError: nothing of the dump is imported.

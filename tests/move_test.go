@@ -2,7 +2,6 @@ package tests
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -47,28 +46,6 @@ func (d *deployment) export(t testing.TB, args ...string) []byte {
 	return []byte(readFile(t, file))
 }
 
-// importExport imports the rows of an export.
-func (p *process) importExport(t testing.TB, rows []byte) {
-	t.Helper()
-	for line := range bytes.Lines(rows) {
-		var row map[string]json.RawMessage
-		var name struct{ App, Consumer_ID, Unified_API, Service_ID string }
-		if err := errors.Join(json.Unmarshal(line, &row), json.Unmarshal(line, &name)); err != nil {
-			t.Fatal(err)
-		}
-		for _, member := range []string{"app", "unified_api", "service_id"} {
-			delete(row, member)
-		}
-		body, err := json.Marshal(row)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := p.importBody(t, name.Unified_API+"/"+name.Service_ID, name.Consumer_ID, string(body)); got.status != http.StatusOK {
-			t.Fatalf("import of %s = %v, want 200", name.Consumer_ID, got)
-		}
-	}
-}
-
 // An export is imported into an empty store, which then exports the same, byte for byte.
 func TestExportWipeImportKeepsTheRows(t *testing.T) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
@@ -96,7 +73,12 @@ func TestExportWipeImportKeepsTheRows(t *testing.T) {
 			d.storage = "storage embedded " + filepath.Join(d.dir, "wiped")
 		}
 		p = d.start(t)
-		p.importExport(t, rows)
+		file := filepath.Join(t.TempDir(), "rows.ndjson")
+		writeFile(t, file, string(rows))
+		report := d.mustRun(t, "import", "--to", p.apiURL(""), "--app", application, "--key-file", filepath.Join(d.dir, "api-key"), file)
+		if got := sums(t, report); got != [4]int{5} {
+			t.Errorf("the import says\n%s\nwant 5 connections created", report)
+		}
 		if again := d.export(t, "--no-standby"); !bytes.Equal(rows, again) {
 			t.Errorf("after an import the export is\n%s\nwant\n%s", again, rows)
 		}

@@ -15,9 +15,6 @@ import (
 // connection (RFC 4559 section 6), so that no other caller may use it.
 func authenticatesConnection(header http.Header) bool {
 	for _, value := range header["Authorization"] {
-		if value == "" || strings.IndexByte("NnKkCc", value[0]) < 0 { // the common case, on every request
-			continue
-		}
 		scheme := value
 		if end := strings.IndexAny(value, " \t"); end >= 0 { // some servers take a tab for a space
 			scheme = value[:end]

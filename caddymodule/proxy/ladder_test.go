@@ -15,7 +15,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -160,7 +159,7 @@ const token = "access-token-of-a-usual-length-0123456789"
 
 // BenchmarkLadder sends requests over loopback, in turns: to a bare net/http proxy, to the same
 // as a handler of Caddy, and to a handler that does more and more of what downstream_proxy does.
-// It reports for each how much CPU and memory it takes beyond the one before. The CPU time
+// It logs what CPU time and memory a request takes on each rung. The CPU time
 // includes that of the client, of downstream, and of the garbage collector.
 func BenchmarkLadder(b *testing.B) {
 	downstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -211,11 +210,11 @@ func BenchmarkLadder(b *testing.B) {
 			reached = step.rung
 			conn := conns[slices.Index(servers, step.server)]
 			runtime.ReadMemStats(&before)
-			start := cpuTime()
+			start := caddytest.CPUTime()
 			for range requests {
 				conn.get(b, step.head)
 			}
-			cpu[i] = append(cpu[i], cpuTime()-start)
+			cpu[i] = append(cpu[i], caddytest.CPUTime()-start)
 			runtime.ReadMemStats(&after)
 			allocs[i] += after.Mallocs - before.Mallocs
 			bytes[i] += after.TotalAlloc - before.TotalAlloc
@@ -261,11 +260,4 @@ func (c *client) get(b *testing.B, head string) {
 	if _, err := io.ReadFull(c.responses, body[:]); err != nil || string(body[:]) != "{}" {
 		b.Fatal(fmt.Sprint(body), err)
 	}
-}
-
-// cpuTime returns how much CPU time this process has used, in nanoseconds.
-func cpuTime() int64 {
-	var usage syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage) // cannot fail
-	return usage.Utime.Nano() + usage.Stime.Nano()
 }

@@ -14,7 +14,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
@@ -44,11 +43,11 @@ func BenchmarkTransport(b *testing.B) {
 				var spent [2]float64
 				for i, side := range sides {
 					runtime.ReadMemStats(&before)
-					start := cpuTime()
+					start := caddytest.CPUTime()
 					for range requests {
 						side(b, body)
 					}
-					spent[i] = float64(cpuTime() - start)
+					spent[i] = float64(caddytest.CPUTime() - start)
 					runtime.ReadMemStats(&after)
 					mallocs[i] += after.Mallocs - before.Mallocs
 					allocated[i] += after.TotalAlloc - before.TotalAlloc
@@ -61,13 +60,6 @@ func BenchmarkTransport(b *testing.B) {
 			b.ReportMetric(float64(int64(allocated[1]-allocated[0]))/float64(requests*b.N), "more-B")
 		})
 	}
-}
-
-// cpuTime returns how much CPU time this process has used, in nanoseconds.
-func cpuTime() int64 {
-	var usage syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage) // cannot fail
-	return usage.Utime.Nano() + usage.Stime.Nano()
 }
 
 // newSides returns functions that send a request through Caddy's transport and through ours.

@@ -15,6 +15,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/internal/caddytest"
 )
 
 // canned answers in place of downstream.
@@ -30,7 +32,7 @@ func (canned) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // canDownstream makes all transports of the running configuration answer without a network. It
-// returns what it has put in place of ours.
+// puts a spy before ours, which it returns.
 func canDownstream(b *testing.B) (s *spy) {
 	b.Helper()
 	app, err := caddy.ActiveContext().App("http")
@@ -80,11 +82,11 @@ func BenchmarkHandler(b *testing.B) {
 	for b.Loop() {
 		for i, side := range sides {
 			pprof.Do(b.Context(), pprof.Labels("side", names[i]), func(context.Context) {
-				start := cpuTime()
+				start := caddytest.CPUTime()
 				for range requests {
 					side(b, nil)
 				}
-				spent[i] = append(spent[i], cpuTime()-start)
+				spent[i] = append(spent[i], caddytest.CPUTime()-start)
 			})
 		}
 	}

@@ -41,7 +41,7 @@ func startHop(ctx context.Context, vault, dir string, third *thirdParty) (*self,
 	}
 	b := &storeBroker{client: newClient(), third: third}
 	for i, port := range []*int{&b.ports.API, &b.ports.Admin} {
-		if err := b.setPort(port, p.addresses[i]); err != nil {
+		if *port, err = portOf(p.addresses[i]); err != nil {
 			p.stop()
 			return nil, nil, err
 		}
@@ -50,13 +50,12 @@ func startHop(ctx context.Context, vault, dir string, third *thirdParty) (*self,
 	return p, b, nil
 }
 
-// setPort sets a port to that of an address.
-func (b *storeBroker) setPort(port *int, address string) error {
-	_, digits, err := net.SplitHostPort(address)
-	if err == nil {
-		*port, err = strconv.Atoi(digits)
+func portOf(address string) (int, error) {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return 0, err
 	}
-	return err
+	return strconv.Atoi(port)
 }
 
 // serveHop runs the process.

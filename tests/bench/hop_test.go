@@ -23,7 +23,7 @@ func TestHopDoesTheLeastThatABrokerMust(t *testing.T) {
 	}).handler(address))
 	t.Cleanup(h.Close)
 	b := &storeBroker{client: newClient(), third: third}
-	if err := b.setPort(&b.ports.API, strings.TrimPrefix(h.URL, "http://")); err != nil {
+	if b.ports.API, err = portOf(strings.TrimPrefix(h.URL, "http://")); err != nil {
 		t.Fatal(err)
 	}
 	b.ports.Call = b.ports.API

@@ -16,7 +16,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/vaulttest"
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/transfer/transfertest"
 	"github.com/tokenbroker/caddy-token-broker/tests/stats"
@@ -48,13 +47,8 @@ type importLab struct {
 	store     int // process id; 0: the store has no process of its own
 	generator *transfertest.Generator
 	raw       side
-	rate      float64 // rows a second of the last import
-}
-
-// An importTurn is a turn, in which a file is imported or the raw client works.
-type importTurn struct {
-	turn       // its cpu is that of the broker, or of the raw client
-	commandCPU time.Duration
+	imported  func(ctx context.Context) error // called after the first import; nil: there is nothing to do
+	rate      float64                         // rows a second of the last import
 }
 
 // runImports compares imports of files with clients that use the stores directly.
@@ -100,35 +94,17 @@ func (o *options) importEmbedded(ctx context.Context, dir string, third *thirdPa
 
 // importVault compares with creates of the same secrets.
 func (o *options) importVault(ctx context.Context, dir string, third *thirdParty) (err error) {
-	files := filepath.Join(dir, "vault")
-	if err := os.Mkdir(files, 0o700); err != nil {
-		return err
-	}
-	vault, err := vaulttest.Run(files)
+	vault, err := startVault(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, vault.Close()) }()
-	if err := os.WriteFile(filepath.Join(dir, vaultTokenFile), []byte(vault.Token+"\n"), 0o600); err != nil {
-		return err
-	}
 	raw := &rawVault{address: vault.Addr, token: vault.Token, prefix: rawPrefix, client: newClient()}
 	l := newImportLab(o.binary, dir)
 	l.store = vault.ProcessID()
-	l.raw.do = func(ctx context.Context, i int) error {
-		if raw.data == nil {
-			return errors.New("nothing was imported yet")
-		}
-		return raw.create(ctx, consumerID(i))
-	}
-	storage := fmt.Sprintf("storage vault {\n address %s\n auth token {file.%s}\n}", vault.Addr, filepath.Join(dir, vaultTokenFile))
-	return l.run(ctx, "Vault", storage, third, o, func(ctx context.Context) error {
-		broker := *raw
-		broker.prefix = brokerPrefix
-		found, err := broker.read(ctx, "canonical-1")
-		raw.data = found.data
-		return err
-	})
+	l.raw.do = func(ctx context.Context, i int) error { return raw.create(ctx, consumerID(i)) }
+	l.imported = func(ctx context.Context) error { return raw.copyData(ctx, "canonical-1") }
+	return l.run(ctx, "Vault", inVault(vault.Addr, dir), third, o)
 }
 
 func newImportLab(binary, dir string) *importLab {
@@ -144,8 +120,8 @@ func newImportLab(binary, dir string) *importLab {
 	}
 }
 
-// run starts a broker with a store and compares. What comes after the first import is in then.
-func (l *importLab) run(ctx context.Context, name, storage string, third *thirdParty, o *options, then ...func(ctx context.Context) error) (err error) {
+// run starts a broker with a store and compares.
+func (l *importLab) run(ctx context.Context, name, storage string, third *thirdParty, o *options) (err error) {
 	if l.broker, err = startStoreBroker(ctx, l.binary, l.dir, storage, third); err != nil {
 		return err
 	}
@@ -155,20 +131,20 @@ func (l *importLab) run(ctx context.Context, name, storage string, third *thirdP
 		return fmt.Errorf("%w\n%s", err, l.broker.log.String())
 	}
 	l.rate = first.throughput()
-	for _, f := range then {
-		if err := f(ctx); err != nil {
+	if l.imported != nil {
+		if err := l.imported(ctx); err != nil {
 			return err
 		}
 	}
 	if o.profile != "" {
-		return l.profile(ctx, strings.ToLower(name), o.profile)
+		return l.profile(ctx, strings.ToLower(name), o)
 	}
 	processes := []int{l.broker.process.ID()}
 	if l.store != 0 {
 		processes = append(processes, l.store)
 	}
 	other := startOtherWork(processes)
-	turns := make([][]*importTurn, len(importWays)+1)
+	turns := make([][]*turn, len(importWays)+1)
 	err = inTurns(o.storeTurns, len(turns), func(i int) error {
 		t, err := l.take(ctx, i, o.importTurn())
 		turns[i] = append(turns[i], t)
@@ -186,7 +162,7 @@ func (l *importLab) run(ctx context.Context, name, storage string, third *thirdP
 }
 
 // profile writes profiles of the broker's CPU and allocations while a file is imported.
-func (l *importLab) profile(ctx context.Context, name, dir string) error {
+func (l *importLab) profile(ctx context.Context, name string, o *options) error {
 	var work errgroup.Group
 	work.Go(func() error {
 		_, err := l.importFile(ctx, int(l.rate*(profileTime+time.Second).Seconds()))
@@ -194,19 +170,14 @@ func (l *importLab) profile(ctx context.Context, name, dir string) error {
 	})
 	for _, kind := range []string{"profile", "allocs"} {
 		work.Go(func() error {
-			url := fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/%s?seconds=%d", l.broker.ports.Admin, kind, int(profileTime.Seconds()))
-			body, err := fetch(ctx, url, "")
-			if err != nil {
-				return err
-			}
-			return save(filepath.Join(dir, name+"-import-"+kind+".pprof"), body)
+			return o.fetchProfile(ctx, fmt.Sprintf("http://127.0.0.1:%d/debug", l.broker.ports.Admin), "", kind, name+"-import-"+kind)
 		})
 	}
 	return work.Wait()
 }
 
 // take gives a contestant a turn: a way to import, or after these the raw client.
-func (l *importLab) take(ctx context.Context, i int, length time.Duration) (*importTurn, error) {
+func (l *importLab) take(ctx context.Context, i int, length time.Duration) (*turn, error) {
 	if i < len(importWays) {
 		t, err := l.importFile(ctx, max(1, int(l.rate*length.Seconds())), importWays[i].flags...)
 		if err == nil {
@@ -214,56 +185,37 @@ func (l *importLab) take(ctx context.Context, i int, length time.Duration) (*imp
 		}
 		return t, err
 	}
-	t := &importTurn{}
-	before, err := l.cpu()
+	t, err := measured(os.Getpid(), l.store, func() (int, error) { return l.raw.work(ctx, time.Now().Add(length)) })
 	if err != nil {
-		return nil, err
-	}
-	own, err := cpuTimeOf(os.Getpid())
-	if err != nil {
-		return nil, err
-	}
-	start := time.Now()
-	if t.requests, err = l.raw.work(ctx, start.Add(length)); err != nil {
 		return nil, fmt.Errorf("raw: %w", err)
 	}
-	t.elapsed = time.Since(start)
-	after, err := l.cpu()
-	if err != nil {
-		return nil, err
-	}
-	t.storeCPU = after[1] - before[1]
-	t.cpu, err = cpuTimeOf(os.Getpid())
-	t.cpu -= own
-	return t, err
+	return t, nil
 }
 
 // importFile imports a file of so many new connections.
-func (l *importLab) importFile(ctx context.Context, rows int, flags ...string) (*importTurn, error) {
+func (l *importLab) importFile(ctx context.Context, rows int, flags ...string) (*turn, error) {
 	path := filepath.Join(l.dir, "connections.ndjson")
 	if err := l.writeFile(path, rows); err != nil {
-		return nil, err
-	}
-	before, err := l.cpu()
-	if err != nil {
 		return nil, err
 	}
 	arguments := append([]string{"import", "--to", fmt.Sprintf("http://127.0.0.1:%d", l.broker.ports.API), "--app", application}, flags...)
 	cmd := exec.CommandContext(ctx, l.binary, append(arguments, path)...)
 	cmd.Env = append(os.Environ(), "TOKEN_BROKER_API_KEY="+apiKey)
-	start := time.Now()
-	report, err := cmd.CombinedOutput()
-	t := &importTurn{turn: turn{requests: rows, elapsed: time.Since(start)}}
+	t, err := measured(l.broker.process.ID(), l.store, func() (int, error) {
+		report, err := cmd.CombinedOutput()
+		if err != nil {
+			return 0, fmt.Errorf("%w\n%s", err, report)
+		}
+		if !isReportOf(string(report), rows) {
+			return 0, fmt.Errorf("the command did not create %d connections:\n%s", rows, report)
+		}
+		return rows, nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, report)
-	}
-	if !isReportOf(string(report), rows) {
-		return nil, fmt.Errorf("the command did not create %d connections:\n%s", rows, report)
+		return nil, err
 	}
 	t.commandCPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	after, err := l.cpu()
-	t.cpu, t.storeCPU = after[0]-before[0], after[1]-before[1]
-	return t, err
+	return t, nil
 }
 
 func (l *importLab) writeFile(path string, rows int) (err error) {
@@ -276,33 +228,17 @@ func (l *importLab) writeFile(path string, rows int) (err error) {
 	return err
 }
 
-// cpu returns the CPU time of the broker and of the store.
-func (l *importLab) cpu() ([2]time.Duration, error) {
-	return (&bout{store: l.store}).cpu(l.broker.process.ID())
-}
-
 // importColumns are the titles of what result returns.
 const importColumns = `                                                                      CPU µs/row
                                 rows/s      raw/s  ratio (quartiles)           command    broker     Vault        raw Vault, raw
 `
 
 // result returns a line with the medians of the turns.
-func (l *importLab) result(name string, imports, raw []*importTurn) string {
-	plain := func(turns []*importTurn) []*turn {
-		plain := make([]*turn, len(turns))
-		for i, t := range turns {
-			plain[i] = &t.turn
-		}
-		return plain
-	}
-	command := make([]float64, len(imports))
-	for i, t := range imports {
-		command[i] = float64(t.commandCPU) / float64(t.requests) / 1e3
-	}
-	median := func(turns []*importTurn, f func(*turn) float64) float64 { return stats.Median(each(plain(turns), f)) }
+func (l *importLab) result(name string, imports, raw []*turn) string {
+	median := func(turns []*turn, f func(*turn) float64) float64 { return stats.Median(each(turns, f)) }
 	line := fmt.Sprintf("%-28s %9.0f %10.0f  %-23s %9.1f %9.1f", name,
-		median(imports, (*turn).throughput), median(raw, (*turn).throughput),
-		ratios(plain(imports), plain(raw), (*turn).throughput), stats.Median(command), median(imports, (*turn).cpuPerRequest)/1e3)
+		median(imports, (*turn).throughput), median(raw, (*turn).throughput), ratios(imports, raw, (*turn).throughput),
+		median(imports, (*turn).commandCPUPerRequest)/1e3, median(imports, (*turn).cpuPerRequest)/1e3)
 	if l.store == 0 {
 		return line + fmt.Sprintf(" %9s %10.1f\n", "", median(raw, (*turn).cpuPerRequest)/1e3)
 	}

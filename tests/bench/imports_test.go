@@ -49,8 +49,8 @@ func TestReportOfAnImportMustCountAllRowsAsCreated(t *testing.T) {
 
 func TestResultOfImportsHasTheMediansOfTheTurns(t *testing.T) {
 	t.Parallel()
-	turns := func(rows int, cpu time.Duration) []*importTurn {
-		return []*importTurn{{turn{requests: rows, elapsed: time.Second, cpu: cpu, storeCPU: 2 * cpu}, 3 * cpu}}
+	turns := func(rows int, cpu time.Duration) []*turn {
+		return []*turn{{requests: rows, elapsed: time.Second, cpu: cpu, storeCPU: 2 * cpu, commandCPU: 3 * cpu}}
 	}
 	line := (&importLab{store: 1}).result("Vault: import", turns(100, 10*time.Millisecond), turns(200, 5*time.Millisecond))
 	if got, want := strings.Join(strings.Fields(line), " "), "Vault: import 100 200 0.500 (0.500 to 0.500) 300.0 100.0 200.0 25.0 50.0"; got != want {

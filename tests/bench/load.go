@@ -31,17 +31,20 @@ type request struct {
 
 // A turn is the result of one turn of a contestant.
 type turn struct {
-	requests  int
-	elapsed   time.Duration
-	cpu       time.Duration   // of the contestant's process
-	storeCPU  time.Duration   // of the store's process, if there is one
-	latencies []time.Duration // of each request
+	requests   int
+	elapsed    time.Duration
+	cpu        time.Duration   // of the contestant's process
+	storeCPU   time.Duration   // of the store's process, if there is one
+	commandCPU time.Duration   // of the command import, if the contestant is one
+	latencies  []time.Duration // of each request
 }
 
 func (t *turn) throughput() float64    { return float64(t.requests) / t.elapsed.Seconds() }
 func (t *turn) cpuPerRequest() float64 { return float64(t.cpu) / float64(t.requests) }
 
 func (t *turn) storeCPUPerRequest() float64 { return float64(t.storeCPU) / float64(t.requests) }
+
+func (t *turn) commandCPUPerRequest() float64 { return float64(t.commandCPU) / float64(t.requests) }
 
 // take gives c a turn: each client sends one request after another for the given time.
 func (c *contestant) take(ctx context.Context, clients int, length time.Duration) (*turn, error) {

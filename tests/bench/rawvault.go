@@ -8,7 +8,11 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
+
+	"github.com/tokenbroker/caddy-token-broker/broker/brokertest/vaulttest"
 )
 
 // A rawVault uses Vault without the broker.
@@ -27,6 +31,35 @@ const (
 	rawPrefix    = "raw-client/connections"
 	hopPrefix    = "net-http/connections"
 )
+
+// startVault starts a Vault with its files in dir, and writes its token there.
+func startVault(dir string) (vault *vaulttest.Server, err error) {
+	files := filepath.Join(dir, "vault")
+	if err := os.Mkdir(files, 0o700); err != nil {
+		return nil, err
+	}
+	if vault, err = vaulttest.Run(files); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, vaultTokenFile), []byte(vault.Token+"\n"), 0o600); err != nil {
+		return nil, errors.Join(err, vault.Close())
+	}
+	return vault, nil
+}
+
+// inVault returns the block of a Caddyfile for the Vault at an address, whose token is in dir.
+func inVault(address, dir string) string {
+	return fmt.Sprintf("storage vault {\n address %s\n auth token {file.%s}\n}", address, filepath.Join(dir, vaultTokenFile))
+}
+
+// copyData makes v write what the broker has written for a consumer.
+func (v *rawVault) copyData(ctx context.Context, consumer string) error {
+	broker := *v
+	broker.prefix = brokerPrefix
+	found, err := broker.read(ctx, consumer)
+	v.data = found.data
+	return err
+}
 
 // path returns the path of a consumer's secret below the mount.
 func (v *rawVault) path(consumer string) string {

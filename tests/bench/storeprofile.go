@@ -30,12 +30,12 @@ func (r *vaultRun) profile(ctx context.Context, v *versus, b, hop *storeBroker) 
 			return err
 		})
 		work.Go(func() error {
-			return r.fetchProfile(ctx, r.vault.Addr+"/v1/sys", r.vault.Token, "profile", name+"-vault")
+			return r.options.fetchProfile(ctx, r.vault.Addr+"/v1/sys", r.vault.Token, "profile", name+"-vault")
 		})
 		if i != rawSide {
 			profiles := fmt.Sprintf("http://127.0.0.1:%d/debug", map[int]int{brokerSide: b.ports.Admin, hopSide: hop.ports.Admin}[i])
-			work.Go(func() error { return r.fetchProfile(ctx, profiles, "", "profile", name) })
-			work.Go(func() error { return r.fetchProfile(ctx, profiles, "", "allocs", name+"-allocs") })
+			work.Go(func() error { return r.options.fetchProfile(ctx, profiles, "", "profile", name) })
+			work.Go(func() error { return r.options.fetchProfile(ctx, profiles, "", "allocs", name+"-allocs") })
 		}
 		if err := work.Wait(); err != nil {
 			return err
@@ -45,11 +45,7 @@ func (r *vaultRun) profile(ctx context.Context, v *versus, b, hop *storeBroker) 
 }
 
 // fetchProfile saves a profile of the time from now on.
-func (r *vaultRun) fetchProfile(ctx context.Context, base, vaultToken, kind, name string) error {
+func (o *options) fetchProfile(ctx context.Context, base, vaultToken, kind, name string) error {
 	url := fmt.Sprintf("%s/pprof/%s?seconds=%d", base, kind, int(profileTime.Seconds()))
-	body, err := fetch(ctx, url, vaultToken)
-	if err != nil {
-		return err
-	}
-	return save(filepath.Join(r.options.profile, name+".pprof"), body)
+	return save(ctx, url, vaultToken, filepath.Join(o.profile, name+".pprof"))
 }

@@ -85,18 +85,11 @@ type vaultRun struct {
 
 // vault compares the broker with a raw client of Vault.
 func (o *options) vault(ctx context.Context, dir string, third *thirdParty) (err error) {
-	files := filepath.Join(dir, "vault")
-	if err := os.Mkdir(files, 0o700); err != nil {
-		return err
-	}
-	vault, err := vaulttest.Run(files)
+	vault, err := startVault(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, vault.Close()) }()
-	if err := os.WriteFile(filepath.Join(dir, vaultTokenFile), []byte(vault.Token+"\n"), 0o600); err != nil {
-		return err
-	}
 	r := &vaultRun{
 		options: o, dir: dir, third: third, vault: vault,
 		raw: &rawVault{
@@ -116,8 +109,7 @@ func (o *options) vault(ctx context.Context, dir string, third *thirdParty) (err
 
 // withBroker calls f with a broker that reaches Vault at an address.
 func (r *vaultRun) withBroker(ctx context.Context, address string, f func(ctx context.Context, b *storeBroker) error) (err error) {
-	storage := fmt.Sprintf("storage vault {\n address %s\n auth token {file.%s}\n}", address, filepath.Join(r.dir, vaultTokenFile))
-	b, err := startStoreBroker(ctx, r.options.binary, r.dir, storage, r.third)
+	b, err := startStoreBroker(ctx, r.options.binary, r.dir, inVault(address, r.dir), r.third)
 	if err != nil {
 		return err
 	}
@@ -156,19 +148,15 @@ func (r *vaultRun) compare(ctx context.Context, b *storeBroker) error {
 	return nil
 }
 
-// copyData makes the raw client write what the broker writes.
+// copyData makes the raw client and the hop write what the broker writes.
 func (r *vaultRun) copyData(ctx context.Context, b *storeBroker) error {
 	if err := b.importTokens(ctx, int(r.imported.Add(1)-1)); err != nil {
 		return err
 	}
-	broker := *r.raw
-	broker.prefix = brokerPrefix
-	found, err := broker.read(ctx, consumerID(0))
-	if err != nil {
+	if err := r.raw.copyData(ctx, consumerID(0)); err != nil {
 		return err
 	}
-	r.raw.data = found.data
-	return os.WriteFile(filepath.Join(r.dir, dataFile), found.data, 0o600)
+	return os.WriteFile(filepath.Join(r.dir, dataFile), r.raw.data, 0o600)
 }
 
 // operations returns what is compared, in order: each uses the connections of those before it.

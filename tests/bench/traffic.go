@@ -121,11 +121,8 @@ func (l *lab) profile(ctx context.Context, t *traffic) error {
 	for _, c := range l.contestants(t) {
 		done := make(chan error, 1)
 		go func() {
-			body, err := fetch(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", c.profiles, seconds), "")
-			if err == nil {
-				err = save(filepath.Join(l.options.profile, t.name+"-"+c.name+".pprof"), body)
-			}
-			done <- err
+			url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", c.profiles, seconds)
+			done <- save(ctx, url, "", filepath.Join(l.options.profile, t.name+"-"+c.name+".pprof"))
 		}()
 		result, err := c.take(ctx, t.clients, (seconds+1)*time.Second)
 		if err != nil {
@@ -139,7 +136,12 @@ func (l *lab) profile(ctx context.Context, t *traffic) error {
 	return nil
 }
 
-func save(path string, body io.ReadCloser) (err error) {
+// save writes what a URL returns to a file.
+func save(ctx context.Context, url, vaultToken, path string) (err error) {
+	body, err := fetch(ctx, url, vaultToken)
+	if err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, body.Close()) }()
 	file, err := os.Create(path)
 	if err != nil {

@@ -95,25 +95,36 @@ func (b *bout) take(ctx context.Context, v *versus, i int, length time.Duration)
 	if i == hopSide {
 		process = b.hop
 	}
-	before, err := b.cpu(process)
+	t, err := measured(process, b.store, func() (int, error) { return v.sides()[i].work(ctx, time.Now().Add(length)) })
+	if err != nil {
+		return nil, fmt.Errorf("%s, %s: %w", v.name, sideNames[i], err)
+	}
+	return t, nil
+}
+
+// measured measures do, which returns a number of requests. The processes are those of the
+// contestant and of the store; 0: there is none.
+func measured(process, store int, do func() (int, error)) (*turn, error) {
+	processes := [2]int{process, store}
+	before, err := cpuOf(processes)
 	if err != nil {
 		return nil, err
 	}
 	t := &turn{}
 	start := time.Now()
-	t.requests, err = v.sides()[i].work(ctx, start.Add(length))
+	t.requests, err = do()
 	t.elapsed = time.Since(start)
 	if err != nil {
-		return nil, fmt.Errorf("%s, %s: %w", v.name, sideNames[i], err)
+		return nil, err
 	}
-	after, err := b.cpu(process)
+	after, err := cpuOf(processes)
 	t.cpu, t.storeCPU = after[0]-before[0], after[1]-before[1]
 	return t, err
 }
 
-// cpu returns the CPU time of a process and of the store.
-func (b *bout) cpu(process int) (used [2]time.Duration, err error) {
-	for i, process := range []int{process, b.store} {
+// cpuOf returns the CPU time of processes. A process 0 has none.
+func cpuOf(processes [2]int) (used [2]time.Duration, err error) {
+	for i, process := range processes {
 		if process == 0 {
 			continue
 		}

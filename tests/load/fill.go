@@ -68,11 +68,10 @@ func emptyRecord(consumer, service string) *record.Record {
 
 // A storage is a store that the broker can be configured with.
 type storage struct {
-	name   string
-	config string // lines of the Caddyfile
-	open   func(ctx context.Context) (record.Store, func() error, error)
-	// parallel is how many records are saved at a time. The embedded store saves one by one.
-	parallel int
+	name     string
+	config   string // lines of the Caddyfile
+	open     func(ctx context.Context) (record.Store, func() error, error)
+	parallel int // records saved at a time
 }
 
 func embedded(dir string) storage {
