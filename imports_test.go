@@ -60,7 +60,7 @@ var allowed = map[string]string{
 	"broker/export":                 "broker/internal/quiesce broker/record broker/transfer",
 	"broker/storecopy":              "broker/internal/quiesce broker/record",
 	"broker/status":                 "broker/connector broker/internal/quiesce broker/record",
-	"broker/internal/quiesce":       "broker/connector broker/record",
+	"broker/internal/quiesce":       "broker/connector broker/internal/clock broker/record",
 	"broker/vaultkv":                "broker/connector broker/record broker/secret",
 	"broker/boltstore":              "broker/boltstore/internal/boltfile broker/connector broker/internal/keyfile broker/record broker/secret internal/syncdir",
 	"broker/journal":                "broker/internal/keyfile broker/record internal/syncdir",

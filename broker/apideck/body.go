@@ -62,18 +62,11 @@ func eachMember(path string, raw []byte, known members, tolerated func(name stri
 
 // eachValidMember is eachMember for valid JSON.
 func eachValidMember(path string, raw []byte, known members, tolerated func(name string) memberFunc) error {
-	rest := cursor(raw)
-	if rest.next() != '{' {
+	if start := cursor(raw); start.next() != '{' {
 		return badBody(path, "must be a JSON object", "")
 	}
-	rest = rest[1:]
 	var seen nameSet
-	for rest.next() == '"' {
-		name, err := unquote(rest.value())
-		if err != nil {
-			return syntaxError(err)
-		}
-		value := rest.value()
+	for name, value := range Members(raw) {
 		full := name
 		if path != "" {
 			full = path + "." + name

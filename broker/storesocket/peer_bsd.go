@@ -2,34 +2,13 @@
 
 package storesocket
 
-import (
-	"fmt"
-	"net"
+import "golang.org/x/sys/unix"
 
-	"golang.org/x/sys/unix"
-)
-
-// peer returns the user of the process at the other end. known is false if the system does not
-// tell.
-func peer(conn net.Conn) (uid int, known bool, err error) {
-	socket, ok := conn.(*net.UnixConn)
-	if !ok {
-		return -1, false, fmt.Errorf("%T is not a socket", conn)
-	}
-	raw, err := socket.SyscallConn()
+// userOf returns the user of the process at the other end of a socket.
+func userOf(fd int) (uid int, err error) {
+	cred, err := unix.GetsockoptXucred(fd, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
 	if err != nil {
-		return -1, false, err
+		return -1, err
 	}
-	uid = -1
-	var failed error
-	err = raw.Control(func(fd uintptr) {
-		cred, err := unix.GetsockoptXucred(int(fd), unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
-		if failed = err; err == nil {
-			uid = int(cred.Uid)
-		}
-	})
-	if err == nil {
-		err = failed
-	}
-	return uid, true, err
+	return int(cred.Uid), nil
 }

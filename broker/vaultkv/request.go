@@ -122,8 +122,8 @@ func (s *Store) send(ctx context.Context, r request, token secret.String) ([]byt
 }
 
 // newRequest returns the HTTP request that vault/api would send: to its address, with its headers.
-// What vault/api does around that, to send it again and to follow redirects, would have no
-// effect here, and costs as much as the request.
+// It is not sent with vault/api, which would send it again, so that a write could conflict with
+// itself, and would follow redirects, which takes the token to another server.
 func (s *Store) newRequest(r request, token secret.String) *http.Request {
 	from := s.client.NewRequest(r.method, "/v1/"+s.fullPath(r))
 	from.URL.RawQuery = r.query.Encode()

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/internal/clock"
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 )
 
@@ -19,19 +20,15 @@ type Holder struct {
 	store  record.Store
 	shared bool
 
-	mu   sync.Mutex
-	seen map[record.Key]observation // guarded by mu; of the leases that are still held
-}
+	clock clock.Clock
 
-// An observation is a lease, and when this process saw it first.
-type observation struct {
-	lease string
-	since time.Time // monotonic
+	mu   sync.Mutex
+	seen map[record.Key]*clock.Watch[string] // guarded by mu; the ids of the leases that are still held
 }
 
 // New returns a holder for a store.
 func New(store record.Store) *Holder {
-	h := &Holder{store: store, shared: true, seen: make(map[record.Key]observation)}
+	h := &Holder{store: store, shared: true, clock: clock.System(), seen: make(map[record.Key]*clock.Watch[string])}
 	if s, ok := store.(record.SharedStore); ok {
 		h.shared = s.Shared()
 	}
@@ -68,31 +65,27 @@ func (h *Holder) Hold(ctx context.Context, key record.Key, before func(*record.R
 		if !errors.Is(err, record.ErrConflict) || conflicts == maxConflicts {
 			return false, fmt.Errorf("putting %s into standby: %w", key, err)
 		}
-		if err := sleep(ctx, rand.N(time.Duration(conflicts+1)*5*time.Millisecond)); err != nil {
+		if err := h.clock.Sleep(ctx, rand.N(time.Duration(conflicts+1)*5*time.Millisecond)); err != nil {
 			return false, err
 		}
 	}
 }
 
-// observe notes the lease of a record.
-func (h *Holder) observe(rec *record.Record) {
+// observe notes the lease of a record. It reports whether its holder is gone: this process has
+// seen the lease for its whole duration, or no other process can have the store open.
+func (h *Holder) observe(rec *record.Record) (gone bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case rec.Lease == nil || rec.IsTombstone():
+	if rec.Lease == nil || rec.IsTombstone() {
 		delete(h.seen, rec.Key)
-	case h.seen[rec.Key].lease != rec.Lease.ID:
-		h.seen[rec.Key] = observation{rec.Lease.ID, time.Now()}
+		return false
 	}
-}
-
-// overdue reports whether the holder of a record's lease is gone: this process has seen the
-// lease for its whole duration, or no other process can have the store open.
-func (h *Holder) overdue(rec *record.Record) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	seen := h.seen[rec.Key]
-	return !h.shared || seen.lease == rec.Lease.ID && time.Since(seen.since) >= rec.Lease.Duration
+	watch := h.seen[rec.Key]
+	if watch == nil {
+		watch = &clock.Watch[string]{}
+		h.seen[rec.Key] = watch
+	}
+	return watch.See(rec.Lease.ID, clock.InstantOf(h.clock)) >= rec.Lease.Duration || !h.shared
 }
 
 // poll is how often a record with a lease is read.
@@ -107,26 +100,15 @@ func (h *Holder) Settled(ctx context.Context, key record.Key) (rec *record.Recor
 		if err != nil {
 			return nil, 0, false, err
 		}
-		h.observe(rec)
+		gone := h.observe(rec)
 		if rec.Lease == nil || rec.IsTombstone() {
 			return rec, rev, true, nil
 		}
-		if h.overdue(rec) {
+		if gone {
 			return rec, rev, false, nil
 		}
-		if err := sleep(ctx, poll); err != nil {
+		if err := h.clock.Sleep(ctx, poll); err != nil {
 			return nil, 0, false, fmt.Errorf("waiting for the refresh of %s: %w", key, err)
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
