@@ -100,7 +100,10 @@ func (c *exportCommand) run(ctx context.Context, args []string) (err error) {
 	defer func() { err = errors.Join(err, store.Close()) }()
 	r, err := export.Run(ctx, export.Config{Store: store.Store, Selection: selection, KeepActive: c.noStandby}, c.writer(file))
 	if err == nil && r.Exported == c.skipped {
-		err = errors.New("there is nothing to export")
+		err = errors.New("there is no connection to export")
+		if selected := selectionText(c.app, c.connector, ""); selected != "" && c.skipped == 0 {
+			err = fmt.Errorf("there is no connection %s", selected)
+		}
 	}
 	if err != nil {
 		return errors.Join(c.explain(err, r), file.Discard())

@@ -130,7 +130,8 @@ func TestExportRefusesWhatItCannotDo(t *testing.T) {
 		"an unknown format":    {exportCommand{config: config, file: file, plaintext: true, format: "csv"}, "--format"},
 		"nango without an app": {exportCommand{config: config, file: file, plaintext: true, format: "nango"}, "needs --app"},
 		"no connector":         {exportCommand{config: config, file: file, plaintext: true, connector: "hubspot"}, "hubspot"},
-		"no such connections":  {exportCommand{config: config, file: file, plaintext: true, app: "other"}, "nothing to export"},
+		"no such connections":  {exportCommand{config: config, file: file, plaintext: true, app: "other"}, "nothing was exported: there is no connection of the application other"},
+		"no such connector":    {exportCommand{config: config, file: file, plaintext: true, app: "my-app", connector: "crm/nope"}, "of the application my-app to the connector crm/nope"},
 		"no directory":         {exportCommand{config: config, file: "/nowhere/out", plaintext: true}, "--out"},
 		"no such Caddyfile":    {exportCommand{config: "/nowhere/Caddyfile", file: file, plaintext: true}, "/nowhere/Caddyfile"},
 	} {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -21,7 +22,7 @@ const connectionsHelp = `
 
 It works on all connections of the application --app, of one --connector, or of one
 --consumer. It can be stopped and run again: connections that are so already stay as
-they are. The exit code is 1 if it could not do it for each of them.
+they are. The exit code is 1 if it could not do it for each of them, or if there are none.
 
 It talks to a running token broker, at --to. The application's API key comes from the
 environment variable ` + client.KeyVariable + `, or from the file --key-file.`
@@ -75,10 +76,25 @@ func refuseEmpty(isGiven func(flag string) bool, value func(flag string) string,
 	return nil
 }
 
+// selectionText says which connections the flags of a command select. A flag that is empty selects
+// all.
+func selectionText(app, connector, consumer string) string {
+	var parts []string
+	for _, part := range []struct{ words, value string }{
+		{"of the application", app}, {"of the consumer", consumer}, {"to the connector", connector},
+	} {
+		if part.value != "" {
+			parts = append(parts, part.words+" "+part.value)
+		}
+	}
+	return strings.Join(parts, " ")
+}
+
 // A switching is one run of `token-broker activate` or `token-broker standby`.
 type switching struct {
 	verb               string // the last segment of the API's path, too
 	changed, unchanged string // words for the report
+	selection          string // what the flags select, for an error
 	client             *client.Client
 	out                io.Writer
 	pause              time.Duration // before those that failed are tried again
@@ -124,6 +140,7 @@ func (s *switching) start(ctx context.Context, args []string, flag func(name str
 		}
 		name.UnifiedAPI, name.ServiceID = id.UnifiedAPI, id.ServiceID
 	}
+	s.selection = selectionText(flag("app"), flag("connector"), flag("consumer"))
 	if s.client, err = client.FromFlags(flag); err != nil {
 		return err
 	}
@@ -143,12 +160,17 @@ func (s *switching) run(ctx context.Context, name connectionName) error {
 			err = s.retry(ctx)
 		}
 	}
-	s.report()
+	selected := s.done.Changed + s.done.Unchanged + len(s.done.Failed)
+	if selected > 0 {
+		s.report()
+	}
 	switch {
 	case ctx.Err() != nil:
 		return errors.New("stopped; run it again to go on")
 	case err != nil:
 		return err
+	case selected == 0: // likely a name is mistyped, and another system goes on refreshing
+		return fmt.Errorf("nothing was %s: there is no connection %s", s.changed, s.selection)
 	case len(s.done.Failed) > 0:
 		return fmt.Errorf("%d connections could not be %s; run it again", len(s.done.Failed), s.changed)
 	default:
@@ -179,6 +201,7 @@ func (s *switching) switchAll(ctx context.Context, name connectionName) error {
 			return nil
 		}
 		cursor = next
+		s.showProgress()
 	}
 }
 
@@ -193,6 +216,9 @@ func (s *switching) retry(ctx context.Context) error {
 			return err
 		}
 		s.note(done)
+		if i < len(failed)-1 {
+			s.showProgress()
+		}
 	}
 	return nil
 }
@@ -224,6 +250,11 @@ func (s *switching) note(done switched) {
 	s.done.Changed += done.Changed
 	s.done.Unchanged += done.Unchanged
 	s.done.Failed = append(s.done.Failed, done.Failed...)
+}
+
+// showProgress writes the counts now and then. Call it when more follows: the report has the last
+// ones.
+func (s *switching) showProgress() {
 	if now := time.Now(); now.Sub(s.reported) >= progressInterval {
 		if !s.reported.IsZero() {
 			fmt.Fprintln(s.out, s.counts())

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
@@ -59,7 +62,8 @@ func (s *switchServer) run(ctx context.Context, t *testing.T, name connectionNam
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	sw := switching{verb: "activate", changed: "activated", unchanged: "were active already", client: c, out: &out, pause: 1}
+	sw := switching{verb: "activate", changed: "activated", unchanged: "were active already", client: c, out: &out, pause: 1,
+		selection: selectionText("my-app", "crm/nope", "")}
 	err = sw.run(ctx, name)
 	return out.String(), err
 }
@@ -126,6 +130,59 @@ func TestActivateCanBeStopped(t *testing.T) {
 	if err := <-done; err == nil || err.Error() != "stopped; run it again to go on" {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A connector that is mistyped would look as if it had been cut over.
+func TestActivateOfNothingIsAnError(t *testing.T) {
+	t.Parallel()
+	none := func(next string) string {
+		return strings.Replace(pageOf(0, next), `"unchanged": 1`, `"unchanged": 0`, 1)
+	}
+	s := &switchServer{answers: []string{none("c1"), none("null")}}
+	out, err := s.run(t.Context(), t, connectionName{UnifiedAPI: "crm", ServiceID: "nope"})
+	want := `nothing was activated: there is no connection of the application my-app to the connector crm/nope`
+	if err == nil || err.Error() != want || out != "" {
+		t.Errorf("got %q, %v, want %s", out, err, want)
+	}
+	if len(s.bodies) != 2 {
+		t.Errorf("got %d requests, want both pages", len(s.bodies))
+	}
+}
+
+func TestActivateThatIsRefusedOnlySaysSo(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }))
+	defer server.Close()
+	c, err := client.New(server.URL, "my-app", secret.New("key"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	err = (&switching{verb: "activate", changed: "activated", client: c, out: &out}).run(t.Context(), connectionName{})
+	if refused, ok := errors.AsType[*client.Error](err); !ok || refused.Status != http.StatusUnauthorized || out.Len() > 0 {
+		t.Errorf("got %v, %q", err, &out)
+	}
+}
+
+func TestProgressIsShownOnlyBetweenPages(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		s := &switching{changed: "activated", unchanged: "were active already", out: &out}
+		for range 3 {
+			s.note(switched{Changed: 200})
+			s.showProgress()
+			time.Sleep(progressInterval)
+		}
+		s.note(switched{Changed: 7})
+		s.report()
+		want := "400 connections activated, 0 were active already, 0 failed\n" +
+			"600 connections activated, 0 were active already, 0 failed\n" +
+			"607 connections activated, 0 were active already, 0 failed\n"
+		if out.String() != want {
+			t.Errorf("got %q, want %q", &out, want)
+		}
+	})
 }
 
 func TestActivateChecksItsFlags(t *testing.T) {

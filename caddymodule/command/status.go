@@ -108,6 +108,9 @@ func (c *statusCommand) count(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
+	if selected := selectionText(c.app, c.connector, ""); selected != "" && report.Total.Connections == 0 {
+		return fmt.Errorf("%s has no connection %s", store.storage, selected)
+	}
 	if c.json {
 		return c.writeJSON(store.storage.String(), config.Now, report)
 	}

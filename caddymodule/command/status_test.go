@@ -174,6 +174,8 @@ func TestStatusRefusesWhatItCannotDo(t *testing.T) {
 		"a word":            {statusCommand{config: config}, []string{"all"}, "got all"},
 		"no connector":      {statusCommand{config: config, connector: "hubspot"}, nil, "hubspot"},
 		"no such Caddyfile": {statusCommand{config: "/nowhere/Caddyfile"}, nil, "/nowhere/Caddyfile"},
+		"no such app":       {statusCommand{config: config, app: "nope"}, nil, "no connection of the application nope"},
+		"no such connector": {statusCommand{config: config, connector: "crm/nope", json: true}, nil, "no connection to the connector crm/nope"},
 		"no store":          {statusCommand{config: configOf(t, empty)}, nil, "connections.db does not exist"},
 	} {
 		if out, err := runStatus(t, test.command, test.args...); err == nil || !strings.Contains(err.Error(), test.want) {

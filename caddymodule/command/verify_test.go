@@ -1,7 +1,8 @@
 package command
 
 import (
-	"flag"
+	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -9,7 +10,10 @@ import (
 	"strings"
 	"testing"
 
+	"filippo.io/age"
+
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/client"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/sealed"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/verifying"
 )
 
@@ -26,25 +30,32 @@ func TestVerifyReadsTheFile(t *testing.T) { //nolint:paralleltest // it sets a v
 	if err := os.WriteFile(file, []byte(`{"consumer_id":"jane","unified_api":"crm","service_id":"acme"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	results := ""
+	identity, results := "", ""
 	run := func(rate int, args ...string) (string, error) {
-		flags := flag.NewFlagSet("verify", flag.ContinueOnError)
-		client.AddFlags(flags)
-		if err := flags.Parse([]string{"--to", server.URL, "--app", "my-app"}); err != nil {
+		flags := verifyFlags()
+		if err := flags.Parse([]string{"--to", server.URL, "--app", "my-app", "--identity", identity}); err != nil {
 			t.Fatal(err)
 		}
 		var out strings.Builder
-		err := verify(t.Context(), verifying.Options{Application: "my-app", ProbeRate: rate, Out: &out, Results: results},
+		err := verify(t.Context(), verifying.Options{Application: "my-app", ProbeRate: rate, Out: &out, Results: results}, io.Discard,
 			func(name string) string { return flags.Lookup(name).Value.String() }, args)
 		return out.String(), err
 	}
 	if out, err := run(5, file); err != nil || !strings.HasPrefix(out, "1 rows: 1 same, 0 different, 0 missing\nconnections: 1 healthy") {
 		t.Errorf("got %s, %v", out, err)
 	}
-	for _, args := range [][]string{{}, {file, file}, {file + "x"}} {
+	for _, args := range [][]string{{}, {file, file}, {file + "x"}, {filepath.Dir(file)}} {
 		if _, err := run(5, args...); err == nil {
 			t.Errorf("%q: got no error", args)
 		}
+	}
+	sealedFile, key := encryptedFile(t, file)
+	if _, err := run(5, sealedFile); err == nil || err.Error() != sealedFile+" is encrypted with age: give --identity or --passphrase-file" {
+		t.Errorf("without a key: got %v", err)
+	}
+	identity = key
+	if out, err := run(5, sealedFile); err != nil || !strings.HasPrefix(out, "1 rows: 1 same") {
+		t.Errorf("an encrypted file: got %s, %v", out, err)
 	}
 	if _, err := run(0, file); err == nil {
 		t.Error("a rate of 0 is accepted")
@@ -57,4 +68,28 @@ func TestVerifyReadsTheFile(t *testing.T) { //nolint:paralleltest // it sets a v
 	if text, readErr := os.ReadFile(file); err == nil || readErr != nil || len(text) == 0 {
 		t.Errorf("the file is replaced by its results: %v, %v", err, readErr)
 	}
+}
+
+// encryptedFile returns a file with the text of plain, encrypted with age, and the file of the
+// identity that decrypts it.
+func encryptedFile(t *testing.T, plain string) (path, identityFile string) {
+	t.Helper()
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, identityFile = plain+".age", plain+".key"
+	file, err := sealed.Create(path, false, identity.Recipient())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = file.Write(text)
+	if err := errors.Join(err, file.Commit(), os.WriteFile(identityFile, []byte(identity.String()), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return path, identityFile
 }

@@ -1,5 +1,5 @@
 // Package sealed writes files of secrets: encrypted with age, readable by their owner alone, and
-// under their name only once they are complete.
+// under their name only once they are complete. It also opens and decrypts such files.
 package sealed
 
 import (

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -20,7 +21,20 @@ type tally struct {
 	health  map[string]int // guarded by mu; of connections that exist
 	standby int            // guarded by mu
 	probes  map[string]int // guarded by mu; by the class of the response
+	reasons []*reason      // guarded by mu; why rows are unreadable, the first maxReasons
 }
+
+// A reason is why rows are unreadable.
+type reason struct {
+	text  string
+	count int
+	lines []string // numbers of the first maxLines
+}
+
+const (
+	maxReasons = 5
+	maxLines   = 5
+)
 
 func newTally() *tally {
 	return &tally{results: make(map[string]int), health: make(map[string]int), probes: make(map[string]int)}
@@ -31,6 +45,9 @@ func (t *tally) add(it *item) {
 	defer t.mu.Unlock()
 	t.rows++
 	t.results[it.Result]++
+	if it.Result == resultUnreadable {
+		t.addReason(it)
+	}
 	if it.exists() {
 		t.health[it.Health]++
 	}
@@ -39,6 +56,46 @@ func (t *tally) add(it *item) {
 	}
 	if it.Probe != "" {
 		t.probes[it.Probe]++
+	}
+}
+
+// addReason notes why a row is unreadable. Call it with mu locked.
+func (t *tally) addReason(it *item) {
+	i := slices.IndexFunc(t.reasons, func(r *reason) bool { return r.text == it.Error })
+	if i < 0 {
+		if len(t.reasons) == maxReasons {
+			return
+		}
+		i, t.reasons = len(t.reasons), append(t.reasons, &reason{text: it.Error})
+	}
+	r := t.reasons[i]
+	if r.count++; len(r.lines) < maxLines {
+		r.lines = append(r.lines, strconv.Itoa(it.line))
+	}
+}
+
+// hasCompared reports whether the broker has compared a row.
+func (t *tally) hasCompared() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.results[resultSame]+t.results[resultDifferent]+t.results[resultMissing] > 0
+}
+
+// printReasons writes why rows are unreadable.
+func (t *tally) printReasons(out io.Writer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	others := t.results[resultUnreadable]
+	for _, r := range t.reasons {
+		others -= r.count
+		more := ""
+		if r.count > len(r.lines) {
+			more = ", ..."
+		}
+		fmt.Fprintf(out, "unreadable: %d: %s (line %s%s)\n", r.count, r.text, strings.Join(r.lines, ", "), more)
+	}
+	if others > 0 {
+		fmt.Fprintf(out, "unreadable: %d for other reasons\n", others)
 	}
 }
 
@@ -75,6 +132,8 @@ func (t *tally) verdict() error {
 	switch others := t.rows - t.results[resultSame]; {
 	case t.rows == 0:
 		return errors.New("the file has no rows")
+	case t.rows == t.results[resultUnreadable]:
+		return errors.New("the file is not NDJSON of canonical rows: make it with `token-broker import --rows-to`")
 	case others > 0:
 		return fmt.Errorf("%d of %d rows are not in the broker as they are in the file", others, t.rows)
 	}

@@ -68,7 +68,11 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	err = errors.Join(v.all(ctx), v.results.close())
+	if err != nil && !v.tally.hasCompared() { // counts of nothing would hide the error
+		return err
+	}
 	v.tally.print(o.Out)
+	v.tally.printReasons(o.Out)
 	if err != nil {
 		return err
 	}

@@ -123,7 +123,8 @@ func TestEachRowIsCountedAndNotedUnlessItIsTheSame(t *testing.T) {
 	out, err := f.verify(Options{Results: results, Probe: true, ProbeRate: 1000}, file)
 	want := "8 rows: 3 same, 1 different, 1 missing, 2 failed, 1 unreadable\n" +
 		"connections: 3 healthy, 1 parked (needs_auth), 1 in standby\n" +
-		"probes: 1 2xx, 1 4xx, 2 no probe_path\n"
+		"probes: 1 2xx, 1 4xx, 2 no probe_path\n" +
+		"unreadable: 1: is not valid JSON: it ends too early (line 7)\n"
 	if out != want || err == nil || !strings.HasPrefix(err.Error(), "5 of 8 rows") {
 		t.Errorf("got\n%s%v, want\n%s", out, err, want)
 	}
@@ -194,8 +195,36 @@ func TestABrokerThatRefusesEndsTheVerification(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = Run(t.Context(), Options{Client: c, Out: io.Discard, Rows: transfer.NewReader(strings.NewReader(strings.Repeat(line("a", "acme", "t"), 5000)))})
+	var out strings.Builder
+	err = Run(t.Context(), Options{Client: c, Out: &out, Rows: transfer.NewReader(strings.NewReader(strings.Repeat(line("a", "acme", "t"), 5000)))})
 	if refused, ok := errors.AsType[*client.Error](err); !ok || refused.Status != http.StatusUnauthorized {
 		t.Errorf("got %v, want the refusal", err)
+	}
+	if out.Len() > 0 {
+		t.Errorf("nothing was compared, and it prints %s", &out)
+	}
+}
+
+func TestReasonsOfUnreadableRowsAreCounted(t *testing.T) {
+	t.Parallel()
+	f := &fakeBroker{t: t, tokens: map[string]string{"a": "t"}}
+	bad := strings.Repeat("consumer,token\n", 7)
+	out, err := f.verify(Options{}, line("a", "acme", "t")+bad)
+	if err == nil || !strings.Contains(out, "unreadable: 7: ") || !strings.Contains(out, "(line 2, 3, 4, 5, 6, ...)\n") || !strings.HasPrefix(out, "8 rows: 1 same") {
+		t.Errorf("got %s, %v", out, err)
+	}
+	_, err = f.verify(Options{}, bad)
+	if err == nil || err.Error() != "the file is not NDJSON of canonical rows: make it with `token-broker import --rows-to`" {
+		t.Errorf("a CSV: got %v", err)
+	}
+	var many tally
+	many.results = map[string]int{resultUnreadable: maxReasons + 2}
+	for i := range maxReasons + 2 {
+		many.addReason(&item{line: i, Error: fmt.Sprint("reason ", i)})
+	}
+	var reasons strings.Builder
+	many.printReasons(&reasons)
+	if !strings.HasSuffix(reasons.String(), "reason 4 (line 4)\nunreadable: 2 for other reasons\n") {
+		t.Errorf("got %s", &reasons)
 	}
 }
