@@ -33,7 +33,7 @@ const rawPatience = 4 * time.Second
 type rawRequest struct {
 	line   string   // "GET / HTTP/1.1"
 	header []string // lines, still folded
-	body   string   // as on the wire, with its chunks
+	body   string   // as on the wire, with its chunks and trailers
 }
 
 // newRawServer starts a rawServer on an address of this machine.
@@ -142,7 +142,17 @@ func readChunks(reader *bufio.Reader) (string, error) {
 		if err != nil {
 			return body.String(), err
 		}
-		if _, err := io.CopyN(&body, reader, size+2); err != nil || size == 0 {
+		if size == 0 {
+			break
+		}
+		if _, err := io.CopyN(&body, reader, size+2); err != nil {
+			return body.String(), err
+		}
+	}
+	for { // the trailers
+		line, err := reader.ReadString('\n')
+		body.WriteString(line)
+		if err != nil || strings.TrimRight(line, "\r\n") == "" {
 			return body.String(), err
 		}
 	}
