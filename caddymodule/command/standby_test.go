@@ -62,8 +62,10 @@ func (s *switchServer) run(ctx context.Context, t *testing.T, name connectionNam
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	sw := switching{verb: "activate", changed: "activated", unchanged: "were active already", client: c, out: &out, pause: 1,
-		selection: selectionText("my-app", "crm/nope", "")}
+	sw := switching{
+		verb: "activate", changed: "activated", unchanged: "were active already", client: c, out: &out, pause: 1,
+		selection: selectionText("my-app", "crm/nope", ""),
+	}
 	err = sw.run(ctx, name)
 	return out.String(), err
 }
