@@ -93,7 +93,7 @@ func (c *exportCommand) run(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
-	store, err := openConfigured(ctx, c.config, c.adapter)
+	store, err := openConfigured(ctx, c.config, c.adapter, false)
 	if err != nil {
 		return errors.Join(err, file.Discard())
 	}

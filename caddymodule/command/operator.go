@@ -25,13 +25,13 @@ type operatorStore struct {
 
 // openConfigured opens the store that a configuration names, through the process that has it open
 // if no other can. It refuses a store for which the journal of this machine has token responses
-// of a process that has ended.
-func openConfigured(ctx context.Context, path, adapter string) (*operatorStore, error) {
+// of a process that has ended. Unless create is set, a store that does not exist is an error.
+func openConfigured(ctx context.Context, path, adapter string, create bool) (*operatorStore, error) {
 	app, err := loadApp(path, adapter)
 	if err != nil {
 		return nil, err
 	}
-	return openStoreOf(ctx, app, path, storage.OpenOptions{}, func(err error) error { return err })
+	return openStoreOf(ctx, app, path, storage.OpenOptions{Existing: !create}, func(err error) error { return err })
 }
 
 // openStoreOf opens the store of the configuration at path. journal gets the error of

@@ -25,7 +25,7 @@ func (c *storeCommand) rekey(ctx context.Context) error {
 	}
 	n, err := store.Rekey(ctx, next)
 	if err != nil {
-		return fmt.Errorf("%w; if the change has begun, run it again", err)
+		return err
 	}
 	if err := app.RenewJournalKey(); err != nil {
 		return err

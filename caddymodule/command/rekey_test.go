@@ -69,7 +69,7 @@ func TestStoreRekeyRefusesWhatItCannotDo(t *testing.T) {
 		want    string
 	}{
 		"a store in use": {storeCommand{dir: inUse}, "in use"},
-		"no store":       {storeCommand{dir: t.TempDir()}, "connections.db"},
+		"no store":       {storeCommand{dir: t.TempDir()}, "there is no embedded store in"},
 		"two keys":       {storeCommand{dir: dir, key: "k", keyFile: "f"}, "exclude each other"},
 		"no secret":      {storeCommand{dir: dir, key: "{env.NONE}"}, "{env.NONE} has no value"},
 		"no key":         {storeCommand{dir: dir, key: "secret"}, "32 bytes in base64"},

@@ -17,55 +17,88 @@ import (
 )
 
 func init() {
-	flags := flag.NewFlagSet("store", flag.ExitOnError)
-	flags.String("config", "", "Configuration file that names the store")
-	flags.String("adapter", "", "Name of the config adapter for --config")
-	flags.String("dir", "", "Directory of the store, in place of --config")
-	flags.String("out", "", "File that rebuild creates")
-	flags.String("from", "", "Configuration file that names the store to copy from")
-	flags.String("to", "", "Configuration file that names the store to copy to")
-	flags.String("key", "", "New key for rekey, as a placeholder such as {file./run/secrets/store_key}")
-	flags.String("key-file", "", "New key file for rekey")
-	flags.Bool("replace", false, "Replace what the store that is copied to has already, unless that is newer")
-	register(caddycmd.Command{
-		Name: "store",
-		Usage: "check|rebuild|rekey|copy [--config <path> [--adapter <name>] | --dir <dir>] [--out <file>] " +
-			"[--key <placeholder> | --key-file <path>] [--from <path> --to <path> [--replace]]",
+	const which = "[--config <path> [--adapter <name>] | --dir <dir>]"
+	rebuild, rekey, copying := storeFlags("rebuild"), storeFlags("rekey"), flag.NewFlagSet("copy", flag.ExitOnError)
+	rebuild.String("out", "", "File to create")
+	rekey.String("key", "", "New key, as a placeholder such as {file./run/secrets/store_key}")
+	rekey.String("key-file", "", "New key file")
+	copying.String("from", "", "Configuration file that names the store to copy from")
+	copying.String("to", "", "Configuration file that names the store to copy to")
+	copying.String("adapter", "", "Name of the config adapter for --from and --to")
+	copying.Bool("replace", false, "Replace what the store that is copied to has already, unless that is newer")
+	registerGroup(caddycmd.Command{
+		Name:  "store",
+		Usage: "check|rebuild|rekey|copy",
 		Short: "Copies stores; checks, rebuilds or rekeys the embedded store",
 		Long: `
 Copies connections from one store to another, changes the key of the embedded
-store, finds damage in it, and saves what a damaged one still has.
-
-  store check    reads the whole store and lists all damage, with the connections
-                 that it costs. It changes nothing, and works alongside a running
-                 server. The exit code is 1 if there is damage.
-  store rebuild  saves every connection that can be read into a new database, the
-                 file --out, and lists those that are lost. It changes nothing else.
-                 Stop the server first.
-  store rekey    encrypts the store with a new key and destroys the old one. The new
-                 key takes the place of the old one, or is where --key or
-                 --key-file says. Stop the server first. If it is broken off, also
-                 by a crash, run it again.
-  store copy     copies every connection from the store that the configuration
-                 --from names to that of --to, and compares both at the end. In
-                 the old store the connections are put into standby: nothing is
-                 refreshed there any longer. It can be broken off and run again.
-                 What the new store has already is kept. The exit code is 1
-                 unless the copy is complete.
-
-Without --config and --dir it takes the default directory.`,
-		Flags: flags,
-	}, func(ctx context.Context, fl caddycmd.Flags) error {
-		c := storeCommand{
-			config: fl.String("config"), adapter: fl.String("adapter"), dir: fl.String("dir"),
-			file: fl.String("out"), from: fl.String("from"), to: fl.String("to"), replace: fl.Bool("replace"),
-			key: fl.String("key"), keyFile: fl.String("key-file"), out: os.Stdout,
-		}
-		return c.run(ctx, fl.Args())
-	})
+store, finds damage in it, and saves what a damaged one still has.`,
+	}, member{caddycmd.Command{
+		Name: "check", Usage: which, Flags: storeFlags("check"),
+		Short: "Lists all damage in the embedded store",
+		Long: `
+Reads the whole store and lists all damage, with the connections that it costs.
+It changes nothing, and works alongside a running server. The exit code is 1 if
+there is damage.` + defaultDirectory,
+	}, runStore((*storeCommand).check)}, member{caddycmd.Command{
+		Name: "rebuild", Usage: which + " --out <file>", Flags: rebuild,
+		Short: "Saves what can be read of a damaged embedded store",
+		Long: `
+Saves every connection that can be read into a new database, the file --out, and
+lists those that are lost. It changes nothing else. Stop the server first.` + defaultDirectory,
+	}, runStore((*storeCommand).rebuild)}, member{caddycmd.Command{
+		Name: "rekey", Usage: which + " [--key <placeholder> | --key-file <path>]", Flags: rekey,
+		Short: "Encrypts the embedded store with a new key",
+		Long: `
+Encrypts the store with a new key and destroys the old one. The new key takes the
+place of the old one, or is where --key or --key-file says. Stop the server
+first. If it is broken off, also by a crash, run it again.` + defaultDirectory,
+	}, runStore((*storeCommand).rekey)}, member{caddycmd.Command{
+		Name: "copy", Usage: "--from <path> --to <path> [--adapter <name>] [--replace]", Flags: copying,
+		Short: "Copies all connections from one store to another",
+		Long: `
+Copies every connection from the store that the configuration --from names to that
+of --to, and compares both at the end. In the old store the connections are put
+into standby: nothing is refreshed there any longer. It can be broken off and run
+again. What the new store has already is kept. The exit code is 1 unless the copy
+is complete.`,
+	}, runStore((*storeCommand).copy)})
 }
 
-// A storeCommand is one run of `token-broker store`.
+const defaultDirectory = `
+
+Without --config and --dir it takes the store in the default directory.`
+
+// storeFlags returns the flags that name an embedded store.
+func storeFlags(name string) *flag.FlagSet {
+	flags := flag.NewFlagSet(name, flag.ExitOnError)
+	flags.String("config", "", "Configuration file that names the store")
+	flags.String("adapter", "", "Name of the config adapter for --config")
+	flags.String("dir", "", "Directory of the store, in place of --config")
+	return flags
+}
+
+// runStore returns what runs a subcommand of store.
+func runStore(do func(*storeCommand, context.Context) error) runner {
+	return func(ctx context.Context, fl caddycmd.Flags) error {
+		if word := fl.Arg(0); word != "" {
+			return fmt.Errorf("it takes flags only; got %s", word)
+		}
+		text := func(name string) string { // not every subcommand has every flag
+			if f := fl.Lookup(name); f != nil {
+				return f.Value.String()
+			}
+			return ""
+		}
+		return do(&storeCommand{
+			config: text("config"), adapter: text("adapter"), dir: text("dir"),
+			file: text("out"), from: text("from"), to: text("to"), replace: text("replace") == "true",
+			key: text("key"), keyFile: text("key-file"), out: os.Stdout,
+		}, ctx)
+	}
+}
+
+// A storeCommand is one run of a subcommand of `token-broker store`.
 type storeCommand struct {
 	config, adapter, dir string
 	file                 string // for rebuild
@@ -74,26 +107,6 @@ type storeCommand struct {
 	key, keyFile         string // for rekey
 	out                  io.Writer
 }
-
-func (c *storeCommand) run(ctx context.Context, args []string) error {
-	if len(args) != 1 {
-		return fmt.Errorf("store needs one of the words %s; got %d words", storeWords, len(args))
-	}
-	switch args[0] {
-	case "check":
-		return c.check(ctx)
-	case "rebuild":
-		return c.rebuild(ctx)
-	case "rekey":
-		return c.rekey(ctx)
-	case "copy":
-		return c.copy(ctx)
-	default:
-		return fmt.Errorf("store knows %s; got %s", storeWords, args[0])
-	}
-}
-
-const storeWords = "check, rebuild, rekey and copy"
 
 // store returns the store that the flags name.
 func (c *storeCommand) store() (*storage.Embedded, error) {

@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"os"
 	"path/filepath"
@@ -10,17 +11,20 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/storage"
 )
 
 // store runs the command.
-func store(t *testing.T, c storeCommand, args ...string) (string, error) {
+func store(t *testing.T, c storeCommand, name string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
 	c.out = &out
-	err := c.run(t.Context(), args)
+	err := map[string]func(*storeCommand, context.Context) error{
+		"check": (*storeCommand).check, "rebuild": (*storeCommand).rebuild, "rekey": (*storeCommand).rekey, "copy": (*storeCommand).copy,
+	}[name](&c, t.Context())
 	return out.String(), err
 }
 
@@ -122,18 +126,16 @@ func TestStoreCommandRefusesWhatItCannotDo(t *testing.T) {
 	empty := t.TempDir()
 	for name, test := range map[string]struct {
 		command storeCommand
-		args    []string
+		word    string
 		want    string
 	}{
-		"no word":          {storeCommand{}, nil, "check, rebuild, rekey and copy"},
-		"another word":     {storeCommand{dir: empty}, []string{"mend"}, "got mend"},
-		"both flags":       {storeCommand{dir: empty, config: vault}, []string{"check"}, "exclude each other"},
-		"Vault":            {storeCommand{config: vault, adapter: "caddyfile"}, []string{"check"}, "the storage is vault"},
-		"no configuration": {storeCommand{config: "/nowhere/Caddyfile"}, []string{"check"}, "/nowhere/Caddyfile"},
-		"no store":         {storeCommand{dir: empty}, []string{"check"}, "key.json"},
-		"no output":        {storeCommand{dir: embeddedStore(t, "ann")}, []string{"rebuild"}, "--out"},
+		"both flags":       {storeCommand{dir: empty, config: vault}, "check", "exclude each other"},
+		"Vault":            {storeCommand{config: vault, adapter: "caddyfile"}, "check", "the storage is vault"},
+		"no configuration": {storeCommand{config: "/nowhere/Caddyfile"}, "check", "/nowhere/Caddyfile"},
+		"no store":         {storeCommand{dir: empty}, "check", "key.json"},
+		"no output":        {storeCommand{dir: embeddedStore(t, "ann")}, "rebuild", "--out"},
 	} {
-		if out, err := store(t, test.command, test.args...); err == nil || !strings.Contains(err.Error(), test.want) {
+		if out, err := store(t, test.command, test.word); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got %v\n%s\nwant %q", name, err, out, test.want)
 		}
 	}
@@ -152,10 +154,43 @@ func TestRebuildRefusesAStoreInUse(t *testing.T) {
 	}
 }
 
-func TestStoreIsASubcommand(t *testing.T) {
+func TestStoreHasSubcommandsWithFlagsAndHelpOfTheirOwn(t *testing.T) {
 	t.Parallel()
-	if _, ok := caddycmd.Commands()["store"]; !ok {
-		t.Error("the subcommand store is not registered")
+	run := func(args ...string) (string, error) {
+		cmd := &cobra.Command{Use: "store", SilenceUsage: true}
+		caddycmd.Commands()["store"].CobraFunc(cmd)
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		cmd.SetErr(&out)
+		cmd.SetArgs(args)
+		err := cmd.ExecuteContext(t.Context())
+		return out.String(), err
+	}
+	for word, flags := range map[string][]string{
+		"check": {"--config", "--dir"}, "rebuild": {"--dir", "--out"}, "rekey": {"--dir", "--key-file"}, "copy": {"--from", "--replace"},
+	} {
+		help, err := run(word, "--help")
+		if err != nil || !strings.Contains(help, "store "+word+" ") {
+			t.Errorf("help of %s: %v\n%s", word, err, help)
+		}
+		for _, flag := range flags {
+			if !strings.Contains(help, flag+" ") {
+				t.Errorf("help of %s lacks %s:\n%s", word, flag, help)
+			}
+		}
+		if strings.Contains(help, "--from ") != (word == "copy") {
+			t.Errorf("help of %s has the flags of another subcommand:\n%s", word, help)
+		}
+	}
+	for want, args := range map[string][]string{
+		"needs one of the words check, rebuild, rekey, copy": {},
+		"got mend":                      {"mend"},
+		"it takes flags only; got more": {"check", "more"},
+		"--from and --to":               {"copy"},
+	} {
+		if out, err := run(args...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: got %v\n%s\nwant %q", args, err, out, want)
+		}
 	}
 }
 

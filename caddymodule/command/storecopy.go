@@ -16,12 +16,12 @@ func (c *storeCommand) copy(ctx context.Context) (err error) {
 	if err := c.checkDifferent(); err != nil {
 		return err
 	}
-	from, err := openConfigured(ctx, c.from, c.adapter)
+	from, err := openConfigured(ctx, c.from, c.adapter, false)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, from.Close()) }()
-	to, err := openConfigured(ctx, c.to, c.adapter)
+	to, err := openConfigured(ctx, c.to, c.adapter, true)
 	if err != nil {
 		return err
 	}
@@ -34,6 +34,8 @@ func (c *storeCommand) copy(ctx context.Context) (err error) {
 		return fmt.Errorf("the copy is not complete; run it again to go on: %w", err)
 	case !r.Complete():
 		return errors.New("the copy is not complete: see above")
+	case r.Verified == 0: // likely its configuration is not the right one
+		return fmt.Errorf("there is nothing to copy in %s", from.storage)
 	}
 	fmt.Fprintf(c.out, "Both stores were read again: the new one has all %d records.\n", r.Verified)
 	return nil

@@ -68,6 +68,23 @@ func TestStoreCopyCopiesAndSaysSo(t *testing.T) {
 	}
 }
 
+func TestStoreCopyOfNothingFails(t *testing.T) {
+	t.Parallel()
+	missing, to := filepath.Join(t.TempDir(), "missing"), t.TempDir()
+	for name, test := range map[string]struct{ from, want string }{
+		"no store":       {missing, "the database of the embedded store is missing"},
+		"an empty store": {embeddedStore(t), "there is nothing to copy in the embedded store in "},
+	} {
+		c := storeCommand{adapter: "caddyfile", from: configOf(t, test.from), to: configOf(t, to)}
+		if out, err := store(t, c, "copy"); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v\n%s\nwant %q", name, err, out, test.want)
+		}
+	}
+	if _, err := os.Stat(missing); !os.IsNotExist(err) {
+		t.Errorf("the store to copy from was created: %v", err)
+	}
+}
+
 func TestStoreCopyKeepsWhatIsThere(t *testing.T) {
 	t.Parallel()
 	from, to := embeddedStore(t, "ann", "bob"), embeddedStore(t, "bob")

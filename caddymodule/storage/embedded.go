@@ -144,7 +144,14 @@ func (s *Embedded) Rebuild(ctx context.Context, path string) (*boltstore.Report,
 // Rekey encrypts the store, which must not be in use, with the key of next, a storage of the same
 // directory, and destroys the old key. It returns how many records there are.
 func (s *Embedded) Rekey(ctx context.Context, next *Embedded) (int, error) {
-	return boltstore.Rekey(ctx, s.store(), next.store())
+	n, err := boltstore.Rekey(ctx, s.store(), next.store())
+	switch {
+	case errors.Is(err, boltstore.ErrDatabaseMissing):
+		err = fmt.Errorf("there is no embedded store in %s: %w", s.dir, err)
+	case err != nil:
+		err = fmt.Errorf("%w; if the change has begun, run it again", err)
+	}
+	return n, err
 }
 
 // Interface guards

@@ -6,6 +6,7 @@ package main
 import (
 	_ "time/tzdata" // Caddyfiles name time zones, and minimal images have no database of them
 
+	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
@@ -13,5 +14,6 @@ import (
 )
 
 func main() {
+	caddy.CustomBinaryName = "token-broker" // in the texts of help
 	caddycmd.Main()
 }

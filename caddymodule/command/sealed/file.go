@@ -28,6 +28,9 @@ type File struct {
 // Create begins a file that will have the name path. Without recipients it is not encrypted.
 // Unless replace is set, a file of that name is an error, [os.ErrExist].
 func Create(path string, replace bool, recipients ...age.Recipient) (*File, error) {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return nil, fmt.Errorf("%s is a directory: name a file", path)
+	}
 	if _, err := os.Lstat(path); err == nil && !replace {
 		return nil, exists(path)
 	}

@@ -96,6 +96,16 @@ func TestAFileIsReplacedOnlyOnRequest(t *testing.T) {
 	wantFiles(t, dir, "out")
 }
 
+func TestADirectoryIsNotReplaced(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, replace := range []bool{false, true} {
+		if _, err := sealed.Create(dir, replace); err == nil || !strings.Contains(err.Error(), dir+" is a directory") {
+			t.Errorf("replace %v: got %v", replace, err)
+		}
+	}
+}
+
 func TestAFileIsEncrypted(t *testing.T) {
 	t.Parallel()
 	identity, err := age.GenerateX25519Identity()
