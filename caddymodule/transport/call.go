@@ -47,8 +47,8 @@ func (c *call) send() (*http.Response, error) {
 		return t.refuse(c.req, c.body, apierror.ErrBadResponse)
 	}
 	resp.Request = c.req // the outgoing copy carries the credential
-	if !t.parent.setsHeaders && !t.parent.repeats {
-		t.callers.forget(c.req.Header)
+	if !t.parent.repeats && resp.StatusCode != http.StatusSwitchingProtocols {
+		t.forget(c.req)
 	}
 	c.body.endConnection(resp)
 	c.releaseAtEnd(resp)

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -42,17 +43,21 @@ func (h callerHeaders) has(name string) bool {
 	return slices.Contains(h, name) || apideck.IsCallersOwn(name)
 }
 
-// forget removes headers that were not sent from reverse_proxy's copy of a request that has its
-// response, as [Transport.RequestHeaderOps] does before: those that nearly every request has.
-// reverse_proxy encodes the copy for a debug message even if that is not logged, which costs
-// more than all that RoundTrip does to headers.
-func (h callerHeaders) forget(header http.Header) {
-	for _, name := range h {
-		delete(header, name)
+// forget removes headers from reverse_proxy's copy of a request that has its response: all of them,
+// since reverse_proxy encodes the copy for a debug message even if that is not logged, which costs
+// more than all that RoundTrip does to headers. If it is logged, only those that were not sent.
+func (t *Transport) forget(req *http.Request) {
+	if t.parent.logsHeaders {
+		if !t.parent.setsHeaders {
+			maps.DeleteFunc(req.Header, func(name string, _ []string) bool { return t.callers.has(name) })
+		}
+		return
 	}
-	delete(header, "X-Forwarded-For")
-	delete(header, "X-Forwarded-Host")
-	delete(header, "X-Forwarded-Proto")
+	header := make(http.Header)
+	if encoding := req.Header["Accept-Encoding"]; encoding != nil && req.ProtoMajor == 2 {
+		header["Accept-Encoding"] = encoding // reverse_proxy reads it after the response
+	}
+	req.Header = header
 }
 
 // checkOnce returns an error if such a header is sent more than once: Caddy's placeholders join

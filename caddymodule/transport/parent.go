@@ -16,6 +16,7 @@ type parent struct {
 	callerNamesHost bool // it may set Host to something of the request
 	leavesUnread    bool // it may leave response bodies open
 	repeats         bool // it may send a request again after a response
+	logsHeaders     bool // it logs the header of a request that has its response
 }
 
 // warnOfUpstreams warns of upstreams that the connector does not allow, since every request

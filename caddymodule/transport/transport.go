@@ -67,6 +67,8 @@ type Transport struct {
 	// App, Connector and Consumer, parsed.
 	connector, application, consumer requestValue
 
+	connectorID connector.ID // if Connector has no placeholders
+
 	callers callerHeaders
 	parent  parent
 	policy  *atomic.Pointer[fields.Policy] // for headers of responses
@@ -99,7 +101,7 @@ func (t *Transport) Provision(ctx caddy.Context) (err error) {
 	}
 	t.connector, t.application, t.consumer = prepareValue(t.Connector), prepareValue(t.App), prepareValue(t.Consumer)
 	t.callers = newCallerHeaders(t.Connector, t.App, t.Consumer)
-	t.parent = parent{t.callers.mayBeSet(ctx), mayNameHost(ctx), mayLeaveUnread(ctx), mayRepeat(ctx)}
+	t.parent = parent{t.callers.mayBeSet(ctx), mayNameHost(ctx), mayLeaveUnread(ctx), mayRepeat(ctx), t.logger.Enabled(ctx, slog.LevelDebug)}
 	t.app.AcceptHeaders(ctx)
 	t.provisionAnswers(ctx)
 	t.warnOfUpstreams(ctx)
@@ -117,6 +119,7 @@ func (t *Transport) checkNames() error {
 		if err != nil {
 			return fmt.Errorf("transport token_broker: connector %w", err)
 		}
+		t.connectorID = id
 		if t.app.Config().Connectors[id] == nil {
 			return fmt.Errorf("transport token_broker: connector %s is not configured: add it to the global option token_broker", id)
 		}
@@ -202,10 +205,14 @@ func (t *Transport) authenticate(req *http.Request) (key record.Key, err error) 
 		return key, err
 	}
 	key.Consumer = t.consumer.resolve(repl, sent)
+	if t.connector.isStatic {
+		key.Connector = t.connectorID
+		return key, nil // Admit validates it
+	}
 	if key.Connector, err = connector.ParseID(t.connector.resolve(repl, sent)); err != nil {
 		return key, fmt.Errorf("%w: %w", record.ErrConnectorNotFound, err)
 	}
-	return key, nil // Admit validates it
+	return key, nil
 }
 
 func (t *Transport) applicationOf(repl *caddy.Replacer, sent http.Header) (string, error) {
