@@ -2,6 +2,7 @@ package connectionsapi
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -10,6 +11,21 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/record"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/apierror"
 )
+
+// maxBatches is how many batches are in progress at a time. Each may take a hundred MiB of memory.
+const maxBatches = 16
+
+// inTurn returns an operation on a batch that is refused if maxBatches are in progress.
+func inTurn(do operation) operation {
+	return func(api *Handler, w http.ResponseWriter, r *http.Request, c request) error {
+		if api.batches.Add(1) > maxBatches {
+			api.batches.Add(-1)
+			return fmt.Errorf("%w: there are %d batches; try again when some have ended", record.ErrTooManyRequests, maxBatches)
+		}
+		defer api.batches.Add(-1)
+		return do(api, w, r, c)
+	}
+}
 
 // importBatch imports many connections of the application. It answers with a result for each
 // row, whatever happened to the others.

@@ -2,9 +2,12 @@ package connectionsapi
 
 import (
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -186,6 +189,42 @@ func TestBatchIsLimited(t *testing.T) {
 		if message := many["message"].(string); !strings.HasPrefix(message, "connections has more than 1000 rows") {
 			t.Errorf("got %s", message)
 		}
+	}
+}
+
+func TestBatchesInProgressAreLimited(t *testing.T) {
+	t.Parallel()
+	api := newAPI(t, brokertest.NewProvider())
+	send := func(body io.Reader) *http.Response {
+		req := httptest.NewRequest(http.MethodPost, vault+"connections/import", body)
+		for i := 0; i < 4; i += 2 {
+			req.Header.Set(as("")[i], as("")[i+1])
+		}
+		rec := httptest.NewRecorder()
+		api.ServeHTTP(rec, req)
+		return rec.Result()
+	}
+	var slow sync.WaitGroup
+	var ends []io.Closer
+	for range maxBatches {
+		body, end := io.Pipe()
+		ends = append(ends, end)
+		slow.Go(func() { caddytest.WantError(t, send(body), 400, "RequestValidationError") })
+		if _, err := end.Write([]byte("{")); err != nil { // it is being read
+			t.Fatal(err)
+		}
+	}
+	row := batchOf(batchRow("jane", "a1", "r1"))
+	refused := send(strings.NewReader(row))
+	if caddytest.WantError(t, refused, 429, "TooManyRequestsError"); refused.Header.Get("Retry-After") != "1" {
+		t.Errorf("got %v, want Retry-After: 1", refused.Header)
+	}
+	for _, end := range ends {
+		_ = end.Close()
+	}
+	slow.Wait()
+	if rows := postBatch(t, api, "connections/import", row); rows[0]["result"] != "created" {
+		t.Errorf("after the others: %v", rows)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -37,8 +38,9 @@ const requestTimeout = 30 * time.Second
 // connections, below /vault/. Requests for other paths go to the next handler. Credentials
 // are accepted but never returned.
 type Handler struct {
-	app    app
-	logger *slog.Logger
+	app     app
+	logger  *slog.Logger
+	batches *atomic.Int32 // in progress
 }
 
 // An app is what the handler needs from the app token_broker.
@@ -74,7 +76,7 @@ func (api *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Provision gets the app.
 func (api *Handler) Provision(ctx caddy.Context) error {
-	api.logger = ctx.Slogger()
+	api.logger, api.batches = ctx.Slogger(), new(atomic.Int32)
 	tokenBroker, err := tokenbroker.FromContext(ctx)
 	if err != nil {
 		return err
@@ -125,18 +127,21 @@ type request struct {
 // A route is a path of the API and its methods.
 type route struct {
 	path    string // segments in braces match any value
-	methods map[string]func(*Handler, http.ResponseWriter, *http.Request, request) error
+	methods methods
 }
 
-type methods = map[string]func(*Handler, http.ResponseWriter, *http.Request, request) error
+// An operation is what a method of a path does.
+type operation = func(*Handler, http.ResponseWriter, *http.Request, request) error
+
+type methods = map[string]operation
 
 // routes are the paths below /vault/.
 var routes = []route{
 	{"connections", methods{http.MethodGet: (*Handler).list}},
 	{"connections/activate", methods{http.MethodPost: (*Handler).activate}},
 	{"connections/standby", methods{http.MethodPost: (*Handler).enterStandby}},
-	{"connections/import", methods{http.MethodPost: (*Handler).importBatch}},
-	{"connections/verify", methods{http.MethodPost: (*Handler).verifyBatch}},
+	{"connections/import", methods{http.MethodPost: inTurn((*Handler).importBatch)}},
+	{"connections/verify", methods{http.MethodPost: inTurn((*Handler).verifyBatch)}},
 	{"connections/{unified_api}/{service_id}", methods{
 		http.MethodGet: forConnection((*Handler).get), http.MethodPatch: forConnection((*Handler).update),
 		http.MethodDelete: forConnection((*Handler).delete),

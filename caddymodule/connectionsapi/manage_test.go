@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -75,7 +76,7 @@ func newAPI(t testing.TB, provider *brokertest.Provider) http.Handler {
 	keyring := caller.NewKeyring()
 	keyring.Add("my-app", secret.New(caddytest.Key))
 	keyring.Add("other", secret.New("other-"+caddytest.Key))
-	api := &Handler{app: testApp{keyring, b}, logger: discard()}
+	api := &Handler{app: testApp{keyring, b}, logger: discard(), batches: new(atomic.Int32)}
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 		w.WriteHeader(http.StatusTeapot)
 		return nil

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/tokenbroker/caddy-token-broker/broker"
@@ -151,7 +152,7 @@ func TestStoreThatIsOutOfReachIsA503(t *testing.T) {
 	b.Configure(&record.Config{Connectors: apiConnectors()})
 	keyring := caller.NewKeyring()
 	keyring.Add("my-app", secret.New(caddytest.Key))
-	api := &Handler{app: testApp{keyring, b}, logger: discard()}
+	api := &Handler{app: testApp{keyring, b}, logger: discard(), batches: new(atomic.Int32)}
 	for _, request := range []struct{ method, path, body string }{
 		{"GET", "connections", ""},
 		{"GET", "connections/crm/acme", ""},
