@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -203,4 +204,25 @@ func FuzzRetryAfter(f *testing.F) {
 			t.Errorf("%q: got %v, %v", s, got, err)
 		}
 	})
+}
+
+func TestAKeyFileThatAllCanReadIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("there are no modes")
+	}
+	path := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(path, []byte("k\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for mode, warned := range map[os.FileMode]bool{0o600: false, 0o640: false, 0o644: true} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		var warnings strings.Builder
+		key, err := readKey(path, &warnings)
+		if err != nil || key.Reveal() != "k" || strings.Contains(warnings.String(), "chmod 600") != warned {
+			t.Errorf("mode %v: got %v, %v and %q", mode, key, err, warnings.String())
+		}
+	}
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -30,21 +31,25 @@ func AddFlags(flags *flag.FlagSet) {
 // FromFlags returns the client that the flags of [AddFlags] describe. value returns the value of
 // a flag as text.
 func FromFlags(value func(name string) string) (*Client, error) {
-	key, err := readKey(value("key-file"))
+	key, err := readKey(value("key-file"), os.Stderr)
 	if err != nil {
 		return nil, err
 	}
 	return New(value("to"), value("app"), key, value("insecure-http") == "true")
 }
 
-// readKey reads the API key from a file, or from the environment if path is empty.
-func readKey(path string) (secret.String, error) {
+// readKey reads the API key from a file, or from the environment if path is empty. It warns if
+// other users can read the file, too.
+func readKey(path string, warnings io.Writer) (secret.String, error) {
 	if path == "" {
 		return secret.New(os.Getenv(KeyVariable)), nil
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return secret.String{}, fmt.Errorf("reading the API key: %w", err)
+	}
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o004 != 0 {
+		fmt.Fprintf(warnings, "Warning: all users of this machine can read %s, which has the API key: chmod 600 it.\n", path)
 	}
 	return secret.New(strings.TrimSpace(string(text))), nil
 }
