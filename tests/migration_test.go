@@ -11,9 +11,12 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/transfer"
 	"github.com/tokenbroker/caddy-token-broker/tests/oauthserver"
 )
 
@@ -32,6 +35,23 @@ func migrationRows(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return rows
+}
+
+// migrationFormats are those whose import is crashed. TOKEN_BROKER_IMPORT_FORMATS chooses others,
+// separated by commas; "all" stands for all of them.
+func migrationFormats() []string {
+	switch text := os.Getenv("TOKEN_BROKER_IMPORT_FORMATS"); text {
+	case "":
+		return []string{"canonical"}
+	case "all":
+		var names []string
+		for _, format := range transfer.Formats() {
+			names = append(names, format.Name)
+		}
+		return names
+	default:
+		return strings.Split(text, ",")
+	}
 }
 
 // A batchRelay is between the command and the broker, and counts batches.
@@ -79,14 +99,28 @@ func newBatchRelay(t *testing.T, target string) *batchRelay {
 // the command knows that. The same command goes on. Then the broker is killed, and comes back.
 // Each row is stored, and the report is exact.
 func TestAnImportSurvivesCrashes(t *testing.T) {
+	for _, format := range migrationFormats() {
+		t.Run(format, func(t *testing.T) { testCrashes(t, format) })
+	}
+}
+
+func testCrashes(t *testing.T, format string) {
 	inEveryStore(t, func(t *testing.T, d *deployment) {
 		ports := ports{freePort(t), freePort(t), freePort(t)}
 		caddyfile := d.caddyfile(t, ports)
 		p := d.runCaddyfile(t, ports, caddyfile)
 		p.awaitReady(t)
 		relay := newBatchRelay(t, p.apiURL(""))
-		m := newMigration(t, d, "canonical", migrationRows(t))
+		m := newMigration(t, d, format, migrationRows(t))
 		refused, stored := m.refused()
+		third := len(m.kinds) / 250 / 3 // of the batches
+		begun := time.Now()
+		dry := sums(t, m.run(t, m.command(p.apiURL(""), "--dry-run")))
+		if dry[0]+dry[1]+dry[2] != stored || dry[3] != len(refused) {
+			t.Errorf("dry run: got %v, want %d stored and %d refused", dry, stored, len(refused))
+		}
+		t.Logf("dry run of %d rows in %s: %v", len(m.kinds), time.Since(begun).Round(time.Millisecond), dry)
+		begun = time.Now()
 
 		ctx, kill := context.WithCancel(t.Context())
 		defer kill()
@@ -94,10 +128,10 @@ func TestAnImportSurvivesCrashes(t *testing.T) {
 		killed := exec.CommandContext(ctx, planned.Path, planned.Args[1:]...)
 		killed.Env, killed.Dir = planned.Env, planned.Dir
 		relay.onBatch(func(batch int) bool {
-			if batch == 4 {
+			if batch == max(4, third) {
 				kill() // the batch is sent again
 			}
-			return batch < 4
+			return batch < max(4, third)
 		})
 		if report := m.run(t, killed); total.MatchString(report) {
 			t.Fatalf("the command was not killed:\n%s", report)
@@ -108,11 +142,11 @@ func TestAnImportSurvivesCrashes(t *testing.T) {
 
 		crashed := make(chan struct{})
 		relay.onBatch(func(batch int) bool {
-			if batch == before+2 {
+			if batch == before+max(2, third) {
 				p.signal(t, os.Kill)
 				close(crashed)
 			}
-			return batch < before+2 || p.hasExited()
+			return batch < before+max(2, third) || p.hasExited()
 		})
 		var report bytes.Buffer
 		resumed := m.command(relay.URL, "--parallel", "2")
@@ -126,7 +160,9 @@ func TestAnImportSurvivesCrashes(t *testing.T) {
 		again.awaitReady(t)
 		_ = resumed.Wait() // refused rows make it fail
 
+		t.Logf("import with two crashes in %s", time.Since(begun).Round(time.Millisecond))
 		m.wantRefused(t, m.path+".refused.ndjson")
+		m.wantVerified(t, again.apiURL(""))
 		got := sums(t, report.String())
 		if got[0]+got[1]+got[2] != stored || got[3] != len(refused) {
 			t.Errorf("got %v, want %d stored and %d refused\n%s", got, stored, len(refused), report.String())

@@ -65,8 +65,8 @@ func (c *Converter) checkColumns(names []string) error {
 	for _, name := range names {
 		isKnown := slices.ContainsFunc(known, func(path string) bool { return path == name || strings.HasPrefix(path, name+".") })
 		if !isKnown && !isObjectField(name) {
-			return fmt.Errorf("the column %s is unknown: add --map %s=<field>, or --map %s=- to ignore it",
-				quoteName(name), shellName(name), shellName(name))
+			return fmt.Errorf("the column %s is unknown: add --map %[2]s=<field>, --map %[2]s=- to ignore it, or --consumer '{%[2]s}' if it names the consumer",
+				quoteName(name), shellName(name))
 		}
 	}
 	return nil

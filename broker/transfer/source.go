@@ -16,10 +16,11 @@ type Record struct {
 	Number int // of the row; counts from 1
 	Line   int // on which it begins; counts from 1
 
-	text   string            // a line of JSON; empty for CSV
-	header []string          // CSV: the names of the columns,
-	folded map[string]string // the same by their folded form, and
-	fields []string          // their values
+	refused int               // the number that the row had when it was first refused; 0 if it was not
+	text    string            // a line of JSON; empty for CSV
+	header  []string          // CSV: the names of the columns,
+	folded  map[string]string // the same by their folded form, and
+	fields  []string          // their values
 }
 
 // Format implements [fmt.Formatter] for every verb.
@@ -88,7 +89,7 @@ func (s *Source) Read() (*Record, error) {
 	} else {
 		var text []byte
 		text, err = s.lines.next()
-		rec.text, rec.Line = unwrapLine(text), s.lines.line
+		rec.text, rec.Line, rec.refused = unwrapLine(text), s.lines.line, refusedRow(text)
 	}
 	if line, ok := errors.AsType[*LineError](err); ok {
 		return rec, rowError(ReasonSyntax, "%v", line)
@@ -122,10 +123,34 @@ func unwrapLine(text []byte) string {
 	return string(text)
 }
 
+// origin returns the number of the row in the file that it was first refused from.
+func (r *Record) origin() int {
+	if r.refused > 0 {
+		return r.refused
+	}
+	return r.Number
+}
+
+// refusedRow returns the number that a line of a file of refused rows has; 0 for other lines.
+func refusedRow(text []byte) int {
+	var members struct { // as AppendRefused names them
+		Row   json.RawMessage `json:"row"`
+		Error *string         `json:"error"`
+	}
+	if !bytes.HasPrefix(text, []byte(`{"`+memberRow+`"`)) || json.Unmarshal(text, &members) != nil || members.Error == nil {
+		return 0
+	}
+	number, err := strconv.Atoi(string(members.Row))
+	if err != nil {
+		return 0
+	}
+	return number
+}
+
 // AppendRefused appends a line to a file of refused rows: the row as its source has it, with
-// its number and the error. [NewSource] reads such lines. They have the row's secrets.
+// its number and the error. The number of a row that is refused again stays the first one. [NewSource] reads such lines. They have the row's secrets.
 func (r *Record) AppendRefused(dst []byte, reason error) []byte {
-	dst = fmt.Appendf(dst, `{"%s":%d,"%s":%s`, memberRow, r.Number, memberError, quoteJSON(reason.Error()))
+	dst = fmt.Appendf(dst, `{"%s":%d,"%s":%s`, memberRow, r.origin(), memberError, quoteJSON(reason.Error()))
 	end := len(dst)
 	member := func(name string, value []byte) {
 		if name != memberRow && name != memberError {

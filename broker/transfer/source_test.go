@@ -59,6 +59,29 @@ func TestRefusedRowsCanBeFedBack(t *testing.T) {
 	}
 }
 
+func TestARowThatIsRefusedAgainKeepsItsNumber(t *testing.T) {
+	t.Parallel()
+	first, _ := records(t, tokens("")+"\n{\n"+tokens("")+"\n")
+	var file []byte
+	for _, rec := range first[1:] {
+		file = rec.AppendRefused(file, errors.New("first"))
+	}
+	again, errs := records(t, string(file))
+	if len(again) != 2 || errs != nil {
+		t.Fatalf("got %v, %v", again, errs)
+	}
+	for i, rec := range again {
+		if got, want := string(rec.AppendRefused(nil, errors.New("second"))), fmt.Sprintf(`{"row":%d,"error":"second",`, i+2); !strings.HasPrefix(got, want) {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	// Another table can have a column of that name.
+	own, _ := records(t, `{"row":77,"error":null}`)
+	if got := string(own[0].AppendRefused(nil, errors.New("x"))); !strings.HasPrefix(got, `{"row":1,`) {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestALineThatIsNoObjectIsFedBackAsText(t *testing.T) {
 	t.Parallel()
 	broken := strings.TrimSuffix(tokens(""), "}")

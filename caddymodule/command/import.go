@@ -60,8 +60,9 @@ rows cannot be imported; --verbose prints a line for each. With --standby the br
 ` + "`token-broker activate`" + `, so that the old system can go on doing that.
 
 An import can be repeated safely. Interrupted, it goes on where it was when the same
-command runs again. Rows that are refused go to a file (--results) with their secrets;
-mend them there, and import that file with the same options.
+command runs again. Rows that are refused go to a file (--results) with their secrets.
+When the import has finished, mend them there, and import that file with the same options.
+The file of an earlier import is kept, with a number behind its name.
 
 The API key is read from TOKEN_BROKER_API_KEY or --key-file, and the key of a dump of
 Nango's database from NANGO_ENCRYPTION_KEY. docs/migrating.md is the guide.`,
@@ -80,8 +81,16 @@ Nango's database from NANGO_ENCRYPTION_KEY. docs/migrating.md is the guide.`,
 				},
 				Check: transfer.Check{MinLifetime: fl.Duration("min-lifetime")},
 				Input: os.Stdin, Out: os.Stdout, Err: os.Stderr,
-				Terminal: term.IsTerminal(int(os.Stderr.Fd())),
 			},
+		}
+		if fd := int(os.Stderr.Fd()); term.IsTerminal(fd) {
+			c.options.Columns = func() int {
+				width, _, err := term.GetSize(fd)
+				if err != nil || width <= 0 {
+					return 80
+				}
+				return width
+			}
 		}
 		if os.Getenv("GOGC") == "" {
 			debug.SetGCPercent(50) // memory stays small, however large the file is

@@ -102,7 +102,7 @@ func (f *findings) finish() error {
 	flush := func() {
 		slices.SortFunc(found, func(a, b again) int { return a.row - b.row })
 		for _, d := range found {
-			f.doubt(d.row, transfer.ReasonDuplicate, fmt.Sprintf("row %d is of the same connection: the later row replaces the earlier one", d.first))
+			f.doubt(d.row, transfer.ReasonDuplicate, fmt.Sprintf("row %d is of the same connection: the later row replaces the earlier one, unless both have the same refresh token and expiry", d.first))
 		}
 		found = found[:0]
 	}

@@ -48,6 +48,11 @@ func openInput(o *Options) (*input, error) {
 			in.close()
 			return nil, errors.New("--results must not be the file that is imported")
 		}
+		if (stateFile{statePath(o.Path)}).exists() {
+			in.close()
+			return nil, fmt.Errorf("%s has the refused rows of an import that was interrupted, and %s says how far it was: finish that import first",
+				o.Path, statePath(o.Path))
+		}
 		if info.Mode().Perm()&0o004 != 0 {
 			fmt.Fprintf(o.Err, "Warning: all users of this machine can read %s, which has secrets: chmod 600 it.\n", o.Path)
 		}

@@ -45,8 +45,9 @@ type Options struct {
 	Verbose bool
 	// Out receives the report, and Err progress and warnings.
 	Out, Err io.Writer
-	// Terminal says that Err is a terminal, where one line of progress is enough.
-	Terminal bool
+	// Columns returns the width of the terminal that Err is, where one line of progress is
+	// enough; nil elsewhere.
+	Columns func() int
 }
 
 const defaultParallel = 4

@@ -10,21 +10,24 @@ import (
 // A progress says how far the import is: on a terminal in one line that it rewrites, elsewhere
 // with a line now and then.
 type progress struct {
-	in       *input
-	ledger   *ledger
-	out      io.Writer
-	terminal bool
-	begun    time.Time
-	read     atomic.Int64 // rows
-	done     chan struct{}
-	stopped  chan struct{}
+	in      *input
+	ledger  *ledger
+	out     io.Writer
+	columns func() int // nil unless one line is rewritten
+	begun   time.Time
+	read    atomic.Int64 // rows
+	done    chan struct{}
+	stopped chan struct{}
 }
 
 // newProgress starts it. Stop it.
 func newProgress(in *input, l *ledger, o *Options) *progress {
 	p := &progress{
-		in: in, ledger: l, out: o.Err, terminal: o.Terminal, begun: time.Now(),
+		in: in, ledger: l, out: o.Err, columns: o.Columns, begun: time.Now(),
 		done: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	if o.Verbose {
+		p.columns = nil // the lines about rows would be written behind it
 	}
 	go p.run()
 	return p
@@ -36,7 +39,7 @@ func (p *progress) rows() int { return int(p.read.Load()) }
 func (p *progress) run() {
 	defer close(p.stopped)
 	every := 10 * time.Second
-	if p.terminal {
+	if p.columns != nil {
 		every = 200 * time.Millisecond
 	}
 	ticker := time.NewTicker(every)
@@ -44,13 +47,15 @@ func (p *progress) run() {
 	for {
 		select {
 		case <-ticker.C:
-			if p.terminal {
-				fmt.Fprint(p.out, "\r\x1b[K"+p.line())
+			if p.columns != nil {
+				// A line that wraps could not be erased. The last column makes some terminals wrap.
+				line := p.line()
+				fmt.Fprint(p.out, "\r\x1b[K"+line[:min(len(line), max(p.columns()-1, 0))])
 			} else {
 				fmt.Fprintln(p.out, p.line())
 			}
 		case <-p.done:
-			if p.terminal {
+			if p.columns != nil {
 				fmt.Fprint(p.out, "\r\x1b[K") // the report follows
 			}
 			return

@@ -18,6 +18,9 @@ func (r *reading) all(ctx context.Context) error {
 		}
 		rec, err := r.source.Read()
 		if errors.Is(err, io.EOF) {
+			if r.progress.rows() == 0 {
+				return fmt.Errorf("%s has a header and no rows", r.options.Path)
+			}
 			return r.flush(ctx)
 		}
 		if rec == nil {
@@ -69,6 +72,13 @@ func (r *reading) item(rec *transfer.Record, failure error) (*item, error) {
 	}
 	if !it.encode(res, r.options.RowsFile == "") {
 		return it, nil
+	}
+	if r.options.RowsFile != "" {
+		if _, err := transfer.ParseRow(it.body); err != nil { // as the broker and verify read it
+			it.body = nil
+			it.refuse(string(transfer.ReasonField), err.Error())
+			return it, nil
+		}
 	}
 	return it, r.findings.add(rec, res)
 }

@@ -15,6 +15,9 @@ func report(o *Options, l *ledger, f *findings, err error) error {
 	if finish := f.finish(); finish != nil {
 		err = errors.Join(err, finish)
 	}
+	if err != nil && t.isEmpty() && l.refused.aside == "" {
+		return early(err)
+	}
 	fmt.Fprintln(o.Out, o.title()+"\n")
 	printCounts(o.Out, t)
 	printTexts(o.Out, "Skipped:", t.Skipped)
@@ -28,11 +31,11 @@ func report(o *Options, l *ledger, f *findings, err error) error {
 		fmt.Fprintf(o.Out, "\nThis run went on after row %d. Batches that were in progress at the interruption, at most one for each of --parallel, "+
 			"were sent again: rows that they had stored count as updated or kept.\n", l.earlier.Done)
 	}
-	refused := t.total().Refused
-	if refused > 0 {
-		fmt.Fprintf(o.Out, "\nThe refused rows are in %s, with their secrets: %d. Mend them there and import that file with the same options.\n",
-			o.results(), refused)
+	if o.RowsFile != "" {
+		fmt.Fprint(o.Out, "\nNo broker has checked the rows. It can refuse some of them, such as those without tokens: --dry-run says which.\n")
 	}
+	refused := t.total().Refused
+	printRefused(o, l, refused)
 	switch {
 	case errors.Is(err, errStopped) && l.file.path != "":
 		return fmt.Errorf("interrupted after row %d: run the same command again to go on", l.state.Done)
@@ -42,6 +45,32 @@ func report(o *Options, l *ledger, f *findings, err error) error {
 		return fmt.Errorf("refused rows: %d", refused)
 	default:
 		return nil
+	}
+}
+
+// early returns the error of an import that has ended before the first batch was done.
+func early(err error) error {
+	if errors.Is(err, errStopped) {
+		return errors.New("interrupted before the first rows were done")
+	}
+	return err
+}
+
+// printRefused says where the refused rows are.
+func printRefused(o *Options, l *ledger, refused int) {
+	if here := refused - l.state.Moved; here > 0 {
+		fmt.Fprintf(o.Out, "\nThe refused rows are in %s, with their secrets: %d. ", o.results(), here)
+		if l.isUnfinished() {
+			fmt.Fprint(o.Out, "Leave that file as it is until the import is finished.\n")
+		} else {
+			fmt.Fprint(o.Out, "Mend them there and import that file with the same options.\n")
+		}
+	}
+	if n := l.state.Moved; n > 0 {
+		fmt.Fprintf(o.Out, "\nRefused rows in the file that was moved from %s: %d.\n", o.results(), n)
+	}
+	if l.refused.aside != "" {
+		fmt.Fprintf(o.Out, "\nThe refused rows of an earlier import were in %s. They are now in %s.\n", o.results(), l.refused.aside)
 	}
 }
 

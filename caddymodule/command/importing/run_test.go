@@ -13,6 +13,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/transfer"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/client"
 )
@@ -276,11 +277,18 @@ func TestRowsAreWrittenToAFileInPlaceOfTheBroker(t *testing.T) {
 	if err == nil || err.Error() != "refused rows: 1" {
 		t.Errorf("got %v", err)
 	}
-	mustContain(t, report, "Conversion of", "700 0 0 0 crm/hubspot")
+	mustContain(t, report, "Conversion of", "700 0 0 0 crm/hubspot", "No broker has checked the rows.")
 	text, err := os.ReadFile(out)
 	if err != nil || string(text) != strings.Join(texts, "\n")+"\n" {
 		t.Errorf("got %v and %d rows, want the rows in their order", err, strings.Count(string(text), "\n"))
 	}
+	o := Options{Path: writeRows(t, `{"consumer_id":"a","provider":"p","access_token":"at-é","refresh_token":"rt-1"}`), RowsFile: out + "2"}
+	o.Convert.Format, o.Convert.Connectors = "oauth2-token", map[string]connector.ID{"p": {UnifiedAPI: "crm", ServiceID: "hubspot"}}
+	report, _, err = run(t.Context(), t, nil, o)
+	if err == nil || err.Error() != "refused rows: 1" {
+		t.Errorf("got %v, want a refusal of the token that the broker would refuse", err)
+	}
+	mustContain(t, report, "1 a field is missing or wrong")
 	if _, _, err := run(t.Context(), t, nil, Options{Path: out, RowsFile: out}); err == nil {
 		t.Error("a file that exists is replaced")
 	}
@@ -311,9 +319,10 @@ func TestAFileThatOthersCanReadIsWarnedAbout(t *testing.T) {
 func TestErrorsOfTheFileEndTheImport(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"":      "the file is empty",
-		"[]":    "JSON array",
-		"a,b\n": `the column "a" is unknown`,
+		"":                                     "the file is empty",
+		"[]":                                   "JSON array",
+		"a,b\n":                                `the column "a" is unknown`,
+		"consumer_id,unified_api,service_id\n": "has a header and no rows",
 	} {
 		path := writeRows(t, text)
 		if _, _, err := run(t.Context(), t, &fakeBroker{}, Options{Path: path}); err == nil || !strings.Contains(err.Error(), want) {

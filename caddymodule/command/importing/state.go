@@ -16,14 +16,24 @@ type state struct {
 	Input  fingerprint `json:"input"`
 	Done   int         `json:"done"`             // all rows up to this one are done
 	Beyond []span      `json:"beyond,omitempty"` // further rows that are done, in order
-	Refuse int64       `json:"refused_bytes"`    // length of the file of refused rows
 	Tally  tally       `json:"tally"`            // of the rows that are done
+
+	Refused mark `json:"refused"`         // of the file of refused rows
+	Next    mark `json:"next"`            // the same after the write that is in progress
+	Moved   int  `json:"moved,omitempty"` // refused rows that were moved from that file
 }
 
 // A span is rows in sequence, both ends included.
 type span struct {
 	First int `json:"first"`
 	Last  int `json:"last"`
+}
+
+// clone returns a copy whose spans do not change with those of s.
+func (s *state) clone() state {
+	c := *s
+	c.Beyond = slices.Clone(s.Beyond)
+	return c
 }
 
 // has reports whether a row is done.
@@ -49,6 +59,14 @@ func (s *state) add(done span) {
 
 // A stateFile is where a state is saved. The zero stateFile saves nothing.
 type stateFile struct{ path string }
+
+// statePath returns the path of the state beside a file of refused rows.
+func statePath(results string) string { return results + ".state" }
+
+func (f stateFile) exists() bool {
+	_, err := os.Lstat(f.path)
+	return err == nil
+}
 
 // load returns the state of an earlier import of the same file, or nil.
 func (f stateFile) load(want fingerprint) (*state, error) {
@@ -98,5 +116,8 @@ func (f stateFile) remove() error {
 	if f.path == "" {
 		return nil
 	}
-	return os.Remove(f.path)
+	if err := os.Remove(f.path); !errors.Is(err, fs.ErrNotExist) { // no row was done
+		return err
+	}
+	return nil
 }

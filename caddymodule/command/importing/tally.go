@@ -87,6 +87,9 @@ func (t *tally) of(id connector.ID) *counts {
 	return t.Connectors[name]
 }
 
+// isEmpty reports whether no row is counted.
+func (t *tally) isEmpty() bool { return len(t.Connectors) == 0 && len(t.Skipped) == 0 }
+
 // total returns the sum over all connectors.
 func (t *tally) total() counts {
 	var sum counts
