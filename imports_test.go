@@ -20,7 +20,7 @@ var allowed = map[string]string{
 	"caddymodule/admin":   "caddymodule/tokenbroker",
 	"caddymodule/command": "caddymodule/command/client caddymodule/command/importing caddymodule/command/sealed caddymodule/command/verifying caddymodule/placeholder caddymodule/storage caddymodule/tokenbroker broker/connector broker/export broker/record broker/secret broker/status broker/storecopy broker/transfer",
 
-	"caddymodule/command/client":    "broker/secret internal/retryafter",
+	"caddymodule/command/client":    "caddymodule/command/sealed broker/secret internal/retryafter",
 	"caddymodule/command/importing": "caddymodule/command/client caddymodule/command/sealed broker/connector broker/record broker/transfer",
 	"caddymodule/command/verifying": "caddymodule/command/client broker/secret broker/transfer",
 

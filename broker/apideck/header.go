@@ -64,7 +64,7 @@ func CallersOwn() []string {
 // that it must not reach downstream.
 func IsCallersOwn(name string) bool {
 	switch name {
-	case "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Apideck-Consumer-Id": // on nearly every request
+	case "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", ConsumerHeader: // on nearly every request
 		return true
 	}
 	if slices.Contains(callersOwn, name) { // faster than a map for so few

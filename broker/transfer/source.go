@@ -148,7 +148,8 @@ func refusedRow(text []byte) int {
 }
 
 // AppendRefused appends a line to a file of refused rows: the row as its source has it, with
-// its number and the error. The number of a row that is refused again stays the first one. [NewSource] reads such lines. They have the row's secrets.
+// its number and the error. The number of a row that is refused again stays the first one.
+// [NewSource] reads such lines. They have the row's secrets.
 func (r *Record) AppendRefused(dst []byte, reason error) []byte {
 	dst = fmt.Appendf(dst, `{"%s":%d,"%s":%s`, memberRow, r.origin(), memberError, quoteJSON(reason.Error()))
 	end := len(dst)

@@ -21,6 +21,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/transfer"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/client"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/importing"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/sealed"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/placeholder"
 )
 
@@ -74,7 +75,7 @@ Nango's database from NANGO_ENCRYPTION_KEY. docs/migrating.md is the guide.`,
 			options: importing.Options{
 				Target: fl.String("to"), Application: fl.String("app"), Standby: fl.Bool("standby"), DryRun: fl.Bool("dry-run"), Verbose: fl.Bool("verbose"),
 				Parallel: fl.Int("parallel"), Results: fl.String("results"), RowsFile: fl.String("rows-to"),
-				IdentityFile: fl.String("identity"), PassphraseFile: fl.String("passphrase-file"),
+				Keys: sealed.Keys{IdentityFile: fl.String("identity"), PassphraseFile: fl.String("passphrase-file")},
 				Convert: transfer.Options{
 					Format: fl.String("format"), Consumer: fl.String("consumer"),
 					EncryptionKey: secret.New(os.Getenv("NANGO_ENCRYPTION_KEY")),

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/secret"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/sealed"
 )
 
 // KeyVariable is the environment variable with the API key. A key in an argument would be
@@ -44,12 +45,14 @@ func readKey(path string, warnings io.Writer) (secret.String, error) {
 	if path == "" {
 		return secret.New(os.Getenv(KeyVariable)), nil
 	}
-	text, err := os.ReadFile(path)
+	file, _, err := sealed.Open(path, warnings)
 	if err != nil {
 		return secret.String{}, fmt.Errorf("reading the API key: %w", err)
 	}
-	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o004 != 0 {
-		fmt.Fprintf(warnings, "Warning: all users of this machine can read %s, which has the API key: chmod 600 it.\n", path)
+	defer file.Close()
+	text, err := io.ReadAll(file)
+	if err != nil {
+		return secret.String{}, fmt.Errorf("reading the API key: %w", err)
 	}
 	return secret.New(strings.TrimSpace(string(text))), nil
 }

@@ -2,7 +2,6 @@ package importing
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -11,9 +10,6 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
-
-	"filippo.io/age"
-	"filippo.io/age/armor"
 
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/sealed"
 )
@@ -31,16 +27,11 @@ func openInput(o *Options) (*input, error) {
 	in := &input{}
 	raw := o.Input
 	if o.Path != "-" {
-		file, err := os.Open(o.Path)
+		file, info, err := sealed.Open(o.Path, o.Err)
 		if err != nil {
 			return nil, err
 		}
 		in.file, raw = file, file
-		info, err := file.Stat()
-		if err != nil || info.IsDir() {
-			_ = file.Close() // opened for reading
-			return nil, errors.Join(err, fmt.Errorf("%s is not a file that can be read", o.Path))
-		}
 		if o.stream = !info.Mode().IsRegular(); !o.stream {
 			in.size = info.Size()
 		}
@@ -53,11 +44,8 @@ func openInput(o *Options) (*input, error) {
 			return nil, fmt.Errorf("%s has the refused rows of an import that was interrupted, and %s says how far it was: finish that import first",
 				o.Path, statePath(o.Path))
 		}
-		if info.Mode().Perm()&0o004 != 0 {
-			fmt.Fprintf(o.Err, "Warning: all users of this machine can read %s, which has secrets: chmod 600 it.\n", o.Path)
-		}
 	}
-	plain, err := decrypt(bufio.NewReaderSize(&countedReader{raw, &in.read}, 64<<10), o)
+	plain, err := o.Keys.Decrypt(bufio.NewReaderSize(&countedReader{raw, &in.read}, 64<<10), o.Path)
 	if err != nil {
 		in.close()
 		return nil, err
@@ -83,59 +71,6 @@ func (c *countedReader) Read(p []byte) (int, error) {
 	n, err := c.in.Read(p)
 	c.count.Add(int64(n))
 	return n, err
-}
-
-// How files begin that age has encrypted, in bytes and as text.
-const (
-	ageMagic = "age-encryption.org/"
-	ageArmor = armor.Header
-)
-
-// decrypt returns the plain text of in.
-func decrypt(in *bufio.Reader, o *Options) (io.Reader, error) {
-	start, _ := in.Peek(len(ageArmor)) // a short file has less
-	var encrypted io.Reader = in
-	switch {
-	case bytes.HasPrefix(start, []byte(ageMagic)):
-	case bytes.HasPrefix(start, []byte(ageArmor)):
-		encrypted = armor.NewReader(in)
-	default:
-		return in, nil
-	}
-	identities, err := identities(o)
-	if err != nil {
-		return nil, err
-	}
-	plain, err := age.Decrypt(encrypted, identities...)
-	if err != nil {
-		return nil, fmt.Errorf("%s cannot be decrypted: %w", o.Path, err)
-	}
-	return plain, nil
-}
-
-// identities returns what decrypts the file.
-func identities(o *Options) ([]age.Identity, error) {
-	switch {
-	case o.IdentityFile != "":
-		file, err := os.Open(o.IdentityFile)
-		if err != nil {
-			return nil, err
-		}
-		defer file.Close()
-		ids, err := age.ParseIdentities(file)
-		if err != nil { // its text can quote a line of the file
-			return nil, fmt.Errorf("%s has no age identities, such as age-keygen writes", o.IdentityFile)
-		}
-		return ids, nil
-	case o.PassphraseFile != "":
-		id, err := sealed.ReadPassphraseIdentity(o.PassphraseFile)
-		if err != nil {
-			return nil, fmt.Errorf("--passphrase-file: %w", err)
-		}
-		return []age.Identity{id}, nil
-	default:
-		return nil, fmt.Errorf("%s is encrypted by age: give --identity or --passphrase-file", o.Path)
-	}
 }
 
 // A fingerprint tells whether an import that was interrupted is the same as this one.

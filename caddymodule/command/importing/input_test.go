@@ -17,6 +17,7 @@ import (
 	"filippo.io/age/armor"
 
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/client"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/sealed"
 )
 
 // encrypt returns text encrypted for the recipients.
@@ -68,20 +69,20 @@ func TestAFileThatAgeHasEncryptedIsRead(t *testing.T) {
 	phraseFile := file("phrase", []byte("correct horse\r\nas export reads it: not this line\n"))
 	text := row(1) + "\n" + row(2) + "\n"
 	for name, o := range map[string]Options{
-		"identity":   {Path: file("a.age", encrypt(t, false, text, identity.Recipient())), IdentityFile: identityFile},
-		"armored":    {Path: file("b.age", encrypt(t, true, text, identity.Recipient())), IdentityFile: identityFile},
-		"passphrase": {Path: file("c.age", encrypt(t, false, text, phrase)), PassphraseFile: phraseFile},
+		"identity":   {Path: file("a.age", encrypt(t, false, text, identity.Recipient())), Keys: sealed.Keys{IdentityFile: identityFile}},
+		"armored":    {Path: file("b.age", encrypt(t, true, text, identity.Recipient())), Keys: sealed.Keys{IdentityFile: identityFile}},
+		"passphrase": {Path: file("c.age", encrypt(t, false, text, phrase)), Keys: sealed.Keys{PassphraseFile: phraseFile}},
 	} {
 		f := &fakeBroker{}
 		if _, _, err := run(t.Context(), t, f, o); err != nil || len(f.stored) != 2 {
 			t.Errorf("%s: got %v, %d connections", name, err, len(f.stored))
 		}
 	}
-	sealed := file("d.age", encrypt(t, false, text, identity.Recipient()))
+	encrypted := file("d.age", encrypt(t, false, text, identity.Recipient()))
 	for want, o := range map[string]Options{
-		"give --identity or --passphrase-file": {Path: sealed},
-		"cannot be decrypted":                  {Path: sealed, PassphraseFile: phraseFile},
-		"has no age identities":                {Path: sealed, IdentityFile: phraseFile},
+		"give --identity or --passphrase-file": {Path: encrypted},
+		"cannot be decrypted":                  {Path: encrypted, Keys: sealed.Keys{PassphraseFile: phraseFile}},
+		"has no age identities":                {Path: encrypted, Keys: sealed.Keys{IdentityFile: phraseFile}},
 	} {
 		if _, _, err := run(t.Context(), t, &fakeBroker{}, o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)

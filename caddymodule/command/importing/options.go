@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/tokenbroker/caddy-token-broker/broker/transfer"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/sealed"
 )
 
 // Options say what is imported, and how.
@@ -14,8 +15,8 @@ type Options struct {
 	Path   string
 	Input  io.Reader
 	stream bool // Path is a pipe or a device: it cannot be read again, and nothing is beside it
-	// IdentityFile and PassphraseFile decrypt a file that age has encrypted.
-	IdentityFile, PassphraseFile string
+	// Keys decrypt a file that age has encrypted.
+	Keys sealed.Keys
 
 	// Application is that of all rows. Rows that name another one are skipped. It may be empty
 	// with RowsFile.
@@ -74,12 +75,8 @@ func (o *Options) results() string {
 }
 
 func (o *Options) validate() error {
-	switch {
-	case o.Path == "":
+	if o.Path == "" {
 		return errors.New("name the file to import, or - for standard input")
-	case o.IdentityFile != "" && o.PassphraseFile != "":
-		return errors.New("--identity and --passphrase-file exclude each other")
-	default:
-		return nil
 	}
+	return o.Keys.Validate()
 }

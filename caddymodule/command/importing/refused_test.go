@@ -109,21 +109,28 @@ func TestRowsMendedDuringAnInterruptionAreNotWrittenOver(t *testing.T) {
 	}
 }
 
+// ledgerOf returns the ledger with which an import begins, or goes on.
+func ledgerOf(t *testing.T, o *Options) *ledger {
+	t.Helper()
+	in, err := openInput(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(in.close)
+	l, err := openLedger(in, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 // TestAWriteThatTheStateDoesNotKnowIsRepeated: the command was killed between the two.
 func TestAWriteThatTheStateDoesNotKnowIsRepeated(t *testing.T) {
 	t.Parallel()
 	f := &fakeBroker{}
 	path, refused, state := interrupt(t, f)
 	o := Options{Path: path, Target: "http://broker", Application: "my-app"}
-	in, err := openInput(&o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.close()
-	l, err := openLedger(in, &o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := ledgerOf(t, &o)
 	lines := []byte(`{"row":757,"error":"no"}` + "\n")
 	l.state.Next = l.refused.with(lines)
 	if err := errors.Join(l.file.save(&l.state), l.refused.append(lines), l.refused.close()); err != nil {
@@ -213,15 +220,7 @@ func TestTheSumsOfAContinuedImportAreThoseOfTheFile(t *testing.T) {
 	f := &fakeBroker{}
 	path := writeRows(t, rows(1500)...)
 	o := Options{Path: path, Target: "http://broker", Application: "my-app"}
-	in, err := openInput(&o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.close()
-	l, err := openLedger(in, &o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := ledgerOf(t, &o)
 	for _, done := range []span{{251, 500}, {751, 1500}} {
 		b := &batch{sent: 1}
 		for number := done.First; number <= done.Last; number++ {

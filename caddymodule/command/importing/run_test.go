@@ -16,6 +16,7 @@ import (
 	"github.com/tokenbroker/caddy-token-broker/broker/connector"
 	"github.com/tokenbroker/caddy-token-broker/broker/transfer"
 	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/client"
+	"github.com/tokenbroker/caddy-token-broker/caddymodule/command/sealed"
 )
 
 func TestImportSendsEachRowOnce(t *testing.T) {
@@ -330,7 +331,7 @@ func TestErrorsOfTheFileEndTheImport(t *testing.T) {
 		}
 	}
 	path := writeRows(t, "a")
-	for _, o := range []Options{{}, {Path: path, Results: path}, {Path: path + "x"}, {Path: path, IdentityFile: "a", PassphraseFile: "b"}, {Path: filepath.Dir(path)}} {
+	for _, o := range []Options{{}, {Path: path, Results: path}, {Path: path + "x"}, {Path: path, Keys: sealed.Keys{IdentityFile: "a", PassphraseFile: "b"}}, {Path: filepath.Dir(path)}} {
 		if _, _, err := run(t.Context(), t, &fakeBroker{}, o); err == nil {
 			t.Errorf("%+v is accepted", o.Path)
 		}
