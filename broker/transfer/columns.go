@@ -42,6 +42,21 @@ func (r *Record) columns() (*columns, error) {
 	return c, nil
 }
 
+// isFlat reports whether a JSON object has the columns of a CSV file, as a refused row of one does:
+// their names have dots, or their values are JSON as text.
+func (r *Record) isFlat() (flat bool) {
+	_ = eachMember([]byte(r.text), func(name string, value json.RawMessage) error {
+		switch name {
+		case "credentials", "settings", "metadata":
+			flat = flat || bytes.HasPrefix(value, []byte(`"`))
+		default:
+			flat = flat || strings.Contains(name, ".")
+		}
+		return nil
+	})
+	return flat
+}
+
 func decodeJSON(text []byte) (any, error) {
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()

@@ -64,16 +64,18 @@ func (c *Converter) Convert(rec *Record) (*Result, error) {
 	if rec.text != "" && c.isPlain() {
 		text := []byte(rec.text)
 		row, isPlain, err := parseRow(text)
+		if err == nil {
+			if !isPlain || len(text) > apideck.MaxBody {
+				text = nil
+			}
+			return &Result{Row: row, Text: text, Expiry: canonicalExpiry(row)}, nil
+		}
 		if bad, ok := errors.AsType[malformed](err); ok {
 			return nil, rowError(ReasonSyntax, "line %d: %v", rec.Line, bad)
 		}
-		if err != nil {
+		if !rec.isFlat() {
 			return nil, rowError(ReasonField, "%v", err)
 		}
-		if !isPlain || len(text) > apideck.MaxBody {
-			text = nil
-		}
-		return &Result{Row: row, Text: text, Expiry: canonicalExpiry(row)}, nil
 	}
 	cols, err := rec.columns()
 	if err != nil {

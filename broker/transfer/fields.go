@@ -65,8 +65,12 @@ func (c *Converter) checkColumns(names []string) error {
 	for _, name := range names {
 		isKnown := slices.ContainsFunc(known, func(path string) bool { return path == name || strings.HasPrefix(path, name+".") })
 		if !isKnown && !isObjectField(name) {
-			return fmt.Errorf("the column %s is unknown: add --map %[2]s=<field>, --map %[2]s=- to ignore it, or --consumer '{%[2]s}' if it names the consumer",
-				quoteName(name), shellName(name))
+			field := "<field>"
+			if i := slices.IndexFunc(known, func(path string) bool { return strings.HasSuffix(path, "."+name) }); i >= 0 {
+				field = known[i] // likely
+			}
+			return fmt.Errorf("the column %s is unknown: add --map %[2]s=%[3]s, --map %[2]s=- to ignore it, or --consumer '{%[2]s}' if it names the consumer",
+				quoteName(name), shellName(name), field)
 		}
 	}
 	return nil

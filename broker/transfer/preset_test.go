@@ -202,6 +202,7 @@ func TestConvertNamesWhatIsMissing(t *testing.T) {
 		{Options{Format: "authjs", Connectors: hubspot}, `{"userId":"jane"`, "refused: line 1: is not valid JSON"},
 		{Options{Format: "authjs"}, "userId,provider\njane,x\n", "header: the file has none of the columns of format authjs: access_token, refresh_token"},
 		{Options{Format: "authjs"}, "user,access_token\njane,x\n", `header: the file has no column "userId"`},
+		{Options{}, "consumer_id,access_token\njane,x\n", `header: the column "access_token" is unknown: add --map access_token=credentials.access_token, --map access_token=-`},
 		{Options{}, "consumer_id,token\njane,x\n", `header: the column "token" is unknown: add --map token=<field>, --map token=- to ignore it, or --consumer '{token}' if it names the consumer`},
 		{Options{}, "consumer_id,unified_api,service_id\njane,crm\n", "refused: line 2: has 2 columns, and the header 3"},
 		{Options{}, "consumer_id,unified_api,service_id\njane,crm,\"x\n", "refused: line 2: is not valid CSV"},

@@ -39,8 +39,12 @@ func TestRefusedRowsCanBeFedBack(t *testing.T) {
 		file    string
 	}{
 		"canonical": {Options{}, tokens("," + at)},
-		"CSV":       {Options{Format: "authjs", Connectors: hubspot}, csvRow},
-		"JSON":      {Options{Format: "authjs", Connectors: hubspot}, `{"userId":"jane","provider":"hubspot","access_token":"at-1","refresh_token":"rt-1","expires_at":1767366245}`},
+		"canonical CSV": {Options{}, "consumer_id,unified_api,service_id,credentials.access_token,credentials.refresh_token,credentials.expires_at\n" +
+			"jane,crm,hubspot,at-1,rt-1,2026-01-02T15:04:05Z\n"},
+		"JSON in a CSV": {Options{}, "consumer_id,unified_api,service_id,credentials\n" +
+			`jane,crm,hubspot,"{""access_token"":""at-1"",""refresh_token"":""rt-1"",""expires_at"":""2026-01-02T15:04:05Z""}"` + "\n"},
+		"CSV":  {Options{Format: "authjs", Connectors: hubspot}, csvRow},
+		"JSON": {Options{Format: "authjs", Connectors: hubspot}, `{"userId":"jane","provider":"hubspot","access_token":"at-1","refresh_token":"rt-1","expires_at":1767366245}`},
 	} {
 		file := test.file
 		for range 2 { // refused once more
